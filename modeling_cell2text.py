@@ -1,0 +1,705 @@
+"""The Cell2Text model: cell encoder -> projector -> causal language model.
+
+Follows LLaVA's spine: `get_cell_features` -> `get_placeholder_mask` -> fill the placeholders -> language model. It knows
+nothing of genes, files or prompts; `processing_cell2text.py` turns those into the tensors used here.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, cached_file, torch_compilable_check
+from transformers.utils.generic import can_return_tuple
+
+
+try:
+    from .configuration_cell2text import Cell2TextConfig
+except ImportError:
+    from configuration_cell2text import Cell2TextConfig
+
+
+PIPELINE_FILE = "pipeline_cell2text.py"
+GENERATING_CLASS = "modeling_cell2text.Cell2TextForConditionalGeneration"
+AUTO_MAP = {
+    "AutoConfig": "configuration_cell2text.Cell2TextConfig",
+    "AutoProcessor": "processing_cell2text.Cell2TextProcessor",
+    "AutoModel": GENERATING_CLASS,
+    "AutoModelForCausalLM": GENERATING_CLASS,
+    "AutoModelForImageTextToText": GENERATING_CLASS,
+    "AutoModelForMultimodalLM": GENERATING_CLASS,
+}
+CUSTOM_PIPELINES = {
+    "cell-to-text": {
+        "impl": "pipeline_cell2text.CellToTextPipeline",
+        "pt": ["AutoModelForMultimodalLM"],
+        "type": "multimodal",
+    }
+}
+CELL_INPUTS = ("cell_input_ids", "cell_attention_mask", "cell_embeds")
+
+
+@dataclass
+class Cell2TextModelOutputWithPast(BaseModelOutputWithPast):
+    """Outputs of the language model's decoder, and the projected cells.
+
+    Args:
+        cell_hidden_states (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
+            What the projector made of the cells; None when the call brought no cells.
+    """
+
+    cell_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class Cell2TextCausalLMOutputWithPast(ModelOutput):
+    """Outputs with a language modelling head.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Next-token loss, given when `labels` are.
+        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): Scores before the softmax.
+        past_key_values (`Cache`, *optional*): Keys and values for the next step.
+        hidden_states (`tuple`, *optional*): Hidden states of the language model, one entry a layer.
+        attentions (`tuple`, *optional*): Attentions of the language model, one entry a layer.
+        cell_hidden_states (`torch.FloatTensor`, *optional*): See [`Cell2TextModelOutputWithPast`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cell_hidden_states: torch.FloatTensor | None = None
+
+
+class Cell2TextMLPProjector(nn.Module):
+    """The published MLP adapter: the highest-ranked genes, one text-side feature each.
+
+    A cell with fewer genes than `num_cell_tokens` is filled up with a learned vector.
+    """
+
+    def __init__(self, config: Cell2TextConfig):
+        super().__init__()
+        text_size = config.text_config.hidden_size
+        self.num_cell_tokens = config.num_cell_tokens
+        self.first_gene = 0 if config.cell_cls_token_id is None else 1
+        self.mlp = projector_mlp(config, config.cell_config.hidden_size, text_size)
+        self.missing_gene = nn.Parameter(torch.zeros(text_size))
+        self.output_norm = nn.LayerNorm(text_size)
+
+    def forward(self, states, gene_mask):
+        last = self.first_gene + self.num_cell_tokens
+        states, gene_mask = states[:, self.first_gene : last], gene_mask[:, self.first_gene : last]
+        short = self.num_cell_tokens - states.shape[1]
+        states, gene_mask = nn.functional.pad(states, (0, 0, 0, short)), nn.functional.pad(gene_mask, (0, short))
+        return self.output_norm(torch.where(gene_mask.unsqueeze(-1), self.mlp(states), self.missing_gene))
+
+
+class Cell2TextPooledProjector(nn.Module):
+    """Mean of the gene states, beside the `<cls>` state where there is one, through an MLP to `num_cell_tokens`."""
+
+    def __init__(self, config: Cell2TextConfig):
+        super().__init__()
+        self.num_cell_tokens = config.num_cell_tokens
+        self.has_cls = config.cell_cls_token_id is not None
+        text_size = config.text_config.hidden_size
+        pooled_size = config.cell_config.hidden_size * (2 if self.has_cls else 1)
+        self.mlp = projector_mlp(config, pooled_size, config.num_cell_tokens * text_size)
+        self.output_norm = nn.LayerNorm(text_size)
+
+    def forward(self, states, gene_mask):
+        pooled = pool_states(states, gene_mask, has_cls=self.has_cls)
+        return self.output_norm(self.mlp(pooled).unflatten(-1, (self.num_cell_tokens, -1)))
+
+
+class Cell2TextPerceiverProjector(nn.Module):
+    """The published Perceiver adapter: latents that read all genes once, then each other.
+
+    Genes carry sinusoidal positions of their rank. A cell without a gene shows the latents one learned vector instead.
+    """
+
+    def __init__(self, config: Cell2TextConfig):
+        super().__init__()
+        size = config.projector_hidden_size or config.cell_config.hidden_size
+        text_size = config.text_config.hidden_size
+        self.input = nn.Linear(config.cell_config.hidden_size, size)
+        self.no_genes = nn.Parameter(torch.zeros(1, 1, size))
+        self.latents = nn.Parameter(torch.zeros(config.num_cell_tokens, size))
+        self.layers = nn.ModuleList(
+            Cell2TextPerceiverLayer(config, size) for _ in range(1 + config.projector_num_layers)
+        )
+        self.norm = nn.LayerNorm(size)
+        self.output = nn.Linear(size, text_size)
+        self.output_norm = nn.LayerNorm(text_size)
+
+    def forward(self, states, gene_mask):
+        genes = self.input(states)
+        genes = genes + sinusoidal_positions(genes.shape[1], genes.shape[2], device=genes.device).to(genes.dtype)
+        genes = torch.cat([self.no_genes.expand(len(genes), -1, -1), genes], dim=1)
+        mask = torch.cat([~gene_mask.any(-1, keepdim=True), gene_mask], dim=1)[:, None, None, :]
+        latents = self.layers[0](self.latents.unsqueeze(0).expand(len(genes), -1, -1), genes, mask)
+        for layer in self.layers[1:]:
+            latents = layer(latents)
+        return self.output_norm(self.output(self.norm(latents)))
+
+
+class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
+    """Pre-norm attention of latents to genes, or to themselves when no genes are given, and a feed-forward part."""
+
+    def __init__(self, config: Cell2TextConfig, size: int):
+        super().__init__()
+        if size % config.projector_num_heads:
+            raise ValueError(f"Perceiver width {size} cannot be split over projector_num_heads={config.projector_num_heads}.")
+        self.num_heads = config.projector_num_heads
+        self.dropout = config.projector_dropout
+        self.latent_norm, self.gene_norm, self.ffn_norm = nn.LayerNorm(size), nn.LayerNorm(size), nn.LayerNorm(size)
+        self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
+        inner = int(size * config.projector_ffn_ratio)
+        self.ffn = nn.Sequential(
+            nn.Linear(size, inner), ACT2FN[config.projector_hidden_act], nn.Dropout(self.dropout), nn.Linear(inner, size)
+        )
+
+    def forward(self, latents, genes=None, mask=None):
+        queries = self.latent_norm(latents)
+        context = queries if genes is None else self.gene_norm(genes)
+        query, key, value = (
+            layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer, x in ((self.query, queries), (self.key, context), (self.value, context))
+        )
+        dropout = self.dropout if self.training else 0.0
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        latents = latents + self.out(attended.transpose(1, 2).flatten(-2))
+        return latents + self.ffn(self.ffn_norm(latents))
+
+
+PROJECTORS = {
+    "mlp": Cell2TextMLPProjector,
+    "perceiver": Cell2TextPerceiverProjector,
+    "pooled": Cell2TextPooledProjector,
+}
+
+
+def projector_mlp(config: Cell2TextConfig, input_size: int, output_size: int) -> nn.Sequential:
+    hidden_size = config.projector_hidden_size or config.text_config.hidden_size
+    return nn.Sequential(
+        nn.Linear(input_size, hidden_size),
+        nn.LayerNorm(hidden_size),
+        ACT2FN[config.projector_hidden_act],
+        nn.Dropout(config.projector_dropout),
+        nn.Linear(hidden_size, output_size),
+    )
+
+
+def pool_states(states: torch.Tensor, gene_mask: torch.Tensor, *, has_cls: bool) -> torch.Tensor:
+    """Mean of the gene states, after the `<cls>` state if there is one.
+
+    Args:
+        states (`torch.FloatTensor` of shape `(cells, genes, hidden)`): Encoder states.
+        gene_mask (`torch.BoolTensor` of shape `(cells, genes)`): Which positions are genes.
+        has_cls (`bool`): Whether position 0 is `<cls>`.
+
+    Returns:
+        `torch.FloatTensor` of shape `(cells, hidden)`, or `(cells, 2 * hidden)` with `<cls>`. A cell without genes has
+        a mean of zeros.
+    """
+    weights = gene_mask.unsqueeze(-1).to(states.dtype)
+    mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+    return torch.cat([states[:, 0], mean], dim=-1) if has_cls else mean
+
+
+def sinusoidal_positions(length: int, size: int, *, device=None) -> torch.Tensor:
+    """Position encodings of Vaswani et al. 2017, shape `(length, size)`, float32."""
+    rates = torch.exp(torch.arange(0, size, 2, device=device) * (-torch.log(torch.tensor(1e4)).item() / size))
+    angles = torch.arange(length, device=device).unsqueeze(-1) * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[:, :size]
+
+
+class Cell2TextPreTrainedModel(PreTrainedModel):
+    config: Cell2TextConfig
+    config_class = Cell2TextConfig
+    base_model_prefix = "model"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Cell2TextPerceiverLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        # Loading replaces every parameter, so that the freezing done in `__init__` is lost.
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model.freeze_cell_encoder(model.config.freeze_cell_encoder)
+        return loaded
+
+    def save_pretrained(self, save_directory, **kwargs):
+        # transformers registers a class under one Auto class only, and never ships a pipeline's file.
+        self.config.auto_map = dict(AUTO_MAP)
+        self.config.custom_pipelines = CUSTOM_PIPELINES
+        super().save_pretrained(save_directory, **kwargs)
+        pipeline = Path(__file__).with_name(PIPELINE_FILE)
+        if not pipeline.exists():  # remote code fetches it only when the pipeline is used
+            pipeline = cached_file(self.config._name_or_path, PIPELINE_FILE, _raise_exceptions_for_missing_entries=False)
+        target = Path(save_directory, PIPELINE_FILE)
+        if pipeline is not None and not (target.exists() and target.samefile(pipeline)):
+            shutil.copyfile(pipeline, target)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, Cell2TextPerceiverProjector):
+            init.normal_(module.latents, std=self.config.initializer_range)
+            init.zeros_(module.no_genes)
+        elif isinstance(module, Cell2TextMLPProjector):
+            init.zeros_(module.missing_gene)
+
+
+class Cell2TextModel(Cell2TextPreTrainedModel):
+    """Cell encoder, projector and decoder, without a language modelling head."""
+
+    def __init__(self, config: Cell2TextConfig):
+        super().__init__(config)
+        self.cell_encoder = AutoModel.from_config(config.cell_config)
+        drop_pooler(self.cell_encoder)
+        self.projector = PROJECTORS[config.projector_type](config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+        self.freeze_cell_encoder(config.freeze_cell_encoder)
+
+    def freeze_cell_encoder(self, freeze: bool = True):
+        """Take the encoder out of training (`freeze=True`) or put it back; the choice is saved with the model."""
+        self.config.freeze_cell_encoder = freeze
+        self.cell_encoder.requires_grad_(not freeze)
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.config.freeze_cell_encoder:
+            self.cell_encoder.eval()
+        return self
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_cell_features(
+        self,
+        cell_input_ids: torch.LongTensor,
+        cell_attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Encode cells and project them into the language model's space.
+
+        Args:
+            cell_input_ids (`torch.LongTensor` of shape `(batch, n_cells, n_genes)` or `(batch, n_genes)`):
+                Gene tokens, highest-ranked first.
+            cell_attention_mask (`torch.Tensor` of the same shape, *optional*):
+                1 for gene tokens, 0 for padding; made from the padding token when left out.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state` holds the chosen layer of the encoder, shape
+            `(batch, n_cells, n_genes, cell_hidden)`; `pooler_output` the features that take the placeholders' place,
+            shape `(batch, n_cells, num_cell_tokens, text_hidden)`.
+        """
+        cell_input_ids, mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
+        shape = cell_input_ids.shape
+        ids, mask = cell_input_ids.flatten(0, 1), mask.flatten(0, 1)
+        gene_mask = mask & self._is_gene(ids)
+        if self.training and not self.config.freeze_cell_encoder and self.config.gene_dropout > 0:
+            hidden_share = torch.rand(len(ids), 1, device=ids.device) * self.config.gene_dropout
+            dropped = gene_mask & (torch.rand(ids.shape, device=ids.device) < hidden_share)
+            mask, gene_mask = mask & ~dropped, gene_mask & ~dropped
+        # A slot without a cell attends to its first padding token: attention to nothing is not a number.
+        visible = mask | (~mask.any(-1, keepdim=True) & (torch.arange(shape[-1], device=ids.device) == 0))
+        layer = self.config.cell_feature_layer
+        kwargs = {**kwargs, "output_hidden_states": layer != -1 or kwargs.get("output_hidden_states", False)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_cell_encoder):
+            outputs = self.cell_encoder(input_ids=ids, attention_mask=visible.long(), return_dict=True, **kwargs)
+            states = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        # PEFT keeps a projector trained whole in float32, whatever the encoder's precision.
+        features = self.projector(states.to(self.projector.output_norm.weight.dtype), gene_mask)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states.unflatten(0, shape[:2]),
+            pooler_output=features.unflatten(0, shape[:2]),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _as_cell_batch(self, ids, mask):
+        """Cells and their boolean mask, both of shape (batch, n_cells, n_genes)."""
+        if mask is None:
+            mask = ids != (self.config.cell_config.pad_token_id or 0)
+        if ids.ndim == 2:
+            ids, mask = ids.unsqueeze(1), mask.unsqueeze(1)
+        return ids, mask.bool()
+
+    def _is_gene(self, ids):
+        genes = ids != (self.config.cell_config.pad_token_id or 0)
+        for special in (self.config.cell_cls_token_id, self.config.cell_eos_token_id):
+            if special is not None:
+                genes = genes & (ids != special)
+        return genes
+
+    def get_placeholder_mask(self, input_ids, inputs_embeds, cell_embeds, n_cells=None):
+        """Find the placeholders, and raise where a row's placeholders and cells do not match.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): Text tokens; without them the
+                placeholders are found in `inputs_embeds`.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, text_hidden)`): Text embeddings.
+            cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`): Cells.
+            n_cells (`torch.LongTensor` of shape `(batch,)`, *optional*): Cells of each row; as many as its
+                placeholders call for when left out.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch, length)`.
+        """
+        mask = self._is_placeholder(input_ids, inputs_embeds)
+        found, (slots, per_cell) = mask.sum(-1), cell_embeds.shape[1:3]
+        expected = found // per_cell if n_cells is None else n_cells.to(found.device)
+
+        def message():
+            counts = f"{found.sum().item()} <cell> tokens but {expected.sum().item()} cells x {per_cell} features"
+            rows = (found != expected * per_cell).nonzero().flatten().tolist() or (expected > slots).nonzero().flatten().tolist()
+            return (
+                f"{counts} ({expected.sum().item() * per_cell}); at most {slots} cells a row; rows that differ: {rows}. "
+                f"Did max_length cut the prompt, or do the prompts hold another number of cells?"
+            )
+
+        torch_compilable_check((found == expected * per_cell).all() & (expected <= slots).all(), message)
+        return mask
+
+    def _is_placeholder(self, input_ids, inputs_embeds):
+        if input_ids is not None:
+            return input_ids == self.config.cell_token_id
+        token = torch.full((), self.config.cell_token_id, dtype=torch.long, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+
+    def _fill_placeholders(self, input_ids, inputs_embeds, cell_embeds, cell_attention_mask):
+        n_cells = None if cell_attention_mask is None else cell_attention_mask.any(-1).sum(-1)
+        mask = self.get_placeholder_mask(input_ids, inputs_embeds, cell_embeds, n_cells)
+        features = cell_embeds.flatten(1, 2).to(inputs_embeds.device, inputs_embeds.dtype)
+        # The n-th placeholder of a row takes its n-th feature. A gather keeps every shape static and never lets a
+        # feature slip into the next row, as a `masked_scatter` over the batch would where rows hold unequal cells.
+        index = (mask.cumsum(-1) - 1).clamp(min=0, max=features.shape[1] - 1)
+        filled = features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+        return torch.where(mask.unsqueeze(-1), filled, inputs_embeds)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        cell_input_ids: torch.LongTensor | None = None,
+        cell_attention_mask: torch.Tensor | None = None,
+        cell_embeds: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | Cell2TextModelOutputWithPast:
+        """See [`Cell2TextForConditionalGeneration.forward`]."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if cell_input_ids is not None:
+            if cell_embeds is not None:
+                raise ValueError("Pass cell_input_ids or cell_embeds, not both.")
+            cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
+            cell_embeds = self.get_cell_features(cell_input_ids, cell_attention_mask).pooler_output
+        if cell_embeds is not None:
+            inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, cell_embeds, cell_attention_mask)
+        elif input_ids is not None and past_key_values is None:
+            self.refuse_placeholders(input_ids)
+
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        return Cell2TextModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cell_hidden_states=cell_embeds,
+        )
+
+    def refuse_placeholders(self, input_ids):
+        """Raise if a text without cells holds placeholders."""
+        placeholders = input_ids == self.config.cell_token_id
+        torch_compilable_check(
+            ~placeholders.any(),
+            lambda: (
+                f"{placeholders.sum().item()} <cell> tokens but 0 cells: pass cell_input_ids, or leave the placeholders "
+                f"out of the prompt."
+            ),
+        )
+
+
+class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixin):
+    """A language model that reads single cells. Every Auto class loads this one."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: Cell2TextConfig):
+        super().__init__(config)
+        self.model = Cell2TextModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias)
+        embedding = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embedding)  # `wte` in GPT-2
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        self.post_init()
+
+    @classmethod
+    def from_components(
+        cls,
+        cell_encoder,
+        language_model,
+        processor,
+        *,
+        dtype: torch.dtype | None = None,
+        cell_encoder_kwargs: dict | None = None,
+        language_model_kwargs: dict | None = None,
+        **config,
+    ) -> "Cell2TextForConditionalGeneration":
+        """Assemble a model around an encoder and a language model that exist.
+
+        Args:
+            cell_encoder (`str`, `PathLike`, `PreTrainedModel` or `PreTrainedConfig`):
+                Folder, Hub id or module of a pretrained encoder, which stays frozen; or a configuration, for a fresh
+                encoder that trains.
+            language_model (`str`, `PathLike`, `PreTrainedModel` or `PreTrainedConfig`):
+                The same for any `AutoModelForCausalLM`. A module that is passed becomes part of the new model.
+            processor (`Cell2TextProcessor`):
+                Brings the placeholder token, the number of features a cell, and the gene vocabulary's special tokens.
+            dtype (`torch.dtype`, *optional*):
+                Precision of all parts; the language model's own when left out.
+            cell_encoder_kwargs, language_model_kwargs (`dict`, *optional*):
+                Passed to `from_pretrained` (`subfolder`, `revision`, `token`, `trust_remote_code`, `gguf_file`, ...).
+            **config:
+                Fields of [`Cell2TextConfig`], such as `projector_type`.
+
+        Raises:
+            ValueError: If the encoder cannot hold the vocabulary or its longest cell, or if the language model's head
+                is more than a linear layer with an optional soft cap.
+        """
+        fresh_encoder = isinstance(cell_encoder, PreTrainedConfig)
+        language_model = load_component(AutoModelForCausalLM, language_model, dtype, language_model_kwargs)
+        dtype = dtype or language_model.dtype
+        cell_encoder = load_component(AutoModel, cell_encoder, dtype, cell_encoder_kwargs).to(dtype)
+        drop_pooler(cell_encoder)
+        check_encoder_fits(cell_encoder.config, processor)
+        sample = torch.arange(8, device=language_model.device).unsqueeze(0)
+        with torch.no_grad():
+            expected = language_model.eval()(input_ids=sample).logits
+        head, embedding = language_model.get_output_embeddings(), language_model.get_input_embeddings()
+        text_config = language_model.config.get_text_config(decoder=True)
+        text_config.tie_word_embeddings = head.weight is embedding.weight
+        defaults = {"freeze_cell_encoder": not fresh_encoder, "cell_feature_layer": -1 if fresh_encoder else -2}
+        model_config = Cell2TextConfig(
+            cell_config=cell_encoder.config,
+            text_config=text_config,
+            cell_token_id=processor.cell_token_id,
+            num_cell_tokens=processor.num_cell_tokens,
+            cell_cls_token_id=processor.gene_vocabulary.cls_token_id,
+            cell_eos_token_id=processor.gene_vocabulary.eos_token_id,
+            lm_head_bias=head.bias is not None,
+            attn_implementation={
+                "cell_config": cell_encoder.config._attn_implementation,
+                "text_config": text_config._attn_implementation,
+            },
+            dtype=dtype,
+            **{**defaults, **config},
+        )
+        with torch.device("meta"):
+            model = cls(model_config)
+        model.model.cell_encoder = cell_encoder
+        model.model.language_model = language_model.get_decoder()
+        model.lm_head = head
+        projector = model.model.projector.to_empty(device=language_model.device).to(dtype)
+        projector.apply(model._init_weights)
+        with torch.no_grad():  # cells start at the scale of words
+            projector.output_norm.weight.fill_(model.get_input_embeddings()(sample).float().pow(2).mean().sqrt())
+        model.tie_weights()
+        model.model.freeze_cell_encoder(model_config.freeze_cell_encoder)
+        model.eval()
+        with torch.no_grad():
+            hidden = model.model.language_model(input_ids=sample).last_hidden_state
+        if not torch.allclose(model.compute_logits(hidden), expected, rtol=1e-2, atol=1e-2):
+            raise ValueError(
+                f"{type(language_model).__name__} scales or shifts its logits in a way that Cell2Text does not "
+                f"reproduce (largest difference {(model.compute_logits(hidden) - expected).abs().max().item():.3g}). Use "
+                f"a language model whose head is a linear layer, such as Llama, Gemma, Qwen or SmolLM."
+            )
+        if len(processor.tokenizer) > embedding.weight.shape[0]:
+            model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+        model.generation_config = language_model.generation_config
+        model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+        model.generation_config.suppress_tokens = [
+            *(model.generation_config.suppress_tokens or []),
+            processor.cell_token_id,
+        ]
+        return model
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def get_cell_features(self, cell_input_ids, cell_attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
+        """See [`Cell2TextModel.get_cell_features`]."""
+        return self.model.get_cell_features(cell_input_ids, cell_attention_mask, **kwargs)
+
+    def compute_logits(self, hidden_states: torch.FloatTensor) -> torch.FloatTensor:
+        """The language model's head on states of shape `(..., text_hidden)`."""
+        logits = self.lm_head(hidden_states)
+        cap = getattr(self.config.text_config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        cell_input_ids: torch.LongTensor | None = None,
+        cell_attention_mask: torch.Tensor | None = None,
+        cell_embeds: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | Cell2TextCausalLMOutputWithPast:
+        """Score the next text tokens, given text and the cells it holds.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
+                Text tokens, `num_cell_tokens` placeholders for every cell among them. Or pass `inputs_embeds`.
+            cell_input_ids (`torch.LongTensor` of shape `(batch, n_cells, n_genes)`, *optional*):
+                Gene tokens of the cells, in the order of their placeholders.
+            cell_attention_mask (`torch.Tensor` of the same shape, *optional*):
+                1 for gene tokens, 0 for padding. A slot of zeros is no cell; a cell without genes keeps a 1 on its
+                first position.
+            cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
+                Features of the cells, in place of `cell_input_ids`.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
+                Text tokens to learn; -100 is left out of the loss.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
+                Last positions to score, 0 for all.
+
+        Raises:
+            ValueError: If placeholders and cells do not match in number.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            cell_input_ids=cell_input_ids,
+            cell_attention_mask=cell_attention_mask,
+            cell_embeds=cell_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.compute_logits(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
+        return Cell2TextCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cell_hidden_states=outputs.cell_hidden_states,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+    ):
+        # `inputs_embeds` is named because `generate` looks for it in this signature.
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if not is_first_iteration and model_inputs.get("use_cache", True):
+            for name in CELL_INPUTS:
+                model_inputs.pop(name, None)
+        return model_inputs
+
+    def generate(self, inputs=None, *args, **kwargs):
+        """`GenerationMixin.generate`, with the cells encoded once instead of once a step and beam.
+
+        Raises:
+            ValueError: If placeholders and cells do not match in number.
+        """
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        if kwargs.get("cell_input_ids") is not None and kwargs.get("cell_embeds") is None:
+            cells, mask = self.model._as_cell_batch(kwargs.pop("cell_input_ids"), kwargs.get("cell_attention_mask"))
+            with torch.no_grad():
+                features = self.get_cell_features(cells, mask).pooler_output
+            kwargs.update(cell_embeds=features, cell_attention_mask=mask)
+        if kwargs.get("cell_embeds") is None and ids is not None and kwargs.get("past_key_values") is None:
+            self.model.refuse_placeholders(ids)
+        return super().generate(inputs, *args, **kwargs)
+
+
+def load_component(auto_class, source, dtype, load_kwargs):
+    """A model from a module, a configuration (fresh weights), a folder or a Hub id."""
+    if isinstance(source, PreTrainedModel):
+        return source if dtype is None else source.to(dtype)
+    if isinstance(source, PreTrainedConfig):
+        return auto_class.from_config(source, **({} if dtype is None else {"dtype": dtype}))
+    return auto_class.from_pretrained(source, **{"dtype": dtype or "auto", **(load_kwargs or {})})
+
+
+def drop_pooler(cell_encoder):
+    """BERT's pooler reads one state that Cell2Text never uses: its weights would only be dead freight."""
+    if getattr(cell_encoder, "pooler", None) is not None:
+        cell_encoder.pooler = None
+
+
+def check_encoder_fits(encoder_config, processor):
+    size, tokens = encoder_config.vocab_size, len(processor.gene_vocabulary)
+    if tokens > size:
+        raise ValueError(
+            f"The gene vocabulary has {tokens:,} tokens but the cell encoder only {size:,} embeddings: they do not belong "
+            f"together. Geneformer V1 has 25,426 tokens, V2 20,275; pass the vocabulary of the encoder's generation."
+        )
+    positions = getattr(encoder_config, "max_position_embeddings", None)
+    if positions is not None and processor.max_genes > positions:
+        raise ValueError(
+            f"max_genes={processor.max_genes} but the cell encoder has {positions} positions: pass max_genes={positions} "
+            f"to the processor."
+        )
+
+
+# Saving then always ships the code, from a Trainer's checkpoints too.
+Cell2TextForConditionalGeneration.register_for_auto_class("AutoModel")
+Cell2TextModel.register_for_auto_class("AutoModel")
+
+__all__ = ["Cell2TextForConditionalGeneration", "Cell2TextModel", "Cell2TextPreTrainedModel"]

@@ -1,0 +1,75 @@
+"""`pipeline("cell-to-text", model=..., trust_remote_code=True)`: an AnnData in, one text a cell out."""
+
+from transformers import Pipeline
+
+
+try:
+    from .processing_cell2text import EMPTY_CELL_TEXT, is_cell
+except ImportError:
+    from processing_cell2text import EMPTY_CELL_TEXT, is_cell
+
+
+class CellToTextPipeline(Pipeline):
+    """Describes cells.
+
+    Takes an AnnData of raw counts, a list of ranked cells, or one ranked cell. A cell without counts gets a reason instead
+    of a text.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _pipeline_calls_generate = True
+
+    def _sanitize_parameters(self, prompt=None, generate_kwargs=None, **kwargs):
+        preprocess = {} if prompt is None else {"prompt": prompt}
+        return preprocess, {**kwargs, **(generate_kwargs or {})}, {}
+
+    def __call__(self, cells, *, layer=None, gene_key=None, batch_size=8, **kwargs):
+        """Describe cells.
+
+        Args:
+            cells (`AnnData`, `list` or `np.ndarray`): Raw counts, ranked cells, or one ranked cell.
+            layer, gene_key (`str`, *optional*): Where an AnnData keeps counts and gene names.
+            batch_size (`int`, defaults to 8): Cells a step; the texts do not depend on it.
+            **kwargs: `prompt`, the question, and arguments of `generate`.
+
+        Returns:
+            `list[dict]` with a `generated_text` a cell, in order; for one ranked cell its `dict` alone.
+        """
+        if hasattr(cells, "obs_names"):
+            ranked = self.processor.rank_encode(cells, layer=layer, gene_key=gene_key)
+        elif layer is not None or gene_key is not None:
+            raise ValueError("layer and gene_key say where an AnnData keeps counts and gene names; these cells are ranked.")
+        else:
+            ranked = [cells] if is_cell(cells) else list(cells)
+        chunks = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
+        results = [result for chunk in super().__call__(chunks, **kwargs) for result in chunk]
+        return results[0] if is_cell(cells) else results
+
+    def preprocess(self, cells, prompt=None):
+        full = [cell for cell in cells if not self.processor.is_empty(cell)]
+        inputs = {}
+        if full:
+            inputs = self.processor.apply_chat_template(
+                [self.processor.conversation(instruction=prompt)] * len(full),
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                add_generation_prompt=True,
+                processor_kwargs={"cells": full},
+            )
+        return {"inputs": inputs, "empty": [self.processor.is_empty(cell) for cell in cells]}
+
+    def _forward(self, model_inputs, **generate_kwargs):
+        inputs = model_inputs["inputs"]
+        if not inputs:
+            return {"ids": [], "empty": model_inputs["empty"]}
+        ids = self.model.generate(**inputs, **generate_kwargs)
+        return {"ids": ids[:, inputs["input_ids"].shape[1] :], "empty": model_inputs["empty"]}
+
+    def postprocess(self, outputs):
+        texts = iter(self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in outputs["ids"])
+        return [{"generated_text": EMPTY_CELL_TEXT if empty else next(texts)} for empty in outputs["empty"]]

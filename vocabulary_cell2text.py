@@ -1,0 +1,296 @@
+"""The gene vocabulary: which genes a model knows, their token ids, medians and names.
+
+Read from a Geneformer folder or Hub repository (generations V1 and V2) or from a saved Cell2Text folder; always saved as
+plain text. It knows nothing of counts; `ranking_cell2text.py` brings those. Fitting a vocabulary to data is
+`cell2text.data.fit_vocabulary`.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from transformers.utils import cached_file, logging
+
+
+logger = logging.get_logger(__name__)
+
+VOCABULARY_FILE = "gene_vocabulary.tsv"
+ALIASES_FILE = "gene_aliases.tsv"
+VOCABULARY_COLUMNS = ("token_id", "ensembl_id", "median", "symbol")
+PAD, MASK, CLS, EOS = SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
+# Suffixes of the dictionaries, newest name first; gc95M and gc104M are the same files.
+GENERATIONS = {"V2": ("gc104M", "gc95M"), "V1": ("gc30M",)}
+GENERATION_FOLDERS = ("", "geneformer", "geneformer/gene_dictionaries_30m", "gene_dictionaries_30m")
+ROUTES = ("ensembl_id", "symbol", "retired_id", "alias", "unmapped")
+
+
+@dataclass(frozen=True, eq=False)
+class GeneVocabulary:
+    """Genes with their token ids, medians and names.
+
+    Args:
+        tokens (`list[str]`):
+            Ensembl id, or special token, of every token id from 0 on. `<pad>` and `<mask>` are required; `<cls>` and
+            `<eos>`, where present, open and close every cell.
+        medians (`np.ndarray` of shape `(len(tokens),)`):
+            Non-zero median of each gene over a corpus, in counts per 10,000; NaN for special tokens.
+        symbols (`list[str]`):
+            Current symbol of each gene, empty where unknown.
+        aliases (`dict[str, str]`):
+            Further names (former symbols, retired Ensembl ids) and the Ensembl id that each stands for.
+        max_genes (`int`):
+            Length of a ranked cell that the vocabulary's corpus was cut to, special tokens included.
+    """
+
+    tokens: list[str]
+    medians: np.ndarray
+    symbols: list[str]
+    aliases: dict[str, str] = field(default_factory=dict)
+    max_genes: int = 4096
+
+    def __post_init__(self):
+        missing = [token for token in (PAD, MASK) if token not in self.token_ids]
+        if missing:
+            raise ValueError(f"The gene vocabulary lacks {missing}, found {self.tokens[:4]} as its first tokens.")
+        if len(self.token_ids) != len(self.tokens):
+            raise ValueError(f"The gene vocabulary lists {len(self.tokens) - len(self.token_ids)} genes twice.")
+        genes = np.array([token not in SPECIAL_TOKENS for token in self.tokens])
+        bad = genes & ~((self.medians > 0) & np.isfinite(self.medians))
+        if bad.any():
+            first = self.tokens[int(bad.argmax())]
+            raise ValueError(f"{bad.sum()} genes of the vocabulary have no positive median (first: {first!r}).")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __deepcopy__(self, memo):
+        return self  # immutable, and large
+
+    @cached_property
+    def token_ids(self) -> dict[str, int]:
+        return {token: index for index, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _symbol_ids(self) -> dict[str, int]:
+        return {symbol: index for index, symbol in enumerate(self.symbols) if symbol}
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.token_ids[PAD]
+
+    @property
+    def mask_token_id(self) -> int:
+        return self.token_ids[MASK]
+
+    @property
+    def cls_token_id(self) -> int | None:
+        return self.token_ids.get(CLS)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self.token_ids.get(EOS)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Smallest unsigned type that holds every token id."""
+        return np.dtype(np.uint16 if len(self) <= 2**16 else np.uint32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over tokens and medians: what ranked cells depend on."""
+        text = "\n".join(f"{token}\t{median!r}" for token, median in zip(self.tokens, self.medians.tolist()))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def map_genes(self, names) -> tuple[np.ndarray, np.ndarray]:
+        """Look gene names up, each by the first route that knows it.
+
+        Args:
+            names (iterable of `str`): Ensembl ids (a version is cut off), symbols, aliases or retired ids.
+
+        Returns:
+            Token ids of shape `(n_names,)`, -1 where unmapped, and indices into `ROUTES` of the same shape.
+        """
+        found = [self._map_gene(str(name)) for name in names]
+        token_ids, routes = zip(*found) if found else ((), ())
+        return np.array(token_ids, dtype=np.int64), np.array(routes, dtype=np.int8)
+
+    def _map_gene(self, name: str) -> tuple[int, int]:
+        if name.startswith("ENS"):
+            name = name.split(".")[0]
+        if name in self.token_ids and name not in SPECIAL_TOKENS:
+            return self.token_ids[name], ROUTES.index("ensembl_id")
+        if name in self._symbol_ids:
+            return self._symbol_ids[name], ROUTES.index("symbol")
+        # Alias tables are in capitals. Only "C1orf112" and its like carry small letters in human symbols: capitals for
+        # every name would quietly turn mouse genes into human ones.
+        alias = name.upper() if re.fullmatch(r"C[\dXY]+orf\d+", name) else name
+        if alias in self.aliases:
+            route = "retired_id" if alias.startswith("ENS") else "alias"
+            return self.token_ids[self.aliases[alias]], ROUTES.index(route)
+        return -1, ROUTES.index("unmapped")
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> list[str]:
+        """Write the vocabulary as two tables of tab-separated text, and return their paths."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = zip(range(len(self)), self.tokens, self.medians.tolist(), self.symbols)
+        lines = ["\t".join(VOCABULARY_COLUMNS)]
+        lines += [f"{index}\t{token}\t{'' if median != median else repr(median)}\t{symbol}" for index, token, median, symbol in rows]
+        aliases = ["alias\tensembl_id", *(f"{alias}\t{target}" for alias, target in sorted(self.aliases.items()))]
+        paths = [folder / VOCABULARY_FILE, folder / ALIASES_FILE]
+        header = f"# max_genes={self.max_genes}"
+        write_atomically(paths[0], "\n".join([header, *lines]) + "\n")
+        write_atomically(paths[1], "\n".join(aliases) + "\n")
+        return [str(path) for path in paths]
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, *, generation: str | None = None, **hub_kwargs
+    ) -> "GeneVocabulary":
+        """Load a vocabulary from a folder or a Hub repository.
+
+        Args:
+            name_or_path (`str` or `PathLike`):
+                A saved Cell2Text model or vocabulary, or Geneformer's own repository.
+            generation (`"V1"` or `"V2"`, *optional*):
+                Geneformer generation to take where the repository holds both; V2 when left out.
+            **hub_kwargs:
+                `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+
+        Raises:
+            ValueError: If there is no vocabulary, if its table is damaged, or if a pickle holds more than plain tables.
+        """
+        path = find_file(name_or_path, VOCABULARY_FILE, hub_kwargs)
+        if path is not None:
+            return cls._from_text(path, find_file(name_or_path, ALIASES_FILE, hub_kwargs))
+        return cls._from_geneformer(name_or_path, generation, hub_kwargs)
+
+    @classmethod
+    def _from_text(cls, path: str, aliases_path: str | None) -> "GeneVocabulary":
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        header = re.fullmatch(r"# max_genes=(\d+)", lines[0]) if lines else None
+        if header is None or tuple(lines[1:2]) != ("\t".join(VOCABULARY_COLUMNS),):
+            raise ValueError(f"{path} is not a gene vocabulary: expected columns {VOCABULARY_COLUMNS}, found {lines[:2]}.")
+        rows = [line.split("\t") for line in lines[2:]]
+        for number, row in enumerate(rows):
+            if len(row) != len(VOCABULARY_COLUMNS) or row[0] != str(number):
+                raise ValueError(f"{path} is damaged: line {number + 3} reads {row}, expected token {number}.")
+        aliases = {}
+        if aliases_path is not None:
+            alias_lines = Path(aliases_path).read_text(encoding="utf-8").splitlines()[1:]
+            aliases = dict(line.split("\t") for line in alias_lines)
+        return cls(
+            tokens=[row[1] for row in rows],
+            medians=np.array([float(row[2] or "nan") for row in rows]),
+            symbols=[row[3] for row in rows],
+            aliases=aliases,
+            max_genes=int(header[1]),
+        )
+
+    @classmethod
+    def _from_geneformer(cls, name_or_path, generation: str | None, hub_kwargs: dict) -> "GeneVocabulary":
+        if generation is not None and generation not in GENERATIONS:
+            raise ValueError(f"generation={generation!r}: Geneformer has {' and '.join(map(repr, GENERATIONS))}.")
+        for candidate in [generation] if generation else GENERATIONS:
+            suffix = next((s for s in GENERATIONS[candidate] if find_geneformer(name_or_path, "token", s, hub_kwargs)), None)
+            if suffix is None:
+                continue
+            tables = {
+                name: read_table(find_geneformer(name_or_path, name, suffix, hub_kwargs))
+                for name in ("token", "median", "symbol", "mapping")
+            }
+            logger.info(f"Gene vocabulary: Geneformer {candidate} ({suffix}), {len(tables['token']):,} tokens.")
+            return cls._from_tables(**tables, max_genes=2048 if candidate == "V1" else 4096)
+        raise ValueError(
+            f"No gene vocabulary in {str(name_or_path)!r}: expected {VOCABULARY_FILE} (a saved Cell2Text model or "
+            f"vocabulary) or {', '.join(f'token_dictionary_{s[0]}.pkl' for s in GENERATIONS.values())} (Geneformer)."
+        )
+
+    @classmethod
+    def _from_tables(cls, token: dict, median: dict, symbol: dict, mapping: dict, max_genes: int) -> "GeneVocabulary":
+        tokens = sorted(token, key=token.get)
+        if [int(token[name]) for name in tokens] != list(range(len(tokens))):
+            raise ValueError(f"The token dictionary's ids are not 0 to {len(tokens) - 1} without a gap.")
+        current: dict[str, str] = {}
+        further: dict[str, str] = {}
+        for name, gene in symbol.items():
+            if gene in token and name != gene:
+                (further if gene in current else current).setdefault(*((name, gene) if gene in current else (gene, name)))
+        aliases = {name: gene for name, gene in mapping.items() if gene in token and name != gene}
+        names = set(current.values())
+        return cls(
+            tokens=tokens,
+            medians=np.array([float(median.get(name, np.nan)) for name in tokens]),
+            symbols=[current.get(name, "") for name in tokens],
+            aliases={name: gene for name, gene in {**further, **aliases}.items() if name not in names},
+            max_genes=max_genes,
+        )
+
+
+FILE_STEMS = {
+    "token": "token_dictionary",
+    "median": "gene_median_dictionary",
+    "symbol": "gene_name_id_dict",
+    "mapping": "ensembl_mapping_dict",
+}
+
+
+def find_geneformer(name_or_path, table: str, suffix: str, hub_kwargs: dict) -> str | None:
+    name = f"{FILE_STEMS[table]}_{suffix}.pkl"
+    return next(filter(None, (find_file(name_or_path, f"{folder}/{name}".lstrip("/"), hub_kwargs) for folder in GENERATION_FOLDERS)), None)
+
+
+def find_file(name_or_path, filename: str, hub_kwargs: dict) -> str | None:
+    """Path of a file in a local folder or a Hub repository, None where it has no such file."""
+    if os.path.isdir(name_or_path):
+        path = Path(name_or_path, hub_kwargs.get("subfolder") or "", filename)
+        return str(path) if path.is_file() else None
+    return cached_file(str(name_or_path), filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+
+
+class TableUnpickler(pickle.Unpickler):
+    """Reads tables of names and numbers; refuses everything else that a pickle can run."""
+
+    ALLOWED = {
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+    }
+
+    def find_class(self, module, name):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it calls {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_table(path: str | None) -> dict:
+    """A dictionary of names and numbers out of a pickle, running nothing.
+
+    Raises:
+        ValueError: If the file is missing, unreadable, or holds anything but such a dictionary.
+    """
+    if path is None:
+        raise ValueError("The Geneformer folder lacks a dictionary: it needs " + ", ".join(FILE_STEMS.values()) + ".")
+    try:
+        with open(path, "rb") as file:
+            table = TableUnpickler(file).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is no plain dictionary of genes ({error}): refused, nothing in it was run.") from error
+    plain = isinstance(table, dict) and all(
+        isinstance(key, str) and isinstance(value, (str, int, float, np.number)) for key, value in table.items()
+    )
+    if not plain:
+        raise ValueError(f"{path} is no plain dictionary of genes: found {type(table).__name__}.")
+    return table
+
+
+def write_atomically(path: Path, text: str):
+    """Write next to the target and rename: a reader sees the old file or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
