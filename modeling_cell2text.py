@@ -135,7 +135,7 @@ class Cell2TextPerceiverProjector(nn.Module):
         self.no_genes = nn.Parameter(torch.zeros(1, 1, size))
         self.latents = nn.Parameter(torch.zeros(config.num_cell_tokens, size))
         self.layers = nn.ModuleList(
-            Cell2TextPerceiverLayer(config, size) for _ in range(1 + config.projector_num_layers)
+            Cell2TextPerceiverLayer(config, size, reads_genes=index == 0) for index in range(1 + config.projector_num_layers)
         )
         self.norm = nn.LayerNorm(size)
         self.output = nn.Linear(size, text_size)
@@ -153,15 +153,16 @@ class Cell2TextPerceiverProjector(nn.Module):
 
 
 class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
-    """Pre-norm attention of latents to genes, or to themselves when no genes are given, and a feed-forward part."""
+    """Pre-norm attention of latents to genes (`reads_genes`) or to themselves, and a feed-forward part."""
 
-    def __init__(self, config: Cell2TextConfig, size: int):
+    def __init__(self, config: Cell2TextConfig, size: int, *, reads_genes: bool):
         super().__init__()
         if size % config.projector_num_heads:
             raise ValueError(f"Perceiver width {size} cannot be split over projector_num_heads={config.projector_num_heads}.")
         self.num_heads = config.projector_num_heads
         self.dropout = config.projector_dropout
-        self.latent_norm, self.gene_norm, self.ffn_norm = nn.LayerNorm(size), nn.LayerNorm(size), nn.LayerNorm(size)
+        self.latent_norm, self.ffn_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.gene_norm = nn.LayerNorm(size) if reads_genes else None
         self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
         inner = int(size * config.projector_ffn_ratio)
         self.ffn = nn.Sequential(
@@ -170,7 +171,7 @@ class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
 
     def forward(self, latents, genes=None, mask=None):
         queries = self.latent_norm(latents)
-        context = queries if genes is None else self.gene_norm(genes)
+        context = queries if self.gene_norm is None else self.gene_norm(genes)
         query, key, value = (
             layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, queries), (self.key, context), (self.value, context))

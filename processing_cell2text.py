@@ -86,6 +86,7 @@ class Cell2TextProcessor(ProcessorMixin):
         self.max_genes = max_genes
         self.system_prompt = system_prompt
         self.instruction = instruction
+        self.auto_map = {"AutoProcessor": "processing_cell2text.Cell2TextProcessor"}
         self._vocabulary: GeneVocabulary | None = None
         self._template_probes: dict[tuple, bool] = {}
         super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
