@@ -196,13 +196,11 @@ class Cell2TextProcessor(ProcessorMixin):
         return np.isin(np.asarray(cell, dtype=np.int64), special).all()
 
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
-        """The model's usual prompt: a system message, then the cells and an instruction."""
+        """The model's usual prompt: a system message, unless it is empty, then the cells and an instruction."""
         cells = [{"type": "cell"} for _ in range(n_cells)]
         question = {"type": "text", "text": instruction or self.instruction}
-        return [
-            {"role": "system", "content": [{"type": "text", "text": self.system_prompt}]},
-            {"role": "user", "content": [*cells, question]},
-        ]
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}] if self.system_prompt else []
+        return [*system, {"role": "user", "content": [*cells, question]}]
 
     def __call__(self, text=None, cells=None, **kwargs) -> BatchFeature:
         """Tokenize text and pad cells.

@@ -1,0 +1,143 @@
+"""The processor and the model of a run: loaded, assembled from pretrained parts, or made from scratch."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoTokenizer, BertConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers.utils import logging
+from trl import ModelConfig
+
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.sources import CellSplits
+from modeling_cell2text import Cell2TextForConditionalGeneration
+from processing_cell2text import DEFAULT_CHAT_TEMPLATE, INSTRUCTION, Cell2TextProcessor
+from vocabulary_cell2text import GeneVocabulary
+
+
+logger = logging.get_logger(__name__)
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+
+
+def load_components(
+    args: Cell2TextArguments, model_args: ModelConfig, source
+) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
+    """Model and processor.
+
+    `--model_name_or_path` may be a Cell2Text model, which is loaded, or a causal language model, around which one is
+    assembled; without it a small language model and its tokenizer are made from the training texts.
+    """
+    path = model_args.model_name_or_path
+    dtype = None if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
+    if path is not None and args.gguf_file is None and is_cell2text(path, model_args.model_revision):
+        options = {"dtype": dtype or "auto", "attn_implementation": model_args.attn_implementation}
+        model = Cell2TextForConditionalGeneration.from_pretrained(path, revision=model_args.model_revision, **options)
+        processor = Cell2TextProcessor.from_pretrained(path, revision=model_args.model_revision)
+        if args.freeze_cell_encoder is not None:
+            model.model.freeze_cell_encoder(args.freeze_cell_encoder)
+        return model, processor
+    processor = make_processor(args, model_args, source)
+    language_model_kwargs = {"revision": model_args.model_revision, "attn_implementation": model_args.attn_implementation}
+    if args.gguf_file is not None:
+        from transformers import GgufConfig
+
+        language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    encoder = args.cell_encoder or fresh_encoder_config(args, processor)
+    options = {"projector_type": args.projector_type, "gene_dropout": args.gene_dropout}
+    for name in ("cell_feature_layer", "freeze_cell_encoder"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
+    model = Cell2TextForConditionalGeneration.from_components(
+        encoder,
+        path or fresh_decoder_config(args, processor),
+        processor,
+        dtype=dtype,
+        cell_encoder_kwargs={"subfolder": args.cell_encoder_subfolder} if args.cell_encoder_subfolder else None,
+        language_model_kwargs=language_model_kwargs,
+        **options,
+    )
+    return model, processor
+
+
+def is_cell2text(path: str, revision: str | None) -> bool:
+    """Whether a folder or a Hub id holds a Cell2Text model, rather than a language model."""
+    if Path(path).is_dir() and not Path(path, "config.json").exists():
+        raise ValueError(f"--model_name_or_path {path} is a folder without config.json: no model that can be loaded.")
+    return AutoConfig.from_pretrained(path, revision=revision).model_type == "cell2text"
+
+
+def make_processor(args: Cell2TextArguments, model_args: ModelConfig, source) -> Cell2TextProcessor:
+    if args.gene_vocab is None and not isinstance(source, CellSplits):
+        raise ValueError("A dataset of ranked cells needs the vocabulary that ranked them: pass --gene_vocab.")
+    vocabulary = source.vocabulary(args) if args.gene_vocab is None else GeneVocabulary.from_pretrained(args.gene_vocab)
+    prompts = {name: getattr(args, name) for name in ("system_prompt", "instruction") if getattr(args, name) is not None}
+    if model_args.model_name_or_path is not None:
+        gguf = {} if args.gguf_file is None else {"gguf_file": args.gguf_file}
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_args.model_name_or_path, revision=model_args.model_revision, **gguf
+        )
+    elif isinstance(source, CellSplits):
+        prompt = " ".join([args.system_prompt or "", args.instruction or INSTRUCTION, "system: user: assistant: \n"])
+        tokenizer = train_tokenizer([*source.texts(), *[prompt] * 10], args.decoder_vocab_size)
+    else:
+        raise ValueError("A fresh language model learns its words from h5ad files: pass --model_name_or_path for a dataset.")
+    return Cell2TextProcessor.from_components(
+        tokenizer, vocabulary, num_cell_tokens=args.num_cell_tokens, max_genes=args.max_genes, **prompts
+    )
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of the texts, with a plain chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    fast.chat_template = DEFAULT_CHAT_TEMPLATE
+    return fast
+
+
+def fresh_encoder_config(args: Cell2TextArguments, processor: Cell2TextProcessor) -> BertConfig:
+    """A BERT of Geneformer's kind. Without dropout, which more than doubles a step on CPU; `gene_dropout` stands in."""
+    return BertConfig(
+        vocab_size=len(processor.gene_vocabulary),
+        hidden_size=args.encoder_hidden_size,
+        num_hidden_layers=args.encoder_layers,
+        num_attention_heads=args.encoder_heads,
+        intermediate_size=2 * args.encoder_hidden_size,
+        max_position_embeddings=processor.max_genes,
+        pad_token_id=processor.gene_vocabulary.pad_token_id,
+        hidden_act="relu",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+def fresh_decoder_config(args: Cell2TextArguments, processor: Cell2TextProcessor) -> LlamaConfig:
+    tokenizer = processor.tokenizer
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.decoder_hidden_size,
+        num_hidden_layers=args.decoder_layers,
+        num_attention_heads=args.decoder_heads,
+        num_key_value_heads=args.decoder_heads,
+        intermediate_size=3 * args.decoder_hidden_size,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )

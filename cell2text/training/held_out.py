@@ -1,0 +1,106 @@
+"""Describe the held-out cells after training, and compare what the texts say with baselines on the same cells."""
+
+import json
+import os
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+
+from cell2text.data.rows import METADATA_COLUMNS
+from cell2text.evaluation.baselines import baseline_predictions
+from cell2text.evaluation.fields import accuracy, read_cell_type
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.sources import CellSplits
+from pipeline_cell2text import CellToTextPipeline
+
+
+EXAMPLES = 5
+
+
+def describe_held_out(model, processor, rows: Dataset, source, args: Cell2TextArguments, output_dir: str, *, seed: int) -> dict:
+    """Write `predictions.jsonl` and `results.json`, print five texts and a table, and return the results.
+
+    Parameters
+    ----------
+    rows
+        Held-out rows.
+    source
+        The split cells, for baselines; a dataset that was ranked elsewhere has none.
+    """
+    describe = CellToTextPipeline(model=model.eval(), processor=processor, device=model.device)
+    options = {"batch_size": args.generation_batch_size, "max_new_tokens": args.max_new_tokens, "do_sample": False}
+    cells = [row[0] for row in rows["cells"]]
+    texts = [result["generated_text"] for result in describe(cells, **options)]
+    shuffled_cells = [cells[index] for index in derangement(len(cells), seed)]
+    shuffled = [result["generated_text"] for result in describe(shuffled_cells, **options)]
+    labels = rows["cell_type"]
+    references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
+    results = {
+        "n": len(labels),
+        "cell2text": accuracy([read_cell_type(text) for text in texts], labels),
+        "shuffled_cells": accuracy([read_cell_type(text) for text in shuffled], labels),
+        "exact_text": accuracy(texts, references),
+    }
+    if args.baselines and isinstance(source, CellSplits):
+        results |= baseline_accuracies(source, rows, args, seed=seed)
+    predictions = [
+        {"cell_id": row["cell_id"], "prediction": text, "reference": reference}
+        | {name: row[name] for name in METADATA_COLUMNS}
+        for row, text, reference in zip(rows.select_columns(["cell_id", *METADATA_COLUMNS]), texts, references)
+    ]
+    write_lines(Path(output_dir, "predictions.jsonl"), [json.dumps(row, ensure_ascii=False) for row in predictions])
+    write_lines(Path(output_dir, "results.json"), [json.dumps(results, indent=2)])
+    print_results(results, predictions)
+    return results
+
+
+def derangement(n: int, seed: int) -> np.ndarray:
+    """A permutation that moves every index: a random cycle through all of them."""
+    order = np.random.default_rng(seed).permutation(n)
+    moved = np.empty(n, dtype=np.int64)
+    moved[order] = np.roll(order, 1)
+    return moved
+
+
+def baseline_accuracies(source: CellSplits, rows: Dataset, args: Cell2TextArguments, *, seed: int) -> dict:
+    train, test = (ad.concat(adatas, join="outer", fill_value=0, index_unique="|") for adatas in (source.train, source.test))
+    described = np.isin([name.split("|")[0] for name in test.obs_names], rows["cell_id"])
+    test = test[described, train.var_names]
+    predictions = baseline_predictions(
+        train, train.obs["cell_type"].astype(str).tolist(), test, layer=args.layer, seed=seed
+    )
+    return {name: accuracy(values, test.obs["cell_type"].astype(str).tolist()) for name, values in predictions.items()}
+
+
+def print_results(results: dict, predictions: list[dict]) -> None:
+    console = Console(width=120)
+    step = max(1, len(predictions) // EXAMPLES)
+    for row in predictions[::step][:EXAMPLES]:
+        console.print(f"\n[bold]{row['cell_id']}[/bold]", highlight=False)
+        console.print(f"  said:  {row['prediction']}", highlight=False, markup=False)
+        console.print(f"  truth: {row['reference']}", highlight=False, markup=False)
+    titles = {
+        "cell2text": "Cell2Text, cell type read from the text",
+        "shuffled_cells": "control: each cell's genes replaced by another cell's",
+        "majority": "majority class",
+        "knn": "kNN on counts",
+        "logistic_regression": "logistic regression on counts",
+    }
+    table = Table(title=f"Cell type of {results['n']:,} held-out cells")
+    table.add_column("method")
+    table.add_column("accuracy", justify="right")
+    for name, title in titles.items():
+        if name in results:
+            table.add_row(title, f"{results[name]:.1%}")
+    console.print(table)
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    """Write next to the target and rename: a run that dies leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,86 @@
+"""TRL's SFTTrainer with cells: a collator that pads them, and checks before the first step."""
+
+import copy
+from dataclasses import dataclass
+
+from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from processing_cell2text import Cell2TextProcessor
+
+
+@dataclass
+class Cell2TextCollator(DataCollatorForLanguageModeling):
+    """TRL's own batch of text, and the cells of each example."""
+
+    processor: Cell2TextProcessor | None = None
+
+    def torch_call(self, examples):
+        batch = super().torch_call(examples)
+        batch.update(self.processor.pad_cells([example["cells"] for example in examples], return_tensors="pt"))
+        return batch
+
+
+class Cell2TextTrainer(SFTTrainer):
+    """An SFTTrainer whose rows hold cells.
+
+    Parameters
+    ----------
+    encoder_learning_rate, projector_learning_rate
+        Learning rates of these parts; the trainer's own when left out.
+    """
+
+    def __init__(self, *args, encoder_learning_rate=None, projector_learning_rate=None, **kwargs):
+        self.part_learning_rates = {"cell_encoder": encoder_learning_rate, "projector": projector_learning_rate}
+        super().__init__(*args, **kwargs)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if "cells" not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, "cells"]
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if "cells" not in dataset.column_names:
+            raise ValueError(f"The {dataset_name} dataset has no column of cells; it has {dataset.column_names}.")
+        whole = copy.copy(args)
+        whole.max_length = None
+        prepared = super()._prepare_dataset(dataset, processing_class, whole, packing, formatting_func, dataset_name)
+        if args.max_length is not None:
+            refuse_long_rows(prepared, args.max_length, dataset_name)
+        return prepared
+
+    def create_optimizer(self, model=None):
+        rates = {part: rate for part, rate in self.part_learning_rates.items() if rate is not None}
+        if self.optimizer is None and rates:
+            trained = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            decayed = set(self.get_decay_parameter_names(trained))
+            groups = parameter_groups(trained, rates, decayed, weight_decay=self.args.weight_decay)
+            self.optimizer_cls_and_kwargs = optimizer_class, {**options, "params": groups}
+        return super().create_optimizer(model)
+
+
+def parameter_groups(model, rates: dict[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
+    """Trainable parameters by part and by weight decay; parts in `rates` carry a learning rate of their own."""
+    groups: dict[tuple, dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = next((part for part in rates if f"{part}." in name), None)
+        decay = weight_decay if name in decayed else 0.0
+        group = groups.setdefault((part, decay), {"params": [], "weight_decay": decay})
+        group["params"].append(parameter)
+        if part is not None:
+            group["lr"] = rates[part]
+    return list(groups.values())
+
+
+def refuse_long_rows(dataset, max_length: int, name: str) -> None:
+    """Raise rather than cut a prompt's cells or an answer's last sentence, as TRL would without a word."""
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    longer = sum(length > max_length for length in lengths)
+    if longer:
+        raise ValueError(
+            f"max_length={max_length} would cut {longer:,} of {len(lengths):,} rows of the {name} dataset; the longest has "
+            f"{max(lengths)} tokens. Raise it to at least {max(lengths)}, or lower num_cell_tokens."
+        )

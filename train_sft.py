@@ -1,0 +1,104 @@
+"""Fine-tune Cell2Text with TRL's SFTTrainer.
+
+    accelerate launch train_sft.py                                            # the embedded default, minutes on two cores
+    accelerate launch train_sft.py --config configs/NAME.yaml [--key value]   # anything else
+
+Parses, loads, trains, saves, describes the held-out cells. `cell2text.training` holds the parts.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+
+import cell2text  # noqa: F401  registers the Auto classes
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.components import load_components
+from cell2text.training.held_out import describe_held_out
+from cell2text.training.sources import CellSplits, load_source
+from cell2text.training.stages import apply_stage, save_base, save_final
+from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
+from cell2text.training.warm_start import warm_start_encoder
+
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "default.yaml"
+
+
+def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    if args.cpu_threads is not None:
+        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // local_ranks))
+    set_seed(training_args.seed)
+    resume = find_checkpoint(training_args)
+    base = Path(training_args.output_dir, "base")
+    if resume and base.exists():  # an adapter's checkpoint holds the adapter alone
+        model_args.model_name_or_path = str(base)
+
+    source = load_source(args)
+    model, processor = load_components(args, model_args, source)
+    rows = source.rows(processor, args) if isinstance(source, CellSplits) else source
+    if args.warm_start_epochs > 0 and not resume:
+        warm_start_encoder(
+            model,
+            processor,
+            rows["train"],
+            training_args,
+            epochs=args.warm_start_epochs,
+            learning_rate=args.warm_start_learning_rate,
+        )
+    stage = apply_stage(model, args, model_args)
+    if stage == "lora" and not resume:
+        save_base(model, processor, model_args, base, training_args)
+
+    trainer = Cell2TextTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=rows["train"],
+        eval_dataset=rows["test"] if training_args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=get_peft_config(model_args) if stage == "lora" else None,
+        data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
+        encoder_learning_rate=args.encoder_learning_rate,
+        projector_learning_rate=args.projector_learning_rate,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    model = save_final(trainer, processor)
+    if args.describe_held_out and trainer.accelerator.is_main_process:
+        describe_held_out(
+            model, processor, rows["test"], source, args, training_args.output_dir, seed=training_args.seed
+        )
+    trainer.accelerator.wait_for_everyone()
+    trainer.end()
+
+
+def find_checkpoint(training_args: SFTConfig) -> str | None:
+    """The checkpoint to go on from: the one that is named, or with `true` the last one in the output folder."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    wanted = training_args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() == "false":
+        return None
+    if str(wanted).lower() != "true":
+        return wanted
+    last = get_last_checkpoint(training_args.output_dir) if os.path.isdir(training_args.output_dir) else None
+    if last is None:
+        raise ValueError(f"--resume_from_checkpoint true, but {training_args.output_dir} holds no checkpoint.")
+    return last
+
+
+def parse_arguments(argv: list[str]) -> tuple[Cell2TextArguments, SFTConfig, ModelConfig]:
+    parser = TrlParser((Cell2TextArguments, SFTConfig, ModelConfig))
+    return parser.parse_args_and_config(argv or ["--config", str(DEFAULT_CONFIG)])
+
+
+if __name__ == "__main__":
+    try:
+        parsed = parse_arguments(sys.argv[1:])
+        main(*parsed)
+    except (ValueError, KeyError) as error:
+        if os.environ.get("CELL2TEXT_TRACEBACK"):
+            raise
+        sys.exit(f"train_sft.py: {error.args[0] if error.args else error}")
