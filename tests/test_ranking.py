@@ -1,0 +1,273 @@
+"""Counts to ranked genes: the order, the sources, the names, and what is refused."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import ranking_cell2text
+from processing_cell2text import rank_encode
+from ranking_cell2text import ROUTES, numba, rank_anndata, rank_rows, rank_rows_compiled
+from vocabulary_cell2text import GeneVocabulary
+
+from .conftest import N_GENES, make_adata, make_vocabulary, shared_path
+
+
+DATA_FILES = [
+    "baron_pancreas", "breast", "example_cells", "heart_san", "kang_pbmc_sle", "kidney_immune", "oligodendroglioma",
+    "pbmc3k", "retina", "zilionis_nsclc",
+]  # fmt: skip
+
+
+def rank(adata, vocabulary=None, **kwargs):
+    vocabulary = vocabulary or make_vocabulary()
+    return rank_anndata(adata, vocabulary, **{"max_genes": vocabulary.max_genes, **kwargs})
+
+
+def directly(counts, token_ids, medians, max_genes):
+    """Geneformer's published computation, cell by cell in float64 over all tokens: sum the rows of one gene, divide by
+    the cell's total, scale to 10,000, divide by the medians, sort; ties by token id."""
+    cells = []
+    for row in counts:
+        per_token = np.zeros(len(medians))
+        mapped = token_ids[row.indices] >= 0
+        np.add.at(per_token, token_ids[row.indices][mapped], row.data[mapped].astype(np.float64))
+        scores = per_token / row.data.sum(dtype=np.float64) * 10_000 / medians
+        kept = np.flatnonzero(per_token)
+        cells.append(kept[np.lexsort((kept, -scores[kept]))][:max_genes])
+    return cells
+
+
+def test_order_is_by_median_normalised_expression():
+    counts = sp.csr_matrix([[4, 3, 0, 8]])
+    ranked = rank_encode(counts, np.array([10, 11, 12, 13]), np.array([1.0, 0.5, 1.0, 4.0]), max_genes=10)
+    assert [cell.tolist() for cell in ranked] == [[11, 10, 13]]  # 6, 4 and 2 before the common factor
+
+
+def test_ties_go_to_the_smaller_token():
+    ranked = rank_encode(sp.csr_matrix([[2, 2, 2]]), np.array([30, 10, 20]), np.ones(3), max_genes=10)
+    assert ranked[0].tolist() == [10, 20, 30]
+
+
+def test_longest_cell_is_cut_to_its_highest_ranks():
+    ranked = rank_encode(sp.csr_matrix([[1, 5, 3]]), np.array([7, 8, 9]), np.ones(3), max_genes=2)
+    assert ranked[0].tolist() == [8, 9]
+
+
+def test_special_tokens_frame_every_cell(tiny_adata):
+    cells, _ = rank(tiny_adata, max_genes=10)
+    assert all(cell[0] == 2 and cell[-1] == 3 and len(cell) <= 10 for cell in cells)
+
+
+def test_vocabulary_without_cls_frames_nothing(tiny_adata):
+    cells, _ = rank(tiny_adata, make_vocabulary(specials=("<pad>", "<mask>")))
+    assert all((cell > 1).all() for cell in cells)
+
+
+@pytest.mark.skipif(numba is None, reason="numba is not installed")
+def test_numba_gives_the_tokens_of_numpy():
+    rng = np.random.default_rng(0)
+    counts = sp.random(300, 400, density=0.3, random_state=0, data_rvs=lambda n: rng.integers(1, 4, n)).tocsr()
+    medians = rng.choice([0.5, 1.0, 1.0 + 1e-9, 2.0], size=400)  # ties, and scores that differ beyond float32
+    token_ids = rng.permutation(400) - 20
+    arguments = counts.indptr, counts.indices, counts.data.astype(float), np.asarray(counts.sum(1)).ravel(), token_ids, medians
+    for max_genes in (1000, 50):
+        tokens, lengths = rank_rows(*arguments, max_genes)
+        compiled_tokens, compiled_lengths = rank_rows_compiled()(*arguments, max_genes)
+        assert np.array_equal(tokens, compiled_tokens) and np.array_equal(lengths, compiled_lengths)
+
+
+@pytest.mark.parametrize("name", DATA_FILES)
+def test_real_cells_rank_as_computed_directly(name, monkeypatch):
+    adata = ad.read_h5ad(shared_path(f"data/{name}.h5ad"))
+    vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"))
+    options = {"max_genes": 2048, "allow_fractional": True}
+    cells, report = rank(adata, vocabulary, **options)
+    assert report.genes_by_route["ensembl_id"] > 0.4 * adata.n_vars
+    token_ids, _ = vocabulary.map_genes(adata.var_names)
+    expected = directly(adata.X.tocsr(), token_ids, vocabulary.medians, 2046)
+    assert sum(not np.array_equal(cell[1:-1], direct) for cell, direct in zip(cells, expected, strict=True)) == 0
+    monkeypatch.setattr(ranking_cell2text, "numba", None)
+    without_numba, _ = rank(adata[:600], vocabulary, **options)
+    assert all(map(np.array_equal, cells, without_numba))
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense", "backed", "backed_csc", "backed_dense", "view"])
+def test_every_kind_of_matrix_gives_the_same_cells(kind, tmp_path):
+    adata = make_adata()
+    expected, _ = rank(adata)
+    if kind.endswith("csc"):
+        adata.X = adata.X.tocsc()
+    elif kind.endswith("dense"):
+        adata.X = adata.X.toarray()
+    if kind.startswith("backed"):
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    if kind == "view":
+        adata = ad.concat([make_adata(), make_adata(seed=1)], index_unique="-", merge="same")[:12]
+    found, _ = rank(adata)
+    assert all(map(np.array_equal, expected, found))
+
+
+def test_blocks_do_not_change_the_cells(monkeypatch, tiny_adata):
+    expected, _ = rank(tiny_adata)
+    monkeypatch.setattr(ranking_cell2text.count_blocks, "__defaults__", (5,))
+    found, report = rank(tiny_adata)
+    assert all(map(np.array_equal, expected, found)) and len(report.n_genes) == tiny_adata.n_obs
+
+
+def test_counts_are_read_from_a_layer_or_raw(tiny_adata):
+    expected, _ = rank(tiny_adata)
+    normalised = tiny_adata.copy()
+    normalised.layers["counts"] = tiny_adata.X.copy()
+    normalised.raw = tiny_adata
+    normalised.X = normalised.X.log1p()
+    for layer, source in (("counts", "layers['counts']"), ("raw", "raw.X")):
+        found, report = rank(normalised, layer=layer)
+        assert all(map(np.array_equal, expected, found)) and report.source == source
+
+
+def test_gene_names_are_found_in_any_column(tiny_adata):
+    expected, _ = rank(tiny_adata)
+    symbols = tiny_adata.copy()
+    symbols.var["ensembl"] = pd.Categorical([f"{name}.7" for name in symbols.var_names])
+    symbols.var_names = [f"row{index}" for index in range(N_GENES)]
+    found, report = rank(symbols)
+    assert report.gene_names == "feature_name" and report.genes_by_route["symbol"] == N_GENES
+    assert all(map(np.array_equal, expected, found))
+    versioned, report = rank(symbols, gene_key="ensembl")
+    assert report.genes_by_route["ensembl_id"] == N_GENES and all(map(np.array_equal, expected, versioned))
+
+
+def test_aliases_and_retired_ids_are_mapped_and_reported(tiny_adata):
+    renamed = tiny_adata.copy()
+    renamed.var_names = ["OLDNAME", "ENSG99999999999.2", "C1orf1", "nobody", *tiny_adata.var_names[4:]]
+    _, report = rank(renamed, gene_key="index")
+    assert report.genes_by_route == {"ensembl_id": 56, "symbol": 0, "retired_id": 1, "alias": 2, "unmapped": 1}
+    lost = tiny_adata.X[:, 3].sum() / tiny_adata.X.sum()
+    assert report.counts_by_route["unmapped"] == pytest.approx(lost) and set(report.counts_by_route) == set(ROUTES)
+
+
+def test_mapped_fraction_is_told_for_each_cell(tiny_adata):
+    renamed = tiny_adata.copy()
+    renamed.var_names = ["nobody", *tiny_adata.var_names[1:]]
+    _, report = rank(renamed, gene_key="index")
+    dense = tiny_adata.X.toarray()
+    assert np.allclose(report.mapped_fraction, dense[:, 1:].sum(1) / dense.sum(1))
+    assert report.n_genes.tolist() == (dense[:, 1:] > 0).sum(1).tolist()
+
+
+def test_rows_of_one_gene_are_summed(tiny_adata):
+    expected, _ = rank(tiny_adata)
+    dense = tiny_adata.X.toarray()
+    first = np.minimum(dense[:, :1], 1)
+    split = ad.AnnData(np.hstack([first, dense[:, :1] - first, dense[:, 1:]]), obs=tiny_adata.obs)
+    split.var_names = [tiny_adata.var_names[0], "GENE0", *tiny_adata.var_names[1:]]
+    found, report = rank(split)
+    assert all(map(np.array_equal, expected, found)) and report.merged_genes == 1
+
+
+def test_cell_without_counts_is_kept_and_reported(tiny_adata):
+    tiny_adata.X[3] = 0
+    cells, report = rank(tiny_adata)
+    assert len(cells) == 12 and cells[3].tolist() == [2, 3]
+    assert report.empty_cells == ["cell3"] and report.mapped_fraction[3] == 0 and "1 cells without counts" in str(report)
+
+
+def test_cut_cells_are_reported(tiny_adata):
+    _, report = rank(tiny_adata, max_genes=6)
+    assert report.truncated_cells == (tiny_adata.X.getnnz(1) > 4).sum()
+
+
+def test_empty_file_gives_no_cells(tiny_adata):
+    cells, report = rank(tiny_adata[:0])
+    assert cells == [] and len(report.n_genes) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda x: np.log1p(x), r"adata.X holds fractional values \(cell 'cell\d+': .*\).*layer='counts'", id="log1p"),
+        pytest.param(lambda x: x - x.mean(0), r"adata.X holds negative values \(cell 'cell0': -.*layer='counts'", id="scaled"),
+        pytest.param(lambda x: np.where(x == x.max(), np.nan, x), r"NaN or infinite values \(cell 'cell\d+': nan\)", id="nan"),
+        pytest.param(lambda x: np.where(x == x.max(), np.inf, x), r"NaN or infinite values \(cell 'cell\d+': inf\)", id="inf"),
+    ],
+)
+def test_values_that_are_no_counts_are_refused(tiny_adata, change, message):
+    tiny_adata.layers["counts"] = tiny_adata.X.copy()
+    tiny_adata.X = change(tiny_adata.X.toarray())
+    with pytest.raises(ValueError, match=message):
+        rank(tiny_adata)
+
+
+def test_without_a_layer_of_counts_the_message_says_so(tiny_adata):
+    tiny_adata.X = tiny_adata.X.log1p()
+    with pytest.raises(ValueError, match="No layer holds integers.*allow_fractional=True"):
+        rank(tiny_adata)
+
+
+def test_counts_in_raw_are_found(tiny_adata):
+    tiny_adata.raw = tiny_adata
+    tiny_adata.X = tiny_adata.X.log1p()
+    with pytest.raises(ValueError, match=r"Found integers in raw.X: pass layer='raw'"):
+        rank(tiny_adata)
+
+
+def test_counts_in_x_are_found(tiny_adata):
+    tiny_adata.layers["log"] = tiny_adata.X.log1p()
+    with pytest.raises(ValueError, match=r"layers\['log'\] holds fractional.*Found integers in X: leave layer out"):
+        rank(tiny_adata, layer="log")
+
+
+def test_expected_counts_are_ranked_when_asked(tiny_adata):
+    tiny_adata.X = tiny_adata.X * 1.5
+    with pytest.raises(ValueError, match="fractional"):
+        rank(tiny_adata)
+    cells, _ = rank(tiny_adata, allow_fractional=True)
+    expected, _ = rank(make_adata())
+    assert all(map(np.array_equal, expected, cells))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        pytest.param([f"g{i}" for i in range(N_GENES)], "0 of 60 genes are in the vocabulary .first: 'g0'", id="unknown"),
+        pytest.param(["Actb", "Gapdh", "Cd4"] * 20, "0 of 60 genes.*Mouse symbols", id="mouse_symbols"),
+        pytest.param([f"ENSMUSG{i:011d}" for i in range(N_GENES)], "mouse Ensembl ids", id="mouse_ids"),
+    ],
+)
+def test_genes_of_another_kind_are_refused(names, message):
+    adata = make_adata()
+    adata.var = pd.DataFrame(index=names)
+    with pytest.raises(ValueError, match=message):
+        rank(adata)
+
+
+def test_mouse_symbols_do_not_pass_as_human_ones_in_capitals():
+    vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"))
+    adata = make_adata(n_genes=6)
+    adata.var = pd.DataFrame(index=["Actb", "Gapdh", "Cd4", "Ptprc", "Ins1", "Malat1"])
+    with pytest.raises(ValueError, match="Mouse symbols"):
+        rank(adata, vocabulary)
+
+
+def test_missing_layer_is_named_with_those_there(tiny_adata):
+    tiny_adata.layers["counts"] = tiny_adata.X
+    with pytest.raises(KeyError, match=r"layer='spliced': adata.layers holds \['counts'\], and there is no adata.raw"):
+        rank(tiny_adata, layer="spliced")
+
+
+def test_missing_column_is_named_with_those_there(tiny_adata):
+    with pytest.raises(KeyError, match=r"gene_key='symbol'.*\['feature_name'\]"):
+        rank(tiny_adata, gene_key="symbol")
+
+
+def test_missing_matrix_is_refused(tiny_adata):
+    with pytest.raises(ValueError, match="adata.X is None"):
+        rank(ad.AnnData(obs=tiny_adata.obs, var=tiny_adata.var))
+
+
+def test_something_else_than_an_anndata_is_refused(tiny_adata):
+    with pytest.raises(TypeError, match="Expected an AnnData, found DataFrame"):
+        rank(tiny_adata.to_df())

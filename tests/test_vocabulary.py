@@ -1,0 +1,145 @@
+"""Gene vocabularies: read, saved, fitted, refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from cell2text.data import MedianAccumulator, fit_vocabulary
+from vocabulary_cell2text import ROUTES, GeneVocabulary
+
+from .conftest import make_adata, make_vocabulary, shared_path
+
+
+@pytest.mark.parametrize(
+    ("generation", "size", "cls", "eos", "max_genes"),
+    [("V1", 25_426, None, None, 2048), ("V2", 20_275, 2, 3, 4096), (None, 20_275, 2, 3, 4096)],
+)
+def test_geneformer_generations(generation, size, cls, eos, max_genes):
+    vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"), generation=generation)
+    assert (len(vocabulary), vocabulary.cls_token_id, vocabulary.eos_token_id) == (size, cls, eos)
+    assert vocabulary.max_genes == max_genes and vocabulary.dtype == np.uint16
+
+
+def test_geneformer_names_are_mapped_by_every_route():
+    vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"))
+    names = ["ENSG00000141510", "ENSG00000141510.18", "TP53", "GAB", "ENSG00000283323", "Trp53", "<cls>"]
+    token_ids, routes = vocabulary.map_genes(names)
+    assert [ROUTES[route] for route in routes] == [
+        "ensembl_id", "ensembl_id", "symbol", "alias", "unmapped", "unmapped", "unmapped",
+    ]  # fmt: skip
+    assert token_ids[0] == token_ids[1] == token_ids[2] == vocabulary.token_ids["ENSG00000141510"]
+    assert vocabulary.tokens[token_ids[3]] == "ENSG00000121410"  # A1BG's former symbol
+
+
+def test_retired_ids_of_geneformer_lead_to_the_current_ones():
+    vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"))
+    retired = [name for name in vocabulary.aliases if name.startswith("ENSG")]
+    token_ids, routes = vocabulary.map_genes(retired[:50])
+    assert len(retired) > 1000 and (routes == ROUTES.index("retired_id")).all() and (token_ids > 3).all()
+
+
+@pytest.mark.parametrize("source", ["tiny", "geneformer"])
+def test_saved_as_text_and_read_back(source, tmp_path):
+    vocabulary = make_vocabulary() if source == "tiny" else GeneVocabulary.from_pretrained(shared_path("geneformer"))
+    vocabulary.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".tsv"}
+    loaded = GeneVocabulary.from_pretrained(tmp_path)
+    assert loaded.tokens == vocabulary.tokens and loaded.symbols == vocabulary.symbols
+    assert loaded.aliases == vocabulary.aliases and loaded.max_genes == vocabulary.max_genes
+    assert np.array_equal(loaded.medians, vocabulary.medians, equal_nan=True)
+    assert loaded.fingerprint == vocabulary.fingerprint
+
+
+def test_a_pickle_that_runs_something_is_refused_and_not_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (tmp_path.joinpath("run").write_text, ("x",))
+
+    for stem in ("token_dictionary", "gene_median_dictionary", "gene_name_id_dict", "ensembl_mapping_dict"):
+        (tmp_path / f"{stem}_gc95M.pkl").write_bytes(pickle.dumps({"<pad>": Attack()}))
+    with pytest.raises(ValueError, match="no plain dictionary of genes .* refused, nothing in it was run"):
+        GeneVocabulary.from_pretrained(tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(["a", "list"]), pickle.dumps({"gene": [1]})])
+def test_a_damaged_dictionary_is_refused(tmp_path, content):
+    (tmp_path / "token_dictionary_gc30M.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match="no plain dictionary of genes"):
+        GeneVocabulary.from_pretrained(tmp_path)
+
+
+def test_an_incomplete_geneformer_folder_is_refused(tmp_path):
+    (tmp_path / "token_dictionary_gc30M.pkl").write_bytes(pickle.dumps({"<pad>": 0, "<mask>": 1}))
+    with pytest.raises(ValueError, match="lacks a dictionary"):
+        GeneVocabulary.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_vocabulary_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="No gene vocabulary in .*gene_vocabulary.tsv"):
+        GeneVocabulary.from_pretrained(tmp_path)
+
+
+def test_an_unknown_generation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="generation='V3': Geneformer has 'V2' and 'V1'"):
+        GeneVocabulary.from_pretrained(tmp_path, generation="V3")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda text: text.replace("median", "mean", 1), "not a gene vocabulary", id="columns"),
+        pytest.param(lambda text: "\n".join(text.splitlines()[:9] + text.splitlines()[10:]), "is damaged: line 10", id="lost_line"),
+        pytest.param(lambda text: "", "not a gene vocabulary", id="empty"),
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path, change, message):
+    make_vocabulary().save_pretrained(tmp_path)
+    path = tmp_path / "gene_vocabulary.tsv"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=message):
+        GeneVocabulary.from_pretrained(tmp_path)
+
+
+def test_a_vocabulary_needs_padding_and_medians():
+    with pytest.raises(ValueError, match="lacks .'<mask>'"):
+        GeneVocabulary(["<pad>", "ENSG1"], np.array([np.nan, 1.0]), ["", ""])
+    with pytest.raises(ValueError, match="no positive median"):
+        GeneVocabulary(["<pad>", "<mask>", "ENSG1"], np.array([np.nan, np.nan, 0.0]), ["", "", ""])
+
+
+def test_medians_of_a_stream_equal_exact_ones_whatever_the_order():
+    rng = np.random.default_rng(0)
+    genes, values = rng.integers(0, 20, 5000), rng.lognormal(1, 2, 5000)
+    one, parts = MedianAccumulator(), [MedianAccumulator(), MedianAccumulator()]
+    one.add(genes, values)
+    parts[0].add(genes[3000:], values[3000:])
+    parts[1].add(genes[:3000], values[:3000])
+    parts[0].merge(parts[1])
+    found, medians, seen = one.medians()
+    assert all(map(np.array_equal, one.medians(), parts[0].medians()))
+    assert seen.tolist() == np.bincount(genes).tolist()
+    assert np.allclose(medians, [np.median(values[genes == gene]) for gene in found], rtol=1e-3)
+
+
+def test_a_fitted_vocabulary_holds_non_zero_medians():
+    adata = make_adata(n_cells=40)
+    vocabulary = fit_vocabulary([adata[:15], adata[15:]], max_genes=64, min_cells=5)
+    normalised = adata.X.toarray() / adata.X.sum(1) * 10_000
+    for name, values in zip(adata.var_names, np.asarray(normalised).T):
+        expressed = values[values > 0]
+        if len(expressed) < 5:
+            assert name not in vocabulary.token_ids
+        else:
+            assert vocabulary.medians[vocabulary.token_ids[name]] == pytest.approx(np.median(expressed), rel=1e-3)
+    assert vocabulary.max_genes == 64 and vocabulary.symbols[4] == "GENE0"
+
+
+def test_fitting_refuses_symbols_and_nothing():
+    symbols = make_adata()
+    symbols.var_names = symbols.var["feature_name"]
+    with pytest.raises(ValueError, match="'GENE0' in adata.var_names is no human Ensembl gene id"):
+        fit_vocabulary([symbols])
+    with pytest.raises(ValueError, match="No gene is seen in at least min_cells=100 of 12 cells"):
+        fit_vocabulary([make_adata()], min_cells=100)
