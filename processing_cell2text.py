@@ -82,6 +82,7 @@ class Cell2TextProcessor(ProcessorMixin):
                 f"The tokenizer does not know the placeholder {cell_token!r}: build the processor with "
                 f"Cell2TextProcessor.from_components(tokenizer, gene_vocab), which adds it."
             )
+        tokenizer.padding_side = "left"  # generation goes on at the right; not every tokenizer saves this
         self.num_cell_tokens = num_cell_tokens
         self.max_genes = max_genes
         self.system_prompt = system_prompt
@@ -99,7 +100,7 @@ class Cell2TextProcessor(ProcessorMixin):
 
         Args:
             tokenizer (`str`, `PathLike` or `PreTrainedTokenizerBase`):
-                The language model's tokenizer; the placeholder is added to it, and padding moves to the left.
+                The language model's tokenizer; the placeholder is added to it, and it pads on the left.
             gene_vocab (`str`, `PathLike` or `GeneVocabulary`):
                 The encoder's vocabulary: a Geneformer folder or Hub id, or a saved vocabulary.
             num_cell_tokens (`int`, defaults to 256): Features of one cell.
@@ -114,7 +115,6 @@ class Cell2TextProcessor(ProcessorMixin):
             gene_vocab = GeneVocabulary.from_pretrained(gene_vocab, generation=generation)
         if cell_token not in tokenizer.get_vocab():
             tokenizer.add_special_tokens({"extra_special_tokens": [cell_token]}, replace_extra_special_tokens=False)
-        tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.chat_template is None and kwargs.get("chat_template") is None:
