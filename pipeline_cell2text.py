@@ -46,7 +46,7 @@ class CellToTextPipeline(Pipeline):
         else:
             ranked = [cells] if is_cell(cells) else list(cells)
         chunks = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
-        results = [result for chunk in super().__call__(chunks, **kwargs) for result in chunk]
+        results = [result for chunk in super().__call__(chunks, **kwargs) for result in chunk] if chunks else []
         return results[0] if is_cell(cells) else results
 
     def preprocess(self, cells, prompt=None):

@@ -1,0 +1,50 @@
+"""The pipeline as part of the installed package: inputs, prompts, refusals."""
+
+import numpy as np
+import pytest
+
+from pipeline_cell2text import CellToTextPipeline
+
+from .conftest import make_adata, make_model, make_processor
+
+
+@pytest.fixture(scope="module")
+def describe():
+    processor = make_processor()
+    return CellToTextPipeline(model=make_model(processor=processor), processor=processor)
+
+
+def test_one_cell_gives_one_text_and_several_a_list(describe):
+    cells = describe.processor.rank_encode(make_adata(3))
+    several = describe(cells, max_new_tokens=5)
+    assert len(several) == 3 and describe(cells[1], max_new_tokens=5) == several[1]
+    assert describe(cells[1].tolist(), max_new_tokens=5) == several[1]
+
+
+def test_the_texts_do_not_depend_on_order_or_batch(describe):
+    adata = make_adata(7)
+    texts = [text["generated_text"] for text in describe(adata, max_new_tokens=8, batch_size=3)]
+    backwards = [text["generated_text"] for text in describe(adata[::-1].copy(), max_new_tokens=8, batch_size=5)]
+    assert texts == backwards[::-1] and len(set(texts)) > 1
+
+
+def test_a_prompt_and_arguments_of_generate_are_passed_on(describe):
+    cells = describe.processor.rank_encode(make_adata(1))
+    usual = describe(cells, max_new_tokens=8)
+    assert usual != describe(cells, max_new_tokens=8, prompt="A B cell expressing MS4A1.")
+    assert describe(cells, generate_kwargs={"max_new_tokens": 8}) == usual
+
+
+def test_counts_are_read_from_the_layer_that_is_named(describe):
+    adata = make_adata(3)
+    expected = describe(adata, max_new_tokens=5)
+    adata.layers["counts"], adata.X = adata.X.copy(), adata.X.log1p()
+    with pytest.raises(ValueError, match="pass layer='counts'"):
+        describe(adata)
+    assert describe(adata, layer="counts", max_new_tokens=5) == expected
+    with pytest.raises(ValueError, match="these cells are ranked"):
+        describe([np.array([2, 5, 3])], layer="counts")
+
+
+def test_no_cells_give_no_texts(describe):
+    assert describe(make_adata(3)[:0]) == []

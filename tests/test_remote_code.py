@@ -1,0 +1,117 @@
+"""A saved folder loads in a fresh process where Cell2Text is not installed, and gives equal logits."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from .conftest import make_adata, make_model, make_processor
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    processor = make_processor()
+    model = make_model("perceiver", processor=processor)
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    adata = make_adata(4)
+    adata.X[2] = 0
+    adata.write_h5ad(folder / "cells.h5ad")
+    chats = [processor.conversation() for _ in range(2)]
+    cells = [[cell] for cell in processor.rank_encode(adata)[:2]]
+    inputs = processor.apply_chat_template(
+        chats, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"cells": cells}
+    )
+    torch.save({"inputs": dict(inputs), "logits": model(**inputs).logits}, folder / "expected.pt")
+    return folder
+
+
+def run_without_package(code: str, folder) -> str:
+    """Run code in a folder and a process from which no module of the project can be imported."""
+    project = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    guard = f"""
+        import sys
+        sys.path[:] = [p for p in sys.path if p and p != {project!r}]
+        sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "") + repr(f)]
+        import importlib.util
+        assert importlib.util.find_spec("modeling_cell2text") is None, "the package is still there"
+        assert importlib.util.find_spec("cell2text") is None, "the package is still there"
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    script = textwrap.dedent(guard) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("how", ["remote", "installed"])
+def test_every_auto_class_loads_the_generating_model(saved, how):
+    code = """
+        import json, torch, transformers
+        expected = torch.load("expected.pt")
+        kinds = {}
+        config = transformers.AutoConfig.from_pretrained("model", trust_remote_code=TRUST)
+        kinds["AutoConfig"] = type(config).__name__
+        kinds["AutoProcessor"] = type(transformers.AutoProcessor.from_pretrained("model", trust_remote_code=TRUST)).__name__
+        for name in ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+            model = getattr(transformers, name).from_pretrained("model", trust_remote_code=TRUST)
+            assert torch.equal(model(**expected["inputs"]).logits, expected["logits"]), name
+            assert model.generate(**expected["inputs"], max_new_tokens=3).shape[1] == expected["inputs"]["input_ids"].shape[1] + 3
+            kinds[name] = type(model).__name__
+        print(json.dumps(kinds))
+    """.replace("TRUST", str(how == "remote"))
+    if how == "remote":
+        output = run_without_package(code, saved)
+    else:
+        script = "import cell2text\n" + textwrap.dedent(code)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=saved)
+        assert done.returncode == 0, done.stderr[-3000:]
+        output = done.stdout
+    generating = "Cell2TextForConditionalGeneration"
+    assert json.loads(output.splitlines()[-1]) == {
+        "AutoConfig": "Cell2TextConfig",
+        "AutoProcessor": "Cell2TextProcessor",
+        "AutoModel": generating,
+        "AutoModelForCausalLM": generating,
+        "AutoModelForImageTextToText": generating,
+        "AutoModelForMultimodalLM": generating,
+    }
+
+
+def test_the_pipeline_takes_an_anndata_and_gives_a_reason_for_an_empty_cell(saved):
+    output = run_without_package(
+        """
+        import anndata, json
+        from transformers import pipeline
+        adata = anndata.read_h5ad("cells.h5ad")
+        describe = pipeline("cell-to-text", model="model", trust_remote_code=True)
+        print(json.dumps([describe(adata, max_new_tokens=5, batch_size=size) for size in (1, 2, 8)]))
+        """,
+        saved,
+    )
+    one, two, eight = json.loads(output.splitlines()[-1])
+    assert one == two == eight and len(one) == 4
+    assert one[2]["generated_text"].startswith("This cell cannot be described: it has no counts")
+
+
+def test_a_model_loaded_as_remote_code_is_saved_with_all_its_code(saved):
+    run_without_package(
+        """
+        import os, torch
+        from transformers import AutoModel, AutoProcessor, pipeline
+        AutoModel.from_pretrained("model", trust_remote_code=True).save_pretrained("again")
+        AutoProcessor.from_pretrained("model", trust_remote_code=True).save_pretrained("again")
+        code = sorted(name for name in os.listdir("model") if name.endswith(".py"))
+        assert code == sorted(name for name in os.listdir("again") if name.endswith(".py")), os.listdir("again")
+        expected = torch.load("expected.pt")
+        again = AutoModel.from_pretrained("again", trust_remote_code=True)
+        assert torch.equal(again(**expected["inputs"]).logits, expected["logits"])
+        """,
+        saved,
+    )
