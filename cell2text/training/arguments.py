@@ -46,6 +46,7 @@ class Cell2TextArguments:
     )
     gguf_file: str | None = field(default=None, metadata={"help": "GGUF file inside the language model's folder."})
     projector_type: Literal["mlp", "perceiver", "pooled"] = field(default="mlp", metadata={"help": "Kind of the projector."})
+    projector_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the projector."})
     num_cell_tokens: int = field(default=256, metadata={"help": "Features, and so text tokens, that stand for one cell."})
     cell_feature_layer: int | None = field(default=None, metadata={"help": "Encoder layer that is projected."})
     freeze_cell_encoder: bool | None = field(

@@ -44,7 +44,7 @@ def load_components(
 
         language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     encoder = args.cell_encoder or fresh_encoder_config(args, processor)
-    options = {"projector_type": args.projector_type, "gene_dropout": args.gene_dropout}
+    options = {name: getattr(args, name) for name in ("projector_type", "projector_dropout", "gene_dropout")}
     for name in ("cell_feature_layer", "freeze_cell_encoder"):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)

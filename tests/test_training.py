@@ -1,0 +1,259 @@
+"""Training: the loss's tokens, stages, resuming, two ranks, the files that are left, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+from trl import ModelConfig, SFTConfig
+
+from cell2text.data import build_rows, example_cells, stratified_split
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.held_out import derangement
+from cell2text.training.sources import load_source
+from cell2text.training.stages import apply_stage
+from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
+
+from .conftest import make_adata, make_model, make_processor
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+TINY = {
+    "encoder_hidden_size": 16, "encoder_layers": 1, "encoder_heads": 2, "decoder_hidden_size": 16, "decoder_layers": 1,
+    "decoder_heads": 2, "decoder_vocab_size": 400, "num_cell_tokens": 2, "max_genes": 32, "warm_start_epochs": 0,
+    "num_train_epochs": 1, "per_device_train_batch_size": 4, "max_new_tokens": 8, "report_to": "none", "bf16": False,
+    "gene_dropout": 0.0, "eval_strategy": "no", "cpu_threads": None, "disable_tqdm": True, "generation_batch_size": 64,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_h5ad(tmp_path_factory):
+    """Forty real cells of four types."""
+    adata = example_cells()
+    kept = adata.obs["cell_type"].isin(["retinal rod cell", "type B pancreatic cell", "monocyte", "fibroblast"])
+    adata = adata[kept]
+    adata = adata[adata.obs.groupby("cell_type", observed=True).head(10).index].copy()
+    path = tmp_path_factory.mktemp("cells") / "small.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+def run(folder, *, launcher=(sys.executable,), expect=0, **changes):
+    """Run train_sft.py on the default configuration at toy size, with changes."""
+    config = yaml.safe_load((PROJECT / "configs" / "default.yaml").read_text())
+    config = {**config, **TINY, "output_dir": str(folder / "out"), **changes}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def make_trainer(folder, processor=None, **options):
+    processor = processor or make_processor()
+    model = make_model(processor=processor)
+    adata = make_adata(8)
+    adata.obs["cell_type"], adata.obs["tissue"] = "B cell", "blood"
+    rows, _ = build_rows(adata, processor)
+    settings = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "max_length": 512}
+    return Cell2TextTrainer(
+        model=model,
+        args=SFTConfig(**{**settings, **options}),
+        train_dataset=rows,
+        processing_class=processor,
+        data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
+    )
+
+
+def test_the_loss_is_on_the_completion_alone_token_by_token(tmp_path):
+    trainer = make_trainer(tmp_path)
+    processor, tokenizer = trainer.processing_class, trainer.processing_class.tokenizer
+    batch = next(iter(trainer.get_train_dataloader()))
+    prompt = processor.apply_chat_template(processor.conversation(), tokenize=True, add_generation_prompt=True)[0]
+    for ids, labels, mask in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), batch["attention_mask"].tolist()):
+        assert ids[: len(prompt)] == prompt and labels[: len(prompt)] == [-100] * len(prompt)
+        answer = [(token, label) for token, label, real in zip(ids, labels, mask) if real][len(prompt) :]
+        assert all(token == label for token, label in answer)
+        text = tokenizer.decode([label for _, label in answer])
+        assert text == "This cell is a B cell. It comes from the blood.<|im_end|>\n"
+        assert all(label == -100 for label, real in zip(labels, mask) if not real)
+    assert batch["cell_input_ids"].shape[:2] == (8, 1)
+
+
+def test_the_collator_keeps_every_row_with_its_own_cells(tmp_path):
+    trainer = make_trainer(tmp_path, shuffle_dataset=True)
+    rows = {row["cell_id"]: row["cells"][0] for row in trainer.train_dataset}
+    expected = {f"cell{i}": cell.tolist() for i, cell in enumerate(trainer.processing_class.rank_encode(make_adata(8)))}
+    assert rows == expected
+
+
+def test_parts_may_have_learning_rates_of_their_own(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=1e-3)
+    trainer.model.model.freeze_cell_encoder(False)
+    trainer.part_learning_rates = {"cell_encoder": 1e-5, "projector": 1e-2}
+    rate_of = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        expected = 1e-5 if ".cell_encoder." in name else 1e-2 if ".projector." in name else 1e-3
+        assert rate_of[id(parameter)] == expected, name
+
+
+def test_a_row_that_max_length_would_cut_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_length=20 would cut 8 of 8 rows.*Raise it to at least"):
+        make_trainer(tmp_path, max_length=20)
+
+
+def test_a_dataset_without_cells_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match="eval dataset has no column of cells"):
+        trainer.evaluate(trainer.train_dataset.remove_columns("cells"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "trained"),
+    [("projector", {"projector"}), ("full", {"projector", "language_model", "lm_head"})],
+)
+def test_stages_train_their_parts(stage, trained):
+    model = make_model()
+    assert apply_stage(model, Cell2TextArguments(stage=stage), ModelConfig()) == stage
+    parts = {name.removeprefix("model.").split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert parts == trained
+
+
+def test_lora_stage_and_use_peft_are_the_same():
+    by_stage, by_flag = ModelConfig(), ModelConfig(use_peft=True)
+    assert apply_stage(make_model(), Cell2TextArguments(stage="lora"), by_stage) == "lora"
+    assert apply_stage(make_model(), Cell2TextArguments(), by_flag) == "lora"
+    assert by_stage.lora_target_modules == by_flag.lora_target_modules and by_stage.use_peft
+    assert by_flag.lora_modules_to_save == ["projector"]
+
+
+def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5ad, tmp_path):
+    done = run(tmp_path, dataset=[str(small_h5ad)], warm_start_epochs=1, eval_strategy="epoch", report_to="tensorboard")
+    out = tmp_path / "out"
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == {"n", "cell2text", "shuffled_cells", "exact_text", "majority", "knn", "logistic_regression"}
+    assert results["n"] == 8 and results["majority"] == 0.25 and results["logistic_regression"] == 1.0
+    predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 8 and {"cell_id", "prediction", "reference", "cell_type", "donor_id"} <= set(predictions[0])
+    assert "logistic regression on counts" in done.stdout and "eval_loss" in done.stdout
+    assert list(out.rglob("events.out.tfevents.*"))
+    model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
+    assert model.config.num_cell_tokens == processor.num_cell_tokens == 2
+    assert not [path for path in out.iterdir() if path.suffix in (".bin", ".pkl", ".pt")] or (out / "training_args.bin").exists()
+
+
+def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
+    options = {"dataset": [str(small_h5ad)], "warm_start_epochs": 1, "gene_dropout": 0.5, "describe_held_out": False}
+    first, second, other = (
+        run(tmp_path / name, **options, seed=seed) and weights(tmp_path / name / "out")
+        for name, seed in (("first", 1), ("second", 1), ("other", 2))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("stage", ["full", "lora"])
+def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
+    options = {
+        "dataset": [str(small_h5ad)], "stage": stage, "describe_held_out": False, "save_strategy": "steps", "save_steps": 3,
+        "num_train_epochs": 1, "gene_dropout": 0.5, "warm_start_epochs": 1, "lora_r": 2,
+    }  # fmt: skip
+    run(tmp_path / "whole", **options)
+    run(tmp_path / "resumed", **options)
+    for checkpoint in (tmp_path / "resumed" / "out").glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-3":
+            for path in checkpoint.iterdir():
+                path.unlink()
+            checkpoint.rmdir()
+    (tmp_path / "resumed" / "out" / "model.safetensors").unlink()
+    run(tmp_path / "resumed", **options, resume_from_checkpoint="true")
+    whole, resumed = (weights(tmp_path / name / "out") for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_lora_leaves_base_adapter_and_merged_model(small_h5ad, tmp_path):
+    run(tmp_path, dataset=[str(small_h5ad)], use_peft=True, lora_r=2, describe_held_out=False, freeze_cell_encoder=True)
+    from peft import AutoPeftModelForCausalLM
+
+    out = tmp_path / "out"
+    merged = AutoModel.from_pretrained(out)
+    adapted = AutoPeftModelForCausalLM.from_pretrained(out / "adapter")
+    ids = torch.arange(5, 15).unsqueeze(0)
+    assert torch.allclose(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-5)
+    kept = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert all("lora_" in name or "projector" in name for name in kept)
+
+
+def test_two_ranks_train_what_one_rank_trains_with_the_same_global_batch(small_h5ad, tmp_path):
+    options = {
+        "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 4, "optim": "sgd", "learning_rate": 0.1,
+        "projector_dropout": 0.0,
+    }  # fmt: skip
+    run(tmp_path / "one", **options, per_device_train_batch_size=8)
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    run(tmp_path / "two", launcher=launcher, **options, per_device_train_batch_size=4, ddp_backend="gloo")
+    one, two = (weights(tmp_path / name / "out") for name in ("one", "two"))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+    start = run(tmp_path / "start", **{**options, "learning_rate": 0.0}) and weights(tmp_path / "start" / "out")
+    assert max((one[name] - start[name]).abs().max().item() for name in one) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"dataset": []}, "--dataset names nothing", id="no_dataset"),
+        pytest.param({"dataset": ["nowhere.h5ad"]}, "files that do not exist: \\['nowhere.h5ad'\\]", id="missing_file"),
+        pytest.param({"dataset": ["a.h5ad", "folder"]}, "mixes h5ad files and datasets", id="mixed"),
+        pytest.param({"allow_fractional": False}, "fractional values .cell 'oligo.*", id="fractional"),
+        pytest.param({"stratify": ["batch"]}, "lacks the columns \\['batch'\\] of --stratify", id="stratify"),
+        pytest.param({"model_name_or_path": "."}, "a folder without config.json", id="no_model"),
+        pytest.param({"warm_start_epochs": 1, "cell_encoder": "x"}, "would overwrite the pretrained", id="warm_start"),
+        pytest.param({"resume_from_checkpoint": "true"}, "holds no checkpoint", id="no_checkpoint"),
+        pytest.param({"max_length": 20}, "max_length=20 would cut", id="max_length"),
+    ],
+)
+def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path):
+    import re
+
+    done = run(tmp_path, expect=1, **changes)
+    assert re.search(message, done.stderr.replace("\n", " ")) and "Traceback" not in done.stderr
+
+
+def test_splits_keep_every_label_and_are_disjoint():
+    labels = example_cells().obs[["dataset_id", "cell_type"]].astype(str).agg("|".join, axis=1)
+    train, test = stratified_split(labels, 0.2, seed=0)
+    assert sorted([*train, *test]) == list(range(len(labels)))
+    assert abs(len(test) / len(labels) - 0.2) < 0.01
+    common = labels.value_counts()
+    assert set(labels.iloc[test]) >= set(common.index[common >= 5])
+    shares = labels.iloc[test].value_counts() / common
+    assert ((shares * common - 0.2 * common).abs().fillna(0) <= 1).all()
+    again = stratified_split(labels, 0.2, seed=0)[1]
+    assert (test == again).all() and (test != stratified_split(labels, 0.2, seed=1)[1]).any()
+
+
+def test_validation_never_sees_the_test_cells():
+    arguments = {"dataset": ["example_cells"], "allow_fractional": True}
+    final, choosing = (load_source(Cell2TextArguments(**arguments, hold_out=name)) for name in ("test", "validation"))
+    test = set(final.test[0].obs_names)
+    seen = set(choosing.train[0].obs_names) | set(choosing.test[0].obs_names)
+    assert not test & seen and seen == set(final.train[0].obs_names)
+
+
+def test_the_control_gives_every_cell_another_cells_genes():
+    for n in (2, 3, 50):
+        moved = derangement(n, seed=0)
+        assert sorted(moved) == list(range(n)) and (moved != range(n)).all()
