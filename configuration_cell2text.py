@@ -23,7 +23,8 @@ class Cell2TextConfig(PreTrainedConfig):
             Features, and so text tokens, that stand for one cell.
         projector_type (`"mlp"`, `"perceiver"` or `"pooled"`, defaults to `"mlp"`):
             `mlp` projects the `num_cell_tokens` highest-ranked genes one by one; `perceiver` lets `num_cell_tokens`
-            latents attend to all genes; `pooled` makes `num_cell_tokens` features of the mean and `<cls>` states.
+            latents attend to all genes; `pooled` makes `num_cell_tokens` features of the rank-weighted mean of all
+            genes and the `<cls>` state.
         projector_hidden_size (`int`, *optional*):
             Width inside the projector; the language model's hidden size for `mlp` and `pooled`, the encoder's for
             `perceiver`, when left out.

@@ -1,7 +1,7 @@
 """The Cell2Text model: cell encoder -> projector -> causal language model.
 
-Follows LLaVA's spine: `get_cell_features` -> `get_placeholder_mask` -> fill the placeholders -> language model. It knows
-nothing of genes, files or prompts; `processing_cell2text.py` turns those into the tensors used here.
+Follows LLaVA's spine: `get_cell_features` -> `get_placeholder_mask` -> fill the placeholders -> language model. It
+knows nothing of genes, files or prompts; `processing_cell2text.py` turns those into the tensors used here.
 """
 
 import shutil
@@ -73,8 +73,8 @@ class Cell2TextCausalLMOutputWithPast(ModelOutput):
         cell_hidden_states (`torch.FloatTensor`, *optional*): See [`Cell2TextModelOutputWithPast`].
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -105,19 +105,24 @@ class Cell2TextMLPProjector(nn.Module):
 
 
 class Cell2TextPooledProjector(nn.Module):
-    """Mean of the gene states, beside the `<cls>` state where there is one, through an MLP to `num_cell_tokens`."""
+    """The rank-weighted mean of the gene states, beside the `<cls>` state where there is one, through an MLP."""
 
     def __init__(self, config: Cell2TextConfig):
         super().__init__()
         self.num_cell_tokens = config.num_cell_tokens
         self.has_cls = config.cell_cls_token_id is not None
+        self.longest_cell = getattr(config.cell_config, "max_position_embeddings", 4096)
         text_size = config.text_config.hidden_size
         pooled_size = config.cell_config.hidden_size * (2 if self.has_cls else 1)
         self.mlp = projector_mlp(config, pooled_size, config.num_cell_tokens * text_size)
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask):
-        pooled = pool_states(states, gene_mask, has_cls=self.has_cls)
+        ranks = torch.arange(states.shape[1], device=states.device) - int(self.has_cls)
+        weights = gene_mask * rank_weights(ranks.clamp(min=0), self.longest_cell).to(states.dtype)
+        pooled = (states * weights.unsqueeze(-1)).sum(1) / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        if self.has_cls:
+            pooled = torch.cat([states[:, 0], pooled], dim=-1)
         return self.output_norm(self.mlp(pooled).unflatten(-1, (self.num_cell_tokens, -1)))
 
 
@@ -135,7 +140,8 @@ class Cell2TextPerceiverProjector(nn.Module):
         self.no_genes = nn.Parameter(torch.zeros(1, 1, size))
         self.latents = nn.Parameter(torch.zeros(config.num_cell_tokens, size))
         self.layers = nn.ModuleList(
-            Cell2TextPerceiverLayer(config, size, reads_genes=index == 0) for index in range(1 + config.projector_num_layers)
+            Cell2TextPerceiverLayer(config, size, reads_genes=index == 0)
+            for index in range(1 + config.projector_num_layers)
         )
         self.norm = nn.LayerNorm(size)
         self.output = nn.Linear(size, text_size)
@@ -158,7 +164,9 @@ class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
     def __init__(self, config: Cell2TextConfig, size: int, *, reads_genes: bool):
         super().__init__()
         if size % config.projector_num_heads:
-            raise ValueError(f"Perceiver width {size} cannot be split over projector_num_heads={config.projector_num_heads}.")
+            raise ValueError(
+                f"Perceiver width {size} cannot be split over projector_num_heads={config.projector_num_heads}."
+            )
         self.num_heads = config.projector_num_heads
         self.dropout = config.projector_dropout
         self.latent_norm, self.ffn_norm = nn.LayerNorm(size), nn.LayerNorm(size)
@@ -166,7 +174,10 @@ class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
         self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
         inner = int(size * config.projector_ffn_ratio)
         self.ffn = nn.Sequential(
-            nn.Linear(size, inner), ACT2FN[config.projector_hidden_act], nn.Dropout(self.dropout), nn.Linear(inner, size)
+            nn.Linear(size, inner),
+            ACT2FN[config.projector_hidden_act],
+            nn.Dropout(self.dropout),
+            nn.Linear(inner, size),
         )
 
     def forward(self, latents, genes=None, mask=None):
@@ -200,21 +211,9 @@ def projector_mlp(config: Cell2TextConfig, input_size: int, output_size: int) ->
     )
 
 
-def pool_states(states: torch.Tensor, gene_mask: torch.Tensor, *, has_cls: bool) -> torch.Tensor:
-    """Mean of the gene states, after the `<cls>` state if there is one.
-
-    Args:
-        states (`torch.FloatTensor` of shape `(cells, genes, hidden)`): Encoder states.
-        gene_mask (`torch.BoolTensor` of shape `(cells, genes)`): Which positions are genes.
-        has_cls (`bool`): Whether position 0 is `<cls>`.
-
-    Returns:
-        `torch.FloatTensor` of shape `(cells, hidden)`, or `(cells, 2 * hidden)` with `<cls>`. A cell without genes has
-        a mean of zeros.
-    """
-    weights = gene_mask.unsqueeze(-1).to(states.dtype)
-    mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-    return torch.cat([states[:, 0], mean], dim=-1) if has_cls else mean
+def rank_weights(ranks: torch.Tensor, longest_cell: int) -> torch.Tensor:
+    """How much a gene counts by its rank: `log((longest + 1) / (rank + 1))`, which falls to 0 at the longest cell."""
+    return torch.log((longest_cell + 1) / (ranks + 1.0)).clamp(min=0)
 
 
 def sinusoidal_positions(length: int, size: int, *, device=None) -> torch.Tensor:
@@ -228,7 +227,7 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
     config: Cell2TextConfig
     config_class = Cell2TextConfig
     base_model_prefix = "model"
-    input_modalities = ("text",)
+    input_modalities = ["text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["Cell2TextPerceiverLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -253,7 +252,9 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         pipeline = Path(__file__).with_name(PIPELINE_FILE)
         if not pipeline.exists():  # remote code fetches it only when the pipeline is used
-            pipeline = cached_file(self.config._name_or_path, PIPELINE_FILE, _raise_exceptions_for_missing_entries=False)
+            pipeline = cached_file(
+                self.config._name_or_path, PIPELINE_FILE, _raise_exceptions_for_missing_entries=False
+            )
         target = Path(save_directory, PIPELINE_FILE)
         if pipeline is not None and not (target.exists() and target.samefile(pipeline)):
             shutil.copyfile(pipeline, target)
@@ -334,7 +335,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             outputs = self.cell_encoder(input_ids=ids, attention_mask=visible.long(), return_dict=True, **kwargs)
             states = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
         # PEFT keeps a projector trained whole in float32, whatever the encoder's precision.
-        features = self.projector(states.to(self.projector.output_norm.weight.dtype), gene_mask)
+        features = self.projector(states.to(next(self.projector.parameters()).dtype), gene_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=states.unflatten(0, shape[:2]),
             pooler_output=features.unflatten(0, shape[:2]),
@@ -377,9 +378,12 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
 
         def message():
             counts = f"{found.sum().item()} <cell> tokens but {expected.sum().item()} cells x {per_cell} features"
-            rows = (found != expected * per_cell).nonzero().flatten().tolist() or (expected > slots).nonzero().flatten().tolist()
+            rows = (found != expected * per_cell).nonzero().flatten().tolist() or (
+                expected > slots
+            ).nonzero().flatten().tolist()
             return (
-                f"{counts} ({expected.sum().item() * per_cell}); at most {slots} cells a row; rows that differ: {rows}. "
+                f"{counts} ({expected.sum().item() * per_cell}); at most {slots} cells a row; rows that differ: "
+                f"{rows}. "
                 f"Did max_length cut the prompt, or do the prompts hold another number of cells?"
             )
 
@@ -403,7 +407,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         return torch.where(mask.unsqueeze(-1), filled, inputs_embeds)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]
         self,
         input_ids: torch.LongTensor | None = None,
         cell_input_ids: torch.LongTensor | None = None,
@@ -451,7 +455,8 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         torch_compilable_check(
             ~placeholders.any(),
             lambda: (
-                f"{placeholders.sum().item()} <cell> tokens but 0 cells: pass cell_input_ids, or leave the placeholders "
+                f"{placeholders.sum().item()} <cell> tokens but 0 cells: pass cell_input_ids, or leave the "
+                "placeholders "
                 f"out of the prompt."
             ),
         )
@@ -466,7 +471,9 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
     def __init__(self, config: Cell2TextConfig):
         super().__init__(config)
         self.model = Cell2TextModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias)
+        self.lm_head = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias
+        )
         embedding = self.get_input_embeddings()
         name = next(name for name, module in self.named_modules() if module is embedding)  # `wte` in GPT-2
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
@@ -550,7 +557,8 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         if not torch.allclose(model.compute_logits(hidden), expected, rtol=1e-2, atol=1e-2):
             raise ValueError(
                 f"{type(language_model).__name__} scales or shifts its logits in a way that Cell2Text does not "
-                f"reproduce (largest difference {(model.compute_logits(hidden) - expected).abs().max().item():.3g}). Use "
+                f"reproduce (largest difference {(model.compute_logits(hidden) - expected).abs().max().item():.3g}). "
+                "Use "
                 f"a language model whose head is a linear layer, such as Llama, Gemma, Qwen or SmolLM."
             )
         if len(processor.tokenizer) > embedding.weight.shape[0]:
@@ -570,14 +578,14 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         """See [`Cell2TextModel.get_cell_features`]."""
         return self.model.get_cell_features(cell_input_ids, cell_attention_mask, **kwargs)
 
-    def compute_logits(self, hidden_states: torch.FloatTensor) -> torch.FloatTensor:
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The language model's head on states of shape `(..., text_hidden)`."""
         logits = self.lm_head(hidden_states)
         cap = getattr(self.config.text_config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]
         self,
         input_ids: torch.LongTensor | None = None,
         cell_input_ids: torch.LongTensor | None = None,
@@ -688,13 +696,15 @@ def check_encoder_fits(encoder_config, processor):
     size, tokens = encoder_config.vocab_size, len(processor.gene_vocabulary)
     if tokens > size:
         raise ValueError(
-            f"The gene vocabulary has {tokens:,} tokens but the cell encoder only {size:,} embeddings: they do not belong "
+            f"The gene vocabulary has {tokens:,} tokens but the cell encoder only {size:,} embeddings: they do not "
+            "belong "
             f"together. Geneformer V1 has 25,426 tokens, V2 20,275; pass the vocabulary of the encoder's generation."
         )
     positions = getattr(encoder_config, "max_position_embeddings", None)
     if positions is not None and processor.max_genes > positions:
         raise ValueError(
-            f"max_genes={processor.max_genes} but the cell encoder has {positions} positions: pass max_genes={positions} "
+            f"max_genes={processor.max_genes} but the cell encoder has {positions} positions: pass "
+            f"max_genes={positions} "
             f"to the processor."
         )
 

@@ -12,15 +12,15 @@ except ImportError:
 class CellToTextPipeline(Pipeline):
     """Describes cells.
 
-    Takes an AnnData of raw counts, a list of ranked cells, or one ranked cell. A cell without counts gets a reason instead
-    of a text.
+    Takes an AnnData of raw counts, a list of ranked cells, or one ranked cell. A cell without counts gets a reason
+    instead of a text.
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _load_image_processor = False
-    _load_video_processor = False
+    _load_processor = True  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
     _pipeline_calls_generate = True
 
     def _sanitize_parameters(self, prompt=None, generate_kwargs=None, **kwargs):
@@ -42,7 +42,9 @@ class CellToTextPipeline(Pipeline):
         if hasattr(cells, "obs_names"):
             ranked = self.processor.rank_encode(cells, layer=layer, gene_key=gene_key)
         elif layer is not None or gene_key is not None:
-            raise ValueError("layer and gene_key say where an AnnData keeps counts and gene names; these cells are ranked.")
+            raise ValueError(
+                "layer and gene_key say where an AnnData keeps counts and gene names; these cells are ranked."
+            )
         else:
             ranked = [cells] if is_cell(cells) else list(cells)
         chunks = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]

@@ -1,7 +1,7 @@
 """The Cell2Text processor: cells and chat in, model inputs out.
 
-An AnnData is ranked by `ranking_cell2text.py` with the vocabulary of `vocabulary_cell2text.py`. The processor alone decides
-how many placeholders stand for a cell; the model only checks that they match.
+An AnnData is ranked by `ranking_cell2text.py` with the vocabulary of `vocabulary_cell2text.py`. The processor alone
+decides how many placeholders stand for a cell; the model only checks that they match.
 """
 
 import os
@@ -27,7 +27,8 @@ logger = logging.get_logger(__name__)
 
 CELL_TOKEN = "<cell>"
 SYSTEM_PROMPT = (
-    "You are a scientific assistant for single-cell biology. You read the expression profile of a single cell and answer "
+    "You are a scientific assistant for single-cell biology. You read the expression profile of a single cell and "
+    "answer "
     "in plain, accurate sentences."
 )
 INSTRUCTION = "Describe this cell."
@@ -59,8 +60,8 @@ class Cell2TextProcessor(ProcessorMixin):
         system_prompt (`str`): System message of [`~Cell2TextProcessor.conversation`].
         instruction (`str`): User message of [`~Cell2TextProcessor.conversation`].
 
-    The gene vocabulary is set by [`~Cell2TextProcessor.from_components`] and [`~ProcessorMixin.from_pretrained`], and saved
-    beside the processor as plain text.
+    The gene vocabulary is set by [`~Cell2TextProcessor.from_components`] and [`~ProcessorMixin.from_pretrained`], and
+    saved beside the processor as plain text.
     """
 
     text_kwargs = {"padding": True, "return_token_type_ids": False}
@@ -94,7 +95,15 @@ class Cell2TextProcessor(ProcessorMixin):
 
     @classmethod
     def from_components(
-        cls, tokenizer, gene_vocab, *, num_cell_tokens=256, max_genes=None, cell_token=CELL_TOKEN, generation=None, **kwargs
+        cls,
+        tokenizer,
+        gene_vocab,
+        *,
+        num_cell_tokens=256,
+        max_genes=None,
+        cell_token=CELL_TOKEN,
+        generation=None,
+        **kwargs,
     ) -> "Cell2TextProcessor":
         """Build a processor for a language model and an encoder.
 
@@ -158,9 +167,7 @@ class Cell2TextProcessor(ProcessorMixin):
         processor.gene_vocabulary = GeneVocabulary.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
         return processor
 
-    def rank_encode(
-        self, adata, *, layer=None, gene_key=None, allow_fractional=False, return_report=False
-    ) -> list[np.ndarray] | tuple[list[np.ndarray], RankingReport]:
+    def rank_encode(self, adata, *, layer=None, gene_key=None, allow_fractional=False) -> list[np.ndarray]:
         """Rank every cell of an AnnData, in memory or backed, as the encoder reads it.
 
         Args:
@@ -168,38 +175,38 @@ class Cell2TextProcessor(ProcessorMixin):
             layer (`str`, *optional*): Layer with the counts, or `"raw"`; `X` when left out.
             gene_key (`str`, *optional*): Column of `var` with Ensembl ids or symbols, or `"index"`; found by itself.
             allow_fractional (`bool`, defaults to `False`): Accept expected counts that are no integers.
-            return_report (`bool`, defaults to `False`): Also return what was mapped, lost and cut.
 
         Returns:
-            One 1-D array of gene token ids a cell, special tokens included, in the order of the file; with
-            `return_report`, a [`RankingReport`] beside it.
+            One 1-D array of gene token ids a cell, special tokens included, in the order of the file.
 
         Raises:
             ValueError: If the values are no counts, or the genes are not the vocabulary's.
             KeyError: If the layer or the column does not exist.
         """
-        cells, report = rank_anndata(
-            adata,
-            self.gene_vocabulary,
-            layer=layer,
-            gene_key=gene_key,
-            max_genes=self.max_genes,
-            allow_fractional=allow_fractional,
-        )
+        options = {"layer": layer, "gene_key": gene_key, "allow_fractional": allow_fractional}
+        cells, report = self.rank_encode_with_report(adata, **options)
         logger.info(str(report))
-        return (cells, report) if return_report else cells
+        return cells
+
+    def rank_encode_with_report(self, adata, **options) -> tuple[list[np.ndarray], RankingReport]:
+        """`rank_encode`, and what was mapped, lost and cut on the way."""
+        return rank_anndata(adata, self.gene_vocabulary, max_genes=self.max_genes, **options)
 
     def is_empty(self, cell) -> bool:
         """Whether a ranked cell holds no gene, only special tokens."""
         vocabulary = self.gene_vocabulary
         special = [token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id) if token is not None]
-        return np.isin(np.asarray(cell, dtype=np.int64), special).all()
+        return bool(np.isin(np.asarray(cell, dtype=np.int64), special).all())
 
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
         """The model's usual prompt: a system message, unless it is empty, then the cells and an instruction."""
         cells = [{"type": "cell"} for _ in range(n_cells)]
         question = {"type": "text", "text": instruction or self.instruction}
-        system = [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}] if self.system_prompt else []
+        system = (
+            [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}]
+            if self.system_prompt
+            else []
+        )
         return [*system, {"role": "user", "content": [*cells, question]}]
 
     def __call__(self, text=None, cells=None, **kwargs) -> BatchFeature:
@@ -253,7 +260,8 @@ class Cell2TextProcessor(ProcessorMixin):
             if found != expected:
                 needed = len(self.tokenizer(self.expand(item))["input_ids"])
                 raise ValueError(
-                    f"max_length={options.get('max_length')} cut the prompt: {found} of {expected} <cell> tokens are left. "
+                    f"max_length={options.get('max_length')} cut the prompt: {found} of {expected} <cell> tokens are "
+                    "left. "
                     f"Raise it to at least {needed}."
                 )
         if want_offsets:
@@ -286,7 +294,8 @@ class Cell2TextProcessor(ProcessorMixin):
         placeholders, found = [item.count(self.cell_token) for item in texts], [len(item) for item in cells]
         if placeholders != found:
             raise ValueError(
-                f"The texts hold {placeholders} {self.cell_token} placeholders but came with {found} cells: each text needs "
+                f"The texts hold {placeholders} {self.cell_token} placeholders but came with {found} cells: each "
+                "text needs "
                 f"one cell for every placeholder."
             )
 
@@ -314,9 +323,10 @@ class Cell2TextProcessor(ProcessorMixin):
         ids, mask = np.full(shape, vocabulary.pad_token_id, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         for i, row in enumerate(arrays):
             for j, cell in enumerate(row):
-                if cell.size and not (0 <= cell.min() and cell.max() < len(vocabulary)):
+                if cell.size and not (cell.min() >= 0 and cell.max() < len(vocabulary)):
                     raise ValueError(
-                        f"Cell {j} of text {i} holds token {cell.max() if cell.max() >= len(vocabulary) else cell.min()}, but "
+                        f"Cell {j} of text {i} holds token "
+                        f"{cell.max() if cell.max() >= len(vocabulary) else cell.min()}, but "
                         f"the vocabulary has {len(vocabulary):,} tokens: it was ranked with another vocabulary."
                     )
                 ids[i, j, : len(cell)] = cell
@@ -335,8 +345,8 @@ class Cell2TextProcessor(ProcessorMixin):
         """Render conversations whose messages may hold cells; see `ProcessorMixin.apply_chat_template`.
 
         A message's content is a string, or a list of blocks: `{"type": "text", "text": ...}`, and
-        `{"type": "cell", "cell": ranked_genes}`, or `{"type": "cell"}` where the cells travel apart. Templates that read
-        blocks get blocks, all others strings. A system message goes into the user's where the template has none.
+        `{"type": "cell", "cell": ranked_genes}`, or `{"type": "cell"}` where the cells travel apart. Templates that
+        read blocks get blocks, all others strings. A system message goes into the user's where the template has none.
         """
         template = self._resolve_chat_template(chat_template)
         batched = not isinstance(conversation[0], dict)
@@ -364,7 +374,9 @@ class Cell2TextProcessor(ProcessorMixin):
                 elif block["type"] == "text":
                     texts.append(block["text"])
                 else:
-                    raise ValueError(f"A message holds a block of type {block['type']!r}; Cell2Text reads 'text' and 'cell'.")
+                    raise ValueError(
+                        f"A message holds a block of type {block['type']!r}; Cell2Text reads 'text' and 'cell'."
+                    )
             messages.append({**message, "content": texts})
         if messages[0]["role"] == "system" and len(messages) > 1 and not self._template_reads(template, "system"):
             system, user, *rest = messages
@@ -373,7 +385,9 @@ class Cell2TextProcessor(ProcessorMixin):
         for message in messages:
             if message["content"] or "tool_calls" not in message:
                 joined = "".join(message["content"])
-                message["content"] = [{"type": "text", "text": text} for text in message["content"]] if blocks_read else joined
+                message["content"] = (
+                    [{"type": "text", "text": text} for text in message["content"]] if blocks_read else joined
+                )
             else:
                 del message["content"]
         return messages, cells

@@ -6,6 +6,7 @@ Works on NumPy and SciPy alone; numba, where installed, gives the same tokens fa
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,7 +20,7 @@ except ImportError:
 try:
     import numba
 except ImportError:
-    numba = None
+    numba = None  # type: ignore[assignment]
 
 
 TARGET_SUM = 10_000.0
@@ -55,10 +56,13 @@ class RankingReport:
     empty_cells: list[str]
 
     def __str__(self) -> str:
-        routes = ", ".join(f"{count:,} by {route}" for route, count in self.genes_by_route.items() if route != "unmapped" and count)
+        routes = ", ".join(
+            f"{count:,} by {route}" for route, count in self.genes_by_route.items() if route != "unmapped" and count
+        )
         mapped = sum(count for route, count in self.genes_by_route.items() if route != "unmapped")
         text = (
-            f"{len(self.n_genes):,} cells from {self.source}; {mapped:,} of {sum(self.genes_by_route.values()):,} genes "
+            f"{len(self.n_genes):,} cells from {self.source}; {mapped:,} of {sum(self.genes_by_route.values()):,} "
+            "genes "
             f"mapped from {self.gene_names} ({routes}); {self.counts_by_route['unmapped']:.1%} of the counts lost"
         )
         if self.merged_genes:
@@ -171,10 +175,9 @@ def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes
     return ranked[:written], lengths
 
 
-def rank_rows_compiled(_compiled=[]):
-    if not _compiled:
-        _compiled.append(numba.njit(nogil=True)(rank_rows_radix))
-    return _compiled[0]
+@cache
+def rank_rows_compiled():
+    return numba.njit(nogil=True)(rank_rows_radix)
 
 
 def rank_anndata(
@@ -225,7 +228,9 @@ def rank_anndata(
         totals = row_sums(block)
         gene_totals += np.asarray(block.sum(axis=0), dtype=np.float64).ravel()
         kept = block @ collapse if merged else block
-        expressed = sp.csr_matrix(((kept.data != 0) & (column_tokens[kept.indices] >= 0), kept.indices, kept.indptr), shape=kept.shape)
+        expressed = sp.csr_matrix(
+            ((kept.data != 0) & (column_tokens[kept.indices] >= 0), kept.indices, kept.indptr), shape=kept.shape
+        )
         n_genes.append(row_sums(expressed).astype(np.int64))
         mapped.append(block @ (token_ids >= 0).astype(np.float64) / np.maximum(totals, np.finfo(float).tiny))
         cells += rank_encode(kept, column_tokens, column_medians, max_genes=max_genes - n_special, totals=totals)
@@ -265,7 +270,9 @@ def select_counts(adata, layer: str | None):
         raw = "an adata.raw" if adata.raw is not None else "no adata.raw"
         raise KeyError(f"layer={layer!r}: adata.layers holds {sorted(adata.layers)}, and there is {raw}.")
     if matrix is None:
-        raise ValueError(f"adata.{source} is None: rank encoding needs counts. adata.layers holds {sorted(adata.layers)}.")
+        raise ValueError(
+            f"adata.{source} is None: rank encoding needs counts. adata.layers holds {sorted(adata.layers)}."
+        )
     return matrix, var, source
 
 
@@ -273,19 +280,20 @@ def choose_gene_names(var, vocabulary: GeneVocabulary, gene_key: str | None) -> 
     """Token ids and routes of the column of names that the vocabulary knows best, and the column's name."""
     if gene_key is not None and gene_key != "index" and gene_key not in var.columns:
         raise KeyError(f"gene_key={gene_key!r}: adata.var has no such column; it has {list(map(str, var.columns))}.")
-    text_columns = [c for c in var.columns if var[c].dtype == object or str(var[c].dtype) in ("category", "string", "str")]
+    text_columns = [
+        c for c in var.columns if var[c].dtype == object or str(var[c].dtype) in ("category", "string", "str")
+    ]
     candidates = [gene_key] if gene_key is not None else ["index", *text_columns]
-    best = None
+    found = []
     for name in candidates:
         values = var.index if name == "index" else var[name]
-        token_ids, routes = vocabulary.map_genes(values.astype(str))
-        if best is None or (token_ids >= 0).sum() > (best[0] >= 0).sum():
-            best = token_ids, routes, name
-    mapped = int((best[0] >= 0).sum())
+        found.append((*vocabulary.map_genes(values.astype(str)), name))
+    token_ids, routes, name = max(found, key=lambda candidate: int((candidate[0] >= 0).sum()))
+    mapped = int((token_ids >= 0).sum())
     if mapped < max(1, MIN_MAPPED_GENES * len(var)):
-        values = [str(name) for name in (var.index if best[2] == "index" else var[best[2]])]
-        raise ValueError(unknown_genes_message(values, mapped, best[2], gene_key))
-    return best
+        values = [str(value) for value in (var.index if name == "index" else var[name])]
+        raise ValueError(unknown_genes_message(values, mapped, name, gene_key))
+    return token_ids, routes, name
 
 
 def unknown_genes_message(names: list[str], mapped: int, column: str, gene_key: str | None) -> str:
@@ -329,7 +337,9 @@ class CountCheck:
         data = block.data
         if not np.isfinite(data).all():
             where = self._name(block, start, ~np.isfinite(data))
-            raise ValueError(f"adata.{self.source} holds NaN or infinite values ({where}): rank encoding needs raw counts.")
+            raise ValueError(
+                f"adata.{self.source} holds NaN or infinite values ({where}): rank encoding needs raw counts."
+            )
         if (data < 0).any():
             where = self._name(block, start, data < 0)
             raise ValueError(f"adata.{self.source} holds negative values ({where}): {self._advice('scaled')}")
@@ -350,7 +360,10 @@ class CountCheck:
                 return f"rank encoding needs raw counts. Found integers in {name}: pass layer={layer!r}."
         if f"{self.source}" != "X" and self._holds_counts(None):
             return "rank encoding needs raw counts. Found integers in X: leave layer out."
-        advice = f"rank encoding needs raw counts, and these look {kind}. No layer holds integers: read the file of raw counts"
+        advice = (
+            f"rank encoding needs raw counts, and these look {kind}. No layer holds integers: read the file of raw "
+            "counts"
+        )
         return advice + (", or pass allow_fractional=True for expected counts." if kind == "normalised" else ".")
 
     def _holds_counts(self, layer: str | None) -> bool:

@@ -1,7 +1,7 @@
 """Fine-tune Cell2Text with TRL's SFTTrainer.
 
-    accelerate launch train_sft.py                                            # the embedded default, minutes on two cores
-    accelerate launch train_sft.py --config configs/NAME.yaml [--key value]   # anything else
+    accelerate launch train_sft.py                                            # the embedded default, minutes on two
+    cores accelerate launch train_sft.py --config configs/NAME.yaml [--key value]   # anything else
 
 Parses, loads, trains, saves, describes the held-out cells. `cell2text.training` holds the parts.
 """
@@ -17,6 +17,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.components import load_components
+from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.sources import CellSplits, load_source
 from cell2text.training.stages import apply_stage, save_base, save_final
@@ -33,13 +34,19 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // local_ranks))
     set_seed(training_args.seed)
     resume = find_checkpoint(training_args)
-    base = Path(training_args.output_dir, "base")
+    output_dir = str(training_args.output_dir)
+    base = Path(output_dir, "base")
     if resume and base.exists():  # an adapter's checkpoint holds the adapter alone
         model_args.model_name_or_path = str(base)
 
     source = load_source(args)
     model, processor = load_components(args, model_args, source)
     rows = source.rows(processor, args) if isinstance(source, CellSplits) else source
+    if args.gene_embeddings == "svd":
+        if not resume:
+            training_cells = [cells[0] for cells in rows["train"]["cells"]]
+            initialise_gene_embeddings(model, processor, training_cells, seed=training_args.seed)
+        freeze_gene_embeddings(model)
     if args.warm_start_epochs > 0 and not resume:
         warm_start_encoder(
             model,
@@ -67,9 +74,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     trainer.train(resume_from_checkpoint=resume)
     model = save_final(trainer, processor)
     if args.describe_held_out and trainer.accelerator.is_main_process:
-        describe_held_out(
-            model, processor, rows["test"], source, args, training_args.output_dir, seed=training_args.seed
-        )
+        describe_held_out(model, processor, rows["test"], source, args, output_dir, seed=training_args.seed)
     trainer.accelerator.wait_for_everyone()
     trainer.end()
 
@@ -83,15 +88,16 @@ def find_checkpoint(training_args: SFTConfig) -> str | None:
         return None
     if str(wanted).lower() != "true":
         return wanted
-    last = get_last_checkpoint(training_args.output_dir) if os.path.isdir(training_args.output_dir) else None
+    folder = str(training_args.output_dir)
+    last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
     if last is None:
         raise ValueError(f"--resume_from_checkpoint true, but {training_args.output_dir} holds no checkpoint.")
     return last
 
 
 def parse_arguments(argv: list[str]) -> tuple[Cell2TextArguments, SFTConfig, ModelConfig]:
-    parser = TrlParser((Cell2TextArguments, SFTConfig, ModelConfig))
-    return parser.parse_args_and_config(argv or ["--config", str(DEFAULT_CONFIG)])
+    parser = TrlParser((Cell2TextArguments, SFTConfig, ModelConfig))  # type: ignore[arg-type]
+    return parser.parse_args_and_config(argv or ["--config", str(DEFAULT_CONFIG)])  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The gene vocabulary: which genes a model knows, their token ids, medians and names.
 
-Read from a Geneformer folder or Hub repository (generations V1 and V2) or from a saved Cell2Text folder; always saved as
-plain text. It knows nothing of counts; `ranking_cell2text.py` brings those. Fitting a vocabulary to data is
+Read from a Geneformer folder or Hub repository (generations V1 and V2) or from a saved Cell2Text folder; always saved
+as plain text. It knows nothing of counts; `ranking_cell2text.py` brings those. Fitting a vocabulary to data is
 `cell2text.data.fit_vocabulary`.
 """
 
@@ -140,7 +140,10 @@ class GeneVocabulary:
         folder.mkdir(parents=True, exist_ok=True)
         rows = zip(range(len(self)), self.tokens, self.medians.tolist(), self.symbols)
         lines = ["\t".join(VOCABULARY_COLUMNS)]
-        lines += [f"{index}\t{token}\t{'' if median != median else repr(median)}\t{symbol}" for index, token, median, symbol in rows]
+        lines += [
+            f"{index}\t{token}\t{'' if median != median else repr(median)}\t{symbol}"
+            for index, token, median, symbol in rows
+        ]
         aliases = ["alias\tensembl_id", *(f"{alias}\t{target}" for alias, target in sorted(self.aliases.items()))]
         paths = [folder / VOCABULARY_FILE, folder / ALIASES_FILE]
         header = f"# max_genes={self.max_genes}"
@@ -175,7 +178,9 @@ class GeneVocabulary:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         header = re.fullmatch(r"# max_genes=(\d+)", lines[0]) if lines else None
         if header is None or tuple(lines[1:2]) != ("\t".join(VOCABULARY_COLUMNS),):
-            raise ValueError(f"{path} is not a gene vocabulary: expected columns {VOCABULARY_COLUMNS}, found {lines[:2]}.")
+            raise ValueError(
+                f"{path} is not a gene vocabulary: expected columns {VOCABULARY_COLUMNS}, found {lines[:2]}."
+            )
         rows = [line.split("\t") for line in lines[2:]]
         for number, row in enumerate(rows):
             if len(row) != len(VOCABULARY_COLUMNS) or row[0] != str(number):
@@ -197,7 +202,9 @@ class GeneVocabulary:
         if generation is not None and generation not in GENERATIONS:
             raise ValueError(f"generation={generation!r}: Geneformer has {' and '.join(map(repr, GENERATIONS))}.")
         for candidate in [generation] if generation else GENERATIONS:
-            suffix = next((s for s in GENERATIONS[candidate] if find_geneformer(name_or_path, "token", s, hub_kwargs)), None)
+            suffix = next(
+                (s for s in GENERATIONS[candidate] if find_geneformer(name_or_path, "token", s, hub_kwargs)), None
+            )
             if suffix is None:
                 continue
             tables = {
@@ -213,14 +220,16 @@ class GeneVocabulary:
 
     @classmethod
     def _from_tables(cls, token: dict, median: dict, symbol: dict, mapping: dict, max_genes: int) -> "GeneVocabulary":
-        tokens = sorted(token, key=token.get)
+        tokens = sorted(token, key=lambda name: token[name])
         if [int(token[name]) for name in tokens] != list(range(len(tokens))):
             raise ValueError(f"The token dictionary's ids are not 0 to {len(tokens) - 1} without a gap.")
         current: dict[str, str] = {}
         further: dict[str, str] = {}
         for name, gene in symbol.items():
             if gene in token and name != gene:
-                (further if gene in current else current).setdefault(*((name, gene) if gene in current else (gene, name)))
+                (further if gene in current else current).setdefault(
+                    *((name, gene) if gene in current else (gene, name))
+                )
         aliases = {name: gene for name, gene in mapping.items() if gene in token and name != gene}
         names = set(current.values())
         return cls(
@@ -242,7 +251,12 @@ FILE_STEMS = {
 
 def find_geneformer(name_or_path, table: str, suffix: str, hub_kwargs: dict) -> str | None:
     name = f"{FILE_STEMS[table]}_{suffix}.pkl"
-    return next(filter(None, (find_file(name_or_path, f"{folder}/{name}".lstrip("/"), hub_kwargs) for folder in GENERATION_FOLDERS)), None)
+    return next(
+        filter(
+            None, (find_file(name_or_path, f"{folder}/{name}".lstrip("/"), hub_kwargs) for folder in GENERATION_FOLDERS)
+        ),
+        None,
+    )
 
 
 def find_file(name_or_path, filename: str, hub_kwargs: dict) -> str | None:
@@ -280,7 +294,9 @@ def read_table(path: str | None) -> dict:
         with open(path, "rb") as file:
             table = TableUnpickler(file).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"{path} is no plain dictionary of genes ({error}): refused, nothing in it was run.") from error
+        raise ValueError(
+            f"{path} is no plain dictionary of genes ({error}): refused, nothing in it was run."
+        ) from error
     plain = isinstance(table, dict) and all(
         isinstance(key, str) and isinstance(value, (str, int, float, np.number)) for key, value in table.items()
     )

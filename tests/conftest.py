@@ -61,7 +61,8 @@ def make_tokenizer(chat_template=TEXT_TEMPLATE) -> PreTrainedTokenizerFast:
     special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        corpus, trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        corpus,
+        trainers.BpeTrainer(vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|im_end|>", pad_token="<pad>",
@@ -95,7 +96,12 @@ def make_model(projector="mlp", text="llama", processor=None, tie=False, **confi
         num_key_value_heads=2, head_dim=12, pad_token_id=0, bos_token_id=1, eos_token_id=3, tie_word_embeddings=tie,
         max_position_embeddings=512, initializer_range=0.2,
     )  # fmt: skip
-    defaults = {"projector_type": projector, "cell_feature_layer": -2, "freeze_cell_encoder": True, "projector_dropout": 0.0}
+    defaults = {
+        "projector_type": projector,
+        "cell_feature_layer": -2,
+        "freeze_cell_encoder": True,
+        "projector_dropout": 0.0,
+    }
     return Cell2TextForConditionalGeneration.from_components(
         encoder, language_model, processor, **{**defaults, **config}
     ).eval()
@@ -143,9 +149,15 @@ def pytest_runtest_makereport(item, call):
         for kind, table in (("skip", SKIPS), ("fail", FAILURES))
     }
     if report.skipped and not listed["skip"]:
-        report.outcome, report.longrepr = "failed", f"{item.name} skipped, and transformers_exceptions.SKIPS does not list it"
+        report.outcome, report.longrepr = (
+            "failed",
+            f"{item.name} skipped, and transformers_exceptions.SKIPS does not list it",
+        )
     elif report.failed and listed["fail"] and report.when == "call":
         report.outcome, report.wasxfail = "skipped", "listed in transformers_exceptions.FAILURES"
     elif report.passed and listed["fail"] and report.when == "call":
-        report.outcome, report.longrepr = "failed", f"{item.name} passes: take it out of transformers_exceptions.FAILURES"
+        report.outcome, report.longrepr = (
+            "failed",
+            f"{item.name} passes: take it out of transformers_exceptions.FAILURES",
+        )
     return report

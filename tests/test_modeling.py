@@ -22,7 +22,9 @@ def batch_of(processor, cells, texts=None):
     for row, text in zip(cells, texts):
         blocks = [{"type": "cell", "cell": cell} for cell in row]
         chats.append([{"role": "user", "content": [*blocks, {"type": "text", "text": text}]}])
-    return processor.apply_chat_template(chats, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True)
+    return processor.apply_chat_template(
+        chats, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
 
 
 @pytest.fixture
@@ -62,14 +64,19 @@ def test_padding_genes_changes_nothing(projector, tiny_processor, cells):
 @pytest.mark.parametrize("projector", PROJECTORS)
 def test_a_batch_generates_what_single_calls_generate(projector, tiny_processor, cells):
     model = make_model(projector, processor=tiny_processor)
-    rows, texts = [[cells[0]], [cells[1], cells[2][:7]], [cells[3][:5]], []], ["Describe.", "Compare these two cells, please.", "A", "Hello"]
+    rows, texts = (
+        [[cells[0]], [cells[1], cells[2][:7]], [cells[3][:5]], []],
+        ["Describe.", "Compare these two cells, please.", "A", "Hello"],
+    )
     together = generate(model, batch_of(tiny_processor, rows, texts))
     for row, text, expected in zip(rows, texts, together):
         alone = generate(model, batch_of(tiny_processor, [row], [text]))[0]
         assert trim(alone) == trim(expected)
 
 
-@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}], ids=["uncached", "static"])
+@pytest.mark.parametrize(
+    "options", [{"use_cache": False}, {"cache_implementation": "static"}], ids=["uncached", "static"]
+)
 def test_every_cache_generates_the_same(options, tiny_model, tiny_processor, cells):
     inputs = batch_of(tiny_processor, [[cells[0]], [cells[1]]])
     expected = generate(tiny_model, inputs)
@@ -100,7 +107,9 @@ def test_one_beam_of_many_equals_greedy_search_over_scores(tiny_model, tiny_proc
 def test_cells_are_encoded_once_a_call(tiny_model, tiny_processor, cells, monkeypatch):
     calls = []
     encoder = tiny_model.model.cell_encoder
-    monkeypatch.setattr(encoder, "forward", lambda *a, forward=encoder.forward, **k: calls.append(1) or forward(*a, **k))
+    monkeypatch.setattr(
+        encoder, "forward", lambda *a, forward=encoder.forward, **k: calls.append(1) or forward(*a, **k)
+    )
     for options in ({}, {"use_cache": False}, {"num_beams": 3}):
         calls.clear()
         generate(tiny_model, batch_of(tiny_processor, [[cells[0]]]), **options)
@@ -174,7 +183,11 @@ def test_text_and_embeddings_together_are_refused(tiny_model):
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         tiny_model(input_ids=torch.ones(1, 2, dtype=torch.long), inputs_embeds=torch.zeros(1, 2, 48))
     with pytest.raises(ValueError, match="cell_input_ids or cell_embeds, not both"):
-        tiny_model(input_ids=torch.ones(1, 2, dtype=torch.long), cell_input_ids=torch.ones(1, 1, 3, dtype=torch.long), cell_embeds=torch.zeros(1, 1, 5, 48))
+        tiny_model(
+            input_ids=torch.ones(1, 2, dtype=torch.long),
+            cell_input_ids=torch.ones(1, 1, 3, dtype=torch.long),
+            cell_embeds=torch.zeros(1, 1, 5, 48),
+        )
 
 
 def test_a_frozen_encoder_has_no_gradient_and_stays_frozen_after_load(tiny_processor, cells, tmp_path):
@@ -186,7 +199,11 @@ def test_a_frozen_encoder_has_no_gradient_and_stays_frozen_after_load(tiny_proce
         inputs = batch_of(tiny_processor, [[cells[0]]])
         frozen(**inputs, labels=inputs["input_ids"]).loss.backward()
         assert all(p.grad is None and not p.requires_grad for p in frozen.model.cell_encoder.parameters())
-        assert all(p.grad is not None for p in frozen.model.projector.parameters() if p is not frozen.model.projector.missing_gene)
+        assert all(
+            p.grad is not None
+            for p in frozen.model.projector.parameters()
+            if p is not frozen.model.projector.missing_gene
+        )
     frozen.model.freeze_cell_encoder(False)
     frozen(**inputs, labels=inputs["input_ids"]).loss.backward()
     assert frozen.model.cell_encoder.embeddings.word_embeddings.weight.grad.abs().sum() > 0
@@ -215,11 +232,19 @@ def test_saved_and_loaded_models_give_equal_logits(text, tie, tiny_processor, ce
 
 
 def test_a_language_model_keeps_its_own_answers(tiny_processor):
-    config = LlamaConfig(vocab_size=len(tiny_processor.tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4)
+    config = LlamaConfig(
+        vocab_size=len(tiny_processor.tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
     language_model = AutoModelForCausalLM.from_config(config).eval()
     ids = torch.arange(20).unsqueeze(0)
     expected = language_model(ids).logits
-    model = Cell2TextForConditionalGeneration.from_components(encoder_config(tiny_processor), language_model, tiny_processor)
+    model = Cell2TextForConditionalGeneration.from_components(
+        encoder_config(tiny_processor), language_model, tiny_processor
+    )
     assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-6)
 
 
@@ -232,10 +257,27 @@ def encoder_config(processor, **kwargs):
 def test_language_models_of_other_layouts_are_assembled_saved_and_loaded(kind, tiny_processor, cells, tmp_path):
     size = len(tiny_processor.tokenizer) - 3  # smaller than the tokenizer: the placeholder needs new rows
     if kind == "gpt2":
-        config = GPT2Config(vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=3)
+        config = GPT2Config(
+            vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=3
+        )
     else:
-        text = {"vocab_size": size, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
-        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+        text = {
+            "vocab_size": size,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+        }
+        vision = {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        }
         config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
     model = Cell2TextForConditionalGeneration.from_components(encoder_config(tiny_processor), config, tiny_processor)
     model.save_pretrained(tmp_path)
@@ -246,7 +288,9 @@ def test_language_models_of_other_layouts_are_assembled_saved_and_loaded(kind, t
 
 
 def test_a_vocabulary_or_cell_that_the_encoder_cannot_hold_is_refused(tiny_processor):
-    language_model = LlamaConfig(vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    language_model = LlamaConfig(
+        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
     assemble = Cell2TextForConditionalGeneration.from_components
     with pytest.raises(ValueError, match="64 tokens but the cell encoder only 40 embeddings"):
         assemble(encoder_config(tiny_processor, vocab_size=40), language_model, tiny_processor)
@@ -257,7 +301,15 @@ def test_a_vocabulary_or_cell_that_the_encoder_cannot_hold_is_refused(tiny_proce
 def test_a_language_model_with_a_head_of_its_own_kind_is_refused(tiny_processor):
     from transformers import GraniteConfig
 
-    config = GraniteConfig(vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, logits_scaling=8.0, initializer_range=1.0)
+    config = GraniteConfig(
+        vocab_size=400,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        logits_scaling=8.0,
+        initializer_range=1.0,
+    )
     with pytest.raises(ValueError, match="GraniteForCausalLM scales or shifts its logits"):
         Cell2TextForConditionalGeneration.from_components(encoder_config(tiny_processor), config, tiny_processor)
 
@@ -270,10 +322,19 @@ def test_encoders_of_geneformers_shapes(generation, shape, tmp_path):
 
     layers, hidden, heads, inner = shape
     processor = make_processor(specials=("<pad>", "<mask>", "<cls>", "<eos>")[: 2 if generation == "V1" else 4])
-    config = encoder_config(processor, num_hidden_layers=min(layers, 2), hidden_size=hidden, num_attention_heads=heads, intermediate_size=inner, hidden_act="relu")
+    config = encoder_config(
+        processor,
+        num_hidden_layers=min(layers, 2),
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        hidden_act="relu",
+    )
     geneformer = BertForMaskedLM(config).eval()
     geneformer.save_pretrained(tmp_path)
-    language_model = LlamaConfig(vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    language_model = LlamaConfig(
+        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
     model = Cell2TextForConditionalGeneration.from_components(str(tmp_path), language_model, processor)
     assert model.config.freeze_cell_encoder and model.config.cell_feature_layer == -2
     cells = processor.pad_cells([[processor.rank_encode(make_adata(1))[0]]], return_tensors="pt")
@@ -332,7 +393,12 @@ def test_the_forward_pass_compiles_without_a_break(projector, tiny_processor, ce
 def test_a_device_map_may_put_parts_on_disk(tiny_processor, cells, tmp_path):
     model = make_model(processor=tiny_processor)
     model.save_pretrained(tmp_path / "model")
-    device_map = {"model.cell_encoder": "cpu", "model.projector": "cpu", "model.language_model": "disk", "lm_head": "cpu"}
+    device_map = {
+        "model.cell_encoder": "cpu",
+        "model.projector": "cpu",
+        "model.language_model": "disk",
+        "lm_head": "cpu",
+    }
     spread = Cell2TextForConditionalGeneration.from_pretrained(
         tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload"
     )
@@ -345,7 +411,9 @@ def test_a_large_model_is_saved_in_shards(tiny_processor, cells, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     inputs = batch_of(tiny_processor, [[cells[0]]])
-    assert torch.equal(model(**inputs).logits, Cell2TextForConditionalGeneration.from_pretrained(tmp_path)(**inputs).logits)
+    assert torch.equal(
+        model(**inputs).logits, Cell2TextForConditionalGeneration.from_pretrained(tmp_path)(**inputs).logits
+    )
 
 
 def test_cells_start_at_the_scale_of_words(tiny_processor, cells):
@@ -368,7 +436,9 @@ def test_mlp_projector_takes_the_highest_ranked_genes_after_cls(tiny_processor, 
 
 def test_positions_are_those_of_vaswani():
     positions = sinusoidal_positions(7, 6).numpy()
-    assert positions[3, 0] == pytest.approx(np.sin(3)) and positions[3, 3] == pytest.approx(np.cos(3 / 1e4 ** (2 / 6)), rel=1e-5)
+    assert positions[3, 0] == pytest.approx(np.sin(3)) and positions[3, 3] == pytest.approx(
+        np.cos(3 / 1e4 ** (2 / 6)), rel=1e-5
+    )
 
 
 def test_a_perceiver_that_cannot_split_its_heads_is_refused(tiny_processor):
@@ -384,6 +454,8 @@ def test_impossible_configurations_are_refused(field, value, tiny_model):
 
 
 def test_a_processor_for_another_language_model_adds_its_placeholder():
-    processor = Cell2TextProcessor.from_components(make_tokenizer(), make_vocabulary(), num_cell_tokens=2, cell_token="<|cell|>")
+    processor = Cell2TextProcessor.from_components(
+        make_tokenizer(), make_vocabulary(), num_cell_tokens=2, cell_token="<|cell|>"
+    )
     model = make_model(processor=processor)
     assert model.config.cell_token_id == processor.tokenizer.convert_tokens_to_ids("<|cell|>")

@@ -20,7 +20,11 @@ def trained(request, tmp_path_factory):
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
     modules_to_save = ["projector"] if request.param else ["projector", "cell_encoder"]
     config = LoraConfig(
-        r=4, target_modules=lora_pattern(base), modules_to_save=modules_to_save, task_type="CAUSAL_LM", init_lora_weights=False
+        r=4,
+        target_modules=lora_pattern(base),
+        modules_to_save=modules_to_save,
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
     )
     torch.manual_seed(0)
     adapted = get_peft_model(base, config)

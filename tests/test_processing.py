@@ -26,7 +26,9 @@ def test_a_placeholder_becomes_one_token_a_feature(tiny_processor):
 
 
 def test_cells_are_padded_and_masked(tiny_processor):
-    inputs = tiny_processor(text=["<cell><cell> Compare.", "<cell> Describe."], cells=[[CELL, OTHER], [OTHER]], return_tensors="pt")
+    inputs = tiny_processor(
+        text=["<cell><cell> Compare.", "<cell> Describe."], cells=[[CELL, OTHER], [OTHER]], return_tensors="pt"
+    )
     assert inputs["cell_input_ids"].tolist() == [[[2, 10, 11, 3], [2, 12, 3, 0]], [[2, 12, 3, 0], [0, 0, 0, 0]]]
     assert inputs["cell_attention_mask"].tolist() == [[[1, 1, 1, 1], [1, 1, 1, 0]], [[1, 1, 1, 0], [0, 0, 0, 0]]]
 
@@ -53,7 +55,9 @@ def test_cells_longer_than_the_model_reads_keep_their_closing_token(tiny_process
     assert len(ids) == 32 and ids[0] == 2 and ids[-1] == 3 and ids[-2] == 33
 
 
-@pytest.mark.parametrize("template", [TEXT_TEMPLATE, BLOCK_TEMPLATE, DEFAULT_CHAT_TEMPLATE], ids=["text", "blocks", "plain"])
+@pytest.mark.parametrize(
+    "template", [TEXT_TEMPLATE, BLOCK_TEMPLATE, DEFAULT_CHAT_TEMPLATE], ids=["text", "blocks", "plain"]
+)
 def test_chat_templates_with_and_without_blocks_say_the_same(template):
     processor = make_processor(template)
     text = processor.apply_chat_template(chat(CELL), add_generation_prompt=True)
@@ -89,7 +93,9 @@ def test_an_empty_system_prompt_is_left_out(tiny_processor):
 
 def test_assistant_tokens_are_found_behind_expanded_placeholders(tiny_processor):
     messages = [*chat(CELL), {"role": "assistant", "content": "A B cell."}]
-    inputs = tiny_processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    inputs = tiny_processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
     ids, mask = np.array(inputs["input_ids"][0]), np.array(inputs["assistant_masks"][0], dtype=bool)
     assert tiny_processor.tokenizer.decode(ids[mask]) == "A B cell.<|im_end|>"
 
@@ -114,7 +120,10 @@ def test_a_tokenizer_without_template_or_padding_gets_both():
     tokenizer.pad_token = None
     processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary())
     assert processor.tokenizer.pad_token == "<|im_end|>"
-    assert processor.apply_chat_template(chat(CELL), add_generation_prompt=True) == "user: <cell>Describe this cell.\nassistant: "
+    assert (
+        processor.apply_chat_template(chat(CELL), add_generation_prompt=True)
+        == "user: <cell>Describe this cell.\nassistant: "
+    )
 
 
 def test_cut_placeholders_are_refused_with_the_length_they_need(tiny_processor):
@@ -122,16 +131,27 @@ def test_cut_placeholders_are_refused_with_the_length_they_need(tiny_processor):
     needed = len(tiny_processor(text=text)["input_ids"][0])
     with pytest.raises(ValueError, match=f"max_length=8 cut the prompt: 8 of 10 <cell> tokens.*at least {needed}"):
         tiny_processor(text=text, cells=[[CELL, OTHER]], truncation=True, max_length=8)
-    assert len(tiny_processor(text=text, cells=[[CELL, OTHER]], truncation=True, max_length=needed)["input_ids"][0]) == needed
+    assert (
+        len(tiny_processor(text=text, cells=[[CELL, OTHER]], truncation=True, max_length=needed)["input_ids"][0])
+        == needed
+    )
 
 
 @pytest.mark.parametrize(
     ("texts", "cells", "message"),
     [
-        pytest.param(["<cell><cell>"], [[CELL]], r"\[2\] <cell> placeholders but came with \[1\] cells", id="missing_cell"),
-        pytest.param(["text"], [[CELL]], r"\[0\] <cell> placeholders but came with \[1\] cells", id="missing_placeholder"),
-        pytest.param(["<cell>", "<cell>"], [[CELL]], r"\[1, 1\] <cell> placeholders but came with \[1\]", id="missing_row"),
-        pytest.param(["<cell>"], [[np.array([2, 99, 3])]], "token 99, but the vocabulary has 64 tokens", id="other_vocabulary"),
+        pytest.param(
+            ["<cell><cell>"], [[CELL]], r"\[2\] <cell> placeholders but came with \[1\] cells", id="missing_cell"
+        ),
+        pytest.param(
+            ["text"], [[CELL]], r"\[0\] <cell> placeholders but came with \[1\] cells", id="missing_placeholder"
+        ),
+        pytest.param(
+            ["<cell>", "<cell>"], [[CELL]], r"\[1, 1\] <cell> placeholders but came with \[1\]", id="missing_row"
+        ),
+        pytest.param(
+            ["<cell>"], [[np.array([2, 99, 3])]], "token 99, but the vocabulary has 64 tokens", id="other_vocabulary"
+        ),
     ],
 )
 def test_cells_that_do_not_fit_are_refused(tiny_processor, texts, cells, message):

@@ -71,7 +71,14 @@ def test_numba_gives_the_tokens_of_numpy():
     counts = sp.random(300, 400, density=0.3, random_state=0, data_rvs=lambda n: rng.integers(1, 4, n)).tocsr()
     medians = rng.choice([0.5, 1.0, 1.0 + 1e-9, 2.0], size=400)  # ties, and scores that differ beyond float32
     token_ids = rng.permutation(400) - 20
-    arguments = counts.indptr, counts.indices, counts.data.astype(float), np.asarray(counts.sum(1)).ravel(), token_ids, medians
+    arguments = (
+        counts.indptr,
+        counts.indices,
+        counts.data.astype(float),
+        np.asarray(counts.sum(1)).ravel(),
+        token_ids,
+        medians,
+    )
     for max_genes in (1000, 50):
         tokens, lengths = rank_rows(*arguments, max_genes)
         compiled_tokens, compiled_lengths = rank_rows_compiled()(*arguments, max_genes)
@@ -172,7 +179,9 @@ def test_cell_without_counts_is_kept_and_reported(tiny_adata):
     tiny_adata.X[3] = 0
     cells, report = rank(tiny_adata)
     assert len(cells) == 12 and cells[3].tolist() == [2, 3]
-    assert report.empty_cells == ["cell3"] and report.mapped_fraction[3] == 0 and "1 cells without counts" in str(report)
+    assert (
+        report.empty_cells == ["cell3"] and report.mapped_fraction[3] == 0 and "1 cells without counts" in str(report)
+    )
 
 
 def test_cut_cells_are_reported(tiny_adata):
@@ -188,10 +197,18 @@ def test_empty_file_gives_no_cells(tiny_adata):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(lambda x: np.log1p(x), r"adata.X holds fractional values \(cell 'cell\d+': .*\).*layer='counts'", id="log1p"),
-        pytest.param(lambda x: x - x.mean(0), r"adata.X holds negative values \(cell 'cell0': -.*layer='counts'", id="scaled"),
-        pytest.param(lambda x: np.where(x == x.max(), np.nan, x), r"NaN or infinite values \(cell 'cell\d+': nan\)", id="nan"),
-        pytest.param(lambda x: np.where(x == x.max(), np.inf, x), r"NaN or infinite values \(cell 'cell\d+': inf\)", id="inf"),
+        pytest.param(
+            lambda x: np.log1p(x), r"adata.X holds fractional values \(cell 'cell\d+': .*\).*layer='counts'", id="log1p"
+        ),
+        pytest.param(
+            lambda x: x - x.mean(0), r"adata.X holds negative values \(cell 'cell0': -.*layer='counts'", id="scaled"
+        ),
+        pytest.param(
+            lambda x: np.where(x == x.max(), np.nan, x), r"NaN or infinite values \(cell 'cell\d+': nan\)", id="nan"
+        ),
+        pytest.param(
+            lambda x: np.where(x == x.max(), np.inf, x), r"NaN or infinite values \(cell 'cell\d+': inf\)", id="inf"
+        ),
     ],
 )
 def test_values_that_are_no_counts_are_refused(tiny_adata, change, message):
@@ -232,7 +249,9 @@ def test_expected_counts_are_ranked_when_asked(tiny_adata):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        pytest.param([f"g{i}" for i in range(N_GENES)], "0 of 60 genes are in the vocabulary .first: 'g0'", id="unknown"),
+        pytest.param(
+            [f"g{i}" for i in range(N_GENES)], "0 of 60 genes are in the vocabulary .first: 'g0'", id="unknown"
+        ),
         pytest.param(["Actb", "Gapdh", "Cd4"] * 20, "0 of 60 genes.*Mouse symbols", id="mouse_symbols"),
         pytest.param([f"ENSMUSG{i:011d}" for i in range(N_GENES)], "mouse Ensembl ids", id="mouse_ids"),
     ],

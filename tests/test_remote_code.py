@@ -42,7 +42,12 @@ def run_without_package(code: str, folder) -> str:
         assert importlib.util.find_spec("modeling_cell2text") is None, "the package is still there"
         assert importlib.util.find_spec("cell2text") is None, "the package is still there"
     """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(folder / "modules"),
+        "OMP_NUM_THREADS": "1",
+    }
     environment.pop("PYTHONPATH", None)
     script = textwrap.dedent(guard) + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, env=environment)

@@ -83,7 +83,9 @@ def test_the_loss_is_on_the_completion_alone_token_by_token(tmp_path):
     processor, tokenizer = trainer.processing_class, trainer.processing_class.tokenizer
     batch = next(iter(trainer.get_train_dataloader()))
     prompt = processor.apply_chat_template(processor.conversation(), tokenize=True, add_generation_prompt=True)[0]
-    for ids, labels, mask in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), batch["attention_mask"].tolist()):
+    for ids, labels, mask in zip(
+        batch["input_ids"].tolist(), batch["labels"].tolist(), batch["attention_mask"].tolist()
+    ):
         assert ids[: len(prompt)] == prompt and labels[: len(prompt)] == [-100] * len(prompt)
         answer = [(token, label) for token, label, real in zip(ids, labels, mask) if real][len(prompt) :]
         assert all(token == label for token, label in answer)
@@ -147,12 +149,17 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
     assert set(results) == {"n", "cell2text", "shuffled_cells", "exact_text", "majority", "knn", "logistic_regression"}
     assert results["n"] == 8 and results["majority"] == 0.25 and results["logistic_regression"] == 1.0
     predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    assert len(predictions) == 8 and {"cell_id", "prediction", "reference", "cell_type", "donor_id"} <= set(predictions[0])
+    assert len(predictions) == 8 and {"cell_id", "prediction", "reference", "cell_type", "donor_id"} <= set(
+        predictions[0]
+    )
     assert "logistic regression on counts" in done.stdout and "eval_loss" in done.stdout
     assert list(out.rglob("events.out.tfevents.*"))
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     assert model.config.num_cell_tokens == processor.num_cell_tokens == 2
-    assert not [path for path in out.iterdir() if path.suffix in (".bin", ".pkl", ".pt")] or (out / "training_args.bin").exists()
+    assert (
+        not [path for path in out.iterdir() if path.suffix in (".bin", ".pkl", ".pt")]
+        or (out / "training_args.bin").exists()
+    )
 
 
 def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
@@ -203,7 +210,16 @@ def test_two_ranks_train_what_one_rank_trains_with_the_same_global_batch(small_h
         "projector_dropout": 0.0,
     }  # fmt: skip
     run(tmp_path / "one", **options, per_device_train_batch_size=8)
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    launcher = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    )
     run(tmp_path / "two", launcher=launcher, **options, per_device_train_batch_size=4, ddp_backend="gloo")
     one, two = (weights(tmp_path / name / "out") for name in ("one", "two"))
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5

@@ -152,4 +152,3 @@ class TestProcessor(processing_common.ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def _setup_tokenizer(cls):
         return make_processor().tokenizer
-

@@ -90,7 +90,11 @@ def test_an_unknown_generation_is_refused(tmp_path):
     ("change", "message"),
     [
         pytest.param(lambda text: text.replace("median", "mean", 1), "not a gene vocabulary", id="columns"),
-        pytest.param(lambda text: "\n".join(text.splitlines()[:9] + text.splitlines()[10:]), "is damaged: line 10", id="lost_line"),
+        pytest.param(
+            lambda text: "\n".join(text.splitlines()[:9] + text.splitlines()[10:]),
+            "is damaged: line 10",
+            id="lost_line",
+        ),
         pytest.param(lambda text: "", "not a gene vocabulary", id="empty"),
     ],
 )

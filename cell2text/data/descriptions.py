@@ -25,9 +25,7 @@ def describe_row(row: Mapping[str, str]) -> str | None:
         definition = term_definition(known(row.get("cell_type_ontology_term_id")) or "")
         explained = f": {lower_article(definition)}" if definition else ""
         sentences.append(f"This cell is {with_article(cell_type)}{explained}.")
-    origin = " of ".join(
-        [*([f"the {tissue}"] if tissue else []), *([describe_donor(disease)] if disease else [])]
-    )
+    origin = " of ".join([*([f"the {tissue}"] if tissue else []), *([describe_donor(disease)] if disease else [])])
     if origin:
         sentences.append(f"{'It' if cell_type else 'This cell'} comes from {origin}.")
     return " ".join(sentences) or None

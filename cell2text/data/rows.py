@@ -59,7 +59,12 @@ def row_features(processor: Cell2TextProcessor) -> Features:
 
 
 def build_rows(
-    adata, processor: Cell2TextProcessor, *, layer: str | None = None, gene_key: str | None = None, allow_fractional=False
+    adata,
+    processor: Cell2TextProcessor,
+    *,
+    layer: str | None = None,
+    gene_key: str | None = None,
+    allow_fractional=False,
 ) -> tuple[Dataset, RowsReport]:
     """Build one training row for every cell that has counts and something known about it.
 
@@ -86,11 +91,11 @@ def build_rows(
     present = [name for name in METADATA_COLUMNS if name in adata.obs.columns]
     if not {"cell_type", "tissue", "disease"} & set(present):
         raise KeyError(
-            f"adata.obs has no cell_type, tissue or disease column to describe a cell by; it has {list(adata.obs.columns)}."
+            "adata.obs has no cell_type, tissue or disease column to describe a cell by; it has "
+            f"{list(adata.obs.columns)}."
         )
-    cells, ranking = processor.rank_encode(
-        adata, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, return_report=True
-    )
+    options = {"layer": layer, "gene_key": gene_key, "allow_fractional": allow_fractional}
+    cells, ranking = processor.rank_encode_with_report(adata, **options)
     metadata = adata.obs[present].astype(str).to_dict(orient="records")
     dropped = {"without counts": 0, "about which nothing is known": 0}
     rows = []

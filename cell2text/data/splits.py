@@ -20,10 +20,10 @@ def stratified_split(labels: Sequence[str], share: float, *, seed: int) -> tuple
     -------
     Indices of the first and of the second part, ascending.
     """
-    labels = np.asarray(labels)
-    values, counts = np.unique(labels, return_counts=True)
-    single = np.isin(labels, values[counts < 2])
+    names = np.asarray(labels)
+    values, counts = np.unique(names, return_counts=True)
+    single = np.isin(names, values[counts < 2])
     kept, held_out = train_test_split(
-        np.flatnonzero(~single), test_size=share, stratify=labels[~single], random_state=seed, shuffle=True
+        np.flatnonzero(~single), test_size=share, stratify=names[~single], random_state=seed, shuffle=True
     )
     return np.sort(np.concatenate([kept, np.flatnonzero(single)])), np.sort(held_out)

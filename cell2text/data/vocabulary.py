@@ -13,8 +13,9 @@ from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 class MedianAccumulator:
     """Non-zero medians of many genes from a stream, in memory that does not grow with the number of cells.
 
-    Values are counted in bins of their leading 10 mantissa bits, so that a median is within 0.05 % of the exact one. The
-    bins of two accumulators add up: neither the order of cells nor their distribution over workers changes the result.
+    Values are counted in bins of their leading 10 mantissa bits, so that a median is within 0.05 % of the exact one.
+    The bins of two accumulators add up: neither the order of cells nor their distribution over workers changes the
+    result.
     """
 
     MANTISSA_BITS = 10
@@ -62,12 +63,17 @@ class MedianAccumulator:
 
 
 def fit_vocabulary(
-    adatas: Iterable, *, layer: str | None = None, max_genes: int = 2048, min_cells: int = 3, allow_fractional: bool = False
+    adatas: Iterable,
+    *,
+    layer: str | None = None,
+    max_genes: int = 2048,
+    min_cells: int = 3,
+    allow_fractional: bool = False,
 ) -> GeneVocabulary:
     """Fit a vocabulary to the cells of one or more AnnData, in memory or backed.
 
-    Counts are normalised to 10,000 a cell; the median of a gene is taken over the cells that express it, as Geneformer's
-    was.
+    Counts are normalised to 10,000 a cell; the median of a gene is taken over the cells that express it, as
+    Geneformer's was.
 
     Parameters
     ----------

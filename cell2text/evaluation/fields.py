@@ -1,6 +1,7 @@
 """Read metadata back from a description."""
 
 import re
+from collections.abc import Sequence
 
 
 CELL_TYPE = re.compile(r"This cell is an? (?P<name>.+?)(?=: |\. |\.?$)")
@@ -12,7 +13,7 @@ def read_cell_type(text: str) -> str | None:
     return match["name"] if match else None
 
 
-def accuracy(predictions: list[str | None], labels: list[str]) -> float:
+def accuracy(predictions: Sequence[str | None], labels: Sequence[str]) -> float:
     """Share of predictions that equal their label; a prediction that was not found is wrong.
 
     Raises
@@ -21,5 +22,9 @@ def accuracy(predictions: list[str | None], labels: list[str]) -> float:
         If the lists differ in length or are empty.
     """
     if len(predictions) != len(labels) or not labels:
-        raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels: expected one for each, and at least one.")
-    return sum(prediction is not None and prediction == label for prediction, label in zip(predictions, labels)) / len(labels)
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(labels)} labels: expected one for each, and at least one."
+        )
+    return sum(prediction is not None and prediction == label for prediction, label in zip(predictions, labels)) / len(
+        labels
+    )

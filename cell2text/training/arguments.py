@@ -6,12 +6,14 @@ from typing import Literal
 
 @dataclass
 class Cell2TextArguments:
-    """Data, parts and stages of a run; the model's path, LoRA and all of training are TRL's `ModelConfig` and `SFTConfig`."""
+    """Data, parts and stages of a run; the model's path, LoRA and all of training are TRL's `ModelConfig` and
+    `SFTConfig`."""
 
     dataset: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "h5ad files; or one dataset, a folder or a Hub id, with train and test splits; or `example_cells`, the "
+            "help": "h5ad files; or one dataset, a folder or a Hub id, with train and test splits; or "
+            "`example_cells`, the "
             "cells that ship with the package."
         },
     )
@@ -26,35 +28,51 @@ class Cell2TextArguments:
     split_seed: int = field(default=42, metadata={"help": "Seed of the split."})
     hold_out: Literal["test", "validation"] = field(
         default="test",
-        metadata={"help": "`validation` holds out as many of the training cells instead, and never sees the test cells."},
+        metadata={
+            "help": "`validation` holds out as many of the training cells instead, and never sees the test cells."
+        },
     )
 
     stage: Literal["full", "lora", "projector"] | None = field(
         default=None,
         metadata={
-            "help": "What trains: everything (`full`), LoRA on the language model and the projector (`lora`), the projector "
+            "help": "What trains: everything (`full`), LoRA on the language model and the projector (`lora`), the "
+            "projector "
             "alone (`projector`). A frozen encoder stays frozen. `lora` with --use_peft, else `full`, when left out."
         },
     )
     cell_encoder: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a pretrained encoder, such as Geneformer; a fresh one if left out."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a pretrained encoder, such as Geneformer; a fresh one if left out."},
     )
-    cell_encoder_subfolder: str | None = field(default=None, metadata={"help": "Folder inside the encoder's repository."})
+    cell_encoder_subfolder: str | None = field(
+        default=None, metadata={"help": "Folder inside the encoder's repository."}
+    )
     gene_vocab: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub id of the encoder's gene vocabulary; fitted to the training cells if left out."},
+        metadata={
+            "help": "Folder or Hub id of the encoder's gene vocabulary; fitted to the training cells if left out."
+        },
     )
     gguf_file: str | None = field(default=None, metadata={"help": "GGUF file inside the language model's folder."})
-    projector_type: Literal["mlp", "perceiver", "pooled"] = field(default="mlp", metadata={"help": "Kind of the projector."})
+    projector_type: Literal["mlp", "perceiver", "pooled"] = field(
+        default="mlp", metadata={"help": "Kind of the projector."}
+    )
     projector_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the projector."})
-    num_cell_tokens: int = field(default=256, metadata={"help": "Features, and so text tokens, that stand for one cell."})
+    num_cell_tokens: int = field(
+        default=256, metadata={"help": "Features, and so text tokens, that stand for one cell."}
+    )
     cell_feature_layer: int | None = field(default=None, metadata={"help": "Encoder layer that is projected."})
     freeze_cell_encoder: bool | None = field(
         default=None, metadata={"help": "Keep the encoder frozen: true for a pretrained one, false for a fresh one."}
     )
-    gene_dropout: float = field(default=0.0, metadata={"help": "Largest share of genes hidden from an encoder in training."})
+    gene_dropout: float = field(
+        default=0.0, metadata={"help": "Largest share of genes hidden from an encoder in training."}
+    )
     max_genes: int | None = field(default=None, metadata={"help": "Longest ranked cell, special tokens included."})
-    system_prompt: str | None = field(default=None, metadata={"help": "System message; the processor's own if left out."})
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message; the processor's own if left out."}
+    )
     instruction: str | None = field(default=None, metadata={"help": "Instruction; the processor's own if left out."})
 
     encoder_hidden_size: int = field(default=256, metadata={"help": "Width of a fresh encoder."})
@@ -65,6 +83,14 @@ class Cell2TextArguments:
     decoder_heads: int = field(default=4, metadata={"help": "Attention heads of a fresh language model."})
     decoder_vocab_size: int = field(default=2000, metadata={"help": "Tokens of a fresh language model."})
 
+    gene_embeddings: Literal["random", "svd"] = field(
+        default="random",
+        metadata={
+            "help": "Gene embeddings of a fresh encoder: `random` ones that train, or `svd` ones from the "
+            "co-expression of the "
+            "training cells, which stay fixed."
+        },
+    )
     warm_start_epochs: float = field(
         default=0.0, metadata={"help": "Epochs in which a fresh encoder first learns to tell cell types apart."}
     )
@@ -74,19 +100,26 @@ class Cell2TextArguments:
 
     describe_held_out: bool = field(default=True, metadata={"help": "Describe all held-out cells after training."})
     max_new_tokens: int = field(default=160, metadata={"help": "Longest description, in tokens."})
-    generation_batch_size: int = field(default=64, metadata={"help": "Cells described at a time; of no effect on the texts."})
+    generation_batch_size: int = field(
+        default=64, metadata={"help": "Cells described at a time; of no effect on the texts."}
+    )
     baselines: bool = field(
         default=True, metadata={"help": "Compare with kNN and logistic regression on the same cells (h5ad files only)."}
     )
     cpu_threads: int | None = field(
         default=None,
-        metadata={"help": "Threads on CPU, 0 for all cores: `accelerate launch` gives a process one. Left alone if left out."},
+        metadata={
+            "help": "Threads on CPU, 0 for all cores: `accelerate launch` gives a process one. Left alone if left out."
+        },
     )
 
     def __post_init__(self):
         if self.warm_start_epochs > 0 and self.cell_encoder is not None:
             raise ValueError(
-                "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained --cell_encoder."
+                "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained "
+                "--cell_encoder."
             )
+        if self.gene_embeddings == "svd" and self.cell_encoder is not None:
+            raise ValueError("gene_embeddings=svd would overwrite those of the pretrained --cell_encoder.")
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}: expected a share between 0 and 1.")

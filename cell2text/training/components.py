@@ -1,6 +1,7 @@
 """The processor and the model of a run: loaded, assembled from pretrained parts, or made from scratch."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -38,7 +39,10 @@ def load_components(
             model.model.freeze_cell_encoder(args.freeze_cell_encoder)
         return model, processor
     processor = make_processor(args, model_args, source)
-    language_model_kwargs = {"revision": model_args.model_revision, "attn_implementation": model_args.attn_implementation}
+    language_model_kwargs: dict[str, Any] = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+    }
     if args.gguf_file is not None:
         from transformers import GgufConfig
 
@@ -71,7 +75,9 @@ def make_processor(args: Cell2TextArguments, model_args: ModelConfig, source) ->
     if args.gene_vocab is None and not isinstance(source, CellSplits):
         raise ValueError("A dataset of ranked cells needs the vocabulary that ranked them: pass --gene_vocab.")
     vocabulary = source.vocabulary(args) if args.gene_vocab is None else GeneVocabulary.from_pretrained(args.gene_vocab)
-    prompts = {name: getattr(args, name) for name in ("system_prompt", "instruction") if getattr(args, name) is not None}
+    prompts = {
+        name: getattr(args, name) for name in ("system_prompt", "instruction") if getattr(args, name) is not None
+    }
     if model_args.model_name_or_path is not None:
         gguf = {} if args.gguf_file is None else {"gguf_file": args.gguf_file}
         tokenizer = AutoTokenizer.from_pretrained(
@@ -81,7 +87,9 @@ def make_processor(args: Cell2TextArguments, model_args: ModelConfig, source) ->
         prompt = " ".join([args.system_prompt or "", args.instruction or INSTRUCTION, "system: user: assistant: \n"])
         tokenizer = train_tokenizer([*source.texts(), *[prompt] * 10], args.decoder_vocab_size)
     else:
-        raise ValueError("A fresh language model learns its words from h5ad files: pass --model_name_or_path for a dataset.")
+        raise ValueError(
+            "A fresh language model learns its words from h5ad files: pass --model_name_or_path for a dataset."
+        )
     return Cell2TextProcessor.from_components(
         tokenizer, vocabulary, num_cell_tokens=args.num_cell_tokens, max_genes=args.max_genes, **prompts
     )

@@ -21,7 +21,9 @@ from pipeline_cell2text import CellToTextPipeline
 EXAMPLES = 5
 
 
-def describe_held_out(model, processor, rows: Dataset, source, args: Cell2TextArguments, output_dir: str, *, seed: int) -> dict:
+def describe_held_out(
+    model, processor, rows: Dataset, source, args: Cell2TextArguments, output_dir: str, *, seed: int
+) -> dict:
     """Write `predictions.jsonl` and `results.json`, print five texts and a table, and return the results.
 
     Parameters
@@ -67,7 +69,9 @@ def derangement(n: int, seed: int) -> np.ndarray:
 
 
 def baseline_accuracies(source: CellSplits, rows: Dataset, args: Cell2TextArguments, *, seed: int) -> dict:
-    train, test = (ad.concat(adatas, join="outer", fill_value=0, index_unique="|") for adatas in (source.train, source.test))
+    train, test = (
+        ad.concat(adatas, join="outer", fill_value=0, index_unique="|") for adatas in (source.train, source.test)
+    )
     described = np.isin([name.split("|")[0] for name in test.obs_names], rows["cell_id"])
     test = test[described, train.var_names]
     predictions = baseline_predictions(

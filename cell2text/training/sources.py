@@ -43,8 +43,13 @@ class CellSplits:
         for name, adatas in (("train", self.train), ("test", self.test)):
             parts = []
             for adata in adatas:
-                options = {"layer": args.layer, "gene_key": args.gene_key, "allow_fractional": args.allow_fractional}
-                dataset, report = build_rows(adata, processor, **options)
+                dataset, report = build_rows(
+                    adata,
+                    processor,
+                    layer=args.layer,
+                    gene_key=args.gene_key,
+                    allow_fractional=args.allow_fractional,
+                )
                 logger.warning(f"{name}: {report}")
                 parts.append(dataset)
             splits[name] = concatenate_datasets(parts)
@@ -61,7 +66,8 @@ def load_source(args: Cell2TextArguments) -> CellSplits | DatasetDict:
     """
     if not args.dataset:
         raise ValueError(
-            "--dataset names nothing: pass h5ad files, a dataset's folder or Hub id, or example_cells; or run train_sft.py "
+            "--dataset names nothing: pass h5ad files, a dataset's folder or Hub id, or example_cells; or run "
+            "train_sft.py "
             "without any argument for the embedded default."
         )
     if all(name == EXAMPLE or name.endswith(".h5ad") for name in args.dataset):
@@ -87,7 +93,9 @@ def split_files(paths: list[Path], args: Cell2TextArguments) -> CellSplits:
     for number, adata in enumerate(adatas):
         lacking = [column for column in args.stratify if column not in adata.obs.columns]
         if lacking:
-            raise ValueError(f"{paths[number]} lacks the columns {lacking} of --stratify; it has {list(adata.obs.columns)}.")
+            raise ValueError(
+                f"{paths[number]} lacks the columns {lacking} of --stratify; it has {list(adata.obs.columns)}."
+            )
         labels += list(adata.obs[args.stratify].astype(str).agg("|".join, axis=1))
         origin += [(number, row) for row in range(adata.n_obs)]
     train, test = stratified_split(labels, args.test_share, seed=args.split_seed)
@@ -96,7 +104,9 @@ def split_files(paths: list[Path], args: Cell2TextArguments) -> CellSplits:
         train, test = train[kept], train[validation]
 
     def parts(indices):
-        chosen = [[origin[index][1] for index in indices if origin[index][0] == number] for number in range(len(adatas))]
+        chosen = [
+            [origin[index][1] for index in indices if origin[index][0] == number] for number in range(len(adatas))
+        ]
         return [adata[rows].copy() for adata, rows in zip(adatas, chosen) if rows]
 
     return CellSplits(parts(train), parts(test))

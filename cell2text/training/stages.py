@@ -20,7 +20,7 @@ def apply_stage(model: Cell2TextForConditionalGeneration, args: Cell2TextArgumen
     stage = args.stage or ("lora" if model_args.use_peft else "full")
     if stage == "lora":
         model_args.use_peft = True
-        model_args.lora_target_modules = model_args.lora_target_modules or lora_pattern(model)
+        model_args.lora_target_modules = model_args.lora_target_modules or lora_pattern(model)  # type: ignore[assignment]
         trained = ["projector"] if model.config.freeze_cell_encoder else ["projector", "cell_encoder"]
         model_args.lora_modules_to_save = model_args.lora_modules_to_save or trained
     elif stage == "projector":

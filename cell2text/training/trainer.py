@@ -81,6 +81,7 @@ def refuse_long_rows(dataset, max_length: int, name: str) -> None:
     longer = sum(length > max_length for length in lengths)
     if longer:
         raise ValueError(
-            f"max_length={max_length} would cut {longer:,} of {len(lengths):,} rows of the {name} dataset; the longest has "
+            f"max_length={max_length} would cut {longer:,} of {len(lengths):,} rows of the {name} dataset; the "
+            "longest has "
             f"{max(lengths)} tokens. Raise it to at least {max(lengths)}, or lower num_cell_tokens."
         )

@@ -1,7 +1,7 @@
-"""The warm start: a fresh encoder learns to tell cell types apart before it meets the language model.
+"""The warm start: a fresh encoder and projector learn to tell cell types apart before they meet the language model.
 
-A language model's loss on a few words is a weak signal for an encoder that knows nothing yet; a classifier's is a strong
-one. The classification head is thrown away.
+A language model's loss on a few words is a weak signal for an encoder that knows nothing yet; a classifier's is a
+strong one. The classification head is thrown away.
 """
 
 import torch
@@ -10,24 +10,22 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from cell2text.data.descriptions import known
-from modeling_cell2text import Cell2TextForConditionalGeneration, pool_states
+from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
 class CellClassifier(nn.Module):
-    """A linear head on the pooled states of a model's encoder, which it shares and trains."""
+    """A linear head on a model's projected cells; it shares and trains the encoder and the projector."""
 
     def __init__(self, model: Cell2TextForConditionalGeneration, n_classes: int):
         super().__init__()
-        self.backbone = model.model
-        self.has_cls = model.config.cell_cls_token_id is not None
-        self.head = nn.Linear(model.config.cell_config.hidden_size * (2 if self.has_cls else 1), n_classes)
+        self.cell_encoder, self.projector = model.model.cell_encoder, model.model.projector
+        self.get_cell_features = model.model.get_cell_features
+        self.head = nn.Linear(model.config.num_cell_tokens * model.config.text_config.hidden_size, n_classes)
 
     def forward(self, cell_input_ids, cell_attention_mask, labels):
-        states = self.backbone.get_cell_features(cell_input_ids, cell_attention_mask).last_hidden_state
-        genes = cell_attention_mask.bool() & self.backbone._is_gene(cell_input_ids)
-        pooled = pool_states(states.flatten(0, 1), genes.flatten(0, 1), has_cls=self.has_cls)
-        logits = self.head(pooled.to(self.head.weight.dtype))
+        features = self.get_cell_features(cell_input_ids, cell_attention_mask).pooler_output
+        logits = self.head(features.flatten(1).to(self.head.weight.dtype))
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
@@ -40,7 +38,7 @@ def warm_start_encoder(
     epochs: float,
     learning_rate: float,
 ) -> float:
-    """Train the encoder on the rows' cell types, in place.
+    """Train the encoder and the projector on the rows' cell types, in place.
 
     Parameters
     ----------
@@ -60,7 +58,10 @@ def warm_start_encoder(
 
     def collate(examples):
         labels = torch.tensor([classes.index(example["cell_type"]) for example in examples])
-        return {**processor.pad_cells([example["cells"] for example in examples], return_tensors="pt"), "labels": labels}
+        return {
+            **processor.pad_cells([example["cells"] for example in examples], return_tensors="pt"),
+            "labels": labels,
+        }
 
     options = TrainingArguments(
         output_dir=args.output_dir,
@@ -79,8 +80,9 @@ def warm_start_encoder(
         disable_tqdm=args.disable_tqdm,
         dataloader_pin_memory=False,
     )
+    model.train()  # the classifier borrows the model's parts, and gene dropout looks at the model
     classifier = CellClassifier(model, len(classes))
     trainer = Trainer(classifier, options, data_collator=collate, train_dataset=rows.select(labelled))
     loss = trainer.train().training_loss
-    model.to(args.device)
+    model.to(device=args.device)  # type: ignore[call-arg]
     return loss

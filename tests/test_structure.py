@@ -1,0 +1,112 @@
+"""The arrows between modules, and what must not stand in the project."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+HUB_FILES = {
+    "configuration_cell2text": set(),
+    "vocabulary_cell2text": set(),
+    "ranking_cell2text": {"vocabulary_cell2text"},
+    "processing_cell2text": {"ranking_cell2text", "vocabulary_cell2text"},
+    "modeling_cell2text": {"configuration_cell2text"},
+    "pipeline_cell2text": {"processing_cell2text"},
+}
+LAYERS = {
+    "cell2text/evaluation": {"cell2text.evaluation"},
+    "cell2text/data": {"cell2text.data"},
+    "cell2text/training": {"cell2text.data", "cell2text.evaluation", "cell2text.training"},
+}
+MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found
+
+
+def tracked_files() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [PROJECT / name for name in done.stdout.split("\n") if name and (PROJECT / name).exists()]
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_hub_files_import_their_siblings_alone(name):
+    own = {
+        module
+        for module in imports(PROJECT / f"{name}.py")
+        if module.endswith("_cell2text") or module.startswith("cell2text")
+    }
+    assert own == HUB_FILES[name]
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_hub_files_need_no_more_than_the_core(name):
+    from transformers.dynamic_module_utils import get_imports
+
+    allowed = {"numpy", "scipy", "torch", "transformers"}
+    standard = {
+        "collections",
+        "dataclasses",
+        "functools",
+        "hashlib",
+        "os",
+        "pathlib",
+        "pickle",
+        "re",
+        "shutil",
+        "typing",
+    }
+    assert set(get_imports(PROJECT / f"{name}.py")) <= allowed | standard
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_packages_import_downwards(folder):
+    for path in (PROJECT / folder).glob("*.py"):
+        own = {module for module in imports(path) if module.startswith("cell2text")}
+        assert all(any(module.startswith(allowed) for allowed in LAYERS[folder]) for module in own), path
+
+
+def test_evaluation_never_imports_the_model():
+    for path in (PROJECT / "cell2text" / "evaluation").glob("*.py"):
+        assert not imports(path) & (MODEL_FILES | {"processing_cell2text", "torch", "transformers"}), path
+
+
+def test_no_path_of_one_machine_and_no_pickle_is_committed():
+    for path in tracked_files():
+        assert path.suffix not in {".pkl", ".pickle", ".bin", ".pt", ".ckpt"}, path
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".cff", ".txt"}:
+            assert not re.search(r"(?<![\w.])/(home|root|Users|mnt|work)/\w", path.read_text(encoding="utf-8")), path
+
+
+def test_dependencies_are_declared():
+    text = (PROJECT / "pyproject.toml").read_text()
+    known = {"cellxgene_ontology_guide": "cellxgene-ontology-guide", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+    import sys
+
+    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("cell2text/**/*.py"), *PROJECT.glob("benchmarks/*.py")]:
+        for module in imports(path):
+            top = (module or "").split(".")[0]
+            if top in sys.stdlib_module_names or "cell2text" in top or not top:
+                continue
+            assert re.search(rf'"{known.get(top, top)}[\[>="]', text), (
+                f"{path.name} imports {top}, which pyproject.toml lacks"
+            )
+
+
+def test_every_citation_of_the_readme_exists():
+    readme = (PROJECT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
+        assert (PROJECT / target).exists(), target
