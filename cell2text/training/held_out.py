@@ -10,6 +10,7 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
+from cell2text.data.descriptions import known
 from cell2text.data.rows import METADATA_COLUMNS
 from cell2text.evaluation.baselines import baseline_predictions
 from cell2text.evaluation.fields import accuracy, read_cell_type
@@ -36,19 +37,20 @@ def describe_held_out(
     describe = CellToTextPipeline(model=model.eval(), processor=processor, device=model.device)
     options = {"batch_size": args.generation_batch_size, "max_new_tokens": args.max_new_tokens, "do_sample": False}
     cells = [row[0] for row in rows["cells"]]
-    texts = [result["generated_text"] for result in describe(cells, **options)]
-    shuffled_cells = [cells[index] for index in derangement(len(cells), seed)]
-    shuffled = [result["generated_text"] for result in describe(shuffled_cells, **options)]
-    labels = rows["cell_type"]
+    texts, shuffled = (
+        [result["generated_text"] for result in describe(chosen, **options)]
+        for chosen in (cells, [cells[index] for index in derangement(len(cells), seed)])
+    )
     references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
-    results = {
-        "n": len(labels),
-        "cell2text": accuracy([read_cell_type(text) for text in texts], labels),
-        "shuffled_cells": accuracy([read_cell_type(text) for text in shuffled], labels),
-        "exact_text": accuracy(texts, references),
-    }
+    labels = rows["cell_type"]
+    labelled = [index for index, label in enumerate(labels) if known(label)]
+    results: dict[str, float] = {"n": len(labelled)}
+    for name, said in (("cell2text", texts), ("shuffled_cells", shuffled)):
+        found = [read_cell_type(said[index]) for index in labelled]
+        results[name] = accuracy(found, [labels[index] for index in labelled])
+    results["exact_text"] = accuracy(texts, references)
     if args.baselines and isinstance(source, CellSplits):
-        results |= baseline_accuracies(source, rows, args, seed=seed)
+        results |= baseline_accuracies(source, args, seed=seed)
     predictions = [
         {"cell_id": row["cell_id"], "prediction": text, "reference": reference}
         | {name: row[name] for name in METADATA_COLUMNS}
@@ -68,16 +70,16 @@ def derangement(n: int, seed: int) -> np.ndarray:
     return moved
 
 
-def baseline_accuracies(source: CellSplits, rows: Dataset, args: Cell2TextArguments, *, seed: int) -> dict:
+def baseline_accuracies(source: CellSplits, args: Cell2TextArguments, *, seed: int) -> dict:
+    """Accuracy of every baseline on the held-out cells whose type is known."""
     train, test = (
         ad.concat(adatas, join="outer", fill_value=0, index_unique="|") for adatas in (source.train, source.test)
     )
-    described = np.isin([name.split("|")[0] for name in test.obs_names], rows["cell_id"])
-    test = test[described, train.var_names]
-    predictions = baseline_predictions(
-        train, train.obs["cell_type"].astype(str).tolist(), test, layer=args.layer, seed=seed
-    )
-    return {name: accuracy(values, test.obs["cell_type"].astype(str).tolist()) for name, values in predictions.items()}
+    train, test = (part[[known(label) is not None for label in part.obs["cell_type"]]] for part in (train, test))
+    test = test[:, train.var_names]
+    labels, truth = (part.obs["cell_type"].astype(str).tolist() for part in (train, test))
+    predictions = baseline_predictions(train, labels, test, layer=args.layer, seed=seed)
+    return {name: accuracy(values, truth) for name, values in predictions.items()}
 
 
 def print_results(results: dict, predictions: list[dict]) -> None:
