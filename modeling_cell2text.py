@@ -11,10 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
@@ -26,6 +23,11 @@ try:
     from .configuration_cell2text import Cell2TextConfig
 except ImportError:
     from configuration_cell2text import Cell2TextConfig
+
+try:
+    from .projectors_cell2text import PROJECTORS, init_projector
+except ImportError:
+    from projectors_cell2text import PROJECTORS, init_projector
 
 
 PIPELINE_FILE = "pipeline_cell2text.py"
@@ -81,148 +83,6 @@ class Cell2TextCausalLMOutputWithPast(ModelOutput):
     cell_hidden_states: torch.FloatTensor | None = None
 
 
-class Cell2TextMLPProjector(nn.Module):
-    """The published MLP adapter: the highest-ranked genes, one text-side feature each.
-
-    A cell with fewer genes than `num_cell_tokens` is filled up with a learned vector.
-    """
-
-    def __init__(self, config: Cell2TextConfig):
-        super().__init__()
-        text_size = config.text_config.hidden_size
-        self.num_cell_tokens = config.num_cell_tokens
-        self.first_gene = 0 if config.cell_cls_token_id is None else 1
-        self.mlp = projector_mlp(config, config.cell_config.hidden_size, text_size)
-        self.missing_gene = nn.Parameter(torch.zeros(text_size))
-        self.output_norm = nn.LayerNorm(text_size)
-
-    def forward(self, states, gene_mask):
-        last = self.first_gene + self.num_cell_tokens
-        states, gene_mask = states[:, self.first_gene : last], gene_mask[:, self.first_gene : last]
-        short = self.num_cell_tokens - states.shape[1]
-        states, gene_mask = nn.functional.pad(states, (0, 0, 0, short)), nn.functional.pad(gene_mask, (0, short))
-        return self.output_norm(torch.where(gene_mask.unsqueeze(-1), self.mlp(states), self.missing_gene))
-
-
-class Cell2TextPooledProjector(nn.Module):
-    """The rank-weighted mean of the gene states, beside the `<cls>` state where there is one, through an MLP."""
-
-    def __init__(self, config: Cell2TextConfig):
-        super().__init__()
-        self.num_cell_tokens = config.num_cell_tokens
-        self.has_cls = config.cell_cls_token_id is not None
-        self.longest_cell = getattr(config.cell_config, "max_position_embeddings", 4096)
-        text_size = config.text_config.hidden_size
-        pooled_size = config.cell_config.hidden_size * (2 if self.has_cls else 1)
-        self.mlp = projector_mlp(config, pooled_size, config.num_cell_tokens * text_size)
-        self.output_norm = nn.LayerNorm(text_size)
-
-    def forward(self, states, gene_mask):
-        ranks = torch.arange(states.shape[1], device=states.device) - int(self.has_cls)
-        weights = gene_mask * rank_weights(ranks.clamp(min=0), self.longest_cell).to(states.dtype)
-        pooled = (states * weights.unsqueeze(-1)).sum(1) / weights.sum(-1, keepdim=True).clamp(min=1e-6)
-        if self.has_cls:
-            pooled = torch.cat([states[:, 0], pooled], dim=-1)
-        return self.output_norm(self.mlp(pooled).unflatten(-1, (self.num_cell_tokens, -1)))
-
-
-class Cell2TextPerceiverProjector(nn.Module):
-    """The published Perceiver adapter: latents that read all genes once, then each other.
-
-    Genes carry sinusoidal positions of their rank. A cell without a gene shows the latents one learned vector instead.
-    """
-
-    def __init__(self, config: Cell2TextConfig):
-        super().__init__()
-        size = config.projector_hidden_size or config.cell_config.hidden_size
-        text_size = config.text_config.hidden_size
-        self.input = nn.Linear(config.cell_config.hidden_size, size)
-        self.no_genes = nn.Parameter(torch.zeros(1, 1, size))
-        self.latents = nn.Parameter(torch.zeros(config.num_cell_tokens, size))
-        self.layers = nn.ModuleList(
-            Cell2TextPerceiverLayer(config, size, reads_genes=index == 0)
-            for index in range(1 + config.projector_num_layers)
-        )
-        self.norm = nn.LayerNorm(size)
-        self.output = nn.Linear(size, text_size)
-        self.output_norm = nn.LayerNorm(text_size)
-
-    def forward(self, states, gene_mask):
-        genes = self.input(states)
-        genes = genes + sinusoidal_positions(genes.shape[1], genes.shape[2], device=genes.device).to(genes.dtype)
-        genes = torch.cat([self.no_genes.expand(len(genes), -1, -1), genes], dim=1)
-        mask = torch.cat([~gene_mask.any(-1, keepdim=True), gene_mask], dim=1)[:, None, None, :]
-        latents = self.layers[0](self.latents.unsqueeze(0).expand(len(genes), -1, -1), genes, mask)
-        for layer in self.layers[1:]:
-            latents = layer(latents)
-        return self.output_norm(self.output(self.norm(latents)))
-
-
-class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
-    """Pre-norm attention of latents to genes (`reads_genes`) or to themselves, and a feed-forward part."""
-
-    def __init__(self, config: Cell2TextConfig, size: int, *, reads_genes: bool):
-        super().__init__()
-        if size % config.projector_num_heads:
-            raise ValueError(
-                f"Perceiver width {size} cannot be split over projector_num_heads={config.projector_num_heads}."
-            )
-        self.num_heads = config.projector_num_heads
-        self.dropout = config.projector_dropout
-        self.latent_norm, self.ffn_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.gene_norm = nn.LayerNorm(size) if reads_genes else None
-        self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
-        inner = int(size * config.projector_ffn_ratio)
-        self.ffn = nn.Sequential(
-            nn.Linear(size, inner),
-            ACT2FN[config.projector_hidden_act],
-            nn.Dropout(self.dropout),
-            nn.Linear(inner, size),
-        )
-
-    def forward(self, latents, genes=None, mask=None):
-        queries = self.latent_norm(latents)
-        context = queries if self.gene_norm is None else self.gene_norm(genes)
-        query, key, value = (
-            layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, queries), (self.key, context), (self.value, context))
-        )
-        dropout = self.dropout if self.training else 0.0
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        latents = latents + self.out(attended.transpose(1, 2).flatten(-2))
-        return latents + self.ffn(self.ffn_norm(latents))
-
-
-PROJECTORS = {
-    "mlp": Cell2TextMLPProjector,
-    "perceiver": Cell2TextPerceiverProjector,
-    "pooled": Cell2TextPooledProjector,
-}
-
-
-def projector_mlp(config: Cell2TextConfig, input_size: int, output_size: int) -> nn.Sequential:
-    hidden_size = config.projector_hidden_size or config.text_config.hidden_size
-    return nn.Sequential(
-        nn.Linear(input_size, hidden_size),
-        nn.LayerNorm(hidden_size),
-        ACT2FN[config.projector_hidden_act],
-        nn.Dropout(config.projector_dropout),
-        nn.Linear(hidden_size, output_size),
-    )
-
-
-def rank_weights(ranks: torch.Tensor, longest_cell: int) -> torch.Tensor:
-    """How much a gene counts by its rank: `log((longest + 1) / (rank + 1))`, which falls to 0 at the longest cell."""
-    return torch.log((longest_cell + 1) / (ranks + 1.0)).clamp(min=0)
-
-
-def sinusoidal_positions(length: int, size: int, *, device=None) -> torch.Tensor:
-    """Position encodings of Vaswani et al. 2017, shape `(length, size)`, float32."""
-    rates = torch.exp(torch.arange(0, size, 2, device=device) * (-torch.log(torch.tensor(1e4)).item() / size))
-    angles = torch.arange(length, device=device).unsqueeze(-1) * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[:, :size]
-
-
 class Cell2TextPreTrainedModel(PreTrainedModel):
     config: Cell2TextConfig
     config_class = Cell2TextConfig
@@ -262,11 +122,7 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, Cell2TextPerceiverProjector):
-            init.normal_(module.latents, std=self.config.initializer_range)
-            init.zeros_(module.no_genes)
-        elif isinstance(module, Cell2TextMLPProjector):
-            init.zeros_(module.missing_gene)
+        init_projector(module, self.config.initializer_range)
 
 
 class Cell2TextModel(Cell2TextPreTrainedModel):
@@ -513,17 +369,22 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
                 is more than a linear layer with an optional soft cap.
         """
         fresh_encoder = isinstance(cell_encoder, PreTrainedConfig)
-        language_model = load_component(AutoModelForCausalLM, language_model, dtype, language_model_kwargs)
+        language_model = load_component(AutoModelForCausalLM, language_model, dtype, language_model_kwargs).eval()
         dtype = dtype or language_model.dtype
         cell_encoder = load_component(AutoModel, cell_encoder, dtype, cell_encoder_kwargs).to(dtype)
         drop_pooler(cell_encoder)
         check_encoder_fits(cell_encoder.config, processor)
+        head, embedding = language_model.get_output_embeddings(), language_model.get_input_embeddings()
         sample = torch.arange(8, device=language_model.device).unsqueeze(0)
         with torch.no_grad():
-            expected = language_model.eval()(input_ids=sample).logits
-        head, embedding = language_model.get_output_embeddings(), language_model.get_input_embeddings()
+            expected = language_model(input_ids=sample).logits
+            word_scale = embedding(sample).float().pow(2).mean().sqrt()
         text_config = language_model.config.get_text_config(decoder=True)
         text_config.tie_word_embeddings = head.weight is embedding.weight
+        attention = {
+            "cell_config": cell_encoder.config._attn_implementation,
+            "text_config": text_config._attn_implementation,
+        }
         defaults = {"freeze_cell_encoder": not fresh_encoder, "cell_feature_layer": -1 if fresh_encoder else -2}
         model_config = Cell2TextConfig(
             cell_config=cell_encoder.config,
@@ -533,10 +394,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_cls_token_id=processor.gene_vocabulary.cls_token_id,
             cell_eos_token_id=processor.gene_vocabulary.eos_token_id,
             lm_head_bias=head.bias is not None,
-            attn_implementation={
-                "cell_config": cell_encoder.config._attn_implementation,
-                "text_config": text_config._attn_implementation,
-            },
+            attn_implementation=attention,
             dtype=dtype,
             **{**defaults, **config},
         )
@@ -547,28 +405,17 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         model.lm_head = head
         projector = model.model.projector.to_empty(device=language_model.device).to(dtype)
         projector.apply(model._init_weights)
-        with torch.no_grad():  # cells start at the scale of words
-            projector.output_norm.weight.fill_(model.get_input_embeddings()(sample).float().pow(2).mean().sqrt())
+        nn.init.constant_(projector.output_norm.weight, word_scale.item())  # cells start at the scale of words
         model.tie_weights()
         model.model.freeze_cell_encoder(model_config.freeze_cell_encoder)
         model.eval()
-        with torch.no_grad():
-            hidden = model.model.language_model(input_ids=sample).last_hidden_state
-        if not torch.allclose(model.compute_logits(hidden), expected, rtol=1e-2, atol=1e-2):
-            raise ValueError(
-                f"{type(language_model).__name__} scales or shifts its logits in a way that Cell2Text does not "
-                f"reproduce (largest difference {(model.compute_logits(hidden) - expected).abs().max().item():.3g}). "
-                "Use "
-                f"a language model whose head is a linear layer, such as Llama, Gemma, Qwen or SmolLM."
-            )
+        check_same_answers(model, language_model, sample, expected)
         if len(processor.tokenizer) > embedding.weight.shape[0]:
             model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
         model.generation_config = language_model.generation_config
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-        model.generation_config.suppress_tokens = [
-            *(model.generation_config.suppress_tokens or []),
-            processor.cell_token_id,
-        ]
+        suppressed = [*(model.generation_config.suppress_tokens or []), processor.cell_token_id]
+        model.generation_config.suppress_tokens = suppressed
         return model
 
     def get_output_embeddings(self):
@@ -690,6 +537,18 @@ def drop_pooler(cell_encoder):
     """BERT's pooler reads one state that Cell2Text never uses: its weights would only be dead freight."""
     if getattr(cell_encoder, "pooler", None) is not None:
         cell_encoder.pooler = None
+
+
+def check_same_answers(model, language_model, sample, expected):
+    """Raise unless the assembled model's logits for a text without cells are the language model's own."""
+    with torch.no_grad():
+        found = model.compute_logits(model.model.language_model(input_ids=sample).last_hidden_state)
+    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{type(language_model).__name__} scales or shifts its logits in a way that Cell2Text does not reproduce "
+            f"(largest difference {(found - expected).abs().max().item():.3g}). Use a language model whose head is a "
+            "linear layer, such as Llama, Gemma, Qwen or SmolLM."
+        )
 
 
 def check_encoder_fits(encoder_config, processor):

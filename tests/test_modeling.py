@@ -18,8 +18,9 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 
 from cell2text.training.components import find_smollm2
-from modeling_cell2text import Cell2TextForConditionalGeneration, sinusoidal_positions
+from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
+from projectors_cell2text import sinusoidal_positions
 
 from .conftest import make_adata, make_model, make_processor, make_tokenizer, make_vocabulary
 

@@ -14,7 +14,8 @@ HUB_FILES = {
     "vocabulary_cell2text": set(),
     "ranking_cell2text": {"vocabulary_cell2text"},
     "processing_cell2text": {"ranking_cell2text", "vocabulary_cell2text"},
-    "modeling_cell2text": {"configuration_cell2text"},
+    "projectors_cell2text": set(),
+    "modeling_cell2text": {"configuration_cell2text", "projectors_cell2text"},
     "pipeline_cell2text": {"processing_cell2text"},
 }
 LAYERS = {
@@ -22,7 +23,7 @@ LAYERS = {
     "cell2text/data": {"cell2text.data"},
     "cell2text/training": {"cell2text.data", "cell2text.evaluation", "cell2text.training"},
 }
-MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text"}
+MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
 
 
 def imports(path: Path) -> set[str]:

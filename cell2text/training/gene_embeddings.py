@@ -12,8 +12,9 @@ import scipy.sparse as sp
 import torch
 from sklearn.decomposition import TruncatedSVD
 
-from modeling_cell2text import Cell2TextForConditionalGeneration, rank_weights
+from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
+from projectors_cell2text import rank_weights
 
 
 MIN_CELLS = 3  # a gene seen in fewer says nothing about its neighbours
