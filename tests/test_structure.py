@@ -1,6 +1,7 @@
 """The arrows between modules, and what must not stand in the project."""
 
 import ast
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -111,3 +112,9 @@ def test_every_citation_of_the_readme_exists():
     readme = (PROJECT / "README.md").read_text()
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
         assert (PROJECT / target).exists(), target
+
+
+def test_the_readme_quotes_the_figures_that_the_benchmark_wrote():
+    figures = json.loads((PROJECT / "benchmarks" / "results" / "default.json").read_text())["mean"]
+    readme = (PROJECT / "README.md").read_text()
+    assert all(f"{100 * value:.1f} %" in readme for value in figures.values())
