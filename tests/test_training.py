@@ -156,10 +156,8 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
     assert list(out.rglob("events.out.tfevents.*"))
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     assert model.config.num_cell_tokens == processor.num_cell_tokens == 2
-    assert (
-        not [path for path in out.iterdir() if path.suffix in (".bin", ".pkl", ".pt")]
-        or (out / "training_args.bin").exists()
-    )
+    pickles = {path.name for path in out.iterdir() if path.suffix in (".bin", ".pkl", ".pt")}
+    assert pickles <= {"training_args.bin"}  # the Trainer's own record, which nothing here reads
 
 
 def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
