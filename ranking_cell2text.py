@@ -1,16 +1,20 @@
-"""Counts to ranked genes: read an AnnData in blocks of cells, check that it holds counts, order each cell's genes.
+"""Counts to ranked genes: find a file's genes in the vocabulary, order each cell's genes.
 
 Works on NumPy and SciPy alone; numba, where installed, gives the same tokens faster.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import scipy.sparse as sp
 
+
+try:
+    from .counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
+except ImportError:
+    from counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
 
 try:
     from .vocabulary_cell2text import ROUTES, GeneVocabulary
@@ -24,7 +28,6 @@ except ImportError:
 
 
 TARGET_SUM = 10_000.0
-BLOCK_CELLS = 2048
 NUMBA_MIN_CELLS = 512  # below this, compiling takes longer than it saves
 MIN_MAPPED_GENES = 0.01  # a human file maps far more; another species' symbols match by accident
 
@@ -73,7 +76,6 @@ class RankingReport:
             text += f"; {len(self.empty_cells):,} cells without counts (first: {self.empty_cells[0]!r})"
         return text + "."
 
-
 def rank_encode(counts, token_ids: np.ndarray, medians: np.ndarray, *, max_genes: int, totals=None) -> list[np.ndarray]:
     """Order each cell's expressed genes by median-normalised expression.
 
@@ -95,59 +97,80 @@ def rank_encode(counts, token_ids: np.ndarray, medians: np.ndarray, *, max_genes
     """
     counts = sp.csr_matrix(counts)
     totals = row_sums(counts) if totals is None else np.asarray(totals, dtype=np.float64)
-    kernel = rank_rows_compiled() if numba is not None and counts.shape[0] >= NUMBA_MIN_CELLS else rank_rows
-    data = counts.data.astype(np.float64, copy=False)
-    tokens, lengths = kernel(
-        counts.indptr, counts.indices, data, totals, token_ids.astype(np.int64), medians.astype(np.float64), max_genes
-    )
+    tokens, lengths, _ = rank_block(counts, totals, token_ids, medians, max_genes=max_genes, dtype=np.int64)
     return np.split(tokens, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
-def rank_rows(indptr, indices, data, totals, token_ids, medians, max_genes):
-    """Rank every row of a CSR matrix: tokens of all rows end to end, and the length of each row."""
-    ranked = []
-    for row in range(len(indptr) - 1):
-        columns, values = indices[indptr[row] : indptr[row + 1]], data[indptr[row] : indptr[row + 1]]
+def rank_block(counts, totals, token_ids, medians, *, max_genes: int, dtype, first: int = -1, last: int = -1):
+    """Rank a CSR matrix: tokens of all rows end to end, the length of each row, and its genes before the cut.
+
+    `first` and `last` are tokens that open and close every row, beyond `max_genes`; -1 for none.
+    """
+    widths = np.minimum(np.diff(counts.indptr), max_genes) + (first >= 0) + (last >= 0)
+    ranked = np.empty(int(widths.sum()), dtype=dtype)
+    kernel = rank_rows_compiled() if use_numba(counts) else rank_rows
+    arrays = (*csr_arrays(counts), totals, token_ids.astype(np.int64), medians.astype(np.float64))
+    lengths, n_genes = kernel(*arrays, max_genes, first, last, ranked)
+    return ranked[: lengths.sum()], lengths, n_genes
+
+
+def csr_arrays(block: sp.csr_matrix):
+    """`indptr`, `indices` and `data` in the few types that the kernels are compiled for."""
+    data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64, copy=False)
+    return block.indptr.astype(np.int64, copy=False), block.indices.astype(np.int32, copy=False), data
+
+
+def use_numba(block) -> bool:
+    return numba is not None and block.shape[0] >= NUMBA_MIN_CELLS
+
+
+def rank_rows(indptr, indices, data, totals, token_ids, medians, max_genes, first, last, ranked):
+    """Rank every row of a CSR matrix into `ranked`, end to end; the length of each row, and its genes before the cut."""
+    n_rows = len(indptr) - 1
+    lengths, n_genes = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
+    written = 0
+    for row in range(n_rows):
+        columns = indices[indptr[row] : indptr[row + 1]]
+        values = data[indptr[row] : indptr[row + 1]].astype(np.float64)
         kept = (token_ids[columns] >= 0) & (values != 0)
         columns, values = columns[kept], values[kept]
         tokens, scores = token_ids[columns], values / totals[row] * TARGET_SUM / medians[columns]
-        ranked.append(tokens[np.lexsort((tokens, -scores))][:max_genes])
-    lengths = np.array([len(tokens) for tokens in ranked], dtype=np.int64)
-    return (np.concatenate(ranked) if ranked else np.zeros(0, dtype=np.int64)), lengths
+        ordered = tokens[np.lexsort((tokens, -scores))][:max_genes]
+        framed = np.concatenate([[first][: first >= 0], ordered, [last][: last >= 0]])
+        ranked[written : written + len(framed)] = framed
+        written += len(framed)
+        lengths[row], n_genes[row] = len(framed), len(tokens)
+    return lengths, n_genes
 
 
-def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes):
+def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes, first, last, ranked):
     """`rank_rows` for numba: a radix sort on float32 keys, then float64 scores and tokens settle equal keys."""
     n_rows = len(indptr) - 1
-    lengths = np.zeros(n_rows, dtype=np.int64)
-    size, longest = 0, 0
+    lengths, n_genes = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
+    longest = 0
     for row in range(n_rows):
-        width = indptr[row + 1] - indptr[row]
-        size += min(width, max_genes)
-        longest = max(longest, width)
-    ranked = np.empty(size, dtype=np.int64)
-    tokens, scores = np.empty(longest, dtype=np.int64), np.empty(longest, dtype=np.float64)
+        longest = max(longest, indptr[row + 1] - indptr[row])
+    tokens, scores = np.empty(longest, dtype=np.int32), np.empty(longest, dtype=np.float64)
     floats = np.empty(longest, dtype=np.float32)
     keys = floats.view(np.uint32)
-    order, swap = np.empty(longest, dtype=np.int64), np.empty(longest, dtype=np.int64)
-    buckets = np.empty((3, 2048), dtype=np.int64)
+    order, swap = np.empty(longest, dtype=np.int32), np.empty(longest, dtype=np.int32)
+    buckets = np.empty((3, 2048), dtype=np.int32)
     written = 0
     for row in range(n_rows):
         n = 0
+        buckets[:] = 0
         for position in range(indptr[row], indptr[row + 1]):
             column = indices[position]
             if token_ids[column] >= 0 and data[position] != 0:
                 tokens[n] = token_ids[column]
                 scores[n] = data[position] / totals[row] * TARGET_SUM / medians[column]
                 floats[n] = scores[n]
+                key = ~keys[n]  # positive floats order as their bits do; inverted, the highest comes first
+                buckets[0, key & 2047] += 1
+                buckets[1, (key >> 11) & 2047] += 1
+                buckets[2, key >> 22] += 1
+                order[n] = n
                 n += 1
-        buckets[:] = 0
-        for i in range(n):
-            key = ~keys[i]  # positive floats order as their bits do; inverted, the highest comes first
-            buckets[0, key & 2047] += 1
-            buckets[1, (key >> 11) & 2047] += 1
-            buckets[2, key >> 22] += 1
-            order[i] = i
         for digit in range(3):
             start = 0
             for bucket in range(2048):
@@ -168,16 +191,118 @@ def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes
                 order[j] = before
                 j -= 1
             order[j] = current
-        lengths[row] = min(n, max_genes)
-        for i in range(lengths[row]):
+        begin = written
+        if first >= 0:
+            ranked[written] = first
+            written += 1
+        for i in range(min(n, max_genes)):
             ranked[written] = tokens[order[i]]
             written += 1
-    return ranked[:written], lengths
+        if last >= 0:
+            ranked[written] = last
+            written += 1
+        lengths[row], n_genes[row] = written - begin, n
+    return lengths, n_genes
+
+
+def sum_counts(indptr, indices, data, known, gene_totals):
+    """Counts of every row, and those on the genes that are known; adds the columns' counts to `gene_totals`."""
+    block = sp.csr_matrix((data.astype(np.float64), indices, indptr), shape=(len(indptr) - 1, len(known)))
+    gene_totals += np.bincount(indices, weights=data, minlength=len(known))
+    return row_sums(block), block @ known.astype(np.float64)
+
+
+def sum_counts_in_one_pass(indptr, indices, data, known, gene_totals):
+    """`sum_counts` for numba."""
+    n_rows = len(indptr) - 1
+    totals, mapped = np.zeros(n_rows), np.zeros(n_rows)
+    for row in range(n_rows):
+        for position in range(indptr[row], indptr[row + 1]):
+            totals[row] += data[position]
+            if known[indices[position]]:
+                mapped[row] += data[position]
+            gene_totals[indices[position]] += data[position]
+    return totals, mapped
 
 
 @cache
 def rank_rows_compiled():
-    return numba.njit(nogil=True)(rank_rows_radix)
+    return numba.njit(nogil=True, cache=True)(rank_rows_radix)
+
+
+@cache
+def sum_counts_compiled():
+    return numba.njit(nogil=True, cache=True)(sum_counts_in_one_pass)
+
+
+class CellRanker:
+    """Ranks the cells of one file, a block at a time, and counts what becomes of its genes and counts.
+
+    Args:
+        var (`pandas.DataFrame`): Names of the file's genes.
+        vocabulary (`GeneVocabulary`): Genes, medians and special tokens.
+        gene_key (`str`, *optional*): Column of `var` with the gene names, or `"index"`; whichever of them the
+            vocabulary knows best when left out.
+        max_genes (`int`): Longest cell returned, special tokens included.
+
+    Attributes:
+        token_ids: Token of each gene of the file, -1 where unmapped, shape (n_genes,).
+        columns: Column of each gene of the file after :meth:`collapse`, shape (n_genes,).
+        merged_genes: Columns of the file that are added to another one of the same gene.
+        gene_totals: Counts of each gene over all blocks so far, shape (n_genes,).
+
+    Raises:
+        ValueError: If the genes are not the vocabulary's.
+        KeyError: If the column does not exist.
+    """
+
+    def __init__(self, var, vocabulary: GeneVocabulary, *, gene_key: str | None = None, max_genes: int):
+        self.vocabulary = vocabulary
+        self.token_ids, self.routes, self.gene_names = choose_gene_names(var, vocabulary, gene_key)
+        self.gene_totals = np.zeros(len(self.token_ids))
+        mapped = self.token_ids >= 0
+        tokens, of_mapped = np.unique(self.token_ids[mapped], return_inverse=True)
+        self.merged_genes = int(mapped.sum()) - len(tokens)
+        self.columns = np.arange(len(mapped))
+        self._collapse = None
+        self._column_tokens = self.token_ids
+        if self.merged_genes:
+            self.columns[mapped] = of_mapped
+            self.columns[~mapped] = len(tokens) + np.arange((~mapped).sum())
+            self._collapse = sp.csr_matrix((np.ones(len(mapped)), (np.arange(len(mapped)), self.columns)))
+            self._column_tokens = np.concatenate([tokens, np.full((~mapped).sum(), -1)])
+        self._column_medians = vocabulary.medians[np.maximum(self._column_tokens, 0)]
+        self._frame = [-1 if token is None else token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id)]
+        self.max_ranked = max_genes - sum(token >= 0 for token in self._frame)
+
+    def rank(self, block: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Rank a block of cells.
+
+        Returns:
+            Tokens of all cells end to end, special tokens in place, in the vocabulary's type; and of each cell, shape
+            (n_cells,): its length, its genes before the cut, and the share of its counts that falls on the vocabulary.
+        """
+        add_up = sum_counts_compiled() if use_numba(block) else sum_counts
+        totals, known = add_up(*csr_arrays(block), self.token_ids >= 0, self.gene_totals)
+        mapped = known / np.maximum(totals, np.finfo(float).tiny)
+        tokens, lengths, n_genes = rank_block(
+            self.collapse(block), totals, self._column_tokens, self._column_medians, max_genes=self.max_ranked,
+            dtype=self.vocabulary.dtype, first=self._frame[0], last=self._frame[1],
+        )  # fmt: skip
+        return tokens, lengths, n_genes, mapped
+
+    def collapse(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        """Columns of the same gene added up, where the file has any; column `i` goes to column `columns[i]`."""
+        return block if self._collapse is None else sp.csr_matrix(block @ self._collapse)
+
+    def counts_by_route(self) -> dict[str, float]:
+        """Counts over all blocks so far by the way their gene was found, keys as in `ROUTES`."""
+        counts = np.bincount(self.routes, weights=self.gene_totals, minlength=len(ROUTES))
+        return dict(zip(ROUTES, counts.tolist()))
+
+    def genes_by_route(self) -> dict[str, int]:
+        """Genes of the file by the way they were found, keys as in `ROUTES`."""
+        return dict(zip(ROUTES, np.bincount(self.routes, minlength=len(ROUTES)).tolist()))
 
 
 def rank_anndata(
@@ -208,72 +333,31 @@ def rank_anndata(
         KeyError: If the layer or the column does not exist.
     """
     matrix, var, source = select_counts(adata, layer)
-    token_ids, routes, gene_names = choose_gene_names(var, vocabulary, gene_key)
+    ranker = CellRanker(var, vocabulary, gene_key=gene_key, max_genes=max_genes)
     check = CountCheck(adata, source, allow_fractional)
-    tokens_present, columns = np.unique(token_ids[token_ids >= 0], return_inverse=True)
-    merged = int((token_ids >= 0).sum()) - len(tokens_present)
-    collapse = None
-    if merged:
-        rows = np.flatnonzero(token_ids >= 0)
-        collapse = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(token_ids), len(tokens_present)))
-    column_tokens = tokens_present if merged else token_ids
-    column_medians = vocabulary.medians[np.maximum(column_tokens, 0)]
-    n_special = (vocabulary.cls_token_id is not None) + (vocabulary.eos_token_id is not None)
-
     cells: list[np.ndarray] = []
-    gene_totals = np.zeros(len(token_ids))
-    n_genes, mapped = [], []
+    n_genes, mapped = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     for start, block in count_blocks(matrix):
         check(block, start)
-        totals = row_sums(block)
-        gene_totals += np.asarray(block.sum(axis=0), dtype=np.float64).ravel()
-        kept = block @ collapse if merged else block
-        expressed = sp.csr_matrix(
-            ((kept.data != 0) & (column_tokens[kept.indices] >= 0), kept.indices, kept.indptr), shape=kept.shape
-        )
-        n_genes.append(row_sums(expressed).astype(np.int64))
-        mapped.append(block @ (token_ids >= 0).astype(np.float64) / np.maximum(totals, np.finfo(float).tiny))
-        cells += rank_encode(kept, column_tokens, column_medians, max_genes=max_genes - n_special, totals=totals)
-    per_route = np.bincount(routes, weights=gene_totals, minlength=len(ROUTES)) / max(gene_totals.sum(), 1e-300)
-    n_genes_per_cell = np.concatenate(n_genes) if n_genes else np.zeros(0, dtype=np.int64)
+        tokens, lengths, expressed, share = ranker.rank(block)
+        cells += np.split(tokens, np.cumsum(lengths)[:-1])
+        n_genes.append(expressed)
+        mapped.append(share)
+    counts = ranker.counts_by_route()
+    total = max(sum(counts.values()), np.finfo(float).tiny)
+    n_genes_per_cell = np.concatenate(n_genes)
     report = RankingReport(
         source=source,
-        gene_names=gene_names,
-        genes_by_route=dict(zip(ROUTES, np.bincount(routes, minlength=len(ROUTES)).tolist())),
-        counts_by_route=dict(zip(ROUTES, per_route.tolist())),
-        merged_genes=merged,
+        gene_names=ranker.gene_names,
+        genes_by_route=ranker.genes_by_route(),
+        counts_by_route={route: count / total for route, count in counts.items()},
+        merged_genes=ranker.merged_genes,
         n_genes=n_genes_per_cell,
-        mapped_fraction=np.concatenate(mapped) if mapped else np.zeros(0),
-        truncated_cells=int((n_genes_per_cell > max_genes - n_special).sum()),
+        mapped_fraction=np.concatenate(mapped),
+        truncated_cells=int((n_genes_per_cell > ranker.max_ranked).sum()),
         empty_cells=[str(name) for name in adata.obs_names[n_genes_per_cell == 0]],
     )
-    return [add_special_tokens(cell, vocabulary) for cell in cells], report
-
-
-def add_special_tokens(cell: np.ndarray, vocabulary: GeneVocabulary) -> np.ndarray:
-    first = [] if vocabulary.cls_token_id is None else [vocabulary.cls_token_id]
-    last = [] if vocabulary.eos_token_id is None else [vocabulary.eos_token_id]
-    return np.concatenate([first, cell, last]).astype(vocabulary.dtype)
-
-
-def select_counts(adata, layer: str | None):
-    """The matrix that holds the counts, the `var` that names its genes, and what to call it in messages."""
-    if not (hasattr(adata, "X") and hasattr(adata, "var") and hasattr(adata, "layers")):
-        raise TypeError(f"Expected an AnnData, found {type(adata).__name__}: read a file with anndata.read_h5ad(PATH).")
-    if layer is None:
-        matrix, var, source = adata.X, adata.var, "X"
-    elif layer in adata.layers:
-        matrix, var, source = adata.layers[layer], adata.var, f"layers[{layer!r}]"
-    elif layer == "raw" and adata.raw is not None:
-        matrix, var, source = adata.raw.X, adata.raw.var, "raw.X"
-    else:
-        raw = "an adata.raw" if adata.raw is not None else "no adata.raw"
-        raise KeyError(f"layer={layer!r}: adata.layers holds {sorted(adata.layers)}, and there is {raw}.")
-    if matrix is None:
-        raise ValueError(
-            f"adata.{source} is None: rank encoding needs counts. adata.layers holds {sorted(adata.layers)}."
-        )
-    return matrix, var, source
+    return cells, report
 
 
 def choose_gene_names(var, vocabulary: GeneVocabulary, gene_key: str | None) -> tuple[np.ndarray, np.ndarray, str]:
@@ -310,65 +394,3 @@ def unknown_genes_message(names: list[str], mapped: int, column: str, gene_key: 
     else:
         text += "Is this column the one with human Ensembl ids or gene symbols? Leave gene_key out to have it found."
     return text
-
-
-def count_blocks(matrix, block_cells: int = BLOCK_CELLS) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """Blocks of cells as CSR with the number of their first cell, from any matrix an AnnData may hold."""
-    if getattr(matrix, "format", None) == "csc":  # rows of a column-wise matrix can only be had all at once
-        matrix = (matrix.to_memory() if hasattr(matrix, "to_memory") else matrix).tocsr()
-    for start in range(0, matrix.shape[0], block_cells):
-        block = matrix[start : start + block_cells]
-        if hasattr(block, "compute"):
-            block = block.compute()
-        yield start, sp.csr_matrix(block)
-
-
-def row_sums(block: sp.csr_matrix) -> np.ndarray:
-    return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-
-
-class CountCheck:
-    """Raises, naming cell, gene and value, at the first block that holds anything but counts."""
-
-    def __init__(self, adata, source: str, allow_fractional: bool):
-        self.adata, self.source, self.allow_fractional = adata, source, allow_fractional
-
-    def __call__(self, block: sp.csr_matrix, start: int):
-        data = block.data
-        if not np.isfinite(data).all():
-            where = self._name(block, start, ~np.isfinite(data))
-            raise ValueError(
-                f"adata.{self.source} holds NaN or infinite values ({where}): rank encoding needs raw counts."
-            )
-        if (data < 0).any():
-            where = self._name(block, start, data < 0)
-            raise ValueError(f"adata.{self.source} holds negative values ({where}): {self._advice('scaled')}")
-        fractional = data != np.floor(data)
-        if fractional.any() and not self.allow_fractional:
-            where = self._name(block, start, fractional)
-            raise ValueError(f"adata.{self.source} holds fractional values ({where}): {self._advice('normalised')}")
-
-    def _name(self, block, start, bad) -> str:
-        position = int(bad.argmax())
-        row = int(np.searchsorted(block.indptr, position, side="right")) - 1
-        return f"cell {str(self.adata.obs_names[start + row])!r}: {block.data[position]:.6g}"
-
-    def _advice(self, kind: str) -> str:
-        for layer in [*self.adata.layers, *(["raw"] if self.adata.raw is not None else [])]:
-            if self._holds_counts(layer):
-                name = "raw.X" if layer == "raw" and "raw" not in self.adata.layers else f"layers[{layer!r}]"
-                return f"rank encoding needs raw counts. Found integers in {name}: pass layer={layer!r}."
-        if f"{self.source}" != "X" and self._holds_counts(None):
-            return "rank encoding needs raw counts. Found integers in X: leave layer out."
-        advice = (
-            f"rank encoding needs raw counts, and these look {kind}. No layer holds integers: read the file of raw "
-            "counts"
-        )
-        return advice + (", or pass allow_fractional=True for expected counts." if kind == "normalised" else ".")
-
-    def _holds_counts(self, layer: str | None) -> bool:
-        matrix = select_counts(self.adata, layer)[0] if layer is not None or self.adata.X is not None else None
-        if matrix is None:
-            return False
-        _, block = next(count_blocks(matrix), (0, sp.csr_matrix((0, 0))))
-        return block.nnz > 0 and bool((block.data >= 0).all() and (block.data == np.floor(block.data)).all())

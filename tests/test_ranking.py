@@ -80,9 +80,12 @@ def test_numba_gives_the_tokens_of_numpy():
         medians,
     )
     for max_genes in (1000, 50):
-        tokens, lengths = rank_rows(*arguments, max_genes)
-        compiled_tokens, compiled_lengths = rank_rows_compiled()(*arguments, max_genes)
-        assert np.array_equal(tokens, compiled_tokens) and np.array_equal(lengths, compiled_lengths)
+        for first, last in ((-1, -1), (2, 3)):
+            tokens, compiled_tokens = np.full((2, counts.nnz + 2 * 300), -1)
+            found = rank_rows(*arguments, max_genes, first, last, tokens)
+            compiled = rank_rows_compiled()(*arguments, max_genes, first, last, compiled_tokens)
+            assert np.array_equal(tokens, compiled_tokens) and np.array_equal(found, compiled)
+            assert found[0].sum() == (tokens >= 0).sum()
 
 
 @pytest.mark.parametrize("name", DATA_FILES)

@@ -13,7 +13,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 HUB_FILES = {
     "configuration_cell2text": set(),
     "vocabulary_cell2text": set(),
-    "ranking_cell2text": {"vocabulary_cell2text"},
+    "counts_cell2text": set(),
+    "ranking_cell2text": {"counts_cell2text", "vocabulary_cell2text"},
     "processing_cell2text": {"ranking_cell2text", "vocabulary_cell2text"},
     "projectors_cell2text": set(),
     "modeling_cell2text": {"configuration_cell2text", "projectors_cell2text"},

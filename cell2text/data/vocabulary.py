@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 import scipy.sparse as sp
 
-from ranking_cell2text import TARGET_SUM, CountCheck, count_blocks, row_sums, select_counts
+from counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
+from ranking_cell2text import TARGET_SUM
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 

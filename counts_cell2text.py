@@ -1,0 +1,94 @@
+"""Counts of an AnnData: where they are, in blocks of cells, and the check that they are counts.
+
+Works on NumPy and SciPy alone, in memory or backed. It knows nothing of genes' names; `ranking_cell2text` brings those.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+
+
+BLOCK_CELLS = 2048
+
+
+def select_counts(adata, layer: str | None):
+    """The matrix that holds the counts, the `var` that names its genes, and what to call it in messages."""
+    if not (hasattr(adata, "X") and hasattr(adata, "var") and hasattr(adata, "layers")):
+        raise TypeError(f"Expected an AnnData, found {type(adata).__name__}: read a file with anndata.read_h5ad(PATH).")
+    if layer is None:
+        matrix, var, source = adata.X, adata.var, "X"
+    elif layer in adata.layers:
+        matrix, var, source = adata.layers[layer], adata.var, f"layers[{layer!r}]"
+    elif layer == "raw" and adata.raw is not None:
+        matrix, var, source = adata.raw.X, adata.raw.var, "raw.X"
+    else:
+        raw = "an adata.raw" if adata.raw is not None else "no adata.raw"
+        raise KeyError(f"layer={layer!r}: adata.layers holds {sorted(adata.layers)}, and there is {raw}.")
+    if matrix is None:
+        raise ValueError(
+            f"adata.{source} is None: rank encoding needs counts. adata.layers holds {sorted(adata.layers)}."
+        )
+    return matrix, var, source
+
+
+def count_blocks(matrix, block_cells: int = BLOCK_CELLS) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """Blocks of cells as CSR with the number of their first cell, from any matrix an AnnData may hold."""
+    if getattr(matrix, "format", None) == "csc":  # rows of a column-wise matrix can only be had all at once
+        matrix = (matrix.to_memory() if hasattr(matrix, "to_memory") else matrix).tocsr()
+    for start in range(0, matrix.shape[0], block_cells):
+        block = matrix[start : start + block_cells]
+        if hasattr(block, "compute"):
+            block = block.compute()
+        yield start, sp.csr_matrix(block)
+
+
+def row_sums(block: sp.csr_matrix) -> np.ndarray:
+    return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+
+
+class CountCheck:
+    """Raises, naming cell, gene and value, at the first block that holds anything but counts."""
+
+    def __init__(self, adata, source: str, allow_fractional: bool):
+        self.adata, self.source, self.allow_fractional = adata, source, allow_fractional
+
+    def __call__(self, block: sp.csr_matrix, start: int):
+        data = block.data
+        if not np.isfinite(data).all():
+            where = self._name(block, start, ~np.isfinite(data))
+            raise ValueError(
+                f"adata.{self.source} holds NaN or infinite values ({where}): rank encoding needs raw counts."
+            )
+        if (data < 0).any():
+            where = self._name(block, start, data < 0)
+            raise ValueError(f"adata.{self.source} holds negative values ({where}): {self._advice('scaled')}")
+        fractional = data != np.floor(data)
+        if fractional.any() and not self.allow_fractional:
+            where = self._name(block, start, fractional)
+            raise ValueError(f"adata.{self.source} holds fractional values ({where}): {self._advice('normalised')}")
+
+    def _name(self, block, start, bad) -> str:
+        position = int(bad.argmax())
+        row = int(np.searchsorted(block.indptr, position, side="right")) - 1
+        return f"cell {str(self.adata.obs_names[start + row])!r}: {block.data[position]:.6g}"
+
+    def _advice(self, kind: str) -> str:
+        for layer in [*self.adata.layers, *(["raw"] if self.adata.raw is not None else [])]:
+            if self._holds_counts(layer):
+                name = "raw.X" if layer == "raw" and "raw" not in self.adata.layers else f"layers[{layer!r}]"
+                return f"rank encoding needs raw counts. Found integers in {name}: pass layer={layer!r}."
+        if f"{self.source}" != "X" and self._holds_counts(None):
+            return "rank encoding needs raw counts. Found integers in X: leave layer out."
+        advice = (
+            f"rank encoding needs raw counts, and these look {kind}. No layer holds integers: read the file of raw "
+            "counts"
+        )
+        return advice + (", or pass allow_fractional=True for expected counts." if kind == "normalised" else ".")
+
+    def _holds_counts(self, layer: str | None) -> bool:
+        matrix = select_counts(self.adata, layer)[0] if layer is not None or self.adata.X is not None else None
+        if matrix is None:
+            return False
+        _, block = next(count_blocks(matrix), (0, sp.csr_matrix((0, 0))))
+        return block.nnz > 0 and bool((block.data >= 0).all() and (block.data == np.floor(block.data)).all())
