@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 
 BLOCK_CELLS = 2048
+LARGEST_LOGARITHM = 30.0  # no log-normalised value is larger
 
 
 def select_counts(adata, layer: str | None):
@@ -47,6 +48,43 @@ def row_sums(block: sp.csr_matrix) -> np.ndarray:
     return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
 
 
+FLAWS = {
+    "nan": "NaN or infinite values",
+    "scaled": "negative values",
+    "normalised": "fractional values",
+    "log": "log-normalised values",
+}
+
+
+def find_flaw(block: sp.csr_matrix, *, allow_fractional: bool = False) -> tuple[str, int] | None:
+    """What shows that a block holds no counts: a key of `FLAWS` and the position in `block.data`; None for counts.
+
+    Fractional values that are allowed may be expected counts. They may not be logarithms: where taking those back
+    makes every cell add up to the same total, the values are log-normalised.
+    """
+    data = block.data
+    for kind, bad in (("nan", ~np.isfinite(data)), ("scaled", data < 0)):
+        if bad.any():
+            return kind, int(bad.argmax())
+    fractional = data != np.floor(data)
+    if not fractional.any():
+        return None
+    if not allow_fractional:
+        return "normalised", int(fractional.argmax())
+    if data.max() < LARGEST_LOGARITHM:
+        sums = row_sums(block.astype(np.float64).expm1())
+        sums = sums[sums > 0]
+        if len(sums) > 1 and np.ptp(sums) < 0.01 * sums.mean():
+            return "log", int(fractional.argmax())
+    return None
+
+
+def name_value(block: sp.csr_matrix, position: int, name_of) -> str:
+    """A value and the cell it stands in; `name_of` gives the name of a row."""
+    row = int(np.searchsorted(block.indptr, position, side="right")) - 1
+    return f"cell {str(name_of(row))!r}: {block.data[position]:.6g}"
+
+
 class CountCheck:
     """Raises, naming cell, gene and value, at the first block that holds anything but counts."""
 
@@ -54,24 +92,12 @@ class CountCheck:
         self.adata, self.source, self.allow_fractional = adata, source, allow_fractional
 
     def __call__(self, block: sp.csr_matrix, start: int):
-        data = block.data
-        if not np.isfinite(data).all():
-            where = self._name(block, start, ~np.isfinite(data))
-            raise ValueError(
-                f"adata.{self.source} holds NaN or infinite values ({where}): rank encoding needs raw counts."
-            )
-        if (data < 0).any():
-            where = self._name(block, start, data < 0)
-            raise ValueError(f"adata.{self.source} holds negative values ({where}): {self._advice('scaled')}")
-        fractional = data != np.floor(data)
-        if fractional.any() and not self.allow_fractional:
-            where = self._name(block, start, fractional)
-            raise ValueError(f"adata.{self.source} holds fractional values ({where}): {self._advice('normalised')}")
-
-    def _name(self, block, start, bad) -> str:
-        position = int(bad.argmax())
-        row = int(np.searchsorted(block.indptr, position, side="right")) - 1
-        return f"cell {str(self.adata.obs_names[start + row])!r}: {block.data[position]:.6g}"
+        flaw = find_flaw(block, allow_fractional=self.allow_fractional)
+        if flaw:
+            kind, position = flaw
+            where = name_value(block, position, lambda row: self.adata.obs_names[start + row])
+            advice = "rank encoding needs raw counts." if kind == "nan" else self._advice(kind)
+            raise ValueError(f"adata.{self.source} holds {FLAWS[kind]} ({where}): {advice}")
 
     def _advice(self, kind: str) -> str:
         for layer in [*self.adata.layers, *(["raw"] if self.adata.raw is not None else [])]:
@@ -81,7 +107,7 @@ class CountCheck:
         if f"{self.source}" != "X" and self._holds_counts(None):
             return "rank encoding needs raw counts. Found integers in X: leave layer out."
         advice = (
-            f"rank encoding needs raw counts, and these look {kind}. No layer holds integers: read the file of raw "
+            f"rank encoding needs raw counts, and these look {'log-normalised' if kind == 'log' else kind}. No layer holds integers: read the file of raw "
             "counts"
         )
         return advice + (", or pass allow_fractional=True for expected counts." if kind == "normalised" else ".")

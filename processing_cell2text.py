@@ -200,14 +200,7 @@ class Cell2TextProcessor(ProcessorMixin):
 
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
         """The model's usual prompt: a system message, unless it is empty, then the cells and an instruction."""
-        cells = [{"type": "cell"} for _ in range(n_cells)]
-        question = {"type": "text", "text": instruction or self.instruction}
-        system = (
-            [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}]
-            if self.system_prompt
-            else []
-        )
-        return [*system, {"role": "user", "content": [*cells, question]}]
+        return conversation_of(instruction or self.instruction, self.system_prompt, n_cells=n_cells)
 
     def __call__(self, text=None, cells=None, **kwargs) -> BatchFeature:
         """Tokenize text and pad cells.
@@ -411,6 +404,13 @@ class Cell2TextProcessor(ProcessorMixin):
         except Exception:  # a template raises whatever its author chose, jinja2 errors among it
             return False
         return "PROBE" in text and "'type'" not in text and '"type"' not in text
+
+
+def conversation_of(instruction: str, system_prompt: str, *, n_cells: int = 1) -> list[dict]:
+    """A prompt about cells as chat messages, the cells before the instruction; no system message if it is empty."""
+    cells = [{"type": "cell"} for _ in range(n_cells)]
+    system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
+    return [*system, {"role": "user", "content": [*cells, {"type": "text", "text": instruction}]}]
 
 
 def is_cell(value) -> bool:

@@ -269,7 +269,9 @@ class CellRanker:
         if self.merged_genes:
             self.columns[mapped] = of_mapped
             self.columns[~mapped] = len(tokens) + np.arange((~mapped).sum())
-            self._collapse = sp.csr_matrix((np.ones(len(mapped)), (np.arange(len(mapped)), self.columns)))
+            self._collapse = sp.csr_matrix(
+                (np.ones(len(mapped), dtype=np.float32), (np.arange(len(mapped)), self.columns))
+            )
             self._column_tokens = np.concatenate([tokens, np.full((~mapped).sum(), -1)])
         self._column_medians = vocabulary.medians[np.maximum(self._column_tokens, 0)]
         self._frame = [-1 if token is None else token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id)]

@@ -26,7 +26,7 @@ AutoProcessor.register(Cell2TextConfig, Cell2TextProcessor, exist_ok=True)
 
 # Names that need anndata, scikit-learn or the ontologies are imported when they are first used.
 _LAZY = {
-    "build_rows": "cell2text.data",
+    
     "example_cells": "cell2text.data",
     "fit_vocabulary": "cell2text.data",
 }

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 
-from ranking_cell2text import csr_arrays
+from ranking_cell2text import CellRanker, csr_arrays
 
 
 TOP_FRACTION = 0.05
@@ -66,6 +66,27 @@ def read_gmt(path: str | Path) -> GeneSets:
     if twice:
         raise ValueError(f"{path} names gene sets twice: {sorted(twice)[:3]}.")
     return GeneSets(names, genes)
+
+
+def match_columns(gene_sets: GeneSets, var, ranker: CellRanker) -> list[np.ndarray]:
+    """Columns of each set's genes in a file's counts, after `ranker.collapse`.
+
+    A gene is looked up in the vocabulary, which knows aliases and retired ids, then among the file's own names.
+    """
+    by_name: dict[str, int] = {}
+    for name in ("index", *var.columns):
+        values = var.index if name == "index" else var[name]
+        for column, value in enumerate(values.astype(str)):
+            by_name.setdefault(value.split(".")[0] if value.startswith("ENS") else value, int(ranker.columns[column]))
+    by_token = dict(zip(ranker.token_ids.tolist(), ranker.columns.tolist()))
+    names = list(dict.fromkeys(gene for genes in gene_sets.genes for gene in genes))
+    tokens, _ = ranker.vocabulary.map_genes(names)
+    of_gene = {
+        name: by_token[token] if token in by_token and token >= 0 else by_name.get(name)
+        for name, token in zip(names, tokens.tolist())
+    }
+    found = [[of_gene[gene] for gene in genes if of_gene[gene] is not None] for genes in gene_sets.genes]
+    return [np.unique(columns).astype(np.int64) for columns in found]
 
 
 def aucell(
@@ -230,3 +251,23 @@ def score_rows_seeded(indptr, indices, data, starts, sets, sizes, n_genes, cutof
                     scores[row, sets[k]] += cutoff - rank
         for position in range(begin, end):
             values[place[indices[position]]] = 0
+
+
+def download_hallmark() -> GeneSets:
+    """MSigDB's Hallmark sets through decoupler, which downloads them.
+
+    Raises
+    ------
+    ValueError
+        If decoupler is not installed, or cannot download them.
+    """
+    try:
+        import decoupler
+    except ImportError as error:
+        raise ValueError('--gene-sets hallmark needs decoupler: pip install "cell2text[hallmark]".') from error
+    try:
+        network = decoupler.op.hallmark(organism="human")
+    except Exception as error:  # whatever the network raises
+        raise ValueError(f"Hallmark cannot be downloaded ({error}): pass a GMT file with --gene-sets.") from error
+    members = network.groupby("source", sort=True)["target"].agg(lambda genes: list(dict.fromkeys(genes)))
+    return GeneSets([str(name) for name in members.index], list(members))

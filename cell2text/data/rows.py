@@ -1,126 +1,212 @@
-"""AnnData to dataset rows: ranked cells, a chat, and the metadata columns."""
+"""Ranked cells and their metadata to dataset rows, as Arrow tables built without a Python object a token.
 
-from dataclasses import dataclass
+A row holds `cells` (ranked genes), `prompt` and `completion` (chat messages), and the metadata columns.
+"""
 
-from datasets import Dataset, Features, List, Value
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
 
-from cell2text.data.descriptions import describe_row, known
-from processing_cell2text import Cell2TextProcessor
-from ranking_cell2text import RankingReport
+import numpy as np
+import pyarrow as pa
+
+from cell2text.data.tasks import ASKABLE, answer, answerable, draws, wordings
+from processing_cell2text import conversation_of
 
 
+# Columns of a file that rows carry, null where unknown.
 METADATA_COLUMNS = (
     "cell_type",
     "cell_type_ontology_term_id",
     "tissue",
+    "tissue_ontology_term_id",
     "disease",
+    "disease_ontology_term_id",
     "sex",
     "development_stage",
+    "development_stage_ontology_term_id",
+    "life_stage",
+    "assay",
     "donor_id",
     "dataset_id",
 )
+TEXT_BLOCK = pa.struct([("type", pa.string()), ("text", pa.string())])
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(TEXT_BLOCK))]))
 
 
-@dataclass
-class RowsReport:
-    """What became of a file's cells on the way to rows.
-
-    Parameters
-    ----------
-    ranking
-        What became of the genes and counts.
-    n_rows
-        Rows built.
-    dropped
-        Cells without a row, by the reason.
-    """
-
-    ranking: RankingReport
-    n_rows: int
-    dropped: dict[str, int]
-
-    def __str__(self) -> str:
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
-        return f"{self.n_rows:,} rows{f' (dropped: {dropped})' if dropped else ''}. {self.ranking}"
-
-
-def row_features(processor: Cell2TextProcessor) -> Features:
+def row_schema(token_type: np.dtype) -> pa.Schema:
     """Types of the rows' columns."""
-    message = {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
-    return Features(
-        {
-            "cell_id": Value("string"),
-            "cells": List(List(Value(str(processor.gene_vocabulary.dtype)))),
-            "prompt": List(message),
-            "completion": List(message),
-            **{name: Value("string") for name in METADATA_COLUMNS},
-        }
+    return pa.schema(
+        [
+            ("cell_id", pa.string()),
+            ("cells", pa.list_(pa.list_(pa.from_numpy_dtype(token_type)))),
+            ("prompt", MESSAGES),
+            ("completion", MESSAGES),
+            ("task", pa.string()),
+            *((name, pa.string()) for name in METADATA_COLUMNS),
+            ("pathways", pa.list_(pa.string())),
+            ("pathways_active", pa.list_(pa.string())),
+            ("pathway_scores", pa.list_(pa.float32())),
+            ("n_genes", pa.int32()),
+            ("mapped_fraction", pa.float32()),
+            ("second_cell_id", pa.string()),
+            ("source", pa.string()),
+            ("source_row", pa.int64()),
+        ]
     )
 
 
-def build_rows(
-    adata,
-    processor: Cell2TextProcessor,
-    *,
-    layer: str | None = None,
-    gene_key: str | None = None,
-    allow_fractional=False,
-) -> tuple[Dataset, RowsReport]:
-    """Build one training row for every cell that has counts and something known about it.
+class Chat:
+    """Prompts and answers of cells: which task each gets, in which words, decided by seed, source and row alone."""
 
-    Parameters
-    ----------
-    adata
-        Raw counts with CELLxGENE columns in `obs`; a column that is missing counts as unknown.
-    processor
-        Ranks the cells and gives the prompt.
-    layer, gene_key, allow_fractional
-        See :meth:`Cell2TextProcessor.rank_encode`.
+    def __init__(self, tasks: Mapping[str, float], system_prompt: str, *, seed: int, definitions: Mapping[str, str]):
+        self.tasks, self.system_prompt, self.seed, self.definitions = tasks, system_prompt, seed, definitions
+        self._answer = lru_cache(maxsize=100_000)(self._compose)
+        self._options = lru_cache(maxsize=100_000)(self._answerable)
+        self._prompts: dict[tuple[int, str], int] = {}
 
-    Returns
-    -------
-    The rows, in the order of the cells, and what was dropped.
+    def compose(
+        self, rows: Sequence[tuple], source: str, numbers: np.ndarray, *, training: bool
+    ) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+        """Tasks, answers, index of each prompt in `prompts`, and the partner's position for `compare`, else -1.
 
-    Raises
-    ------
-    ValueError
-        If the values are no counts, the genes are not the vocabulary's, or no cell is left.
-    KeyError
-        If `layer` or `gene_key` does not exist, or `obs` holds none of the metadata columns.
-    """
-    present = [name for name in METADATA_COLUMNS if name in adata.obs.columns]
-    if not {"cell_type", "tissue", "disease"} & set(present):
-        raise KeyError(
-            "adata.obs has no cell_type, tissue or disease column to describe a cell by; it has "
-            f"{list(adata.obs.columns)}."
+        Parameters
+        ----------
+        rows
+            Of each cell its fields in the order of `FIELDS`, and a tuple of pathways last.
+        numbers
+            Rows of the cells in their source.
+        training
+            Draw a task and a wording; otherwise every cell is described, by the fixed instruction.
+        """
+        n = len(rows)
+        partners = (
+            find_partners(rows, self.seed, source, numbers)
+            if training and self.tasks.get("compare")
+            else np.full(n, -1)
         )
-    options = {"layer": layer, "gene_key": gene_key, "allow_fractional": allow_fractional}
-    cells, ranking = processor.rank_encode_with_report(adata, **options)
-    metadata = adata.obs[present].astype(str).to_dict(orient="records")
-    dropped = {"without counts": 0, "about which nothing is known": 0}
-    rows = []
-    for cell_id, cell, values in zip(adata.obs_names, cells, metadata):
-        text = describe_row(values)
-        if processor.is_empty(cell):
-            dropped["without counts"] += 1
-        elif text is None:
-            dropped["about which nothing is known"] += 1
-        else:
-            rows.append(
-                {
-                    "cell_id": str(cell_id),
-                    "cells": [cell],
-                    "prompt": [with_text(message) for message in processor.conversation()],
-                    "completion": [{"role": "assistant", "content": [{"type": "text", "text": text}]}],
-                    **{name: known(values.get(name)) or "unknown" for name in METADATA_COLUMNS},
-                }
-            )
-    if not rows:
-        raise ValueError(f"None of {adata.n_obs:,} cells gives a row: {dropped}.")
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return Dataset.from_dict(columns, features=row_features(processor)), RowsReport(ranking, len(rows), dropped)
+        task_lots, field_lots, wording_lots = (
+            draws(self.seed, stream, source, numbers).tolist() for stream in ("task", "field", "wording")
+        )
+        tasks, texts, prompts = [], [], np.zeros(n, dtype=np.int64)
+        for i, row in enumerate(rows):
+            if training:
+                second = rows[partners[i]] if partners[i] >= 0 else None
+                task, field = self._choose(row, second is not None, task_lots[i], field_lots[i])
+                options = wordings(task, field)
+                instruction = options[int(wording_lots[i] * len(options))]
+            else:
+                task, field, second = "describe", None, None
+                instruction = wordings(task)[0]
+            if task != "compare":
+                partners[i], second = -1, None
+            tasks.append(task)
+            texts.append(self._answer(task, row, field, second))
+            key = (1 + (task == "compare"), instruction)
+            prompts[i] = self._prompts.setdefault(key, len(self._prompts))
+        return tasks, texts, prompts, partners
+
+    def _choose(self, row: tuple, partner: bool, task_lot: float, field_lot: float) -> tuple[str, str | None]:
+        tasks, bounds, fields = self._options(row, partner)
+        task = tasks[bisect(bounds, task_lot * bounds[-1], hi=len(tasks) - 1)]
+        return task, fields[int(field_lot * len(fields))] if task == "ask" else None
+
+    def _answerable(self, row: tuple, partner: bool) -> tuple[list[str], list[float], list[str]]:
+        """Tasks that a row can have, the running sum of their weights, and the fields that can be asked for."""
+        possible, fields = answerable(self.as_row(row), partner=partner)
+        wanted = [task for task in possible if self.tasks.get(task)] or ["describe"]
+        return wanted, list(accumulate(self.tasks.get(task, 1.0) for task in wanted)), fields
+
+    def _compose(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
+        text = answer(task, self.as_row(row), field=field, second=None if second is None else self.as_row(second))
+        if text is None:
+            raise RuntimeError(f"The task {task!r} has no answer in {row}.")
+        return text
+
+    def as_row(self, values: tuple) -> dict:
+        row = dict(zip((*FIELDS, "pathways"), values))
+        row["cell_type_definition"] = self.definitions.get(row["cell_type_ontology_term_id"])
+        return row
+
+    def prompt_array(self) -> pa.Array:
+        """All prompts met so far; rows take theirs from it by index."""
+        messages = [conversation_of(instruction, self.system_prompt, n_cells=n) for n, instruction in self._prompts]
+        return pa.array([[with_text(message) for message in prompt] for prompt in messages], MESSAGES)
+
+
+FIELDS = (*ASKABLE, "cell_type_ontology_term_id")
+
+
+def find_partners(rows: Sequence[tuple], seed: int, source: str, numbers: np.ndarray) -> np.ndarray:
+    """A second cell of the same shard and split for every cell whose type is known; -1 where there is none."""
+    partners = np.full(len(rows), -1)
+    typed = np.array([i for i, row in enumerate(rows) if row[0] is not None], dtype=np.int64)
+    if len(typed) > 1:
+        steps = 1 + (draws(seed, "partner", source, numbers[typed]) * (len(typed) - 1)).astype(np.int64)
+        partners[typed] = typed[(np.arange(len(typed)) + steps) % len(typed)]
+    return partners
 
 
 def with_text(message: dict) -> dict:
-    """Arrow wants every block of one shape: a cell block carries an empty text."""
+    """Arrow wants every block of one shape: a cell block carries no text."""
     return {**message, "content": [{"type": block["type"], "text": block.get("text")} for block in message["content"]]}
+
+
+def completion_array(texts: Sequence[str]) -> pa.Array:
+    """Each text as the one message of an assistant."""
+    n, each = len(texts), pa.array(np.arange(len(texts) + 1, dtype=np.int32))
+    blocks = pa.StructArray.from_arrays([constant("text", n), pa.array(texts, pa.string())], fields=list(TEXT_BLOCK))
+    content = pa.ListArray.from_arrays(each, blocks)
+    messages = pa.StructArray.from_arrays([constant("assistant", n), content], fields=list(MESSAGES.value_type))
+    return pa.ListArray.from_arrays(each, messages).cast(MESSAGES)
+
+
+def constant(text: str, n: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, dtype=np.int32)), [text]).cast(pa.string())
+
+
+def ranked_cells(tokens: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    """Cells whose tokens stand end to end, as a list array over them."""
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(tokens))
+
+
+def cells_array(ranked: pa.ListArray, kept: np.ndarray, partners: np.ndarray) -> pa.Array:
+    """`cells` of some cells: each one's own ranked genes, then its partner's where it has one.
+
+    Parameters
+    ----------
+    ranked
+        All cells.
+    kept
+        Positions of the rows' cells in `ranked`.
+    partners
+        For each row the position in `kept` of its partner, -1 for none.
+    """
+    paired = partners >= 0
+    offsets = np.concatenate([[0], np.cumsum(1 + paired)]).astype(np.int32)
+    order = np.empty(offsets[-1], dtype=np.int64)
+    order[offsets[:-1]] = kept
+    order[offsets[:-1][paired] + 1] = kept[partners[paired]]
+    whole = len(order) == len(ranked) and (order == np.arange(len(order))).all()
+    return pa.ListArray.from_arrays(pa.array(offsets), ranked if whole else ranked.take(pa.array(order)))
+
+
+def named_pathways(
+    scores: np.ndarray, names: Sequence[str], eligible: np.ndarray, *, top_share: float = 0.05
+) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Of each cell the two highest pathways, and all that stand at or above its 95th percentile.
+
+    Only sets that are eligible and score above zero count; equal scores go by the order of the sets.
+    """
+    if not len(names):
+        return [()] * len(scores), [()] * len(scores)
+    masked = np.where(eligible & (scores > 0), scores, 0.0)
+    n_active = max(2, int(np.ceil(top_share * len(names))))
+    order = np.argsort(-masked, axis=1, kind="stable")[:, :n_active]
+    found = np.take_along_axis(masked, order, axis=1) > 0
+    name_of = np.asarray(names, dtype=object)
+    active = [tuple(name_of[columns[there]]) for columns, there in zip(order, found)]
+    return [cell[:2] for cell in active], active
+

@@ -11,6 +11,9 @@ from ranking_cell2text import TARGET_SUM
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 
+PAR_Y = 2**31  # added to the number of a gene of chromosome Y's pseudoautosomal regions
+
+
 class MedianAccumulator:
     """Non-zero medians of many genes from a stream, in memory that does not grow with the number of cells.
 
@@ -30,6 +33,12 @@ class MedianAccumulator:
         positive = values > 0
         bits = values[positive].astype(np.float32).view(np.uint32) >> self._shift
         self._merge(*np.unique((genes[positive].astype(np.uint64) << 32) | bits, return_counts=True))
+
+    def add_counts(self, genes: np.ndarray, block: sp.csr_matrix) -> None:
+        """Count a block of cells, normalised to 10,000 a cell; `genes` numbers its columns."""
+        totals = np.maximum(row_sums(block), np.finfo(float).tiny)
+        values = block.data.astype(np.float64) * np.repeat(TARGET_SUM / totals, np.diff(block.indptr))
+        self.add(genes[block.indices], values)
 
     def merge(self, other: "MedianAccumulator") -> None:
         """Add everything another accumulator has counted."""
@@ -94,33 +103,56 @@ def fit_vocabulary(
     ValueError
         If the values are no counts, if the genes carry no Ensembl ids, or if no gene is left.
     """
-    names: dict[str, int] = {}
     symbols: dict[str, str] = {}
     accumulator = MedianAccumulator()
-    n_cells = 0
     for adata in adatas:
         matrix, var, source = select_counts(adata, layer)
-        columns = np.array([names.setdefault(ensembl_id(name), len(names)) for name in var.index.astype(str)])
-        if "feature_name" in var.columns:
-            symbols |= dict(zip((ensembl_id(name) for name in var.index.astype(str)), var["feature_name"].astype(str)))
+        genes = gene_numbers(var.index)
+        symbols |= symbols_of(var)
         check = CountCheck(adata, source, allow_fractional)
         for start, block in count_blocks(matrix):
             check(block, start)
-            n_cells += block.shape[0]
-            totals = np.maximum(row_sums(block), np.finfo(float).tiny)
-            normalised = sp.diags_array(TARGET_SUM / totals).tocsr() @ block.astype(np.float64)
-            accumulator.add(columns[normalised.indices], normalised.data)
-    genes, medians, seen = accumulator.medians()
-    found = list(names)
-    kept = sorted((found[gene], median) for gene, median, count in zip(genes, medians, seen) if count >= min_cells)
+            accumulator.add_counts(genes, block)
+    return vocabulary_of(accumulator, symbols, max_genes=max_genes, min_cells=min_cells)
+
+
+def vocabulary_of(
+    accumulator: MedianAccumulator, symbols: dict[str, str], *, max_genes: int, min_cells: int
+) -> GeneVocabulary:
+    """The vocabulary of what an accumulator has counted, genes numbered by `gene_numbers`.
+
+    Raises
+    ------
+    ValueError
+        If no gene is seen in `min_cells` cells.
+    """
+    numbers, medians, seen = accumulator.medians()
+    kept = sorted((gene_name(gene), median) for gene, median, count in zip(numbers, medians, seen) if count >= min_cells)
     if not kept:
-        raise ValueError(f"No gene is seen in at least min_cells={min_cells} of {n_cells:,} cells: nothing to fit.")
+        raise ValueError(f"No gene is seen in at least min_cells={min_cells} cells: nothing to fit.")
     return GeneVocabulary(
         tokens=[*SPECIAL_TOKENS, *(name for name, _ in kept)],
         medians=np.array([np.nan] * len(SPECIAL_TOKENS) + [median for _, median in kept]),
         symbols=[*[""] * len(SPECIAL_TOKENS), *(symbols.get(name, "") for name, _ in kept)],
         max_genes=max_genes,
     )
+
+
+def symbols_of(var) -> dict[str, str]:
+    """Symbol of each Ensembl id, where the file has CELLxGENE's column of them."""
+    if "feature_name" not in var.columns:
+        return {}
+    return dict(zip((ensembl_id(name) for name in var.index.astype(str)), var["feature_name"].astype(str)))
+
+
+def gene_numbers(names) -> np.ndarray:
+    """Human Ensembl ids as integers below 2**32, alike in every file."""
+    ids = (ensembl_id(name) for name in names.astype(str))
+    return np.array([int(name.lstrip("ENSGR")) + PAR_Y * name.startswith("ENSGR") for name in ids], dtype=np.int64)
+
+
+def gene_name(number: int) -> str:
+    return f"ENSGR{number - PAR_Y:010d}" if number >= PAR_Y else f"ENSG{number:011d}"
 
 
 def ensembl_id(name: str) -> str:
