@@ -1,9 +1,9 @@
 """Fine-tune Cell2Text with TRL's SFTTrainer.
 
-    accelerate launch train_sft.py                                            # the embedded default, minutes on two
-    cores accelerate launch train_sft.py --config configs/NAME.yaml [--key value]   # anything else
+    accelerate launch train_sft.py                                           # the embedded default, minutes on CPU
+    accelerate launch train_sft.py --config configs/NAME.yaml [--key value]  # anything else
 
-Parses, loads, trains, saves, describes the held-out cells. `cell2text.training` holds the parts.
+Parses, prepares or loads rows, trains, saves, describes the held-out cells. `cell2text.training` holds the parts.
 """
 
 import os
@@ -20,7 +20,7 @@ from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
-from cell2text.training.sources import CellSplits, load_source
+from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage, save_base, save_final
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
 from cell2text.training.warm_start import warm_start_encoder
@@ -41,19 +41,19 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     if resume and base.exists():  # an adapter's checkpoint holds the adapter alone
         model_args.model_name_or_path = str(base)
 
-    source = load_source(args)
-    model, processor = load_components(args, model_args, source)
-    rows = source.rows(processor, args) if isinstance(source, CellSplits) else source
+    with training_args.main_process_first(desc="preparing the data"):
+        rows = load_rows(args, output_dir)
+    model, processor = load_components(args, model_args, rows)
     if args.gene_embeddings == "svd":
         if not resume:
-            training_cells = [cells[0] for cells in rows["train"]["cells"]]
+            training_cells = [cells[0] for cells in rows.train["cells"]]
             initialise_gene_embeddings(model, processor, training_cells, seed=training_args.seed)
         freeze_gene_embeddings(model)
     if args.warm_start_epochs > 0 and not resume:
         warm_start_encoder(
             model,
             processor,
-            rows["train"],
+            rows.train,
             training_args,
             epochs=args.warm_start_epochs,
             learning_rate=args.warm_start_learning_rate,
@@ -65,8 +65,8 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     trainer = Cell2TextTrainer(
         model=model,
         args=training_args,
-        train_dataset=rows["train"],
-        eval_dataset=rows["test"] if training_args.eval_strategy != "no" else None,
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out if training_args.eval_strategy != "no" else None,
         processing_class=processor,
         peft_config=get_peft_config(model_args) if stage == "lora" else None,
         data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
@@ -76,7 +76,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     trainer.train(resume_from_checkpoint=resume)
     model = save_final(trainer, processor)
     if args.describe_held_out and trainer.accelerator.is_main_process:
-        describe_held_out(model, processor, rows["test"], source, args, output_dir, seed=training_args.seed)
+        describe_held_out(model, processor, rows, args, output_dir, seed=training_args.seed)
     trainer.accelerator.wait_for_everyone()
     trainer.end()
 

@@ -4,6 +4,9 @@ import os
 from fnmatch import fnmatch
 from pathlib import Path
 
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by the Hub's client when it is imported
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -21,7 +24,6 @@ from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 from .transformers_exceptions import FAILURES, SKIPS
 
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -180,7 +180,10 @@ def lower_start(definition: str) -> str:
     first, space, rest = definition.partition(" ")
     if first == "A(n)":
         return f"{'an' if rest[:1] in 'aeiouAEIOU' else 'a'} {rest}"
-    return f"{first.lower() if first.lower() in common_words() else first}{space}{rest}"
+    word, hyphen, end = first.partition("-")
+    if word.lower() in common_words() and end == end.lower():
+        word = word.lower()
+    return f"{word}{hyphen}{end}{space}{rest}"
 
 
 @cache

@@ -237,7 +237,7 @@ def identity_keys(reader, cells: pd.DataFrame) -> np.ndarray:
 
 
 def join(surveys: list[Survey]) -> pd.DataFrame:
-    """Cells of all sources in their order, as one table with the columns `source`, `donor` and `genes` added."""
+    """Cells of all sources in their order, as one table with the columns `source` and `donor` added."""
     columns = {}
     for name in surveys[0].cells.columns:
         parts = [survey.cells[name] for survey in surveys]
@@ -246,7 +246,6 @@ def join(surveys: list[Survey]) -> pd.DataFrame:
     cells = pd.DataFrame(columns)
     names = [survey.source.name for survey in surveys]
     cells["source"] = pd.Categorical.from_codes(np.repeat(np.arange(len(names)), [len(s.cells) for s in surveys]), names)
-    cells["genes"] = np.repeat([s.report["genes"] for s in surveys], [len(s.cells) for s in surveys])
     # Cells of an unnamed donor are one group a data set: they may be of one person.
     nameless = "unknown donor of " + cells["dataset_id"].astype(object)
     cells["donor"] = pd.Categorical(cells["donor_id"].astype(object).fillna(nameless))
@@ -254,8 +253,9 @@ def join(surveys: list[Survey]) -> pd.DataFrame:
 
 
 def copies(cells: pd.DataFrame) -> pd.Series:
-    """Cells that stand in another file too; the one of the file with the most genes is kept."""
-    return cells.sort_values("genes", ascending=False, kind="stable")["key"].duplicated().sort_index()
+    """Cells that stand in another file too; kept is the one of the file with the most cells of their data set."""
+    sizes = cells.groupby(["source", "dataset_id"], observed=True)["row"].transform("size")
+    return cells["key"].iloc[np.argsort(-sizes.to_numpy(), kind="stable")].duplicated().sort_index()
 
 
 def drop_cells(cells: pd.DataFrame, config: PrepareConfig) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
@@ -286,9 +286,15 @@ def drop_cells(cells: pd.DataFrame, config: PrepareConfig) -> tuple[pd.DataFrame
 
 
 def make_plan(
-    config: PrepareConfig, folder: Path, surveys: list[Survey], gene_sets: GeneSets | None, identity: str
-) -> dict:
-    """Choose and split the cells, write what the jobs need, and return what the report needs."""
+    config: PrepareConfig,
+    folder: Path,
+    surveys: list[Survey],
+    gene_sets: GeneSets | None,
+    *,
+    identity: str,
+    provenance: dict,
+) -> None:
+    """Choose and split the cells, and write what the jobs and the report need; the plan itself comes last."""
     cells, dropped = drop_cells(join(surveys), config)
     if not len(cells):
         raise ValueError(f"No cell is left of {sum(len(s.cells) for s in surveys):,}: dropped {dropped}.")
@@ -304,6 +310,7 @@ def make_plan(
     types = cells["cell_type_ontology_term_id"].dropna().unique()
     plan = {
         "identity": identity,
+        "provenance": provenance,
         "config": config.to_dict(),
         "sources": [survey.source.to_json() for survey in surveys],
         "jobs": jobs,
@@ -324,7 +331,6 @@ def make_plan(
         },
     }  # fmt: skip
     write_text(folder / PLAN, json.dumps(plan, indent=1, sort_keys=True) + "\n")
-    return plan
 
 
 def write_jobs(cells: pd.DataFrame, folder: Path, cells_per_shard: int) -> list[dict]:

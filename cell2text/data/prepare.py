@@ -41,6 +41,10 @@ OWN_FILES = {WORK, "data", VOCABULARY, REPORT, "report.html", "README.md", VOCAB
 FITTED_MAX_GENES = 2048
 
 
+class BusyFolderError(ValueError):
+    """Another run works in the output folder."""
+
+
 def prepare(
     inputs: Iterable[str | os.PathLike] = (),
     out: str | os.PathLike = "prepared",
@@ -80,7 +84,7 @@ def prepare(
         If a file cannot be used.
     ValueError
         If an option is wrong, or `out` holds anything else.
-    RuntimeError
+    BusyFolderError
         If another run works in `out`.
     OSError
         If the disk is full; start again to go on.
@@ -116,10 +120,9 @@ def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run
         logger.warning(f"{folder} is finished already: nothing to do.")
         return report
     if (folder / PLAN).exists():
-        refuse_other_run(json.loads((folder / WORK / "provenance.json").read_text()), provenance, folder)
+        refuse_other_run(read_plan(folder)["provenance"], provenance, folder)
     else:
-        write_text(folder / WORK / "provenance.json", json.dumps(provenance, indent=1, sort_keys=True) + "\n")
-        make_plan(config, folder, surveys, gene_sets, identity)
+        make_plan(config, folder, surveys, gene_sets, identity=identity, provenance=provenance)
     for survey in surveys:
         logger.info(f"{survey.source.name}: {survey.report['cells']:,} cells, {survey.report['genes']:,} genes.")
     del surveys
@@ -128,13 +131,18 @@ def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run
         vocabulary.save_pretrained(folder / WORK / VOCABULARY)
         os.replace(folder / WORK / VOCABULARY, folder / VOCABULARY)
     run_jobs(shard_job, folder, identity, "cells")
-    return finish(folder, identity, provenance)
+    return finish(folder, identity)
 
 
-def finish(folder: Path, identity: str, provenance: dict) -> dict:
+def read_plan(folder: Path) -> dict:
+    return json.loads((folder / PLAN).read_text(encoding="utf-8"))
+
+
+def finish(folder: Path, identity: str) -> dict:
     """Report, pictures and card from what the jobs left; the report comes last, and says that the run is whole."""
     plan = load_plan(str(folder), identity)
-    report = collect_report(plan, json.loads((folder / PLAN).read_text(encoding="utf-8"))["report"], provenance)
+    written = read_plan(folder)
+    report = collect_report(plan, written["report"], written["provenance"])
     write_html(report, folder / "report.html")
     write_card(report, folder)
     for leftover in (folder / "data").glob(".*.partial"):
@@ -182,10 +190,9 @@ def fit_vocabulary_of_files(
         surveys = survey_sources(config, None, None, skipped=skipped)
         identity, provenance = run_identity(config, surveys, None, None, skipped)
         if (folder / PLAN).exists():
-            refuse_other_run(json.loads((folder / WORK / "provenance.json").read_text()), provenance, folder)
+            refuse_other_run(read_plan(folder)["provenance"], provenance, folder)
         else:
-            write_text(folder / WORK / "provenance.json", json.dumps(provenance, indent=1, sort_keys=True) + "\n")
-            make_plan(config, folder, surveys, None, identity)
+            make_plan(config, folder, surveys, None, identity=identity, provenance=provenance)
         vocabulary = fit_in(folder, identity, run_jobs)
         vocabulary.save_pretrained(folder)
         clear_work(folder)
@@ -219,7 +226,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises
     ------
-    RuntimeError
+    BusyFolderError
         If another run works in it.
     ValueError
         If it is a file, or holds anything that is not ours.
@@ -234,7 +241,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RuntimeError(f"Another run works in {folder}: wait for it, or take another --out.") from error
+        raise BusyFolderError(f"Another run works in {folder}: wait for it, or take another --out.") from error
     try:
         yield
     finally:
@@ -270,7 +277,7 @@ def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iter
     executor: Executor | None = None
     client = None
     if dask_scheduler is not None:
-        from dask.distributed import Client
+        from distributed import Client
 
         client = Client(dask_scheduler)
         executor = client.get_executor(pure=False)

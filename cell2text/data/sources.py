@@ -143,7 +143,7 @@ class FileReader:
         self._root = self._open()
         try:
             self._counts, self._var, self.counts_name = self._find_counts(layer)
-            self.n_cells = len(self._root["obs"][index_name(self._root["obs"])])
+            self.n_cells = int(self._root["obs"][index_name(self._root["obs"])].shape[0])
             self._read_rows = self._row_reader()
         except BadFileError:
             self.close()

@@ -43,7 +43,8 @@ def split_cells(
     """
     if set(shares) - set(SPLITS) or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"shares={dict(shares)}: expected shares of {SPLITS} that add up to 1.")
-    held_out = {SPLITS.index(name): share for name, share in shares.items() if name != "train" and share > 0}
+    # Test first, whatever is asked for validation: choosing on validation never moves a cell into test or out of it.
+    held_out = {SPLITS.index(name): shares[name] for name in ("test", "validation") if shares.get(name, 0) > 0}
     if method == "random":
         splits = random_split(cells, held_out, stratify, seed)
     elif method in GROUPED:
@@ -69,6 +70,9 @@ def describe_groups(cells: pd.DataFrame, method: str) -> str:
 
 def random_split(cells: pd.DataFrame, held_out: Mapping[int, float], stratify, seed: int) -> np.ndarray:
     """Shares of every stratum; at least one cell of each stays in training."""
+    missing = [name for name in stratify if name not in cells.columns]
+    if missing:
+        raise ValueError(f"stratify={list(stratify)}: there is no column {missing}; there are {sorted(cells.columns)}.")
     splits = np.zeros(len(cells), dtype=np.int8)
     strata = cells.groupby(list(stratify), observed=True, dropna=False, sort=True).ngroup().to_numpy()
     generator = np.random.default_rng([seed, 2])
@@ -96,12 +100,11 @@ def group_split(cells: pd.DataFrame, method: str, held_out: Mapping[int, float],
     targets = {index: share * sizes.sum() for index, share in held_out.items()}
     filled = dict.fromkeys(targets, 0)
     free = sorted(np.flatnonzero(assigned < 0), key=lambda group: luck[group])
-    for group in free:
-        fitting = [index for index in targets if filled[index] + sizes[group] <= targets[index]]
-        if fitting:
-            chosen = max(fitting, key=lambda index: targets[index] - filled[index])
-            assigned[group] = chosen
-            filled[chosen] += sizes[group]
+    for index, target in targets.items():
+        for group in free:
+            if assigned[group] < 0 and filled[index] + sizes[group] <= target:
+                assigned[group] = index
+                filled[index] += sizes[group]
     for index in targets:  # every group is larger than the share: the smallest one that is free
         rest = [group for group in free if assigned[group] < 0]
         if not filled[index] and len(rest) > (0 if method == "donor" else 1):

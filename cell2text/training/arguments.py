@@ -12,18 +12,21 @@ class Cell2TextArguments:
     dataset: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "h5ad files; or one dataset, a folder or a Hub id, with train and test splits; or "
-            "`example_cells`, the "
-            "cells that ship with the package."
+            "help": "Files of counts (h5ad, zarr), which are prepared as by `cell2text prepare`; or one data set that "
+            "is prepared already, a folder or a Hub id; or `example_cells`, which ship with the package."
         },
     )
     layer: str | None = field(default=None, metadata={"help": "Layer with the counts, or `raw`, of the h5ad files."})
     gene_key: str | None = field(default=None, metadata={"help": "Column of `var` with the gene names."})
     allow_fractional: bool = field(default=False, metadata={"help": "Accept expected counts that are no integers."})
-    test_share: float = field(default=0.2, metadata={"help": "Share of the h5ad files' cells that is held out."})
+    gene_sets: str | None = field(default=None, metadata={"help": "GMT file of the pathways that texts name."})
+    split: Literal["random", "donor", "dataset", "tissue", "cell_type"] = field(
+        default="random", metadata={"help": "What no two splits of the files' cells share."}
+    )
+    test_share: float = field(default=0.2, metadata={"help": "Share of the files' cells that is held out."})
     stratify: list[str] = field(
         default_factory=lambda: ["dataset_id", "cell_type"],
-        metadata={"help": "Columns of `obs` whose combinations keep their share in both splits."},
+        metadata={"help": "Columns whose combinations keep their share in a random split."},
     )
     split_seed: int = field(default=42, metadata={"help": "Seed of the split."})
     hold_out: Literal["test", "validation"] = field(

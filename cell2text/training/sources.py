@@ -1,112 +1,129 @@
-"""Where training rows come from: h5ad files, which are split here, or a dataset that has its splits."""
+"""Where training rows come from: counts, which `cell2text.data` prepares, or a data set that is prepared already."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
-from datasets import DatasetDict, concatenate_datasets, load_dataset, load_from_disk
-from transformers.utils import logging
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from cell2text.data import build_rows, example_cells_path, fit_vocabulary, stratified_split
-from cell2text.data.descriptions import describe_row
+from cell2text.data import example_cells_path
+from cell2text.data.prepare import prepare
+from cell2text.data.sources import find_sources, open_source
 from cell2text.training.arguments import Cell2TextArguments
-from processing_cell2text import Cell2TextProcessor
+from processing_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import GeneVocabulary
 
 
-logger = logging.get_logger(__name__)
-
 EXAMPLE = "example_cells"
+COUNT_FILES = (".h5ad", ".zarr")
 
 
 @dataclass
-class CellSplits:
-    """Cells of h5ad files, split. `train` and `test` hold one AnnData a file."""
+class TrainingRows:
+    """Rows to train on and rows to hold out, and where their counts are.
 
-    train: list[ad.AnnData]
-    test: list[ad.AnnData]
+    Parameters
+    ----------
+    train, held_out
+        Dataset rows.
+    vocabulary
+        Folder of the gene vocabulary that ranked the cells; None where the data set has none.
+    files
+        Files of counts that the rows were prepared from here; empty for a data set that was prepared elsewhere.
+    """
 
-    def texts(self) -> list[str]:
-        """Descriptions of the training cells, for a tokenizer of their own."""
-        rows = (row for adata in self.train for row in adata.obs.astype(str).to_dict(orient="records"))
-        return [text for text in map(describe_row, rows) if text]
+    train: Dataset
+    held_out: Dataset
+    vocabulary: Path | None
+    files: list[str]
 
-    def vocabulary(self, args: Cell2TextArguments) -> GeneVocabulary:
-        """Genes and medians of the training cells."""
-        max_genes = {} if args.max_genes is None else {"max_genes": args.max_genes}
-        return fit_vocabulary(self.train, layer=args.layer, allow_fractional=args.allow_fractional, **max_genes)
+    def texts(self) -> Iterable[str]:
+        """All questions and answers of training, for a tokenizer of their own."""
+        for column in ("prompt", "completion"):
+            for messages in self.train[column]:
+                for message in messages:
+                    yield from (block["text"] for block in message["content"] if block["text"])
 
-    def rows(self, processor: Cell2TextProcessor, args: Cell2TextArguments) -> DatasetDict:
-        """Dataset rows of both splits; what was mapped, lost and dropped is logged."""
-        splits = {}
-        for name, adatas in (("train", self.train), ("test", self.test)):
-            parts = []
-            for adata in adatas:
-                dataset, report = build_rows(
-                    adata,
-                    processor,
-                    layer=args.layer,
-                    gene_key=args.gene_key,
-                    allow_fractional=args.allow_fractional,
-                )
-                logger.warning(f"{name}: {report}")
-                parts.append(dataset)
-            splits[name] = concatenate_datasets(parts)
-        return DatasetDict(splits)
+    def counts(self, rows: Dataset, layer: str | None) -> ad.AnnData:
+        """Counts of rows, read from their files, in the order of the rows; genes of all files, absent ones zero."""
+        parts = []
+        for source in find_sources(self.files):
+            numbers = np.sort([row for name, row in zip(rows["source"], rows["source_row"]) if name == source.name])
+            if len(numbers):
+                with open_source(source, layer) as reader:
+                    part = ad.AnnData(reader.counts_of(numbers), var=reader.var()[[]])
+                part.obs_names = [f"{source.name}|{number}" for number in numbers]
+                parts.append(part)
+        order = [f"{name}|{row}" for name, row in zip(rows["source"], rows["source_row"])]
+        return ad.concat(parts, join="outer", fill_value=0)[order]
 
 
-def load_source(args: Cell2TextArguments) -> CellSplits | DatasetDict:
-    """Read what `--dataset` names.
+def load_rows(args: Cell2TextArguments, output_dir: str) -> TrainingRows:
+    """Prepare or load what `--dataset` names.
 
     Raises
     ------
     ValueError
-        If it names nothing, mixes files and datasets, or a dataset lacks a split.
+        If it names nothing, mixes files and data sets, or a data set lacks a split.
     """
     if not args.dataset:
         raise ValueError(
-            "--dataset names nothing: pass h5ad files, a dataset's folder or Hub id, or example_cells; or run "
-            "train_sft.py "
-            "without any argument for the embedded default."
+            "--dataset names nothing: pass h5ad files, a data set's folder or Hub id, or example_cells; or run "
+            "train_sft.py without any argument for the embedded default."
         )
-    if all(name == EXAMPLE or name.endswith(".h5ad") for name in args.dataset):
-        return split_files([example_cells_path() if name == EXAMPLE else Path(name) for name in args.dataset], args)
-    if len(args.dataset) > 1:
-        raise ValueError(f"--dataset mixes h5ad files and datasets: {args.dataset}. Pass files, or one dataset.")
-    name = args.dataset[0]
-    saved = Path(name, "dataset_dict.json").exists()
-    dataset = load_from_disk(name) if saved else load_dataset(name)
-    missing = {"train", "test"} - set(dataset)
+    files = [str(example_cells_path()) if name == EXAMPLE else name for name in args.dataset]
+    if all(name.endswith(COUNT_FILES) for name in files):
+        return prepare_rows(files, args, Path(output_dir))
+    if len(files) > 1:
+        raise ValueError(f"--dataset mixes files of counts and data sets: {args.dataset}. Pass files, or one data set.")
+    saved = Path(files[0], "dataset_dict.json").exists()
+    dataset = load_from_disk(files[0]) if saved else load_dataset(files[0])
+    vocabulary = Path(files[0], "vocabulary")
+    return chosen_splits(dataset, args, vocabulary if vocabulary.is_dir() else None, [])
+
+
+def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path) -> TrainingRows:
+    """Rows of counts, prepared into the run's own folder."""
+    folder = output_dir / "data"
+    held_out = args.test_share * (1 - args.test_share) if args.hold_out == "validation" else 0.0
+    prepare(
+        files,
+        folder,
+        progress=False,
+        layer=args.layer,
+        gene_key=args.gene_key,
+        allow_fractional=args.allow_fractional,
+        gene_vocab=args.gene_vocab,
+        max_genes=args.max_genes,
+        gene_sets=args.gene_sets,
+        split=args.split,
+        stratify=list(args.stratify),
+        shares={"train": 1 - args.test_share - held_out, "validation": held_out, "test": args.test_share},
+        system_prompt=SYSTEM_PROMPT if args.system_prompt is None else args.system_prompt,
+        seed=args.split_seed,
+    )
+    dataset = load_dataset(str(folder), cache_dir=str(output_dir / "data_cache"))
+    return chosen_splits(dataset, args, folder / "vocabulary", files)
+
+
+def chosen_splits(dataset: DatasetDict, args: Cell2TextArguments, vocabulary: Path | None, files) -> TrainingRows:
+    missing = {"train", args.hold_out} - set(dataset)
     if missing:
-        raise ValueError(f"Dataset {name!r} has the splits {sorted(dataset)}, but lacks {sorted(missing)}.")
-    return dataset
+        raise ValueError(f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)}, but lacks {sorted(missing)}.")
+    return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files)
 
 
-def split_files(paths: list[Path], args: Cell2TextArguments) -> CellSplits:
-    """Read h5ad files and split the cells of all of them together."""
-    absent = [str(path) for path in paths if not path.exists()]
-    if absent:
-        raise ValueError(f"--dataset names files that do not exist: {absent}.")
-    adatas = [ad.read_h5ad(path) for path in paths]
-    labels, origin = [], []
-    for number, adata in enumerate(adatas):
-        lacking = [column for column in args.stratify if column not in adata.obs.columns]
-        if lacking:
-            raise ValueError(
-                f"{paths[number]} lacks the columns {lacking} of --stratify; it has {list(adata.obs.columns)}."
-            )
-        labels += list(adata.obs[args.stratify].astype(str).agg("|".join, axis=1))
-        origin += [(number, row) for row in range(adata.n_obs)]
-    train, test = stratified_split(labels, args.test_share, seed=args.split_seed)
-    if args.hold_out == "validation":
-        kept, validation = stratified_split(np.asarray(labels)[train], args.test_share, seed=args.split_seed)
-        train, test = train[kept], train[validation]
+def vocabulary_of(rows: TrainingRows, args: Cell2TextArguments) -> GeneVocabulary:
+    """The vocabulary that ranked the cells.
 
-    def parts(indices):
-        chosen = [
-            [origin[index][1] for index in indices if origin[index][0] == number] for number in range(len(adatas))
-        ]
-        return [adata[rows].copy() for adata, rows in zip(adatas, chosen) if rows]
-
-    return CellSplits(parts(train), parts(test))
+    Raises
+    ------
+    ValueError
+        If neither the data set nor `--gene_vocab` has one.
+    """
+    folder = args.gene_vocab if rows.vocabulary is None else rows.vocabulary
+    if folder is None:
+        raise ValueError("The data set has no folder `vocabulary`: pass --gene_vocab, the one that ranked its cells.")
+    return GeneVocabulary.from_pretrained(folder)

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from cell2text.data.descriptions import known
+from cell2text.data.ontology import known
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 

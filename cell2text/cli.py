@@ -1,0 +1,155 @@
+"""The command line: `cell2text prepare`, `cell2text vocab`.
+
+Options become a call of the function that a Python user has; nothing is decided here. Exit codes: 0 done, 2 wrong usage
+or wrong input (one line on standard error), 1 a fault of ours or of the machine.
+"""
+
+import errno
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
+
+Inputs = Annotated[
+    list[str] | None, typer.Argument(help="h5ad files, zarr stores, folders, globs, or fsspec addresses of them.")
+]
+Workers = Annotated[int, typer.Option(help="Processes on this machine. The output does not depend on it.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+@app.callback()
+def main() -> None:
+    """Cell2Text: single-cell expression profiles to text that a biologist can check."""
+
+
+@app.command()
+def prepare(
+    inputs: Inputs = None,
+    out: Annotated[str, typer.Option(help="Output folder: new, or that of a run that was interrupted.")] = "prepared",
+    config: Annotated[str | None, typer.Option(help="yaml file with any of the options; the command line wins.")] = None,
+    source: Annotated[str | None, typer.Option(help="`files` or `census`.")] = None,
+    census_version: Annotated[str | None, typer.Option(help="Release of the CELLxGENE Census.")] = None,
+    census_uri: Annotated[str | None, typer.Option(help="Address of a SOMA of the Census's layout.")] = None,
+    value_filter: Annotated[str | None, typer.Option(help="Cells of the Census, such as \"tissue == 'lung'\".")] = None,
+    gene_vocab: Annotated[
+        str | None, typer.Option(help="Gene vocabulary: Geneformer or a saved one. Fitted to training cells if left out.")
+    ] = None,
+    max_genes: Annotated[int | None, typer.Option(help="Longest ranked cell.")] = None,
+    gene_sets: Annotated[str | None, typer.Option(help="GMT file, or `hallmark` to download it.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts, or `raw`.")] = None,
+    gene_key: Annotated[str | None, typer.Option(help="Column of var with the gene names; found by itself.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="Our column and the file's, such as cell_type=CellType. Repeatable.")
+    ] = None,
+    allow_fractional: Annotated[bool | None, typer.Option(help="Accept expected counts, which are no integers.")] = None,
+    skip_bad_files: Annotated[bool | None, typer.Option(help="Leave out files that cannot be used, and report.")] = None,
+    sampling: Annotated[str | None, typer.Option(help="all, random, balanced or published.")] = None,
+    n_cells: Annotated[int | None, typer.Option(help="Size of the sample.")] = None,
+    split: Annotated[str | None, typer.Option(help="donor, dataset, tissue, cell_type or random.")] = None,
+    shares: Annotated[str | None, typer.Option(help="Such as train=0.8,validation=0.1,test=0.1.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Weights in training, such as describe=4,annotate=1,ask=2,pathways=1,compare=1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Governs sampling, splits, tasks and wordings.")] = None,
+    workers: Workers = 1,
+    dask_scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to work on instead.")] = None,
+    push_to_hub: Annotated[str | None, typer.Option(help="Dataset repository to upload the result to.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare a data set from counts: ranked genes, questions and answers, splits, a card and a report."""
+    from cell2text.data.card import push_to_hub as push
+    from cell2text.data.config import PrepareConfig
+    from cell2text.data.prepare import prepare as run
+
+    chosen = {
+        "source": source, "census_version": census_version, "census_uri": census_uri, "value_filter": value_filter,
+        "gene_vocab": gene_vocab, "max_genes": max_genes, "gene_sets": gene_sets, "layer": layer, "gene_key": gene_key,
+        "columns": pairs(columns, str, "--columns"), "allow_fractional": allow_fractional,
+        "skip_bad_files": skip_bad_files, "sampling": sampling, "n_cells": n_cells, "split": split,
+        "shares": pairs(shares and shares.split(","), float, "--shares"),
+        "tasks": pairs(tasks and tasks.split(","), float, "--tasks"), "seed": seed, "inputs": inputs or None,
+    }  # fmt: skip
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    options = PrepareConfig.from_yaml(config, **chosen) if config else PrepareConfig(**chosen)
+    report = run(out=out, config=options, workers=workers, dask_scheduler=dask_scheduler, progress=not quiet)
+    for line in summary(report):
+        typer.echo(line)
+    typer.echo(f"{out}: load it with datasets.load_dataset({out!r}), read {out}/report.html.")
+    if push_to_hub:
+        typer.echo(push(out, push_to_hub))
+
+
+@app.command()
+def vocab(
+    inputs: Inputs = None,
+    out: Annotated[str, typer.Option(help="Output folder.")] = "vocabulary",
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts, or `raw`.")] = None,
+    max_genes: Annotated[int, typer.Option(help="Longest ranked cell.")] = 2048,
+    min_cells: Annotated[int, typer.Option(help="Leave out genes seen in fewer cells.")] = 3,
+    allow_fractional: Annotated[bool, typer.Option(help="Accept expected counts, which are no integers.")] = False,
+    workers: Workers = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Fit gene medians to counts and save them as a gene vocabulary."""
+    from cell2text.data.prepare import fit_vocabulary_of_files
+
+    vocabulary = fit_vocabulary_of_files(
+        inputs or [], out, workers=workers, progress=not quiet, layer=layer, max_genes=max_genes, min_cells=min_cells,
+        allow_fractional=allow_fractional,
+    )  # fmt: skip
+    typer.echo(f"{out}: {len(vocabulary):,} tokens.")
+
+
+def summary(report: dict) -> list[str]:
+    """What a user should see of a report at once: rows, losses, drops, files left out."""
+    splits = ", ".join(f"{name} {entry['rows']:,}" for name, entry in report["splits"].items())
+    lines = [f"{report['rows']:,} rows ({splits})."]
+    for name, entry in report["files"].items():
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items())
+        lost = entry["counts_by_route"]["unmapped"]
+        lines.append(
+            f"  {name}: {entry['rows']:,} of {entry['cells']:,} cells, {lost:.1%} of the counts lost"
+            + (f"; dropped {dropped}" if dropped else "")
+        )
+    lines += [f"  left out {name}: {reason}" for name, reason in report["skipped"].items()]
+    return lines
+
+
+def pairs(texts, kind, option: str) -> dict | None:
+    """`name=value` texts as a dictionary, None where there are none."""
+    if not texts:
+        return None
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            found[name.strip()] = kind(value.strip())
+        except ValueError:
+            equals = ""
+        if not (name and equals):
+            raise ValueError(f"{option} {text!r}: expected name=value.")
+    return found
+
+
+def run() -> None:
+    """Entry point: our own complaints as one line."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app()
+    except (ValueError, KeyError) as error:
+        fail(str(error.args[0] if type(error) is KeyError else error), 2)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            fail(f"The disk is full ({error}). Free some space and start again: the run goes on where it stopped.", 1)
+        if type(error) is OSError and error.errno is None:
+            fail(str(error), 1)
+        raise
+
+
+def fail(message: str, code: int) -> None:
+    print(f"cell2text: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,125 @@
+"""Labels to terms, definitions, life stages."""
+
+import re
+
+import pytest
+
+from cell2text.data import example_cells
+from cell2text.data.ontology import LIFE_STAGES, first_sentence, life_stage, lower_start, ontology_parser, resolve, term_definition
+
+
+def terms(ontology, retired=False):
+    entries = ontology_parser().cxg_schema.ontology(ontology)
+    return {term: entry for term, entry in entries.items() if retired or not entry.get("deprecated")}
+
+
+@pytest.mark.parametrize(
+    ("field", "label", "term_id", "expected"),
+    [
+        pytest.param("cell_type", "B cell", "CL:0000236", ("B cell", "CL:0000236", "term_id"), id="id"),
+        pytest.param("cell_type", "b-lymphozyt", "CL:0000236", ("B cell", "CL:0000236", "term_id"), id="the_id_wins"),
+        pytest.param("cell_type", "B CELL", None, ("B cell", "CL:0000236", "label"), id="label"),
+        pytest.param("cell_type", "pancreatic alpha cell", None, ("pancreatic A cell", "CL:0000171", "synonym"), id="synonym"),
+        pytest.param("cell_type", None, "CL:0000003", ("cell", "CL:0000000", "retired_id"), id="retired_id"),
+        pytest.param("cell_type", "my cluster 7", "unknown", ("my cluster 7", None, "unresolved"), id="unresolved"),
+        pytest.param("cell_type", "B cell", "CL:9999999", ("B cell", "CL:0000236", "label"), id="an_id_that_is_none"),
+        pytest.param("cell_type", "unknown", "unknown", (None, None, "unknown"), id="unknown"),
+        pytest.param("cell_type", "nan", "", (None, None, "unknown"), id="nan"),
+        pytest.param("disease", "normal", None, ("normal", "PATO:0000461", "label"), id="normal"),
+        pytest.param("disease", "male", "PATO:0000384", ("male", None, "unresolved"), id="a_sex_is_no_disease"),
+        pytest.param("disease", "influenza || COVID-19", "MONDO:0005812 || MONDO:0100096", ("influenza and COVID-19", "MONDO:0005812 || MONDO:0100096", "term_id"), id="two_diseases"),
+        pytest.param("sex", "F", None, ("female", "PATO:0000383", "label"), id="short_sex"),
+        pytest.param("development_stage", "55-year-old human stage", "HsapDv:0000149", ("55-year-old stage", "HsapDv:0000149", "term_id"), id="an_old_label"),
+    ],
+)  # fmt: skip
+def test_labels_are_resolved(field, label, term_id, expected):
+    term = resolve(field, label, term_id)
+    assert (term.label, term.term_id, term.route) == expected
+
+
+def test_every_definition_of_the_cell_ontology_is_one_clean_sentence():
+    checked = 0
+    for term, entry in terms("CL").items():
+        text = term_definition(term)
+        if text is None:
+            assert not entry.get("description")
+            continue
+        checked += 1
+        assert text.count("(") == text.count(")") and text.count("[") == text.count("]"), (term, text)
+        assert not re.search(r"(?<![-\w])([a-z]+) \1(?![-\w])", text), (term, text)
+        assert not re.search(r"PMID|https?:|et al\.|[.,;:\s]$|\b(e\.g|i\.e|vs)$", text), (term, text)
+    assert checked > 3000
+
+
+def test_sentences_end_where_a_new_one_starts():
+    assert first_sentence("Lacks CD8, e.g. in blood. It grows.") == "Lacks CD8, e.g. in blood"
+    assert first_sentence("One (of two. Or three).  Two.") == "One (of two. Or three)"
+    assert first_sentence("A cell of C. elegans. it moves.") == "A cell of C. elegans"
+    assert first_sentence("A cell that that moves (Meier et al., 2018). More.") == "A cell that moves"
+
+
+def test_a_definition_goes_on_after_a_colon():
+    assert lower_start("Epithelial cell of a duct") == "epithelial cell of a duct"
+    assert lower_start("CD4-positive cell") == "CD4-positive cell"
+    assert lower_start("A(n) epithelial cell") == "an epithelial cell"
+
+
+def test_every_definition_of_the_example_cells_is_there():
+    assert all(term_definition(term) for term in example_cells().obs["cell_type_ontology_term_id"].unique())
+
+
+def expected_stage(label: str) -> str | None:
+    """What a reader makes of a label of HsapDv, found without the ontology's tree."""
+    years = re.match(r"(\d+)-year-old", label)
+    if years:
+        age = int(years[1])
+        return "childhood" if age < 15 else "adolescence" if age < 20 else "adulthood" if age < 60 else "late adulthood"
+    months = re.match(r"(\d+)-month-old", label)
+    if months:
+        return "infancy" if int(months[1]) < 12 else "childhood"
+    decade = re.match(r"(third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh) decade", label)
+    if decade:
+        return "adulthood" if decade[1] in ("third", "fourth", "fifth", "sixth") else "late adulthood"
+    if re.search(r"post-fertilization|LMP month|^fetal", label):
+        return "the fetal stage of prenatal development"
+    if re.search(r"Carnegie|embryonic|cleavage|morula|blastula|gastrula|neurula|organogenesis", label):
+        return "the embryonic stage of prenatal development"
+    words = {
+        "prenatal": "prenatal development", "newborn": "infancy", "infant": "infancy", "nursing": "infancy",
+        "under-1": "infancy", "pediatric": "childhood", "child": "childhood", "juvenile": "childhood",
+        "first decade": "childhood", "adolescent": "adolescence", "15-19": "adolescence", "late adult": "late adulthood",
+        "aged": "late adulthood", "60-79": "late adulthood", "65-79": "late adulthood", "80 year": "late adulthood",
+        "90 year": "late adulthood", "centenarian": "late adulthood", "25-44": "adulthood", "middle aged": "adulthood",
+        "adult": "adulthood", "mature": "adulthood",
+    }  # fmt: skip
+    found = [stage for word, stage in words.items() if re.search(rf"\b{word}", label)]
+    if "middle aged" in label:
+        return "adulthood"
+    return found[0] if found else None
+
+
+SILENT = {"life cycle", "life cycle stage", "immature stage", "second decade stage", "postnatal stage"}
+
+
+def test_every_term_of_hsapdv_has_the_life_stage_of_its_label():
+    entries = terms("HsapDv", retired=True)
+    assert len(entries) > 250
+    for term, entry in entries.items():
+        if entry["label"] in SILENT:
+            assert life_stage(term) is None, term
+        else:
+            assert life_stage(term) == expected_stage(entry["label"]), (term, entry["label"])
+            assert life_stage(term) in LIFE_STAGES.values()
+
+
+@pytest.mark.parametrize(
+    ("term", "stage"),
+    [
+        ("HsapDv:0000103", "childhood"),  # 9 years: the published system's text said embryonic
+        ("HsapDv:0000119", "adulthood"),  # 25 years
+        ("HsapDv:0000052", "the fetal stage of prenatal development"),  # 15th week post-fertilisation
+        (None, None),
+    ],
+)
+def test_life_stages_by_hand(term, stage):
+    assert life_stage(term) == stage
