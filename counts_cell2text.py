@@ -106,10 +106,8 @@ class CountCheck:
                 return f"rank encoding needs raw counts. Found integers in {name}: pass layer={layer!r}."
         if f"{self.source}" != "X" and self._holds_counts(None):
             return "rank encoding needs raw counts. Found integers in X: leave layer out."
-        advice = (
-            f"rank encoding needs raw counts, and these look {'log-normalised' if kind == 'log' else kind}. No layer holds integers: read the file of raw "
-            "counts"
-        )
+        look = "log-normalised" if kind == "log" else kind
+        advice = f"rank encoding needs raw counts, and these look {look}. No layer holds integers: read the raw counts"
         return advice + (", or pass allow_fractional=True for expected counts." if kind == "normalised" else ".")
 
     def _holds_counts(self, layer: str | None) -> bool:

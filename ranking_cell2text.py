@@ -6,6 +6,7 @@ Works on NumPy and SciPy alone; numba, where installed, gives the same tokens fa
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -76,6 +77,7 @@ class RankingReport:
             text += f"; {len(self.empty_cells):,} cells without counts (first: {self.empty_cells[0]!r})"
         return text + "."
 
+
 def rank_encode(counts, token_ids: np.ndarray, medians: np.ndarray, *, max_genes: int, totals=None) -> list[np.ndarray]:
     """Order each cell's expressed genes by median-normalised expression.
 
@@ -108,7 +110,7 @@ def rank_block(counts, totals, token_ids, medians, *, max_genes: int, dtype, fir
     """
     widths = np.minimum(np.diff(counts.indptr), max_genes) + (first >= 0) + (last >= 0)
     ranked = np.empty(int(widths.sum()), dtype=dtype)
-    kernel = rank_rows_compiled() if use_numba(counts) else rank_rows
+    kernel: Any = rank_rows_compiled() if use_numba(counts) else rank_rows
     arrays = (*csr_arrays(counts), totals, token_ids.astype(np.int64), medians.astype(np.float64))
     lengths, n_genes = kernel(*arrays, max_genes, first, last, ranked)
     return ranked[: lengths.sum()], lengths, n_genes
@@ -125,7 +127,7 @@ def use_numba(block) -> bool:
 
 
 def rank_rows(indptr, indices, data, totals, token_ids, medians, max_genes, first, last, ranked):
-    """Rank every row of a CSR matrix into `ranked`, end to end; the length of each row, and its genes before the cut."""
+    """Rank every row of a CSR matrix into `ranked`, end to end; each row's length, and its genes before the cut."""
     n_rows = len(indptr) - 1
     lengths, n_genes = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
     written = 0
@@ -284,7 +286,7 @@ class CellRanker:
             Tokens of all cells end to end, special tokens in place, in the vocabulary's type; and of each cell, shape
             (n_cells,): its length, its genes before the cut, and the share of its counts that falls on the vocabulary.
         """
-        add_up = sum_counts_compiled() if use_numba(block) else sum_counts
+        add_up: Any = sum_counts_compiled() if use_numba(block) else sum_counts
         totals, known = add_up(*csr_arrays(block), self.token_ids >= 0, self.gene_totals)
         mapped = known / np.maximum(totals, np.finfo(float).tiny)
         tokens, lengths, n_genes = rank_block(

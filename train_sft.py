@@ -110,7 +110,7 @@ def run(argv: list[str]) -> int:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
         if raised_in.parent != PROJECT and PROJECT / "cell2text" not in raised_in.parents:
             raise
-        print(f"train_sft.py: {error.args[0]}", file=sys.stderr)
+        print(f"train_sft.py: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
     return 0
 

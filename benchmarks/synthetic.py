@@ -37,7 +37,12 @@ def synthetic_vocabulary(*, seed: int = 0) -> GeneVocabulary:
 def synthetic_adata(kind: str, n_cells: int, *, seed: int = 0) -> ad.AnnData:
     """Cells with CELLxGENE columns and ten donors."""
     counts = synthetic_counts(kind, n_cells, seed=seed)
-    types = [("B cell", "CL:0000236"), ("T cell", "CL:0000084"), ("monocyte", "CL:0000576"), ("fibroblast", "CL:0000057")]
+    types = [
+        ("B cell", "CL:0000236"),
+        ("T cell", "CL:0000084"),
+        ("monocyte", "CL:0000576"),
+        ("fibroblast", "CL:0000057"),
+    ]
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(types), size=n_cells)
     obs = pd.DataFrame(
@@ -53,5 +58,7 @@ def synthetic_adata(kind: str, n_cells: int, *, seed: int = 0) -> ad.AnnData:
         },
         index=[f"cell{i}" for i in range(n_cells)],
     )
-    var = pd.DataFrame({"feature_name": [f"GENE{i}" for i in range(N_GENES)]}, index=[f"ENSG{i:011d}" for i in range(N_GENES)])
+    var = pd.DataFrame(
+        {"feature_name": [f"GENE{i}" for i in range(N_GENES)]}, index=[f"ENSG{i:011d}" for i in range(N_GENES)]
+    )
     return ad.AnnData(counts, obs=obs, var=var)

@@ -26,9 +26,9 @@ AutoProcessor.register(Cell2TextConfig, Cell2TextProcessor, exist_ok=True)
 
 # Names that need anndata, scikit-learn or the ontologies are imported when they are first used.
 _LAZY = {
-    
     "example_cells": "cell2text.data",
     "fit_vocabulary": "cell2text.data",
+    "prepare": "cell2text.data.prepare",
 }
 
 __all__ = [

@@ -7,12 +7,15 @@ or wrong input (one line on standard error), 1 a fault of ours or of the machine
 import errno
 import logging
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
 
 Inputs = Annotated[
     list[str] | None, typer.Argument(help="h5ad files, zarr stores, folders, globs, or fsspec addresses of them.")
@@ -30,13 +33,16 @@ def main() -> None:
 def prepare(
     inputs: Inputs = None,
     out: Annotated[str, typer.Option(help="Output folder: new, or that of a run that was interrupted.")] = "prepared",
-    config: Annotated[str | None, typer.Option(help="yaml file with any of the options; the command line wins.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="yaml file with any of the options; the command line wins.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="`files` or `census`.")] = None,
     census_version: Annotated[str | None, typer.Option(help="Release of the CELLxGENE Census.")] = None,
     census_uri: Annotated[str | None, typer.Option(help="Address of a SOMA of the Census's layout.")] = None,
     value_filter: Annotated[str | None, typer.Option(help="Cells of the Census, such as \"tissue == 'lung'\".")] = None,
     gene_vocab: Annotated[
-        str | None, typer.Option(help="Gene vocabulary: Geneformer or a saved one. Fitted to training cells if left out.")
+        str | None,
+        typer.Option(help="Gene vocabulary: Geneformer or a saved one. Fitted to training cells if left out."),
     ] = None,
     max_genes: Annotated[int | None, typer.Option(help="Longest ranked cell.")] = None,
     gene_sets: Annotated[str | None, typer.Option(help="GMT file, or `hallmark` to download it.")] = None,
@@ -45,8 +51,12 @@ def prepare(
     columns: Annotated[
         list[str] | None, typer.Option(help="Our column and the file's, such as cell_type=CellType. Repeatable.")
     ] = None,
-    allow_fractional: Annotated[bool | None, typer.Option(help="Accept expected counts, which are no integers.")] = None,
-    skip_bad_files: Annotated[bool | None, typer.Option(help="Leave out files that cannot be used, and report.")] = None,
+    allow_fractional: Annotated[
+        bool | None, typer.Option(help="Accept expected counts, which are no integers.")
+    ] = None,
+    skip_bad_files: Annotated[
+        bool | None, typer.Option(help="Leave out files that cannot be used, and report.")
+    ] = None,
     sampling: Annotated[str | None, typer.Option(help="all, random, balanced or published.")] = None,
     n_cells: Annotated[int | None, typer.Option(help="Size of the sample.")] = None,
     split: Annotated[str | None, typer.Option(help="donor, dataset, tissue, cell_type or random.")] = None,
@@ -65,7 +75,7 @@ def prepare(
     from cell2text.data.config import PrepareConfig
     from cell2text.data.prepare import prepare as run
 
-    chosen = {
+    chosen: dict[str, Any] = {
         "source": source, "census_version": census_version, "census_uri": census_uri, "value_filter": value_filter,
         "gene_vocab": gene_vocab, "max_genes": max_genes, "gene_sets": gene_sets, "layer": layer, "gene_key": gene_key,
         "columns": pairs(columns, str, "--columns"), "allow_fractional": allow_fractional,
@@ -80,7 +90,7 @@ def prepare(
         typer.echo(line)
     typer.echo(f"{out}: load it with datasets.load_dataset({out!r}), read {out}/report.html.")
     if push_to_hub:
-        typer.echo(push(out, push_to_hub))
+        typer.echo(push(Path(out), push_to_hub))
 
 
 @app.command()

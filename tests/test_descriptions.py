@@ -45,7 +45,7 @@ PATHWAYS = "Its most active pathways are hypoxia and TNF-alpha signaling via NF-
         ({"cell_type": "nan", "pathways": []}, "This cell comes from the pancreas of a healthy male donor in adulthood."),
         ({name: None for name in ALPHA if name != "pathways"}, "This cell's most active pathways are hypoxia and TNF-alpha signaling via NF-kB."),
         ({"life_stage": "the fetal stage of prenatal development", "pathways": None}, f"{TYPE} It comes from the pancreas of a healthy male donor in the fetal stage of prenatal development."),
-        ({name: None for name in ALPHA}, None),
+        (dict.fromkeys(ALPHA), None),
     ],
 )  # fmt: skip
 def test_a_field_that_is_unknown_is_left_out(changes, text):
@@ -65,7 +65,11 @@ GRAMMAR = re.compile(
 
 def real_labels(ontology, n):
     entries = ontology_parser().cxg_schema.ontology(ontology)
-    labels = [(t, e["label"]) for t, e in entries.items() if not e.get("deprecated") and e.get("label") and "." not in e["label"] and ":" not in e["label"]]
+    labels = [
+        (t, e["label"])
+        for t, e in entries.items()
+        if not e.get("deprecated") and e.get("label") and "." not in e["label"] and ":" not in e["label"]
+    ]
     return labels[:: max(1, len(labels) // n)]
 
 
@@ -171,7 +175,7 @@ def test_draws_depend_on_seed_stream_source_and_row_alone():
     assert np.array_equal(draws(1, "task", "a", rows[500:600]), whole[500:600])
     others = [draws(2, "task", "a", rows), draws(1, "field", "a", rows), draws(1, "task", "b", rows)]
     assert all(abs(np.corrcoef(whole, other)[0, 1]) < 0.05 for other in others)
-    assert 0 <= whole.min() and whole.max() < 1
+    assert whole.min() >= 0 and whole.max() < 1
     assert np.abs(np.histogram(whole, bins=10, range=(0, 1))[0] - 1000).max() < 150
 
 
@@ -207,7 +211,7 @@ def test_held_out_cells_are_described_with_the_fixed_instruction():
 
 
 def test_a_row_without_an_answer_to_the_wanted_tasks_is_described():
-    row = [tuple("blood" if name == "tissue" else None for name in FIELDS) + ((),)]
+    row = [(*("blood" if name == "tissue" else None for name in FIELDS), ())]
     tasks, texts, *_ = chat({"annotate": 1.0}).compose(row, "file", np.array([0]), training=True)
     assert tasks == ["describe"] and texts == ["This cell comes from the blood."]
 
@@ -229,7 +233,9 @@ names = st.text(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    cell_type=names.map(str.strip).filter(lambda name: name and name.lower() not in {"unknown", "na", "nan", "none", "n/a", "null"}),
+    cell_type=names.map(str.strip).filter(
+        lambda name: name and name.lower() not in {"unknown", "na", "nan", "none", "n/a", "null"}
+    ),
     tissue=names,
     disease=names,
 )

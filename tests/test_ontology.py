@@ -5,7 +5,15 @@ import re
 import pytest
 
 from cell2text.data import example_cells
-from cell2text.data.ontology import LIFE_STAGES, first_sentence, life_stage, lower_start, ontology_parser, resolve, term_definition
+from cell2text.data.ontology import (
+    LIFE_STAGES,
+    first_sentence,
+    life_stage,
+    lower_start,
+    ontology_parser,
+    resolve,
+    term_definition,
+)
 
 
 def terms(ontology, retired=False):

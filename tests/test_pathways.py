@@ -97,9 +97,10 @@ def test_columns_are_found_by_alias_symbol_and_merged_gene():
     sets = read_gmt_text("SET\tx\tOLDNAME\tGENE5\tENSG00000000007\tNOBODY\tGENE5\n")
     (columns,) = match_columns(sets, adata.var, ranker)
     assert columns.tolist() == sorted(ranker.columns[[0, 5, 7]])
-    assert ranker.collapse(adata.X)[:, ranker.columns[0]].toarray().ravel().tolist() == (
-        adata.X[:, 0] + adata.X[:, 59]
-    ).toarray().ravel().tolist()
+    assert (
+        ranker.collapse(adata.X)[:, ranker.columns[0]].toarray().ravel().tolist()
+        == (adata.X[:, 0] + adata.X[:, 59]).toarray().ravel().tolist()
+    )
 
 
 def read_gmt_text(text):

@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 from trl import ModelConfig, SFTConfig
 
-from cell2text.data import build_rows, example_cells, stratified_split
+from cell2text.data import example_cells
+from cell2text.data.rows import completion_array, with_text
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.held_out import derangement
-from cell2text.training.sources import load_source
+from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
 
@@ -44,13 +48,18 @@ def small_h5ad(tmp_path_factory):
     return path
 
 
-def run(folder, *, launcher=(sys.executable,), expect=0, **changes):
-    """Run train_sft.py on the default configuration at toy size, with changes."""
+def write_config(folder: Path, **changes) -> Path:
     config = yaml.safe_load((PROJECT / "configs" / "default.yaml").read_text())
     config = {**config, **TINY, "output_dir": str(folder / "out"), **changes}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
+    return path
+
+
+def run(folder, *, launcher=(sys.executable,), expect=0, **changes):
+    """Run train_sft.py on the default configuration at toy size, with changes."""
+    path = write_config(folder, **changes)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
@@ -65,9 +74,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def make_trainer(folder, processor=None, **options):
     processor = processor or make_processor()
     model = make_model(processor=processor)
-    adata = make_adata(8)
-    adata.obs["cell_type"], adata.obs["tissue"] = "B cell", "blood"
-    rows, _ = build_rows(adata, processor)
+    cells = [[cell.tolist()] for cell in processor.rank_encode(make_adata(8))]
+    prompt = [with_text(message) for message in processor.conversation()]
+    texts = ["This cell is a B cell. It comes from the blood."] * 8
+    columns = {"cells": cells, "prompt": [prompt] * 8, "completion": completion_array(texts).to_pylist()}
+    rows = Dataset.from_dict({"cell_id": [f"cell{i}" for i in range(8)], **columns})
     settings = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "max_length": 512}
     return Cell2TextTrainer(
         model=model,
@@ -229,42 +240,59 @@ def test_two_ranks_train_what_one_rank_trains_with_the_same_global_batch(small_h
     ("changes", "message"),
     [
         pytest.param({"dataset": []}, "--dataset names nothing", id="no_dataset"),
-        pytest.param({"dataset": ["nowhere.h5ad"]}, "files that do not exist: \\['nowhere.h5ad'\\]", id="missing_file"),
-        pytest.param({"dataset": ["a.h5ad", "folder"]}, "mixes h5ad files and datasets", id="mixed"),
+        pytest.param({"dataset": ["nowhere.h5ad"]}, "nowhere.h5ad does not exist", id="missing_file"),
+        pytest.param({"dataset": ["a.h5ad", "folder"]}, "mixes files of counts and data sets", id="mixed"),
         pytest.param({"allow_fractional": False}, "fractional values .cell 'oligo.*", id="fractional"),
-        pytest.param({"stratify": ["batch"]}, "lacks the columns \\['batch'\\] of --stratify", id="stratify"),
+        pytest.param({"stratify": ["batch"]}, "there is no column \\['batch'\\]", id="stratify"),
         pytest.param({"model_name_or_path": "."}, "a folder without config.json", id="no_model"),
         pytest.param({"warm_start_epochs": 1, "cell_encoder": "x"}, "would overwrite the pretrained", id="warm_start"),
         pytest.param({"resume_from_checkpoint": "true"}, "holds no checkpoint", id="no_checkpoint"),
         pytest.param({"max_length": 20}, "max_length=20 would cut", id="max_length"),
     ],
 )
-def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path):
-    import re
+def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path, monkeypatch, capsys):
+    import train_sft
 
-    done = run(tmp_path, expect=2, **changes)
-    assert re.search(message, done.stderr.replace("\n", " ")) and "Traceback" not in done.stderr
-
-
-def test_splits_keep_every_label_and_are_disjoint():
-    labels = example_cells().obs[["dataset_id", "cell_type"]].astype(str).agg("|".join, axis=1)
-    train, test = stratified_split(labels, 0.2, seed=0)
-    assert sorted([*train, *test]) == list(range(len(labels)))
-    assert abs(len(test) / len(labels) - 0.2) < 0.01
-    common = labels.value_counts()
-    assert set(labels.iloc[test]) >= set(common.index[common >= 5])
-    shares = labels.iloc[test].value_counts() / common
-    assert ((shares * common - 0.2 * common).abs().fillna(0) <= 1).all()
-    again = stratified_split(labels, 0.2, seed=0)[1]
-    assert (test == again).all() and (test != stratified_split(labels, 0.2, seed=1)[1]).any()
+    monkeypatch.chdir(tmp_path)
+    path = write_config(tmp_path, **changes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert train_sft.run(["--config", str(path)]) == 2
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
 
 
-def test_validation_never_sees_the_test_cells():
-    arguments = {"dataset": ["example_cells"], "allow_fractional": True}
-    final, choosing = (load_source(Cell2TextArguments(**arguments, hold_out=name)) for name in ("test", "validation"))
-    test = set(final.test[0].obs_names)
-    seen = set(choosing.train[0].obs_names) | set(choosing.test[0].obs_names)
-    assert not test & seen and seen == set(final.train[0].obs_names)
+def test_a_wrong_argument_ends_the_process_with_code_2_and_one_line(tmp_path):
+    done = run(tmp_path, expect=2, dataset=[])
+    assert "train_sft.py: --dataset names nothing" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_validation_never_sees_the_test_cells(tmp_path):
+    arguments = {"dataset": ["example_cells"], "allow_fractional": True, "max_genes": 64}
+    final, choosing = (
+        load_rows(Cell2TextArguments(**arguments, hold_out=name), str(tmp_path / name))
+        for name in ("test", "validation")
+    )
+    test = set(final.held_out["cell_id"])
+    seen = set(choosing.train["cell_id"]) | set(choosing.held_out["cell_id"])
+    assert not test & seen and seen == set(final.train["cell_id"]) and len(test) + len(seen) == 1409
+
+
+def test_counts_of_rows_are_those_of_their_files(tmp_path):
+    rows = load_rows(Cell2TextArguments(dataset=["example_cells"], allow_fractional=True, max_genes=64), str(tmp_path))
+    held_out = rows.held_out.select(range(40)).shuffle(seed=0)
+    counts, adata = rows.counts(held_out, None), example_cells()
+    names = [name.removeprefix("example_cells:") for name in held_out["cell_id"]]
+    assert (counts[:, adata.var_names].X != adata[names].X).nnz == 0
+
+
+def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
+    from cell2text.data.prepare import prepare
+
+    shares = {"train": 0.5, "test": 0.5}
+    prepare([small_h5ad], tmp_path / "data", split="random", shares=shares, progress=False, max_genes=32)
+    run(tmp_path / "run", dataset=[str(tmp_path / "data")])
+    results = json.loads((tmp_path / "run" / "out" / "results.json").read_text())
+    assert results["n"] == 20 and "logistic_regression" not in results
 
 
 def test_the_control_gives_every_cell_another_cells_genes():

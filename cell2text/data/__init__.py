@@ -1,6 +1,6 @@
 """Counts to training rows, one step a module.
 
-    sources, census -> plan (ontology, sampling, splits) -> jobs (ranks, pathways, tasks, descriptions, rows) -> card, report
+    sources, census -> plan: ontology, sampling, splits -> jobs: ranks, pathways, tasks, texts, rows -> card, report
 
 `prepare` runs them.
 """

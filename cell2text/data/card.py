@@ -33,8 +33,8 @@ rows = load_dataset("PATH_OR_REPOSITORY_OF_THIS_CARD")
 - `prompt`, `completion`: chat messages; a block of type `cell` stands for a cell. `task` says what is asked.
 - `cell_type`, `tissue`, `disease`, `sex`, `development_stage` with their ontology term ids, `life_stage`, `assay`,
   `donor_id`, `dataset_id`: null where unknown.
-- `pathways`: the two most active gene sets; `pathways_active`: those in the top 5 % of the sets; `pathway_scores`: AUCell
-  scores of all sets, in the order of their file{n_sets}.
+- `pathways`: the two most active gene sets; `pathways_active`: those in the top 5 % of the sets; `pathway_scores`:
+  AUCell scores of all sets, in the order of their file{n_sets}.
 - `n_genes`, `mapped_fraction`: expressed genes of the vocabulary, and the share of the counts that falls on them.
 - `source`, `source_row`: where the cell stands; `second_cell_id`: the other cell of `compare`.
 
@@ -90,7 +90,9 @@ def write_card(report: dict, folder: Path) -> None:
         rows=report["rows"],
         n_files=len(files),
         splits="\n".join(splits),
-        vocabulary=f"`{provenance['vocabulary']}`" if " " not in provenance["vocabulary"] else "fitted to the training cells",
+        vocabulary=f"`{provenance['vocabulary']}`"
+        if " " not in provenance["vocabulary"]
+        else "fitted to the training cells",
         n_sets=f" ({len(report['pathways'])} sets)" if report["pathways"] else " (none were given)",
         sampling=provenance["config"]["sampling"],
         split=provenance["config"]["split"],

@@ -3,8 +3,10 @@
 Reads any SOMA of the Census's layout, so that a release is one address among others. Needs the extra `census`.
 """
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,8 +62,8 @@ class CensusReader:
                 tiledb_config={"vfs.s3.no_sign_request": "true", "vfs.s3.region": "us-west-2"}
             )
         try:
-            self._census = tiledbsoma.open(source.url, context=context)
-            self._experiment = self._census["census_data"][ORGANISM]
+            census: Any = tiledbsoma.open(source.url, context=context)
+            self._experiment: Any = census["census_data"][ORGANISM]
             self._measurement = self._experiment.ms["RNA"]
             self._n_genes = self._measurement.var.count
         except (tiledbsoma.SOMAError, tiledbsoma.DoesNotExistError, KeyError, RuntimeError) as error:
@@ -81,14 +83,15 @@ class CensusReader:
         return len(self._read(["soma_joinid"]))
 
     def obs_columns(self) -> list[str]:
-        return [name for name in self._experiment.obs.keys() if name != "soma_joinid"]
+        return [name for name in list(self._experiment.obs.keys()) if name != "soma_joinid"]
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of all cells of the filter as categories of text, by `soma_joinid`."""
         table = self._read(["soma_joinid", *columns])
         present = table.notna()
         return pd.DataFrame(
-            {name: table[name].astype(str).where(present[name]).astype("category") for name in columns}, index=table.index
+            {name: table[name].astype(str).where(present[name]).astype("category") for name in columns},
+            index=table.index,
         )
 
     def _read(self, columns: list[str]) -> pd.DataFrame:
@@ -107,8 +110,9 @@ class CensusReader:
         return sp.csr_matrix((data, (row, table["soma_dim_1"].to_numpy())), shape=shape)
 
     def fingerprint(self) -> str:
-        """The address: a release of the Census never changes."""
-        return self.source.url
+        """The address of a release, which never changes; a hash of the address of a SOMA on this machine."""
+        url = self.source.url
+        return url if url.startswith("s3://") else hashlib.sha256(url.encode()).hexdigest()
 
     def close(self) -> None:
         """Kept open: one reader serves all jobs of a process."""

@@ -21,7 +21,16 @@ import scipy.sparse as sp
 from cell2text.data.census import open_census
 from cell2text.data.config import PrepareConfig
 from cell2text.data.pathways import MIN_COVERAGE, GeneSets, aucell, match_columns
-from cell2text.data.rows import FIELDS, METADATA_COLUMNS, Chat, cells_array, completion_array, named_pathways, ranked_cells, row_schema
+from cell2text.data.rows import (
+    FIELDS,
+    METADATA_COLUMNS,
+    Chat,
+    cells_array,
+    completion_array,
+    named_pathways,
+    ranked_cells,
+    row_schema,
+)
 from cell2text.data.sources import BadFileError, Source, open_source
 from cell2text.data.splits import SPLITS
 from cell2text.data.vocabulary import MedianAccumulator, gene_numbers
@@ -64,7 +73,9 @@ def load_plan(folder: str, identity: str) -> Plan:
     return Plan(
         folder=Path(folder),
         identity=identity,
-        config=PrepareConfig(**{**content["config"], "inputs": ["plan"] if content["config"]["source"] == "files" else []}),
+        config=PrepareConfig(
+            **{**content["config"], "inputs": ["plan"] if content["config"]["source"] == "files" else []}
+        ),
         sources={source["name"]: Source(**source) for source in content["sources"]},
         jobs=content["jobs"],
         gene_sets=GeneSets(**sets) if sets else None,
@@ -102,8 +113,8 @@ class SourceWorker:
     def score(self, block: sp.csr_matrix) -> np.ndarray:
         if not self.gene_sets:
             return np.zeros((block.shape[0], 0), dtype=np.float32)
-        ties = {"ties": self.config.ties, "seed": self.config.ties_seed}
-        return aucell(self.ranker.collapse(block), self.set_columns, **ties).astype(np.float32)
+        counts, ties, seed = self.ranker.collapse(block), self.config.ties, self.config.ties_seed
+        return aucell(counts, self.set_columns, ties=ties, seed=seed).astype(np.float32)
 
 
 def checked_blocks(reader, rows: np.ndarray, allow_fractional: bool) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
@@ -119,6 +130,7 @@ def checked_blocks(reader, rows: np.ndarray, allow_fractional: bool) -> Iterator
         pending = ahead.submit(reader.counts_of, parts[0])
         for i, part in enumerate(parts):
             block = pending.result()
+            block.sort_indices()  # sums of scores round alike however a file orders its genes
             if i + 1 < len(parts):
                 pending = ahead.submit(reader.counts_of, parts[i + 1])
             check_counts(reader, part, block, allow_fractional)
@@ -130,7 +142,9 @@ def check_counts(reader, rows: np.ndarray, block: sp.csr_matrix, allow_fractiona
     if flaw:
         kind, position = flaw
         where = name_value(block, position, lambda row: reader.cell_names(rows[row : row + 1])[0])
-        raise BadFileError(reader.source.name, f"{reader.counts_name} holds {FLAWS[kind]} ({where}): raw counts are needed.")
+        raise BadFileError(
+            reader.source.name, f"{reader.counts_name} holds {FLAWS[kind]} ({where}): raw counts are needed."
+        )
 
 
 @lru_cache(maxsize=1)
@@ -155,17 +169,14 @@ def shard_job(folder: str, identity: str, number: int) -> int:
     table = plan.rows(number)
     rows = table["row"].to_numpy()
     worker.ranker.gene_totals[:] = 0
-    tokens, lengths, n_genes, mapped, scores = [], [], [], [], []
+    ranked: list[tuple[np.ndarray, ...]] = []
+    scores: list[np.ndarray] = []
     for _, block in checked_blocks(worker.reader, rows, plan.config.allow_fractional):
-        ranked = worker.ranker.rank(block)
-        for values, found in zip((tokens, lengths, n_genes, mapped), ranked):
-            values.append(found)
+        ranked.append(worker.ranker.rank(block))
         scores.append(worker.score(block))
-    cells = ShardCells(
-        table,
-        np.concatenate(tokens), np.concatenate(lengths), np.concatenate(n_genes), np.concatenate(mapped),
-        np.concatenate(scores), worker.reader.cell_names(rows), job["source"],
-    )  # fmt: skip
+    tokens, lengths, n_genes, mapped = (np.concatenate(parts) for parts in zip(*ranked))
+    names = worker.reader.cell_names(rows)
+    cells = ShardCells(table, tokens, lengths, n_genes, mapped, np.concatenate(scores), names, job["source"])
     report = {
         "source": job["source"],
         "cells": len(rows),
@@ -174,9 +185,7 @@ def shard_job(folder: str, identity: str, number: int) -> int:
         "counts_by_route": worker.ranker.counts_by_route(),
         "splits": {},
     }
-    chat = Chat(
-        plan.config.tasks, plan.config.system_prompt, seed=plan.config.seed, definitions=plan.definitions
-    )
+    chat = Chat(plan.config.tasks, plan.config.system_prompt, seed=plan.config.seed, definitions=plan.definitions)
     eligible = worker.coverage >= MIN_COVERAGE
     split_of_row = table["split"].to_numpy()
     for index, split in enumerate(SPLITS):
@@ -206,7 +215,9 @@ class ShardCells:
     def ranked(self) -> pa.ListArray:
         return ranked_cells(self.tokens, self.lengths)
 
-    def to_table(self, kept: np.ndarray, chat: Chat, gene_sets, eligible, *, training: bool) -> tuple[pa.Table, list[str]]:
+    def to_table(
+        self, kept: np.ndarray, chat: Chat, gene_sets, eligible, *, training: bool
+    ) -> tuple[pa.Table, list[str]]:
         """Rows of some of the cells, and the task of each."""
         plan = self.table.take(pa.array(kept))
         numbers = plan["row"].to_numpy()
@@ -285,10 +296,12 @@ def shard_path(folder: Path, split: str, number: int) -> Path:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file beside its place and rename it. Tokens are split by byte: smaller and faster than a dictionary."""
+    """Write a Parquet file beside its place and rename it. Tokens are split by byte: small and fast."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    texts = [name for name in table.column_names if name not in ("cells", "pathway_scores", "n_genes", "mapped_fraction")]
+    texts = [
+        name for name in table.column_names if name not in ("cells", "pathway_scores", "n_genes", "mapped_fraction")
+    ]
     dictionary = [name for name in texts if pa.types.is_string(table.schema.field(name).type)]
     nested = ["prompt", "completion"]
     dictionary += [f"{name}.list.element.content.list.element.text" for name in nested]
@@ -310,4 +323,3 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-

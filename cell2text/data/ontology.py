@@ -27,7 +27,9 @@ UNKNOWN = {"", "unknown", "na", "n/a", "nan", "none", "null", "not applicable", 
 SEVERAL = " || "  # CELLxGENE joins several diseases of one donor so
 
 ABBREVIATIONS = re.compile(r"(?:\be\.g|\bi\.e|\bcf|\bvs|\bal|\bapprox|\bsp|\bca|\bfig|\b[A-Z])\.$", re.IGNORECASE)
-CITATION = re.compile(r"\s*[(\[](?:[^()\[\]]*\b(?:et al\.?,? \d{4}|PMID|https?:|doi)[^()\[\]]*|[A-Z][a-z]+,? \d{4}|[A-Z]+:\d+)[)\]]")
+CITATION = re.compile(
+    r"\s*[(\[](?:[^()\[\]]*\b(?:et al\.?,? \d{4}|PMID|https?:|doi)[^()\[\]]*|[A-Z][a-z]+,? \d{4}|[A-Z]+:\d+)[)\]]"
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ def resolve(field: str, label, term_id=None) -> Term:
     if field == "sex":
         label = SHORT_SEX.get(label.lower(), label)
     for route, index in zip(("label", "synonym", "retired_label"), names_of(field)):
-        found = index.get(label.lower(), set())
-        if len(found) == 1:
-            term = next(iter(found))
+        matches = index.get(label.lower(), set())
+        if len(matches) == 1:
+            term = next(iter(matches))
             return Term(label_of(term), term, route)
     return Term(label, None, "unresolved")
 
@@ -190,7 +192,9 @@ def lower_start(definition: str) -> str:
 def common_words() -> frozenset[str]:
     """Words that stand in lower case somewhere in the Cell Ontology's definitions: no names."""
     entries = ontology_parser().cxg_schema.ontology("CL").values()
-    return frozenset(word for entry in entries for word in re.findall(r"(?<![\w-])[a-z]+", entry.get("description") or ""))
+    return frozenset(
+        word for entry in entries for word in re.findall(r"(?<![\w-])[a-z]+", entry.get("description") or "")
+    )
 
 
 LIFE_STAGES = {

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -81,12 +82,12 @@ def match_columns(gene_sets: GeneSets, var, ranker: CellRanker) -> list[np.ndarr
     by_token = dict(zip(ranker.token_ids.tolist(), ranker.columns.tolist()))
     names = list(dict.fromkeys(gene for genes in gene_sets.genes for gene in genes))
     tokens, _ = ranker.vocabulary.map_genes(names)
-    of_gene = {
+    of_gene: dict[str, Any] = {
         name: by_token[token] if token in by_token and token >= 0 else by_name.get(name)
         for name, token in zip(names, tokens.tolist())
     }
-    found = [[of_gene[gene] for gene in genes if of_gene[gene] is not None] for genes in gene_sets.genes]
-    return [np.unique(columns).astype(np.int64) for columns in found]
+    found = [{of_gene[gene] for gene in genes} - {None} for genes in gene_sets.genes]
+    return [np.array(sorted(columns), dtype=np.int64) for columns in found]
 
 
 def aucell(
@@ -128,7 +129,9 @@ def aucell(
     n_genes = counts.shape[1]
     cutoff = round(top_fraction * n_genes)
     if not 0 < cutoff < n_genes:
-        raise ValueError(f"The top {top_fraction:.0%} of {n_genes} genes are {cutoff} genes: expected 1 to {n_genes - 1}.")
+        raise ValueError(
+            f"The top {top_fraction:.0%} of {n_genes} genes are {cutoff} genes: expected 1 to {n_genes - 1}."
+        )
     sizes = np.array([len(columns) for columns in set_columns], dtype=np.int64)
     members = np.concatenate([*set_columns, np.zeros(0, dtype=np.int64)]).astype(np.int64)
     sets = np.repeat(np.arange(len(sizes)), sizes)[np.argsort(members, kind="stable")]

@@ -107,8 +107,8 @@ def survey_source(
             raise BadFileError(source.name, "holds no cell.")
         genes = survey_genes(reader, config, vocabulary, gene_sets)
         cells, resolution = survey_metadata(reader, config)
-        probe = cells["row"].to_numpy()[:PROBE]
-        probe_counts(reader, probe, config)
+        if source.format != "soma":  # the Census holds raw counts, of which only the chosen cells' are fetched
+            probe_counts(reader, cells["row"].to_numpy()[:PROBE], config)
         report = {"cells": len(cells), "counts": reader.counts_name, **genes, "labels": resolution}
         if reader.note:
             report["note"] = reader.note
@@ -174,12 +174,16 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
     resolution = {}
     for field in FIELD_ONTOLOGIES:
         label, term = (obs.get(theirs[column]) for column in (field, f"{field}_ontology_term_id"))
-        cells[field], cells[f"{field}_ontology_term_id"], resolution[field] = resolve_column(field, label, term, len(obs))
+        cells[field], cells[f"{field}_ontology_term_id"], resolution[field] = resolve_column(
+            field, label, term, len(obs)
+        )
     stages = cells["development_stage_ontology_term_id"]
     cells["life_stage"] = recoded(stages, {term: life_stage(term) for term in stages.cat.categories})
     for column in PLAIN_COLUMNS:
         values = obs.get(theirs[column])
-        cells[column] = empty(len(obs)) if values is None else recoded(values, {v: known(v) for v in values.cat.categories})
+        cells[column] = (
+            empty(len(obs)) if values is None else recoded(values, {v: known(v) for v in values.cat.categories})
+        )
     cells["dataset_id"] = pd.Series(categorical(cells["dataset_id"].astype(object).fillna(name)))
     primary = obs.get(theirs["is_primary_data"])
     cells["primary"] = True if primary is None else (primary.astype(object) == "True").to_numpy()
@@ -245,7 +249,9 @@ def join(surveys: list[Survey]) -> pd.DataFrame:
         columns[name] = union_categoricals(parts, sort_categories=True) if categorical else np.concatenate(parts)
     cells = pd.DataFrame(columns)
     names = [survey.source.name for survey in surveys]
-    cells["source"] = pd.Categorical.from_codes(np.repeat(np.arange(len(names)), [len(s.cells) for s in surveys]), names)
+    cells["source"] = pd.Categorical.from_codes(
+        np.repeat(np.arange(len(names)), [len(s.cells) for s in surveys]), names
+    )
     # Cells of an unnamed donor are one group a data set: they may be of one person.
     nameless = "unknown donor of " + cells["dataset_id"].astype(object)
     cells["donor"] = pd.Categorical(cells["donor_id"].astype(object).fillna(nameless))
@@ -335,14 +341,16 @@ def make_plan(
 
 def write_jobs(cells: pd.DataFrame, folder: Path, cells_per_shard: int) -> list[dict]:
     """Cut each source's chosen cells into jobs, in the order of the source, and write one table a job."""
-    jobs = []
+    jobs: list[dict] = []
     (folder / WORK / "plan").mkdir(parents=True, exist_ok=True)
     for name, of_source in cells.groupby("source", observed=True, sort=True):
         of_source = of_source.sort_values("row")
         for start in range(0, len(of_source), cells_per_shard):
             part = of_source.iloc[start : start + cells_per_shard]
             columns = {"row": part["row"].to_numpy(), "split": part["split"].to_numpy()}
-            columns |= {column: part[column].astype(object).where(part[column].notna(), None) for column in METADATA_COLUMNS}
+            columns |= {
+                column: part[column].astype(object).where(part[column].notna(), None) for column in METADATA_COLUMNS
+            }
             schema = pa.schema(
                 [("row", pa.int64()), ("split", pa.int8())]
                 + [(column, pa.dictionary(pa.int32(), pa.string())) for column in METADATA_COLUMNS]

@@ -93,7 +93,7 @@ def prepare(
     if config is None:
         config = PrepareConfig(inputs=paths, **options)
     else:
-        config = replace(config, **({"inputs": paths} if paths else {}), **options)
+        config = replace(config, **options, inputs=paths or config.inputs)
     folder = Path(out)
     with locked(folder), job_runner(workers, dask_scheduler, progress) as run_jobs:
         skipped: dict[str, str] = {}
@@ -216,7 +216,8 @@ def refuse_other_run(found: dict, wanted: dict, folder: Path) -> None:
             differing |= {f"{part}: {name}" for name in names if found[part].get(name) != value.get(name)}
     if differing:
         raise ValueError(
-            f"{folder} belongs to a run that differs in {', '.join(sorted(differing))}. Take another --out, or delete it."
+            f"{folder} belongs to a run that differs in {', '.join(sorted(differing))}. Take another --out, or delete "
+            "that one."
         )
 
 

@@ -32,7 +32,10 @@ def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
         for key, value in (("chosen", done["cells"]), ("truncated", done["truncated"]), ("rows", 0)):
             entry[key] = entry.get(key, 0) + value
         if done["empty"]:
-            entry["dropped"] = {**entry["dropped"], "without counts": entry["dropped"].get("without counts", 0) + done["empty"]}
+            entry["dropped"] = {
+                **entry["dropped"],
+                "without counts": entry["dropped"].get("without counts", 0) + done["empty"],
+            }
         for route, value in done["counts_by_route"].items():
             counts[job["source"]][route] += value
         for split, found in done["splits"].items():
@@ -44,14 +47,21 @@ def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
     for name, entry in files.items():
         entry.setdefault("rows", 0)
         total = sum(counts[name].values())
-        entry["counts_by_route"] = {route: round(value / total, 6) if total else 0.0 for route, value in counts[name].items()}
-        entry["dropped"]["not in the sample"] = entry["cells"] - entry.get("chosen", 0) - sum(
-            count for reason, count in entry["dropped"].items() if reason != "without counts"
+        entry["counts_by_route"] = {
+            route: round(value / total, 6) if total else 0.0 for route, value in counts[name].items()
+        }
+        entry["dropped"]["not in the sample"] = (
+            entry["cells"]
+            - entry.get("chosen", 0)
+            - sum(count for reason, count in entry["dropped"].items() if reason != "without counts")
         )
     rows = sum(split["rows"] for split in splits.values())
     return {
         "rows": rows,
-        "files": {name: {**entry, "dropped": {k: v for k, v in entry["dropped"].items() if v}} for name, entry in files.items()},
+        "files": {
+            name: {**entry, "dropped": {k: v for k, v in entry["dropped"].items() if v}}
+            for name, entry in files.items()
+        },
         "skipped": provenance["skipped"],
         "splits": {name: plain(entry) | {"donors": planned["groups"][name]} for name, entry in splits.items()},
         "sampling": planned["sampling"],
@@ -72,7 +82,7 @@ def most_first(item: tuple[str, int]) -> tuple[int, str]:
 
 
 def pathway_frequencies(plan: Plan, splits: dict, rows: int) -> dict:
-    """Share of the rows that name each set, in which it is active, and whether it counts as active in the population."""
+    """Of each set the share of rows that name it, in which it is active, and if it is active in the population."""
     if plan.gene_sets is None:
         return {}
     total: dict[str, Counter] = {"pathways": Counter(), "pathways_active": Counter()}
@@ -96,7 +106,10 @@ def lost_counts(entry: dict) -> float:
 def write_html(report: dict, path: Path) -> None:
     """Write a page that needs no other file, with pictures as SVG."""
     environment = Environment(
-        loader=PackageLoader("cell2text.data", "templates"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("cell2text.data", "templates"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     environment.filters["thousands"] = lambda number: f"{number:,}"
@@ -151,7 +164,9 @@ def labels_figure(splits: dict) -> str:
     for split in splits.values():
         total.update(split["labels"].get("cell_type", {}))
     names = [name for name, _ in sorted(total.items(), key=most_first)][:MOST_BARS]
-    series = {split: [entry["labels"].get("cell_type", {}).get(name, 0) for name in names] for split, entry in splits.items()}
+    series = {
+        split: [entry["labels"].get("cell_type", {}).get(name, 0) for name in names] for split, entry in splits.items()
+    }
     return svg(stacked_bars(names, series, "rows")) if names else ""
 
 
@@ -161,7 +176,9 @@ def diversity_figure(diversity: dict) -> str:
     axes = figure.subplots()
     for offset, (moment, colour) in zip((-0.2, 0.2), zip(("before", "after"), COLOURS)):
         heights = [diversity[moment][column]["shannon"] for column in columns]
-        axes.bar([i + offset for i in range(len(columns))], heights, width=0.38, label=f"{moment} sampling", color=colour)
+        axes.bar(
+            [i + offset for i in range(len(columns))], heights, width=0.38, label=f"{moment} sampling", color=colour
+        )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_ylabel("Shannon diversity (nats)")
     axes.spines[["top", "right"]].set_visible(False)

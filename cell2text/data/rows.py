@@ -209,4 +209,3 @@ def named_pathways(
     name_of = np.asarray(names, dtype=object)
     active = [tuple(name_of[columns[there]]) for columns, there in zip(order, found)]
     return [cell[:2] for cell in active], active
-

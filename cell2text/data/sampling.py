@@ -9,7 +9,10 @@ import pandas as pd
 from cell2text.data.ontology import ancestors
 
 
-ORGANS = {"UBERON:0000955": "brain", "UBERON:0000178": "blood"}  # tissues that the published caps name, with their parts
+ORGANS = {
+    "UBERON:0000955": "brain",
+    "UBERON:0000178": "blood",
+}  # tissues that the published caps name, with their parts
 DIVERSITY_COLUMNS = ("cell_type", "tissue", "disease", "sex", "life_stage", "assay", "donor_id", "dataset_id")
 
 

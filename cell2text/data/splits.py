@@ -65,7 +65,9 @@ def describe_groups(cells: pd.DataFrame, method: str) -> str:
     if method not in GROUPED:
         return f"there are {len(cells):,} cells"
     text = f"there are {cells[GROUPED[method]].nunique()} groups by {method}"
-    return text + (", and training needs those that alone carry a cell type, tissue or disease" if method == "donor" else "")
+    return text + (
+        ", and training needs those that alone carry a cell type, tissue or disease" if method == "donor" else ""
+    )
 
 
 def random_split(cells: pd.DataFrame, held_out: Mapping[int, float], stratify, seed: int) -> np.ndarray:
@@ -119,7 +121,9 @@ def carriers_of_categories(cells: pd.DataFrame, groups: pd.Categorical) -> list[
     """The groups that carry each category of `COVERED`, categories of few groups first."""
     found = []
     for column in COVERED:
-        pairs = pd.DataFrame({"category": cells[column].astype(object), "group": groups.codes}).dropna().drop_duplicates()
+        pairs = (
+            pd.DataFrame({"category": cells[column].astype(object), "group": groups.codes}).dropna().drop_duplicates()
+        )
         for category, members in pairs.groupby("category", sort=True)["group"]:
             found.append((len(members), column, str(category), np.sort(members.to_numpy())))
     return [members for *_, members in sorted(found, key=lambda entry: entry[:3])]

@@ -9,8 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cell2text.data.descriptions import compare_cells, describe_row, donor_phrase, origin_sentence, pathway_sentence
-from cell2text.data.descriptions import with_article
+from cell2text.data.descriptions import (
+    compare_cells,
+    describe_row,
+    donor_phrase,
+    origin_sentence,
+    pathway_sentence,
+    with_article,
+)
 from cell2text.data.ontology import known
 
 
@@ -182,4 +188,3 @@ def draws(seed: int, stream: str, source: str, rows: np.ndarray) -> np.ndarray:
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
     return ((value ^ (value >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2**53
-

@@ -127,7 +127,9 @@ def vocabulary_of(
         If no gene is seen in `min_cells` cells.
     """
     numbers, medians, seen = accumulator.medians()
-    kept = sorted((gene_name(gene), median) for gene, median, count in zip(numbers, medians, seen) if count >= min_cells)
+    kept = sorted(
+        (gene_name(gene), median) for gene, median, count in zip(numbers, medians, seen) if count >= min_cells
+    )
     if not kept:
         raise ValueError(f"No gene is seen in at least min_cells={min_cells} cells: nothing to fit.")
     return GeneVocabulary(

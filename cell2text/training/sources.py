@@ -111,7 +111,9 @@ def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path) -
 def chosen_splits(dataset: DatasetDict, args: Cell2TextArguments, vocabulary: Path | None, files) -> TrainingRows:
     missing = {"train", args.hold_out} - set(dataset)
     if missing:
-        raise ValueError(f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)}, but lacks {sorted(missing)}.")
+        raise ValueError(
+            f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)}, but lacks {sorted(missing)}."
+        )
     return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files)
 
 
