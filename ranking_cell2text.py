@@ -29,6 +29,7 @@ except ImportError:
 
 
 TARGET_SUM = 10_000.0
+UNMAPPED = ROUTES.index("unmapped")
 NUMBA_MIN_CELLS = 512  # below this, compiling takes longer than it saves
 MIN_MAPPED_GENES = 0.01  # a human file maps far more; another species' symbols match by accident
 
@@ -207,24 +208,28 @@ def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes
     return lengths, n_genes
 
 
-def sum_counts(indptr, indices, data, known, gene_totals):
-    """Counts of every row, and those on the genes that are known; adds the columns' counts to `gene_totals`."""
-    block = sp.csr_matrix((data.astype(np.float64), indices, indptr), shape=(len(indptr) - 1, len(known)))
-    gene_totals += np.bincount(indices, weights=data, minlength=len(known))
-    return row_sums(block), block @ known.astype(np.float64)
+def sum_counts(indptr, indices, data, routes, n_routes):
+    """Counts of every row by the route of their gene, shape (n_rows, n_routes)."""
+    shape = (len(indptr) - 1, len(routes))
+    block = sp.csr_matrix((data.astype(np.float64), indices, indptr), shape=shape)
+    return block @ (routes[:, None] == np.arange(n_routes)).astype(np.float64)
 
 
-def sum_counts_in_one_pass(indptr, indices, data, known, gene_totals):
-    """`sum_counts` for numba."""
-    n_rows = len(indptr) - 1
-    totals, mapped = np.zeros(n_rows), np.zeros(n_rows)
-    for row in range(n_rows):
+def sum_counts_in_one_pass(indptr, indices, data, routes, n_routes):
+    """`sum_counts` for numba. The first and the last route, nearly all counts, are added up in registers."""
+    sums = np.zeros((len(indptr) - 1, n_routes))
+    for row in range(len(indptr) - 1):
+        first, last = 0.0, 0.0
         for position in range(indptr[row], indptr[row + 1]):
-            totals[row] += data[position]
-            if known[indices[position]]:
-                mapped[row] += data[position]
-            gene_totals[indices[position]] += data[position]
-    return totals, mapped
+            route = routes[indices[position]]
+            if route == 0:
+                first += data[position]
+            elif route == n_routes - 1:
+                last += data[position]
+            else:
+                sums[row, route] += data[position]
+        sums[row, 0], sums[row, n_routes - 1] = first, last
+    return sums
 
 
 @cache
@@ -251,7 +256,7 @@ class CellRanker:
         token_ids: Token of each gene of the file, -1 where unmapped, shape (n_genes,).
         columns: Column of each gene of the file after :meth:`collapse`, shape (n_genes,).
         merged_genes: Columns of the file that are added to another one of the same gene.
-        gene_totals: Counts of each gene over all blocks so far, shape (n_genes,).
+        route_totals: Counts over all blocks so far by the way their gene was found, in the order of `ROUTES`.
 
     Raises:
         ValueError: If the genes are not the vocabulary's.
@@ -261,7 +266,7 @@ class CellRanker:
     def __init__(self, var, vocabulary: GeneVocabulary, *, gene_key: str | None = None, max_genes: int):
         self.vocabulary = vocabulary
         self.token_ids, self.routes, self.gene_names = choose_gene_names(var, vocabulary, gene_key)
-        self.gene_totals = np.zeros(len(self.token_ids))
+        self.route_totals = np.zeros(len(ROUTES))
         mapped = self.token_ids >= 0
         tokens, of_mapped = np.unique(self.token_ids[mapped], return_inverse=True)
         self.merged_genes = int(mapped.sum()) - len(tokens)
@@ -287,8 +292,11 @@ class CellRanker:
             (n_cells,): its length, its genes before the cut, and the share of its counts that falls on the vocabulary.
         """
         add_up: Any = sum_counts_compiled() if use_numba(block) else sum_counts
-        totals, known = add_up(*csr_arrays(block), self.token_ids >= 0, self.gene_totals)
-        mapped = known / np.maximum(totals, np.finfo(float).tiny)
+        sums = add_up(*csr_arrays(block), self.routes, len(ROUTES))
+        self.route_totals += sums.sum(axis=0)
+        totals = sums.sum(axis=1)
+        mapped = 1 - sums[:, UNMAPPED] / np.maximum(totals, np.finfo(float).tiny)
+        mapped[totals == 0] = 0
         tokens, lengths, n_genes = rank_block(
             self.collapse(block), totals, self._column_tokens, self._column_medians, max_genes=self.max_ranked,
             dtype=self.vocabulary.dtype, first=self._frame[0], last=self._frame[1],
@@ -301,8 +309,7 @@ class CellRanker:
 
     def counts_by_route(self) -> dict[str, float]:
         """Counts over all blocks so far by the way their gene was found, keys as in `ROUTES`."""
-        counts = np.bincount(self.routes, weights=self.gene_totals, minlength=len(ROUTES))
-        return dict(zip(ROUTES, counts.tolist()))
+        return dict(zip(ROUTES, self.route_totals.tolist()))
 
     def genes_by_route(self) -> dict[str, int]:
         """Genes of the file by the way they were found, keys as in `ROUTES`."""

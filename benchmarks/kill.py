@@ -2,7 +2,8 @@
 
     python benchmarks/kill.py INPUT... [-- OPTION...]      # writes benchmarks/results/kill.json
 
-A moment is drawn between the start and the time an undisturbed run takes. The output of every run is hashed, names and
+A moment is drawn by the number of shards that are there, from none to all but one, and up to a fifth of a second after.
+The output of every run is hashed, names and
 contents of all files, and has to be that of the undisturbed run.
 """
 
@@ -40,13 +41,11 @@ def start(inputs: list[str], out: Path, options: list[str]) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def finish(inputs: list[str], out: Path, options: list[str]) -> float:
-    begun = time.monotonic()
+def finish(inputs: list[str], out: Path, options: list[str]) -> None:
     process = start(inputs, out, options)
     _, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(errors[-2000:])
-    return time.monotonic() - begun
 
 
 def digest(folder: Path) -> str:
@@ -68,7 +67,7 @@ def main() -> None:
     lot = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seconds = finish(args.inputs, folder / "undisturbed", options)
+        finish(args.inputs, folder / "undisturbed", options)
         wanted = digest(folder / "undisturbed")
         total = len(list((folder / "undisturbed" / "data").glob("*.parquet")))
         moments = []
@@ -76,7 +75,10 @@ def main() -> None:
             out = folder / "killed"
             shutil.rmtree(out, ignore_errors=True)
             process = start(args.inputs, out, options)
-            time.sleep(lot.uniform(0.25, 1.0) * seconds)  # imports come first, and leave nothing
+            wanted_shards = lot.randrange(total)
+            while process.poll() is None and len(list((out / "data").glob("*.parquet"))) < wanted_shards:
+                time.sleep(0.001)
+            time.sleep(lot.uniform(0.0, 0.2))
             os.kill(process.pid, signal.SIGKILL)
             killed = process.wait() == -signal.SIGKILL
             shards = len(list((out / "data").glob("*.parquet"))) if out.exists() else 0

@@ -18,7 +18,7 @@ def plain_aucell(counts: np.ndarray, sets, *, seed: int, top=0.05) -> np.ndarray
     """AUCell as published: shuffle the genes, rank every cell, area under the recovery curve of the top ranks."""
     frame = pd.DataFrame(counts).sample(frac=1.0, axis=1, random_state=seed)
     ranks = frame.rank(axis=1, ascending=False, method="first") - 1
-    cutoff = round(top * counts.shape[1])
+    cutoff = round(top * counts.shape[1]) - 1
     scores = np.zeros((len(counts), len(sets)))
     for j, members in enumerate(sets):
         for i, row in enumerate(ranks[list(members)].to_numpy()):
@@ -38,25 +38,25 @@ def hallmark_of(name, n_cells):
 
 def test_a_score_by_hand():
     counts = np.zeros((1, 100))
-    counts[0, :6] = [9, 8, 7, 6, 5, 4]  # ranks 0 to 5, of which the top five count
-    scores = aucell(sp.csr_matrix(counts), [np.array([0, 4]), np.array([5, 50]), np.array([1])])
-    # five steps from rank 0 on, one more from rank 4 on; two genes; the area is divided by (5 + 1) x genes
-    assert np.allclose(scores, [[(5 + 1) / 12, 0, 4 / 6]])
+    counts[0, :6] = [9, 8, 7, 6, 5, 4]  # ranks 0 to 5, of which 0 to 3 count
+    scores = aucell(sp.csr_matrix(counts), [np.array([0, 3]), np.array([4, 50]), np.array([1])])
+    # four steps from rank 0 on, one more from rank 3 on; two genes; the area is divided by (4 + 1) x genes
+    assert np.allclose(scores, [[(4 + 1) / 10, 0, 3 / 5]])
 
 
 def test_tied_genes_count_with_the_mean_over_their_orders_by_hand():
-    counts = np.zeros((1, 40))
+    counts = np.zeros((1, 60))
     counts[0, :3] = [5, 2, 2]  # cutoff 2: rank 0, then one of the two tied genes at rank 1
     scores = aucell(sp.csr_matrix(counts), [np.array([0]), np.array([1]), np.array([1, 2])])
     assert np.allclose(scores, [[2 / 3, 0.5 / 3, 1 / 6]])
 
 
 def test_unexpressed_genes_fill_the_top_of_an_almost_empty_cell():
-    counts = np.zeros((2, 40))
+    counts = np.zeros((2, 60))
     counts[1, 7] = 1
     scores = aucell(sp.csr_matrix(counts), [np.array([7]), np.array([8])])
-    assert np.allclose(scores[0], (2 + 1) / 40 / 3)  # every gene is tied for ranks 0 and 1
-    assert np.allclose(scores[1], [2 / 3, 1 / 39 / 3])
+    assert np.allclose(scores[0], (2 + 1) / 60 / 3)  # every gene is tied for ranks 0 and 1
+    assert np.allclose(scores[1], [2 / 3, 1 / 59 / 3])
 
 
 @pytest.mark.parametrize("name", ["pbmc3k", "heart_san", "oligodendroglioma"])
@@ -141,7 +141,7 @@ def test_ties_and_seed_go_together(options):
 
 
 def test_too_few_genes_have_no_top():
-    with pytest.raises(ValueError, match="top 5% of 9 genes are 0 genes"):
+    with pytest.raises(ValueError, match="9 genes are too few: the top 5% of them"):
         aucell(sp.csr_matrix((1, 9)), [np.array([0])])
 
 

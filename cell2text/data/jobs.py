@@ -168,7 +168,7 @@ def shard_job(folder: str, identity: str, number: int) -> int:
     worker = open_worker(folder, identity, job["source"])
     table = plan.rows(number)
     rows = table["row"].to_numpy()
-    worker.ranker.gene_totals[:] = 0
+    worker.ranker.route_totals[:] = 0
     ranked: list[tuple[np.ndarray, ...]] = []
     scores: list[np.ndarray] = []
     for _, block in checked_blocks(worker.reader, rows, plan.config.allow_fractional):

@@ -127,11 +127,9 @@ def aucell(
         raise ValueError(f"ties={ties!r}, seed={seed!r}: expected ties='expected', or ties='seeded' with a seed.")
     counts = sp.csr_matrix(counts)
     n_genes = counts.shape[1]
-    cutoff = round(top_fraction * n_genes)
+    cutoff = round(top_fraction * n_genes) - 1  # as in R's AUCell and in pySCENIC: the last rank does not count
     if not 0 < cutoff < n_genes:
-        raise ValueError(
-            f"The top {top_fraction:.0%} of {n_genes} genes are {cutoff} genes: expected 1 to {n_genes - 1}."
-        )
+        raise ValueError(f"{n_genes} genes are too few: the top {top_fraction:.0%} of them hold no rank that counts.")
     sizes = np.array([len(columns) for columns in set_columns], dtype=np.int64)
     members = np.concatenate([*set_columns, np.zeros(0, dtype=np.int64)]).astype(np.int64)
     sets = np.repeat(np.arange(len(sizes)), sizes)[np.argsort(members, kind="stable")]
