@@ -739,3 +739,53 @@ def test_pandas_is_not_asked_for_more_than_categories(world):
         name for name, dtype in cells.dtypes.items() if dtype.kind == "O" and not isinstance(dtype, pd.CategoricalDtype)
     ]
     assert not objects and isinstance(cells["cell_type"].dtype, pd.CategoricalDtype)
+
+
+def test_a_run_killed_after_a_file_was_left_out_goes_on_without_that_file(world, tmp_path, monkeypatch):
+    make_file(tmp_path / "long.h5ad", 400, seed=5, prefix="long")
+    adata = ad.read_h5ad(tmp_path / "long.h5ad")
+    adata.X.data[adata.X.indptr[380]] = 0.5
+    adata.write_h5ad(tmp_path / "long.h5ad")
+    inputs = [world / "cells", tmp_path / "long.h5ad"]
+    run(world, tmp_path / "whole", inputs=inputs, skip_bad_files=True)
+    planned = []
+
+    def fail_in_the_second_round(table, path):
+        rounds = len({os.stat(tmp_path / "out" / ".prepare" / "plan.json").st_mtime_ns, *planned})
+        planned.append(os.stat(tmp_path / "out" / ".prepare" / "plan.json").st_mtime_ns)
+        if rounds > 1:
+            raise OSError(errno.EIO, "pulled the plug")
+        write(table, path)
+
+    write = jobs_module.write_table
+    monkeypatch.setattr(jobs_module, "write_table", fail_in_the_second_round)
+    with pytest.raises(OSError, match="pulled the plug"):
+        run(world, tmp_path / "out", inputs=inputs, skip_bad_files=True)
+    monkeypatch.setattr(jobs_module, "write_table", write)
+    run(world, tmp_path / "out", inputs=inputs, skip_bad_files=True)
+    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
+
+
+def test_what_a_run_killed_at_its_end_left_is_tidied_up(world, prepared, tmp_path):
+    import shutil
+
+    shutil.copytree(prepared, tmp_path / "out")
+    (tmp_path / "out" / ".prepare" / "jobs").mkdir(parents=True)
+    (tmp_path / "out" / ".prepare" / "plan.json").write_text("{}")
+    run(world, tmp_path / "out")
+    assert digest(tmp_path / "out") == digest(prepared)
+    (tmp_path / "out" / "report.json").unlink()
+    (tmp_path / "out" / ".report.html.77.partial").write_text("half of it")
+    (tmp_path / "out" / "data" / "train-99999.parquet").write_bytes(b"a shard of an older plan")
+    run(world, tmp_path / "out")
+    assert digest(tmp_path / "out") == digest(prepared)
+
+
+def test_the_yaml_file_of_all_options_holds_the_defaults():
+    from dataclasses import asdict
+
+    path = Path(__file__).resolve().parents[1] / "configs" / "prepare.yaml"
+    written = yaml.safe_load(path.read_text())
+    defaults = asdict(PrepareConfig(inputs=["x"]))
+    assert {**defaults, **written} == defaults
+    assert set(defaults) - set(written) == {"inputs", "census_version", "census_uri", "value_filter"}

@@ -96,7 +96,7 @@ def prepare(
         config = replace(config, **options, inputs=paths or config.inputs)
     folder = Path(out)
     with locked(folder), job_runner(workers, dask_scheduler, progress) as run_jobs:
-        skipped: dict[str, str] = {}
+        skipped = recorded_skips(folder) if config.skip_bad_files else {}
         while True:
             try:
                 return prepare_in(folder, config, skipped, run_jobs)
@@ -105,7 +105,7 @@ def prepare(
                     raise
                 logger.warning(f"Left out from now on: {error}")
                 skipped[error.source] = error.message
-                clear(folder)
+                (folder / PLAN).unlink()  # without a plan the next round starts from nothing
 
 
 def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run_jobs: "JobRunner") -> dict:
@@ -118,10 +118,12 @@ def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run
         report = json.loads(finished.read_text(encoding="utf-8"))
         refuse_other_run(report["provenance"], provenance, folder)
         logger.warning(f"{folder} is finished already: nothing to do.")
+        clear_work(folder)
         return report
     if (folder / PLAN).exists():
         refuse_other_run(read_plan(folder)["provenance"], provenance, folder)
     else:
+        clear(folder)
         make_plan(config, folder, surveys, gene_sets, identity=identity, provenance=provenance)
     for survey in surveys:
         logger.info(f"{survey.source.name}: {survey.report['cells']:,} cells, {survey.report['genes']:,} genes.")
@@ -145,11 +147,18 @@ def finish(folder: Path, identity: str) -> dict:
     report = collect_report(plan, written["report"], written["provenance"])
     write_html(report, folder / "report.html")
     write_card(report, folder)
-    for leftover in (folder / "data").glob(".*.partial"):
+    for leftover in (*folder.glob(".*.partial"), *(folder / "data").glob(".*.partial")):
         leftover.unlink()
     write_text(folder / REPORT, json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     clear_work(folder)
     return report
+
+
+def recorded_skips(folder: Path) -> dict[str, str]:
+    """Files that this run, before it was interrupted, had found to be bad."""
+    if (folder / REPORT).exists():
+        return json.loads((folder / REPORT).read_text(encoding="utf-8"))["skipped"]
+    return read_plan(folder)["provenance"]["skipped"] if (folder / PLAN).exists() else {}
 
 
 def fit_in(folder: Path, identity: str, run_jobs: "JobRunner") -> GeneVocabulary:
@@ -234,7 +243,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: expected a folder.")
-    foreign = sorted({path.name for path in folder.iterdir()} - OWN_FILES) if folder.exists() else []
+    names = {path.name for path in folder.iterdir() if path.suffix != ".partial"} if folder.exists() else set()
+    foreign = sorted(names - OWN_FILES)
     if foreign:
         raise ValueError(f"--out {folder} holds other files ({', '.join(foreign[:3])}): take a new folder.")
     (folder / WORK).mkdir(parents=True, exist_ok=True)
@@ -261,7 +271,7 @@ def clear_work(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove all output of a run, which then starts anew."""
+    """Remove all that a run without a plan has left, so that no shard of an older plan stays."""
     clear_work(folder)
     for name in ("data", VOCABULARY):
         shutil.rmtree(folder / name, ignore_errors=True)
