@@ -307,6 +307,6 @@ def read_table(path: str | None) -> dict:
 
 def write_atomically(path: Path, text: str):
     """Write next to the target and rename: a reader sees the old file or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

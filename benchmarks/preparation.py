@@ -368,8 +368,8 @@ def writing() -> dict:
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
-    from cell2text.data.jobs import write_table
     from cell2text.data.rows import cells_array, ranked_cells
+    from cell2text.data.shards import write_table
 
     n, length = 4096, 2048
     rng = np.random.default_rng(0)

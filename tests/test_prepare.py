@@ -22,7 +22,8 @@ from datasets import load_dataset
 
 import cell2text.data.jobs as jobs_module
 from cell2text.data.config import PrepareConfig
-from cell2text.data.prepare import BusyFolderError, fit_vocabulary_of_files, locked, prepare
+from cell2text.data.prepare import fit_vocabulary_of_files, prepare
+from cell2text.data.run_folder import BusyFolderError, locked
 from cell2text.data.sources import BadFileError, find_sources, open_source
 from ranking_cell2text import rank_anndata
 from vocabulary_cell2text import GeneVocabulary
@@ -347,13 +348,10 @@ def test_a_run_that_fails_goes_on_and_ends_with_the_same_files(world, prepared, 
 
 
 def test_a_full_disk_leaves_no_partial_file_and_says_how_to_go_on(world, tmp_path):
-    """A real limit of the system on the size of files stands in for the disk."""
     command = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from cell2text import cli; import cell2text.data.jobs as jobs;"
-        "write = jobs.pq.write_table;"
+        "import sys; from cell2text import cli; import cell2text.data.shards as shards;"
         "exec('def full(*args, **kwargs):\\n raise OSError(28, \"No space left on device\")');"
-        "jobs.pq.write_table = full;"
+        "shards.pq.write_table = full;"
         f"sys.argv = ['cell2text', 'prepare', {str(world / 'cells')!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet',"
         f" '--gene-vocab', {str(world / 'vocabulary')!r}]; cli.run()"
     )
@@ -411,6 +409,16 @@ def test_a_folder_with_other_files_is_left_alone(world, tmp_path):
     with pytest.raises(ValueError, match="is a file: expected a folder"):
         run(world, tmp_path / "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_only_looks_like_ours_is_left_alone(world, tmp_path):
+    """`data` and README.md are names that anyone may use: without a plan or a report nothing there is ours to clear."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious.parquet").write_text("months of work")
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(ValueError, match="holds other files \\(README.md, data\\)"):
+        run(world, tmp_path)
+    assert (tmp_path / "data" / "precious.parquet").read_text() == "months of work"
 
 
 # Wrong input
@@ -730,7 +738,7 @@ def test_what_the_readme_of_the_reference_data_says_is_what_the_report_says(tmp_
 
 def test_pandas_is_not_asked_for_more_than_categories(world):
     """Metadata of a file stay as categories: a few bytes a cell."""
-    from cell2text.data.plan import survey_metadata
+    from cell2text.data.survey import survey_metadata
 
     (source,) = find_sources([str(world / "cells" / "one.h5ad")])
     with open_source(source) as reader:
@@ -775,6 +783,7 @@ def test_what_a_run_killed_at_its_end_left_is_tidied_up(world, prepared, tmp_pat
     run(world, tmp_path / "out")
     assert digest(tmp_path / "out") == digest(prepared)
     (tmp_path / "out" / "report.json").unlink()
+    (tmp_path / "out" / ".prepare").mkdir()
     (tmp_path / "out" / ".report.html.77.partial").write_text("half of it")
     (tmp_path / "out" / "data" / "train-99999.parquet").write_bytes(b"a shard of an older plan")
     run(world, tmp_path / "out")

@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 from datasets import Features
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from cell2text.data.jobs import WORK, write_text
+from cell2text.data.plan import WORK
 from cell2text.data.splits import SPLITS
+from vocabulary_cell2text import write_atomically
 
 
 TEXT = """
@@ -102,7 +103,7 @@ def write_card(report: dict, folder: Path) -> None:
         ontologies=", ".join(f"{name} {version}" for name, version in provenance["ontologies"].items()),
         libraries=", ".join(f"{name} {version}" for name, version in provenance["libraries"].items()),
     )
-    write_text(folder / "README.md", str(DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")).strip() + "\n")
+    write_atomically(folder / "README.md", str(DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")).strip() + "\n")
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:

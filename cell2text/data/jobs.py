@@ -7,20 +7,17 @@ the folder give the same files.
 
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from cell2text.data.census import open_census
-from cell2text.data.config import PrepareConfig
-from cell2text.data.pathways import MIN_COVERAGE, GeneSets, aucell, match_columns
+from cell2text.data.pathways import MIN_COVERAGE, aucell, match_columns
+from cell2text.data.plan import WORK, Plan, load_plan
+from cell2text.data.reading import checked_blocks, open_reader
 from cell2text.data.rows import (
     FIELDS,
     METADATA_COLUMNS,
@@ -31,63 +28,14 @@ from cell2text.data.rows import (
     ranked_cells,
     row_schema,
 )
-from cell2text.data.sources import BadFileError, Source, open_source
+from cell2text.data.shards import shard_path, write_table
 from cell2text.data.splits import SPLITS
 from cell2text.data.vocabulary import MedianAccumulator, gene_numbers
-from counts_cell2text import FLAWS, find_flaw, name_value
 from ranking_cell2text import CellRanker
-from vocabulary_cell2text import GeneVocabulary
+from vocabulary_cell2text import GeneVocabulary, write_atomically
 
 
-WORK = ".prepare"
-PLAN = f"{WORK}/plan.json"
 VOCABULARY = "vocabulary"
-BLOCK = 1024  # cells read at once
-ROW_GROUP = 1024
-TOKENS = "cells.list.element.list.element"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the jobs need to know, as it is written in the output folder."""
-
-    folder: Path
-    identity: str
-    config: PrepareConfig
-    sources: dict[str, Source]
-    jobs: list[dict]  # of each its source and number of cells
-    gene_sets: GeneSets | None
-    definitions: dict[str, str]
-
-    def rows(self, number: int) -> pa.Table:
-        """Chosen cells of a job: row in the source, split, metadata."""
-        return pq.read_table(self.folder / WORK / "plan" / f"{number:05d}.parquet")
-
-
-@lru_cache(maxsize=2)
-def load_plan(folder: str, identity: str) -> Plan:
-    content = json.loads(Path(folder, PLAN).read_text(encoding="utf-8"))
-    if content["identity"] != identity:
-        raise RuntimeError(f"{folder} holds the plan of another run.")
-    sets = content["gene_sets"]
-    return Plan(
-        folder=Path(folder),
-        identity=identity,
-        config=PrepareConfig(
-            **{**content["config"], "inputs": ["plan"] if content["config"]["source"] == "files" else []}
-        ),
-        sources={source["name"]: Source(**source) for source in content["sources"]},
-        jobs=content["jobs"],
-        gene_sets=GeneSets(**sets) if sets else None,
-        definitions=content["definitions"],
-    )
-
-
-def open_reader(source: Source, config: PrepareConfig):
-    """Open a source of either kind."""
-    if source.format == "soma":
-        return open_census(source, config.value_filter)
-    return open_source(source, config.layer)
 
 
 class SourceWorker:
@@ -115,36 +63,6 @@ class SourceWorker:
             return np.zeros((block.shape[0], 0), dtype=np.float32)
         counts, ties, seed = self.ranker.collapse(block), self.config.ties, self.config.ties_seed
         return aucell(counts, self.set_columns, ties=ties, seed=seed).astype(np.float32)
-
-
-def checked_blocks(reader, rows: np.ndarray, allow_fractional: bool) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
-    """Rows and their counts, a block at a time, the next one read while this one is worked on.
-
-    Raises
-    ------
-    BadFileError
-        If the values are no counts, naming cell and value.
-    """
-    parts = np.split(rows, range(BLOCK, len(rows), BLOCK))
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        pending = ahead.submit(reader.counts_of, parts[0])
-        for i, part in enumerate(parts):
-            block = pending.result()
-            block.sort_indices()  # sums of scores round alike however a file orders its genes
-            if i + 1 < len(parts):
-                pending = ahead.submit(reader.counts_of, parts[i + 1])
-            check_counts(reader, part, block, allow_fractional)
-            yield part, block
-
-
-def check_counts(reader, rows: np.ndarray, block: sp.csr_matrix, allow_fractional: bool) -> None:
-    flaw = find_flaw(block, allow_fractional=allow_fractional)
-    if flaw:
-        kind, position = flaw
-        where = name_value(block, position, lambda row: reader.cell_names(rows[row : row + 1])[0])
-        raise BadFileError(
-            reader.source.name, f"{reader.counts_name} holds {FLAWS[kind]} ({where}): raw counts are needed."
-        )
 
 
 @lru_cache(maxsize=1)
@@ -194,7 +112,8 @@ def shard_job(folder: str, identity: str, number: int) -> int:
             rows_table, tasks = cells.to_table(kept, chat, plan.gene_sets, eligible, training=split == "train")
             write_table(rows_table, shard_path(plan.folder, split, number))
             report["splits"][split] = split_report(rows_table, tasks)
-    write_text(report_path, json.dumps(report, indent=1, sort_keys=True) + "\n")
+    report_path.parent.mkdir(exist_ok=True)
+    write_atomically(report_path, json.dumps(report, indent=1, sort_keys=True) + "\n")
     return job["cells"]
 
 
@@ -289,37 +208,3 @@ def median_job(folder: str, identity: str, number: int) -> int:
         np.savez(file, keys=accumulator.keys, counts=accumulator.counts)
     os.replace(partial, path)
     return job["cells"]
-
-
-def shard_path(folder: Path, split: str, number: int) -> Path:
-    return folder / "data" / f"{split}-{number:05d}.parquet"
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file beside its place and rename it. Tokens are split by byte: small and fast."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    texts = [
-        name for name in table.column_names if name not in ("cells", "pathway_scores", "n_genes", "mapped_fraction")
-    ]
-    dictionary = [name for name in texts if pa.types.is_string(table.schema.field(name).type)]
-    nested = ["prompt", "completion"]
-    dictionary += [f"{name}.list.element.content.list.element.text" for name in nested]
-    dictionary += [f"{name}.list.element.content.list.element.type" for name in nested]
-    dictionary += [f"{name}.list.element.role" for name in nested]
-    dictionary += ["pathways.list.element", "pathways_active.list.element"]
-    try:
-        pq.write_table(
-            table, partial, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=dictionary,
-            column_encoding={TOKENS: "BYTE_STREAM_SPLIT", "pathway_scores.list.element": "BYTE_STREAM_SPLIT"},
-        )  # fmt: skip
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -10,10 +10,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from cell2text.data.jobs import WORK, Plan, write_text
 from cell2text.data.pathways import MIN_COVERAGE
+from cell2text.data.plan import WORK, Plan
 from cell2text.data.splits import SPLITS
 from ranking_cell2text import ROUTES
+from vocabulary_cell2text import write_atomically
 
 
 POPULATION_ACTIVE = 0.005  # published: active in a cell's top 5 % in more than this share of the cells
@@ -123,7 +124,7 @@ def write_html(report: dict, path: Path) -> None:
     page = environment.get_template("report.html").render(
         report=report, figures=figures, lost_counts=lost_counts, min_coverage=MIN_COVERAGE, splits=SPLITS
     )
-    write_text(path, page)
+    write_atomically(path, page)
 
 
 def stacked_bars(names: list[str], series: dict[str, list[float]], label: str) -> Figure:

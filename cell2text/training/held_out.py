@@ -1,7 +1,6 @@
 """Describe the held-out cells after training, and compare what the texts say with baselines on the same cells."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from cell2text.evaluation.fields import accuracy, read_cell_type
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.sources import TrainingRows
 from pipeline_cell2text import CellToTextPipeline
+from vocabulary_cell2text import write_atomically
 
 
 EXAMPLES = 5
@@ -53,8 +53,9 @@ def describe_held_out(
         | {name: row[name] for name in METADATA_COLUMNS}
         for row, text, reference in zip(rows.select_columns(["cell_id", *METADATA_COLUMNS]), texts, references)
     ]
-    write_lines(Path(output_dir, "predictions.jsonl"), [json.dumps(row, ensure_ascii=False) for row in predictions])
-    write_lines(Path(output_dir, "results.json"), [json.dumps(results, indent=2)])
+    lines = [json.dumps(row, ensure_ascii=False) for row in predictions]
+    write_atomically(Path(output_dir, "predictions.jsonl"), "\n".join(lines) + "\n")
+    write_atomically(Path(output_dir, "results.json"), json.dumps(results, indent=2) + "\n")
     print_results(results, predictions)
     return results
 
@@ -101,10 +102,3 @@ def print_results(results: dict, predictions: list[dict]) -> None:
         if name in results:
             table.add_row(title, f"{results[name]:.1%}")
     console.print(table)
-
-
-def write_lines(path: Path, lines: list[str]) -> None:
-    """Write next to the target and rename: a run that dies leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(partial, path)
