@@ -75,10 +75,6 @@ class GeneVocabulary:
     def token_ids(self) -> dict[str, int]:
         return {token: index for index, token in enumerate(self.tokens)}
 
-    @cached_property
-    def _symbol_ids(self) -> dict[str, int]:
-        return {symbol: index for index, symbol in enumerate(self.symbols) if symbol}
-
     @property
     def pad_token_id(self) -> int:
         return self.token_ids[PAD]
@@ -115,24 +111,32 @@ class GeneVocabulary:
         Returns:
             Token ids of shape `(n_names,)`, -1 where unmapped, and indices into `ROUTES` of the same shape.
         """
-        found = [self._map_gene(str(name)) for name in names]
+        known = self._routes_by_name
+        found = [known.get(name) or self._map_variant(name) for name in map(str, names)]
         token_ids, routes = zip(*found) if found else ((), ())
         return np.array(token_ids, dtype=np.int64), np.array(routes, dtype=np.int8)
 
-    def _map_gene(self, name: str) -> tuple[int, int]:
+    @cached_property
+    def _routes_by_name(self) -> dict[str, tuple[int, int]]:
+        """Token id and route of every name, the first route that knows it."""
+        found = {
+            alias: (self.token_ids[target], ROUTES.index("retired_id" if alias.startswith("ENS") else "alias"))
+            for alias, target in self.aliases.items()
+        }
+        found |= {symbol: (index, ROUTES.index("symbol")) for index, symbol in enumerate(self.symbols) if symbol}
+        ids = {name: index for name, index in self.token_ids.items() if name not in SPECIAL_TOKENS}
+        return found | {name: (index, ROUTES.index("ensembl_id")) for name, index in ids.items()}
+
+    def _map_variant(self, name: str) -> tuple[int, int]:
+        """An Ensembl id with a version, or a symbol whose alias is written in capitals."""
+        variant = name
         if name.startswith("ENS"):
-            name = name.split(".")[0]
-        if name in self.token_ids and name not in SPECIAL_TOKENS:
-            return self.token_ids[name], ROUTES.index("ensembl_id")
-        if name in self._symbol_ids:
-            return self._symbol_ids[name], ROUTES.index("symbol")
+            variant = name.split(".")[0]
         # Alias tables are in capitals. Only "C1orf112" and its like carry small letters in human symbols: capitals for
         # every name would quietly turn mouse genes into human ones.
-        alias = name.upper() if re.fullmatch(r"C[\dXY]+orf\d+", name) else name
-        if alias in self.aliases:
-            route = "retired_id" if alias.startswith("ENS") else "alias"
-            return self.token_ids[self.aliases[alias]], ROUTES.index(route)
-        return -1, ROUTES.index("unmapped")
+        elif re.fullmatch(r"C[\dXY]+orf\d+", name):
+            variant = name.upper() if name.upper() in self.aliases else name
+        return self._routes_by_name.get(variant, (-1, ROUTES.index("unmapped")))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> list[str]:
         """Write the vocabulary as two tables of tab-separated text, and return their paths."""
