@@ -8,7 +8,6 @@ Parses, prepares or loads rows, trains, saves, describes the held-out cells. `ce
 
 import os
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 import cell2text  # noqa: F401  registers the Auto classes
+from cell2text.faults import complaint
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
@@ -42,7 +42,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         model_args.model_name_or_path = str(base)
 
     with training_args.main_process_first(desc="preparing the data"):
-        rows = load_rows(args, output_dir)
+        rows = load_rows(args, output_dir, prepares=training_args.local_process_index == 0)
     model, processor = load_components(args, model_args, rows)
     if args.gene_embeddings == "svd":
         if not resume:
@@ -107,10 +107,10 @@ def run(argv: list[str]) -> int:
     try:
         main(*parse_arguments(argv))
     except (ValueError, KeyError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        if raised_in.parent != PROJECT and PROJECT / "cell2text" not in raised_in.parents:
+        message = complaint(error)
+        if message is None:
             raise
-        print(f"train_sft.py: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        print(f"train_sft.py: {message}", file=sys.stderr)
         return 2
     return 0
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cell2text.faults import complaint
+
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -151,7 +153,10 @@ def run() -> None:
     try:
         app()
     except (ValueError, KeyError) as error:
-        fail(str(error.args[0] if type(error) is KeyError else error), 2)
+        message = complaint(error)
+        if message is None:
+            raise
+        fail(message, 2)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             fail(f"The disk is full ({error}). Free some space and start again: the run goes on where it stopped.", 1)

@@ -108,6 +108,6 @@ def test_workers_read_a_census_too(census, tmp_path):
 
 def test_an_address_without_a_census_is_refused(tmp_path):
     with pytest.raises(BadFileError, match="no Census at"):
-        CensusReader(find_census("stable", str(tmp_path / "nothing"), None), None)
+        CensusReader(find_census("stable", str(tmp_path / "nothing")), None)
     with pytest.raises(ValueError, match="census"):
-        find_census("2001-01-01", None, None)
+        find_census("2001-01-01", None)

@@ -56,9 +56,9 @@ def test_a_missing_column_is_an_unknown_field():
     assert describe_row({"tissue": "lung"}) == "This cell comes from the lung." and describe_row({}) is None
 
 
-DONOR = r"a (healthy )?((fe)?male )?donor( with [^.]+?)?( in [a-z ]+)?"
+DONOR = r"an? (healthy )?((fe)?male )?donor( with [^.]+?)?( in [a-z ]+)?"
 GRAMMAR = re.compile(
-    rf"^(This cell is an? [^.:]+(: [^:]+)?\.)?( ?(This cell|It) comes from (the [^.]+?( of {DONOR})?|{DONOR})\.)?"
+    rf"^(This cell is an? [^.:]+(: [^:]+)?\.)?( ?(This cell|It) comes from ((the )?[^.]+?( of {DONOR})?|{DONOR})\.)?"
     r"( ?(This cell's|Its) most active (pathway is|pathways are) [^.]+\.)?$"
 )
 
@@ -126,8 +126,8 @@ def test_names_of_pathways_are_words_and_stay_apart():
 @pytest.mark.parametrize(
     ("second", "text"),
     [
-        ({}, "Both cells are of the type pancreatic A cell. Both cells come from the pancreas. Both donors are healthy."),
-        ({"cell_type": "B cell", "tissue": "blood", "disease": "asthma"}, "The first cell is a pancreatic A cell and the second cell is a B cell. The first cell comes from the pancreas and the second cell from the blood. The first donor is healthy and the second donor has asthma."),
+        ({}, "Both cells are of the type pancreatic A cell. Both cells come from the pancreas. Both cells come from healthy donors."),
+        ({"cell_type": "B cell", "tissue": "blood", "disease": "asthma"}, "The first cell is a pancreatic A cell and the second cell is a B cell. The first cell comes from the pancreas and the second cell from the blood. The first cell comes from a healthy donor and the second cell from a donor with asthma."),
         ({"tissue": None, "disease": None}, "Both cells are of the type pancreatic A cell."),
         ({"cell_type": None}, None),
     ],

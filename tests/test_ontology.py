@@ -36,7 +36,10 @@ def terms(ontology, retired=False):
         pytest.param("disease", "normal", None, ("normal", "PATO:0000461", "label"), id="normal"),
         pytest.param("disease", "male", "PATO:0000384", ("male", None, "unresolved"), id="a_sex_is_no_disease"),
         pytest.param("disease", "influenza || COVID-19", "MONDO:0005812 || MONDO:0100096", ("influenza and COVID-19", "MONDO:0005812 || MONDO:0100096", "term_id"), id="two_diseases"),
-        pytest.param("sex", "F", None, ("female", "PATO:0000383", "label"), id="short_sex"),
+        pytest.param("sex", "F", None, ("female", "PATO:0000383", "synonym"), id="short_sex"),
+        pytest.param("cell_type", "T cells", None, ("T cell", "CL:0000084", "synonym"), id="plural"),
+        pytest.param("disease", "Healthy", None, ("normal", "PATO:0000461", "synonym"), id="healthy"),
+        pytest.param("development_stage", "9-year-old human stage", None, ("9-year-old stage", "HsapDv:0000103", "synonym"), id="an_old_label_alone"),
         pytest.param("development_stage", "55-year-old human stage", "HsapDv:0000149", ("55-year-old stage", "HsapDv:0000149", "term_id"), id="an_old_label"),
     ],
 )  # fmt: skip
@@ -55,6 +58,8 @@ def test_every_definition_of_the_cell_ontology_is_one_clean_sentence():
         checked += 1
         assert text.count("(") == text.count(")") and text.count("[") == text.count("]"), (term, text)
         assert not re.search(r"(?<![-\w])([a-z]+) \1(?![-\w])", text), (term, text)
+        assert not re.search(r"(?<![\w-])[Aa] (?!one|eu|uni)[aeio][a-z]{3}|_", text), (term, text)
+        assert not re.match(rf"(an? |the )?{re.escape(entry['label'])} is an? ", text), (term, text)
         assert not re.search(r"PMID|https?:|et al\.|[.,;:\s]$|\b(e\.g|i\.e|vs)$", text), (term, text)
     assert checked > 3000
 
@@ -70,6 +75,12 @@ def test_a_definition_goes_on_after_a_colon():
     assert lower_start("Epithelial cell of a duct") == "epithelial cell of a duct"
     assert lower_start("CD4-positive cell") == "CD4-positive cell"
     assert lower_start("A(n) epithelial cell") == "an epithelial cell"
+    assert lower_start("Undifferentiated; mitotic stem cell") == "undifferentiated; mitotic stem cell"
+
+
+def test_a_definition_does_not_repeat_what_it_defines():
+    assert term_definition("CL:0000542").startswith("a leukocyte commonly found")  # "A lymphocyte is a leukocyte ..."
+    assert term_definition("CL:0000003") is None  # retired
 
 
 def test_every_definition_of_the_example_cells_is_there():

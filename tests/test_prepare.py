@@ -453,8 +453,15 @@ def bad_file(kind, folder):
         adata = adata[:0]
     elif kind == "no_genes":
         adata = adata[:, :0]
+    elif kind == "few_genes":
+        adata = adata[:, :40]
     if kind not in ("truncated", "no_h5ad", "other_hdf5"):
         adata.copy().write_h5ad(path)
+    if kind == "wide":  # more columns in X than genes in var
+        import h5py
+
+        with h5py.File(path, "a") as file:
+            file["X"].attrs["shape"] = (30, 70)
     return path
 
 
@@ -469,6 +476,8 @@ BAD_FILES = {
     "negative": "bad: X holds negative values",
     "empty": "bad: holds no cell",
     "no_genes": "bad: lists no gene",
+    "few_genes": "bad: has 40 genes, too few to score gene sets",
+    "wide": "bad: X has shape \\(30, 70\\), but obs names 30 cells and var 60 genes",
 }
 
 
@@ -598,9 +607,18 @@ def test_the_name_unknown_never_becomes_a_label(world, tmp_path):
         ({"workers": 0}, "workers=0: expected at least 1"),
         ({"gene_sets": "nothing.gmt"}, "Cannot read gene sets from nothing.gmt"),
         ({"gene_vocab": "nothing"}, "nothing"),
-        ({"columns": {"cell_type": "nowhere"}}, "has no column 'nowhere' in obs, which --columns names"),
+        ({"columns": {"assay": "nowhere"}}, "has no column 'nowhere' in obs, which --columns names"),
         ({"gene_key": "nowhere"}, "gene_key='nowhere': adata.var has no such column"),
         ({"require": ["assay"]}, "No cell is left of 210: dropped"),
+        ({"require": ["nope"]}, "There is no column 'nope' to map, require or balance"),
+        ({"columns": {"celltype": "x"}}, "There is no column 'celltype' to map"),
+        ({"max_genes": 0}, "max_genes=0: expected an integer of at least 8"),
+        ({"n_cells": 2.5}, "n_cells=2.5: expected an integer"),
+        ({"shares": {"train": 0.8, "test": float("nan")}}, "expected a number for each"),
+        ({"tasks": {"describe": "many"}}, "expected"),
+        ({"ties": "seeded"}, "a seed belongs to seeded ties"),
+        ({"gene_sets": None, "tasks": {"pathways": 1.0}}, "The task pathways needs gene sets"),
+        ({"gene_vocab": "./nothing"}, "--gene-vocab ./nothing does not exist"),
     ],
 )
 def test_wrong_options_are_refused(options, message, world, tmp_path):
@@ -796,5 +814,86 @@ def test_the_yaml_file_of_all_options_holds_the_defaults():
     path = Path(__file__).resolve().parents[1] / "configs" / "prepare.yaml"
     written = yaml.safe_load(path.read_text())
     defaults = asdict(PrepareConfig(inputs=["x"]))
-    assert {**defaults, **written} == defaults
+    assert {**defaults, **written, "primary_only": False} == defaults
     assert set(defaults) - set(written) == {"inputs", "census_version", "census_uri", "value_filter"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_job_of_an_older_plan_writes_into_the_new_one(workers, world, tmp_path):
+    """A fault deep in one file, found while other jobs are under way: their cells stand in the output once."""
+    make_file(tmp_path / "cells" / "a_bad.h5ad", 400, seed=5, prefix="bad")
+    adata = ad.read_h5ad(tmp_path / "cells" / "a_bad.h5ad")
+    adata.X.data[adata.X.indptr[300]] = 0.5
+    adata.write_h5ad(tmp_path / "cells" / "a_bad.h5ad")
+    make_file(tmp_path / "cells" / "good.h5ad", 3000, seed=6, prefix="good")
+    run(world, tmp_path / "out", inputs=[tmp_path / "cells"], skip_bad_files=True, workers=workers, cells_per_shard=100)
+    ids = [cell for split in load(tmp_path / "out", tmp_path).values() for cell in split["cell_id"]]
+    assert len(ids) == len(set(ids)) == 3000
+
+
+def test_files_of_anndata_0_7_keep_their_labels(world, prepared, tmp_path):
+    import h5py
+
+    for name in ("one", "two", "three"):
+        path = tmp_path / f"{name}.h5ad"
+        path.write_bytes((world / "cells" / path.name).read_bytes())
+        with h5py.File(path, "a") as file:
+            for column in list(file["obs"]):
+                element = file["obs"][column]
+                if isinstance(element, h5py.Group):
+                    codes, categories = element["codes"][:], element["categories"][:]
+                    del file["obs"][column]
+                    file["obs"].require_group("__categories")[column] = categories
+                    file["obs"][column] = codes
+                    file["obs"][column].attrs["categories"] = file["obs"]["__categories"][column].ref
+    run(world, tmp_path / "out", inputs=[tmp_path / f"{name}.h5ad" for name in ("one", "two", "three")])
+    expected, found = load(prepared, tmp_path), load(tmp_path / "out", tmp_path)
+    assert found["train"]["cell_type"] == expected["train"]["cell_type"]
+    assert found["train"]["donor_id"] == expected["train"]["donor_id"]
+
+
+def test_a_mapped_label_is_not_overruled_by_the_ids_of_the_usual_column(world, tmp_path):
+    make_file(tmp_path / "a.h5ad", mine=["fibroblast"] * 60)
+    run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], columns={"cell_type": "mine"}, split="random")
+    assert set(load(tmp_path / "out", tmp_path)["train"]["cell_type"]) == {"fibroblast"}
+
+
+def test_names_that_repeat_within_a_file_are_cells_of_their_own(world, tmp_path):
+    adata = make_file(tmp_path / "a.h5ad", 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata.obs_names = [f"cell{i % 30}" for i in range(60)]
+        adata.write_h5ad(tmp_path / "a.h5ad")
+    assert run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], split="random")["rows"] == 60
+
+
+def test_the_same_file_twice_is_refused(world, tmp_path):
+    (tmp_path / "again.h5ad").write_bytes((world / "cells" / "one.h5ad").read_bytes())
+    with pytest.raises(ValueError, match="one has the same contents as again"):
+        run(world, tmp_path / "out", inputs=[world / "cells", tmp_path / "again.h5ad"])
+
+
+def test_a_file_can_be_written_again_after_a_run(world, tmp_path):
+    adata = make_file(tmp_path / "a.h5ad", 60)
+    run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], split="random")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert ad.read_h5ad(tmp_path / "a.h5ad").n_obs == 60
+
+
+def test_cells_without_any_counts_leave_nothing(world, tmp_path):
+    adata = make_file(tmp_path / "a.h5ad", 30)
+    adata.X = sp.csr_matrix(adata.shape, dtype=np.float32)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match="No cell is left: none has a count"):
+        run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], split="random")
+
+
+def test_vocab_never_uses_what_an_older_run_counted(world, tmp_path):
+    (tmp_path / "out" / ".prepare" / "medians").mkdir(parents=True)
+    np.savez(
+        tmp_path / "out" / ".prepare" / "medians" / "00000.npz",
+        keys=np.zeros(0, np.uint64),
+        counts=np.zeros(0, np.int64),
+    )
+    found = fit_vocabulary_of_files([world / "cells"], tmp_path / "out", progress=False)
+    assert len(found) == 64

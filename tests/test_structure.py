@@ -123,3 +123,27 @@ def test_the_readme_quotes_the_figures_that_the_benchmark_wrote():
     figures = json.loads((PROJECT / "benchmarks" / "results" / "default.json").read_text())["mean"]
     readme = (PROJECT / "README.md").read_text()
     assert all(f"{100 * value:.1f} %" in readme for value in figures.values())
+
+
+def test_the_readme_quotes_the_bars_of_preparation_that_the_benchmark_measured():
+    results = json.loads((PROJECT / "benchmarks" / "results" / "preparation.json").read_text())
+    measured = {name: part["measured"] for name, part in results.items()}
+    scale, scores = measured["scale"], measured["aucell"]
+    rows = {
+        "Ranking": [measured["ranks"][kind]["ratio"] for kind in ("sparse", "dense")],
+        "Whole run, gzip": [scale[f"{kind}-gzip"]["cpu_ratio_to_published_at_60000"] for kind in ("sparse", "dense")],
+        "Whole run, not compressed": [
+            scale[f"{kind}-raw"]["cpu_ratio_to_published_at_60000"] for kind in ("sparse", "dense")
+        ],
+        "Against a bare read": [
+            scale[f"{kind}-gzip"]["speed_relative_to_bare_read_at_60000"] for kind in ("sparse", "dense")
+        ],
+        "AUCell, expected ties": [scores[kind]["expected_over_decoupler"] for kind in ("sparse", "dense")],
+        "AUCell, seeded ties": [scores[kind]["seeded_over_decoupler"] for kind in ("sparse", "dense")],
+    }
+    readme = (PROJECT / "README.md").read_text()
+    for name, (sparse, dense) in rows.items():
+        (line,) = (line for line in readme.splitlines() if line.startswith(f"| {name}"))
+        assert line.endswith(f"| {sparse:.2f} | {dense:.2f} |"), (line, sparse, dense)
+    killed = json.loads((PROJECT / "benchmarks" / "results" / "kill.json").read_text())
+    assert f"{killed['equal']} of {killed['killed']} killed runs" in readme

@@ -19,7 +19,7 @@ ORGANISM = "homo_sapiens"
 GENE_COLUMNS = ("feature_id", "feature_name")
 
 
-def find_census(version: str, uri: str | None, value_filter: str | None) -> Source:
+def find_census(version: str, uri: str | None) -> Source:
     """The source of a release of the Census, or of a SOMA at an address.
 
     Raises
@@ -62,8 +62,8 @@ class CensusReader:
                 tiledb_config={"vfs.s3.no_sign_request": "true", "vfs.s3.region": "us-west-2"}
             )
         try:
-            census: Any = tiledbsoma.open(source.url, context=context)
-            self._experiment: Any = census["census_data"][ORGANISM]
+            self._census: Any = tiledbsoma.open(source.url, context=context)  # closed once nothing refers to it
+            self._experiment: Any = self._census["census_data"][ORGANISM]
             self._measurement = self._experiment.ms["RNA"]
             self._n_genes = self._measurement.var.count
         except (tiledbsoma.SOMAError, tiledbsoma.DoesNotExistError, KeyError, RuntimeError) as error:

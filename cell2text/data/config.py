@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 
 import yaml
 
+from cell2text.data.rows import METADATA_COLUMNS
 from cell2text.data.splits import GROUPED, SPLITS
 from cell2text.data.tasks import TASKS
 from processing_cell2text import SYSTEM_PROMPT
@@ -16,6 +18,7 @@ from processing_cell2text import SYSTEM_PROMPT
 PUBLISHED_EXCLUDED_ASSAYS = (
     "Smart-seq", "Quartz-seq", "MARS-seq", "SORT-seq", "GEXSCOPE", "BD Rhapsody Targeted", "10x gene expression flex",
 )  # fmt: skip
+KNOWN_COLUMNS = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
 FILE_OPTIONS = ("inputs", "census_uri", "gene_vocab", "gene_sets")
 SAMPLINGS = ("all", "random", "balanced", "published")
 
@@ -51,7 +54,7 @@ class PrepareConfig:
     ties, ties_seed
         AUCell's ties: `"expected"`, or `"seeded"` with a seed for parity with pySCENIC.
     primary_only
-        Keep cells with `is_primary_data` only.
+        Keep cells with `is_primary_data` only; the Census's, whose other cells are copies, if left out.
     exclude_assays, exclude_datasets
         Labels that are left out; an assay by the beginning of its name, whatever its case.
     require
@@ -86,7 +89,7 @@ class PrepareConfig:
     gene_sets: str | None = None
     ties: str = "expected"
     ties_seed: int | None = None
-    primary_only: bool = False
+    primary_only: bool | None = None
     exclude_assays: list[str] = field(default_factory=list)
     exclude_datasets: list[str] = field(default_factory=list)
     require: list[str] = field(default_factory=list)
@@ -107,6 +110,27 @@ class PrepareConfig:
             default = option.default if option.default_factory is MISSING else option.default_factory()
             if default is not None and default is not MISSING and not isinstance(value, type(default)):
                 raise ValueError(f"{option.name}={value!r}: expected {type(default).__name__}, such as {default!r}.")
+        for name, least in (("max_genes", 8), ("n_cells", 1), ("min_cells", 1), ("ties_seed", 0)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
+        for weights in (self.tasks, self.shares):
+            if not all(isinstance(value, (int, float)) and isfinite(value) for value in weights.values()):
+                raise ValueError(f"{weights}: expected a number for each.")
+        strange = [name for name in self.columns if name not in KNOWN_COLUMNS]
+        strange += [name for name in (*self.require, self.balance) if name not in METADATA_COLUMNS]
+        if strange:
+            raise ValueError(
+                f"There is no column {strange[0]!r} to map, require or balance; there are {KNOWN_COLUMNS}."
+            )
+        if (self.ties == "seeded") != (self.ties_seed is not None):
+            raise ValueError(
+                f"ties={self.ties}, ties_seed={self.ties_seed}: a seed belongs to seeded ties, and only there."
+            )
+        if self.tasks.get("pathways") and self.gene_sets is None:
+            raise ValueError("The task pathways needs gene sets: pass --gene-sets.")
+        if self.primary_only is None:
+            self.primary_only = self.source == "census"
         choices = {
             "source": ("files", "census"),
             "sampling": SAMPLINGS,

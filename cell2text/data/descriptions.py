@@ -41,7 +41,7 @@ def cell_type_sentence(row: Mapping) -> str | None:
 
 def origin_sentence(row: Mapping) -> str | None:
     tissue, donor = known(row.get("tissue")), donor_phrase(row)
-    origin = " of ".join([*([f"the {tissue}"] if tissue else []), *([donor] if donor else [])])
+    origin = " of ".join([*([with_the(tissue)] if tissue else []), *([donor] if donor else [])])
     return f"This cell comes from {origin}." if origin else None
 
 
@@ -50,7 +50,8 @@ def donor_phrase(row: Mapping) -> str | None:
     disease, sex, stage = (known(row.get(name)) for name in ("disease", "sex", "life_stage"))
     if not (disease or sex or stage):
         return None
-    words = ["a", "healthy" if disease == "normal" else "", sex or "", "donor"]
+    who = " ".join(word for word in ("healthy" if disease == "normal" else "", sex or "", "donor") if word)
+    words = [with_article(who)]
     words += [f"with {disease}" if disease and disease != "normal" else "", f"in {stage}" if stage else ""]
     return " ".join(word for word in words if word)
 
@@ -81,18 +82,19 @@ def compare_cells(first: Mapping, second: Mapping) -> str | None:
     if all(tissues):
         same = tissues[0] == tissues[1]
         sentences.append(
-            f"Both cells come from the {tissues[0]}."
+            f"Both cells come from {with_the(tissues[0])}."
             if same
-            else f"The first cell comes from the {tissues[0]} and the second cell from the {tissues[1]}."
+            else f"The first cell comes from {with_the(tissues[0])} and the second cell from {with_the(tissues[1])}."
         )
     diseases = [known(row.get("disease")) for row in (first, second)]
     if all(diseases):
-        states = ["healthy" if disease == "normal" else disease for disease in diseases]
-        if states[0] == states[1]:
-            sentences.append(f"Both donors {'are healthy' if states[0] == 'healthy' else f'have {states[0]}'}.")
+        states = ["healthy donor" if disease == "normal" else f"donor with {disease}" for disease in diseases]
+        if diseases[0] == diseases[1] == "normal":
+            sentences.append("Both cells come from healthy donors.")
+        elif diseases[0] == diseases[1]:
+            sentences.append(f"Both cells come from donors with {diseases[0]}.")
         else:
-            told = ["is healthy" if state == "healthy" else f"has {state}" for state in states]
-            sentences.append(f"The first donor {told[0]} and the second donor {told[1]}.")
+            sentences.append(f"The first cell comes from a {states[0]} and the second cell from a {states[1]}.")
     return " ".join(sentences)
 
 
@@ -110,6 +112,11 @@ def pathway_words(name: str) -> str:
 
 def enumerate_words(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def with_the(tissue) -> str:
+    """A tissue with its article, unless its name has none: "Bruch's membrane", "Brodmann (1909) area 10"."""
+    return str(tissue) if re.match(r"[A-Z][\w-]*('s|s') |Brodmann ", str(tissue)) else f"the {tissue}"
 
 
 @cache

@@ -71,6 +71,11 @@ def open_worker(folder: str, identity: str, name: str) -> SourceWorker:
     return SourceWorker(plan, name, load_vocabulary(folder, identity))
 
 
+def close_sources() -> None:
+    """Let go of the file that this process read last, so that its owner may write it."""
+    open_worker.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def load_vocabulary(folder: str, identity: str) -> GeneVocabulary:
     return GeneVocabulary.from_pretrained(Path(folder, VOCABULARY))

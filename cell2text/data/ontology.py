@@ -22,6 +22,7 @@ FIELD_ONTOLOGIES = {
 # The few terms of PATO that stand in these fields: as a disease or a sex, any other would be an error.
 PATO_TERMS = {"disease": {"PATO:0000461"}, "sex": {"PATO:0000383", "PATO:0000384"}}
 SHORT_SEX = {"f": "female", "m": "male", "woman": "female", "man": "male"}
+HEALTHY = {"healthy", "healthy control", "control", "healthy donor"}
 RESOLUTIONS = ("term_id", "retired_id", "label", "synonym", "retired_label", "unresolved", "unknown")
 UNKNOWN = {"", "unknown", "na", "n/a", "nan", "none", "null", "not applicable", "not available", "<na>"}
 SEVERAL = " || "  # CELLxGENE joins several diseases of one donor so
@@ -44,6 +45,12 @@ class Term:
 @cache
 def ontology_parser() -> OntologyParser:
     return OntologyParser()
+
+
+def forget_ontologies() -> None:
+    """Let go of the ontologies, some 120 MB, once labels and definitions are known; they load again when asked for."""
+    for cached in (ontology_parser, names_of, common_words):
+        cached.cache_clear()
 
 
 def ontology_versions() -> dict[str, str]:
@@ -92,14 +99,24 @@ def resolve(field: str, label, term_id=None) -> Term:
             return Term(label_of(current), current, "term_id" if current == term_id else "retired_id")
     if label is None:
         return Term(None, None, "unresolved" if term_id else "unknown")
-    if field == "sex":
-        label = SHORT_SEX.get(label.lower(), label)
-    for route, index in zip(("label", "synonym", "retired_label"), names_of(field)):
-        matches = index.get(label.lower(), set())
-        if len(matches) == 1:
-            term = next(iter(matches))
-            return Term(label_of(term), term, route)
+    for name in dict.fromkeys(variants(field, label.lower())):
+        for route, index in zip(("label", "synonym", "retired_label"), names_of(field)):
+            matches = index.get(name, set())
+            if len(matches) == 1:
+                term = next(iter(matches))
+                return Term(label_of(term), term, route if name == label.lower() else "synonym")
     return Term(label, None, "unresolved")
+
+
+def variants(field: str, label: str) -> list[str]:
+    """A label in lower case, then as the ontology may write it."""
+    further = {
+        "cell_type": [label.removesuffix("s")],
+        "disease": ["normal"] if label in HEALTHY else [],
+        "sex": [SHORT_SEX.get(label, label)],
+        "development_stage": [label.replace("human ", "")],
+    }
+    return [label, *further.get(field, [])]
 
 
 def current_term(field: str, term_id: str) -> str | None:
@@ -160,14 +177,18 @@ def term_definition(term_id: str) -> str | None:
         text = ontology_parser().get_term_description(term_id)
     except (KeyError, ValueError):
         return None
-    return lower_start(first_sentence(text)) if text else None
+    if not text or ontology_parser().is_term_deprecated(term_id):
+        return None
+    return lower_start(without_label(first_sentence(text), label_of(term_id)))
 
 
 def first_sentence(text: str) -> str:
     """The first sentence, without its full stop, citations, repeated words and marks."""
     text = CITATION.sub("", " ".join(text.replace("`", "").split()))
     text = re.sub(r"\s+([.,;)])", r"\1", text)
-    text = re.sub(r"\b([a-z]+) \1\b(?!-)", r"\1", text)
+    text = re.sub(r"\b([a-z]+) \1\b(?!-)", r"\1", text).replace("_", " ")
+    text = re.sub(r"(?<![\w-])([Aa]) (?=(?:[aei]|o(?!ne))[a-z]{2})(?!eu)", r"\1n ", text)
+    text = re.sub(r"(?<![\w-])([Aa])n (?=(?:CD|[bcdfgjklpqtvwz])[\w-])", r"\1 ", text)
     sentence = text
     for stop in re.finditer(r"\.(?=\s)", text):
         before = text[: stop.end()]
@@ -177,15 +198,21 @@ def first_sentence(text: str) -> str:
     return sentence.strip().rstrip(". ")
 
 
+def without_label(definition: str, label: str) -> str:
+    """A definition without the words that repeat what it defines: "a B cell is a lymphocyte" is "a lymphocyte"."""
+    said = re.match(rf"(?:(?:an?|the|any|all) )?{re.escape(label)}s? (?:is|are) (?=\w+ \w)", definition, re.IGNORECASE)
+    return definition[said.end() :] if said else definition
+
+
 def lower_start(definition: str) -> str:
     """A definition as it follows a colon: an opening word that is no name loses its capital."""
     first, space, rest = definition.partition(" ")
     if first == "A(n)":
         return f"{'an' if rest[:1] in 'aeiouAEIOU' else 'a'} {rest}"
-    word, hyphen, end = first.partition("-")
-    if word.lower() in common_words() and end == end.lower():
+    word, rest_of_word = re.match(r"(\w*)(.*)", first).groups()  # type: ignore[union-attr]
+    if word.lower() in common_words() and rest_of_word == rest_of_word.lower():
         word = word.lower()
-    return f"{word}{hyphen}{end}{space}{rest}"
+    return f"{word}{rest_of_word}{space}{rest}"
 
 
 @cache

@@ -22,6 +22,7 @@ from ranking_cell2text import CellRanker, csr_arrays
 
 
 TOP_FRACTION = 0.05
+MIN_GENES = 50  # of fewer, the top 5 % hold no rank that counts, or one
 MIN_COVERAGE = 0.8  # a set with fewer of its genes in the file is scored but never named; pySCENIC's bound
 HISTOGRAM = 16384  # integer counts below this are sorted by counting
 

@@ -26,6 +26,7 @@ from vocabulary_cell2text import GeneVocabulary, write_atomically
 
 WORK = ".prepare"  # folder of a run that is not finished
 PLAN = f"{WORK}/plan.json"
+PLANNED: dict[str, dict] = {"files": {"inputs": ["plan"]}, "census": {}}  # a plan has its sources, not its inputs
 LIBRARIES = ("anndata", "cellxgene_ontology_guide", "numba", "numpy", "pyarrow", "scipy")
 
 
@@ -56,7 +57,7 @@ def load_plan(folder: str, identity: str) -> Plan:
         folder=Path(folder),
         identity=identity,
         config=PrepareConfig(
-            **{**content["config"], "inputs": ["plan"] if content["config"]["source"] == "files" else []}
+            **content["config"], **PLANNED[content["config"]["source"]], gene_sets="plan" if sets else None
         ),
         sources={source["name"]: Source(**source) for source in content["sources"]},
         jobs=content["jobs"],
@@ -86,7 +87,10 @@ def join(surveys: list[Survey]) -> pd.DataFrame:
 def copies(cells: pd.DataFrame) -> pd.Series:
     """Cells that stand in another file too; kept is the one of the file with the most cells of their data set."""
     sizes = cells.groupby(["source", "dataset_id"], observed=True)["row"].transform("size")
-    return cells["key"].iloc[np.argsort(-sizes.to_numpy(), kind="stable")].duplicated().sort_index()
+    order = np.argsort(-sizes.to_numpy(), kind="stable")
+    by_size = cells[["key", "source"]].iloc[order]
+    first = by_size.groupby("key", sort=False)["source"].transform("first")
+    return (by_size["source"].astype(object) != first.astype(object)).sort_index()
 
 
 def drop_cells(cells: pd.DataFrame, config: PrepareConfig) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:

@@ -18,6 +18,7 @@ import numpy as np
 from cell2text.data.card import write_card
 from cell2text.data.config import PrepareConfig
 from cell2text.data.jobs import VOCABULARY, median_job, shard_job
+from cell2text.data.ontology import forget_ontologies
 from cell2text.data.pathways import GeneSets, download_hallmark, read_gmt
 from cell2text.data.plan import PLAN, WORK, load_plan, make_plan, run_identity
 from cell2text.data.reading import open_reader
@@ -107,7 +108,7 @@ def prepare(
 
 
 def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run_jobs: JobRunner) -> dict:
-    vocabulary = GeneVocabulary.from_pretrained(config.gene_vocab) if config.gene_vocab else None
+    vocabulary = load_vocabulary(config.gene_vocab)
     gene_sets = load_gene_sets(config.gene_sets)
     surveys = survey_sources(config, vocabulary, gene_sets, skipped=skipped)
     identity, provenance = run_identity(config, surveys, vocabulary, gene_sets, skipped)
@@ -126,6 +127,7 @@ def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run
     for survey in surveys:
         logger.info(f"{survey.source.name}: {survey.report['cells']:,} cells, {survey.report['genes']:,} genes.")
     del surveys
+    forget_ontologies()
     if not (folder / VOCABULARY).exists():
         vocabulary = vocabulary or fit_in(folder, identity, run_jobs)
         vocabulary.save_pretrained(folder / WORK / VOCABULARY)
@@ -176,7 +178,7 @@ def fit_vocabulary_of_files(
     BadFileError
         If a file cannot be used.
     ValueError
-        If `out` is not empty.
+        If `out` holds anything but an interrupted run of this kind.
     """
     folder = Path(out)
     everything = {"split": "random", "shares": {"train": 1.0}, "require": []}
@@ -188,11 +190,18 @@ def fit_vocabulary_of_files(
         if (folder / PLAN).exists():
             refuse_other_run(read_plan(folder)["provenance"], provenance, folder)
         else:
+            clear_work(folder)
             make_plan(config, folder, surveys, None, identity=identity, provenance=provenance)
         vocabulary = fit_in(folder, identity, run_jobs)
         vocabulary.save_pretrained(folder)
         clear_work(folder)
     return vocabulary
+
+
+def load_vocabulary(path: str | None) -> GeneVocabulary | None:
+    if path is not None and path.startswith((".", "/", "~")) and not os.path.isdir(path):
+        raise ValueError(f"--gene-vocab {path} does not exist: expected a folder or a Hub id.")
+    return None if path is None else GeneVocabulary.from_pretrained(path)
 
 
 def load_gene_sets(path: str | None) -> GeneSets | None:

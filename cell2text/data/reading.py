@@ -12,12 +12,12 @@ from cell2text.data.sources import BadFileError, Source, find_sources, open_sour
 from counts_cell2text import FLAWS, find_flaw, name_value
 
 
-BLOCK = 1024  # cells read at once
+BLOCK = 512  # cells read at once
 
 
 def find_inputs(config: PrepareConfig) -> list[Source]:
     if config.source == "census":
-        return [find_census(config.census_version, config.census_uri, config.value_filter)]
+        return [find_census(config.census_version, config.census_uri)]
     return find_sources(config.inputs)
 
 

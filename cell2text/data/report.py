@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cell2text.data.pathways import MIN_COVERAGE
 from cell2text.data.plan import WORK, Plan
-from cell2text.data.splits import SPLITS
+from cell2text.data.splits import COVERED, SPLITS
 from ranking_cell2text import ROUTES
 from vocabulary_cell2text import write_atomically
 
@@ -57,8 +57,11 @@ def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
             - sum(count for reason, count in entry["dropped"].items() if reason != "without counts")
         )
     rows = sum(split["rows"] for split in splits.values())
+    if not rows:
+        raise ValueError("No cell is left: none has a count on a gene of the vocabulary.")
     return {
         "rows": rows,
+        "not_covered_by_training": uncovered(splits) if plan.config.split == "donor" else {},
         "files": {
             name: {**entry, "dropped": {k: v for k, v in entry["dropped"].items() if v}}
             for name, entry in files.items()
@@ -70,6 +73,17 @@ def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
         "pathways": pathway_frequencies(plan, splits, rows),
         "provenance": provenance,
     }
+
+
+def uncovered(splits: dict) -> dict[str, list[str]]:
+    """Categories of held-out rows that no training row has: those whose training cells turned out to have no counts."""
+    found = {}
+    for column in COVERED:
+        held_out = set().union(*(splits[name]["labels"].get(column, {}) for name in SPLITS[1:]))
+        missing = sorted(held_out - set(splits["train"]["labels"].get(column, {})))
+        if missing:
+            found[column] = missing
+    return found
 
 
 def plain(entry: dict) -> dict:

@@ -47,9 +47,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
         if not any(path.name != "lock" for path in (folder / WORK).iterdir()):
             shutil.rmtree(folder / WORK)
+        lock.release()
 
 
 def read_plan(folder: Path) -> dict:
@@ -80,8 +80,8 @@ def recorded_skips(folder: Path) -> dict[str, str]:
 
 
 def clear_work(folder: Path) -> None:
-    """Remove the plan and what jobs left beside their shards; the lock stays while it is held."""
-    for path in (folder / WORK).iterdir():
+    """Remove what jobs left beside their shards, and the plan last; the lock stays while it is held."""
+    for path in sorted((folder / WORK).iterdir(), key=lambda path: path.name == Path(PLAN).name):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != "lock":

@@ -11,6 +11,7 @@ from threading import Thread
 
 from tqdm import tqdm
 
+from cell2text.data.jobs import close_sources
 from cell2text.data.plan import load_plan
 
 
@@ -48,6 +49,7 @@ def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iter
     try:
         yield run
     finally:
+        close_sources()
         if client is not None:
             client.close()
         elif executor is not None:
@@ -75,6 +77,7 @@ def run_in(executor: Executor, calls: list[tuple], bar) -> None:
     finally:
         for future in pending:
             future.cancel()
+        wait(pending)  # none may write on when the plan changes
 
 
 def die_with_parent() -> None:

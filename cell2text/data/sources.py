@@ -7,6 +7,7 @@ asked for. `census.py` reads the CELLxGENE Census behind the same face.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -141,12 +142,13 @@ class FileReader:
         self._root = self._open()
         try:
             self._counts, self._var, self.counts_name = self._find_counts(layer)
-            self.n_cells = int(self._root["obs"][index_name(self._root["obs"])].shape[0])
             self._read_rows = self._row_reader()
+            self.n_cells = int(self._root["obs"][index_name(self._root["obs"])].shape[0])
+            self._check_shape()
         except BadFileError:
             self.close()
             raise
-        except (KeyError, OSError, ValueError, AttributeError, RuntimeError) as error:
+        except (KeyError, OSError, ValueError, AttributeError, RuntimeError, TypeError, IndexError) as error:
             self.close()
             raise BadFileError(source.name, f"no AnnData that can be read ({first_line(error)}).") from error
 
@@ -182,14 +184,26 @@ class FileReader:
             f"{'a' if 'raw' in self._root else 'no'} raw.",
         )
 
+    def _check_shape(self) -> None:
+        """Counts, cells and genes must fit together: a column beyond the genes would be read out of bounds."""
+        shape = self._counts.shape if hasattr(self._counts, "shape") else self._counts.attrs["shape"]
+        expected = (self.n_cells, int(self._var[index_name(self._var)].shape[0]))
+        found = tuple(int(size) for size in shape)
+        if found != expected:
+            raise BadFileError(
+                self.source.name,
+                f"{self.counts_name} has shape {found}, but obs names {expected[0]:,} cells and var {expected[1]:,} "
+                "genes.",
+            )
+
     def _row_reader(self):
         encoding = dict(self._counts.attrs).get("encoding-type", "array")
         if encoding == "csr_matrix" and isinstance(self._counts, h5py.Group):
             return CompressedRows(self._counts).read
         if encoding == "csc_matrix":
             self.note = "stored by columns: read whole into memory"
-            whole = ad.io.read_elem(self._counts).tocsr()
-            return lambda start, stop: whole[start:stop]
+            whole = cache(lambda: ad.io.read_elem(self._counts).tocsr())
+            return lambda start, stop: whole()[start:stop]
         if encoding == "csr_matrix":
             matrix = ad.io.sparse_dataset(self._counts)
             return lambda start, stop: matrix[start:stop]
@@ -212,7 +226,7 @@ class FileReader:
         columns = {}
         for name in group:
             if name not in (index_name(group), "__categories") and is_text(group[name]):
-                columns[name] = np.asarray(ad.io.read_elem(group[name])).astype(object).astype(str)
+                columns[name] = np.asarray(read_column(group, name)).astype(object).astype(str)
         return pd.DataFrame(columns, index=self._texts(group[index_name(group)], slice(None)))
 
     def obs_columns(self) -> list[str]:
@@ -223,7 +237,7 @@ class FileReader:
         """Columns of all cells as categories of text, missing values as they are."""
         values = {}
         for name in columns:
-            column = pd.Series(ad.io.read_elem(self._root["obs"][name]))
+            column = pd.Series(read_column(self._root["obs"], name))
             present = column.notna()
             values[name] = column.astype(str).where(present).astype("category")
         return pd.DataFrame(values, index=pd.RangeIndex(self.n_cells))
@@ -294,7 +308,20 @@ def index_name(group) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
+def read_column(group, name: str):
+    """A column of `obs` or `var`; files of anndata 0.7 keep the categories apart."""
+    element = group[name]
+    if "categories" in element.attrs and isinstance(element, h5py.Dataset):
+        categories = element.file[element.attrs["categories"]]
+        texts = h5py.check_string_dtype(categories.dtype)
+        values = categories.asstr()[:] if texts else categories[:]
+        return pd.Categorical.from_codes(element[:], pd.Index(values).astype(str))
+    return ad.io.read_elem(element)
+
+
 def is_text(element) -> bool:
+    if "categories" in element.attrs:
+        return True
     if dict(element.attrs).get("encoding-type") in ("categorical", "string-array", "nullable-string-array"):
         return True
     return getattr(element, "dtype", None) is not None and element.dtype.kind in "OSUT"

@@ -1,6 +1,6 @@
 """The first look at every source: its metadata under our names, labels resolved, genes found, a few counts checked.
 
-Metadata are held as categories, a few bytes a cell.
+Metadata are held as categories: at the peak, while cells are told from their copies, about 300 bytes a cell.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ import pandas as pd
 
 from cell2text.data.config import PrepareConfig
 from cell2text.data.ontology import FIELD_ONTOLOGIES, known, life_stage, resolve
-from cell2text.data.pathways import GeneSets, match_columns
+from cell2text.data.pathways import MIN_GENES, GeneSets, match_columns
 from cell2text.data.reading import check_counts, find_inputs, open_reader
 from cell2text.data.rows import METADATA_COLUMNS
 from cell2text.data.sources import BadFileError, Source
@@ -72,6 +72,11 @@ def survey_sources(
             skipped[source.name] = error.message
     if not surveys:
         raise ValueError(f"No file can be used: {skipped}.")
+    seen: dict[str, str] = {}
+    for survey in surveys:
+        name = survey.source.name
+        if seen.setdefault(survey.fingerprint, name) != name:
+            raise ValueError(f"{name} has the same contents as {seen[survey.fingerprint]}: name one of them.")
     return surveys
 
 
@@ -110,6 +115,8 @@ def survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | Non
         "merged_genes": ranker.merged_genes,
     }
     if gene_sets:
+        if len(var) < MIN_GENES:
+            raise BadFileError(name, f"has {len(var)} genes, too few to score gene sets: {MIN_GENES} at least.")
         columns = match_columns(gene_sets, var, ranker)
         report["gene_set_coverage"] = [
             round(len(found) / len(genes), 4) for found, genes in zip(columns, gene_sets.genes)
@@ -136,9 +143,13 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
     name, present = reader.source.name, reader.obs_columns()
     ours_all = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
     theirs = {ours: config.columns.get(ours, ours) for ours in ours_all}
-    mapped = [column for column in config.columns.values() if column not in present]
-    if mapped:
-        raise BadFileError(name, f"has no column {mapped[0]!r} in obs, which --columns names; it has {present}.")
+    for ours, column in config.columns.items():
+        if column not in present and ours not in present:
+            raise BadFileError(name, f"has no column {column!r} in obs, which --columns names; it has {present}.")
+        if column not in present:
+            theirs[ours] = ours
+        elif ours in FIELD_ONTOLOGIES and f"{ours}_ontology_term_id" not in config.columns:
+            theirs[f"{ours}_ontology_term_id"] = ""  # the ids beside the usual column are not those of this one
     if not any(theirs[ours] in present for ours in ("cell_type", "tissue", "disease")):
         raise BadFileError(
             name,

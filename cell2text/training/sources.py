@@ -60,8 +60,8 @@ class TrainingRows:
         return ad.concat(parts, join="outer", fill_value=0)[order]
 
 
-def load_rows(args: Cell2TextArguments, output_dir: str) -> TrainingRows:
-    """Prepare or load what `--dataset` names.
+def load_rows(args: Cell2TextArguments, output_dir: str, *, prepares: bool = True) -> TrainingRows:
+    """Prepare or load what `--dataset` names; with several processes one `prepares`, before the others load.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def load_rows(args: Cell2TextArguments, output_dir: str) -> TrainingRows:
         )
     files = [str(example_cells_path()) if name == EXAMPLE else name for name in args.dataset]
     if all(name.endswith(COUNT_FILES) for name in files):
-        return prepare_rows(files, args, Path(output_dir))
+        return prepare_rows(files, args, Path(output_dir), prepares)
     if len(files) > 1:
         raise ValueError(f"--dataset mixes files of counts and data sets: {args.dataset}. Pass files, or one data set.")
     saved = Path(files[0], "dataset_dict.json").exists()
@@ -84,26 +84,27 @@ def load_rows(args: Cell2TextArguments, output_dir: str) -> TrainingRows:
     return chosen_splits(dataset, args, vocabulary if vocabulary.is_dir() else None, [])
 
 
-def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path) -> TrainingRows:
+def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path, prepares: bool) -> TrainingRows:
     """Rows of counts, prepared into the run's own folder."""
     folder = output_dir / "data"
     held_out = args.test_share * (1 - args.test_share) if args.hold_out == "validation" else 0.0
-    prepare(
-        files,
-        folder,
-        progress=False,
-        layer=args.layer,
-        gene_key=args.gene_key,
-        allow_fractional=args.allow_fractional,
-        gene_vocab=args.gene_vocab,
-        max_genes=args.max_genes,
-        gene_sets=args.gene_sets,
-        split=args.split,
-        stratify=list(args.stratify),
-        shares={"train": 1 - args.test_share - held_out, "validation": held_out, "test": args.test_share},
-        system_prompt=SYSTEM_PROMPT if args.system_prompt is None else args.system_prompt,
-        seed=args.split_seed,
-    )
+    if prepares:
+        prepare(
+            files,
+            folder,
+            progress=False,
+            layer=args.layer,
+            gene_key=args.gene_key,
+            allow_fractional=args.allow_fractional,
+            gene_vocab=args.gene_vocab,
+            max_genes=args.max_genes,
+            gene_sets=args.gene_sets,
+            split=args.split,
+            stratify=list(args.stratify),
+            shares={"train": 1 - args.test_share - held_out, "validation": held_out, "test": args.test_share},
+            system_prompt=SYSTEM_PROMPT if args.system_prompt is None else args.system_prompt,
+            seed=args.split_seed,
+        )
     dataset = load_dataset(str(folder), cache_dir=str(output_dir / "data_cache"))
     return chosen_splits(dataset, args, folder / "vocabulary", files)
 
