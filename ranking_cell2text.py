@@ -30,7 +30,7 @@ except ImportError:
 
 TARGET_SUM = 10_000.0
 UNMAPPED = ROUTES.index("unmapped")
-NUMBA_MIN_CELLS = 512  # below this, compiling takes longer than it saves
+NUMBA_MIN_CELLS = 256  # below this, compiling takes longer than it saves
 MIN_MAPPED_GENES = 0.01  # a human file maps far more; another species' symbols match by accident
 
 

@@ -98,6 +98,7 @@ def shard_job(folder: str, identity: str, number: int) -> int:
         ranked.append(worker.ranker.rank(block))
         scores.append(worker.score(block))
     tokens, lengths, n_genes, mapped = (np.concatenate(parts) for parts in zip(*ranked))
+    ranked.clear()
     names = worker.reader.cell_names(rows)
     cells = ShardCells(table, tokens, lengths, n_genes, mapped, np.concatenate(scores), names, job["source"])
     report = {

@@ -6,10 +6,12 @@ Everything a run decides is in its plan, on disk, before the first job starts; e
 alone. A run that was killed goes on where it stopped, and ends with the same files.
 """
 
+import gc
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +96,7 @@ def prepare(
     else:
         config = replace(config, **options, inputs=paths or config.inputs)
     folder = Path(out)
-    with locked(folder), job_runner(workers, dask_scheduler, progress) as run_jobs:
+    with locked(folder), uncollected_libraries(), job_runner(workers, dask_scheduler, progress) as run_jobs:
         skipped = recorded_skips(folder) if config.skip_bad_files else {}
         while True:
             try:
@@ -105,6 +107,16 @@ def prepare(
                 logger.warning(f"Left out from now on: {error}")
                 skipped[error.source] = error.message
                 (folder / PLAN).unlink()  # without a plan the next round starts from nothing
+
+
+@contextmanager
+def uncollected_libraries() -> Iterator[None]:
+    """Spare the garbage collector the half million objects of the imported libraries, a third of a second each time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run_jobs: JobRunner) -> dict:

@@ -12,7 +12,7 @@ from cell2text.data.sources import BadFileError, Source, find_sources, open_sour
 from counts_cell2text import FLAWS, find_flaw, name_value
 
 
-BLOCK = 512  # cells read at once
+BLOCK = 256  # cells read at once
 
 
 def find_inputs(config: PrepareConfig) -> list[Source]:

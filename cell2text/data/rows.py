@@ -189,8 +189,17 @@ def cells_array(ranked: pa.ListArray, kept: np.ndarray, partners: np.ndarray) ->
     order = np.empty(offsets[-1], dtype=np.int64)
     order[offsets[:-1]] = kept
     order[offsets[:-1][paired] + 1] = kept[partners[paired]]
-    whole = len(order) == len(ranked) and (order == np.arange(len(order))).all()
-    return pa.ListArray.from_arrays(pa.array(offsets), ranked if whole else ranked.take(pa.array(order)))
+    return pa.ListArray.from_arrays(pa.array(offsets), gathered(ranked, order))
+
+
+def gathered(ranked: pa.ListArray, order: np.ndarray) -> pa.ListArray:
+    """`ranked.take(order)`, several times faster where cells stand in runs."""
+    ends, tokens = ranked.offsets.to_numpy(), ranked.values.to_numpy()
+    lengths = np.diff(ends)[order]
+    breaks = np.flatnonzero(np.diff(order) != 1) + 1
+    firsts, lasts = order[np.append(0, breaks)], order[np.append(breaks - 1, len(order) - 1)]
+    parts = [tokens[ends[first] : ends[last + 1]] for first, last in zip(firsts, lasts)]
+    return ranked_cells(parts[0] if len(parts) == 1 else np.concatenate(parts), lengths)
 
 
 def named_pathways(
