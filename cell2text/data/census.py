@@ -6,7 +6,7 @@ Reads any SOMA of the Census's layout, so that a release is one address among ot
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -62,8 +62,9 @@ class CensusReader:
                 tiledb_config={"vfs.s3.no_sign_request": "true", "vfs.s3.region": "us-west-2"}
             )
         try:
-            self._census: Any = tiledbsoma.open(source.url, context=context)  # closed once nothing refers to it
-            self._experiment: Any = self._census["census_data"][ORGANISM]
+            # closed once nothing refers to it; its types differ by release
+            self._census = cast(Any, tiledbsoma.open(source.url, context=context))
+            self._experiment = self._census["census_data"][ORGANISM]
             self._measurement = self._experiment.ms["RNA"]
             self._n_genes = self._measurement.var.count
         except (tiledbsoma.SOMAError, tiledbsoma.DoesNotExistError, KeyError, RuntimeError) as error:
