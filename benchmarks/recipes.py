@@ -45,8 +45,16 @@ def run(changes: dict, split: int) -> dict:
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
-        results = json.loads(Path(folder, "results.json").read_text())
-        return {"split": split, **results, "seconds": round(time.monotonic() - start)}
+        metrics = json.loads(Path(folder, "evaluation", "metrics.json").read_text())
+        return {"split": split, **chosen(metrics), "seconds": round(time.monotonic() - start)}
+
+
+def chosen(metrics: dict) -> dict:
+    """Accuracy of the cell type of every system, and the share of texts that are right word for word."""
+    systems = {name: scores["cell_type"]["accuracy"] for name, scores in metrics["systems"].items()}
+    systems = {name: value for name, value in systems.items() if name != "constant"}
+    found = {"n": metrics["cell_type"]["n"], "cell2text": metrics["cell_type"]["accuracy"]}
+    return found | {"exact_text": metrics["text"]["exact_match"], **systems}
 
 
 def summarise(changes: dict, runs: list[dict]) -> dict:

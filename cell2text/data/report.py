@@ -1,24 +1,22 @@
 """What became of the cells: `report.json` from what the jobs wrote down, and a page with pictures of it."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from cell2text.data.pathways import MIN_COVERAGE
 from cell2text.data.plan import WORK, Plan
 from cell2text.data.splits import COVERED, SPLITS
+from cell2text.figures import COLOURS, stacked_bars, svg
 from ranking_cell2text import ROUTES
 from vocabulary_cell2text import write_atomically
 
 
 POPULATION_ACTIVE = 0.005  # published: active in a cell's top 5 % in more than this share of the cells
-COLOURS = ("#3b6ea5", "#e08b3c", "#5a9e6f", "#b5523b", "#8a6fb0", "#8c8c8c")
 MOST_BARS = 40
 
 
@@ -141,22 +139,6 @@ def write_html(report: dict, path: Path) -> None:
     write_atomically(path, page)
 
 
-def stacked_bars(names: list[str], series: dict[str, list[float]], label: str) -> Figure:
-    """Horizontal bars, one a name from top to bottom, its series end to end."""
-    figure = Figure(figsize=(9, 0.9 + 0.27 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    left = [0.0] * len(names)
-    for colour, (title, values) in zip(COLOURS * (1 + len(series) // len(COLOURS)), series.items()):
-        axes.barh(names, values, left=left, label=title, color=colour, height=0.7)
-        left = [before + value for before, value in zip(left, values)]
-    axes.invert_yaxis()
-    axes.set_xlabel(label)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 def genes_figure(files: dict) -> str:
     series = {
         route: [entry["genes_by_route"].get(route, 0) for entry in files.values()]
@@ -211,12 +193,3 @@ def pathways_figure(pathways: dict) -> str:
         "active, not among the two": [100 * max(0.0, share) for share in only_active],
     }
     return svg(stacked_bars(names, series, "% of rows"))
-
-
-def svg(figure: Figure) -> str:
-    """A figure as SVG text, the same bytes each time."""
-    content = io.StringIO()
-    with rc_context({"svg.hashsalt": "cell2text", "svg.fonttype": "none", "font.size": 9}):
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
-    text = content.getvalue()
-    return text[text.index("<svg") :]

@@ -1,52 +1,225 @@
-"""What a reader would try instead, trained and scored on the same cells."""
+"""What a reader would try instead, trained on the same training cells and scored on the same rows.
 
-import anndata as ad
+majority label, nearest neighbours, logistic regression, LightGBM on the expression profile, a linear head on the cell
+encoder's embedding, and the description of the nearest training cell. `shuffled` needs no training: every cell gets the
+answer that was meant for another one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cell2text.evaluation.classification import truth_claim
+from cell2text.evaluation.fields import FIELDS, Claim
+from cell2text.evaluation.pathway_metrics import membership
+from cell2text.evaluation.systems import System, pathway_names_of, system_of_texts
 
 
 TARGET_SUM = 10_000
+COMPONENTS, NEIGHBOURS = 50, 15
+LIGHTGBM_GENES = 2000  # those that vary most among the training cells
+NAMED = 2  # pathways that an answer names
+METHODS = ("majority", "knn", "logistic_regression", "lightgbm", "nearest_description", "linear_head")
 
 
-def baseline_predictions(
-    train: ad.AnnData, train_labels: list[str], test: ad.AnnData, *, layer: str | None = None, seed: int = 0
-) -> dict[str, list[str]]:
-    """Predict labels from counts.
+@dataclass
+class Cells:
+    """Cells to train on or to answer for.
+
+    Parameters
+    ----------
+    rows
+        As :func:`cell2text.evaluation.predictions.checked_rows` gives them.
+    features
+        Expression, cells by genes, the same genes for all: see :func:`log_normalise` and :func:`rank_features`.
+    texts
+        The cells' descriptions.
+    embeddings
+        The cell encoder's embeddings, shape (n_cells, n_dimensions); None where there are none.
+    """
+
+    rows: Sequence[Mapping]
+    features: sp.csr_matrix
+    texts: Sequence[str]
+    embeddings: np.ndarray | None = None
+
+
+@dataclass
+class Training:
+    """What baselines learn from: the training cells, and the rows' own cells in the order of the predictions.
 
     Parameters
     ----------
     train, test
-        Raw counts over the same genes.
-    train_labels
-        One label a training cell.
-    layer
-        Layer that holds the counts, or `"raw"`; `X` when left out.
-
-    Returns
-    -------
-    Predictions of the majority label, of kNN (15 neighbours on 50 components) and of logistic regression, both on
-    log1p of counts per 10,000.
+        Both over the same features.
+    features
+        What the features are, in words.
+    methods
+        Which baselines.
     """
-    if list(train.var_names) != list(test.var_names):
-        raise ValueError(f"The cells have different genes: {train.n_vars:,} in training, {test.n_vars:,} held out.")
-    features, held_out = (log_normalise(counts_of(adata, layer)) for adata in (train, test))
-    values, counts = np.unique(train_labels, return_counts=True)
-    n_components = min(50, min(features.shape) - 1)
-    knn = make_pipeline(TruncatedSVD(n_components, random_state=seed), KNeighborsClassifier(min(15, len(train_labels))))
-    regression = LogisticRegression(max_iter=500)
-    return {
-        "majority": [str(values[counts.argmax()])] * test.n_obs,
-        "knn": knn.fit(features, train_labels).predict(held_out).tolist(),
-        "logistic_regression": regression.fit(features, train_labels).predict(held_out).tolist(),
-    }
+
+    train: Cells
+    test: Cells
+    features: str
+    methods: Sequence[str] = METHODS
 
 
-def counts_of(adata: ad.AnnData, layer: str | None) -> sp.csr_matrix:
-    return sp.csr_matrix(adata.X if layer is None else adata.raw.X if layer == "raw" else adata.layers[layer])
+def shuffled(system: System, seed: int) -> System:
+    """The answers of a system, each given to another cell."""
+    n = len(next(iter(system.fields.values())))
+    order = derangement(n, seed)
+    return System(
+        fields={name: [claims[i] for i in order] for name, claims in system.fields.items()},
+        pathways=None if system.pathways is None else [system.pathways[i] for i in order],
+        texts=None if system.texts is None else [system.texts[i] for i in order],
+        contradictions=[system.contradictions[i] for i in order] if system.contradictions else [],
+    )
+
+
+def derangement(n: int, seed: int) -> np.ndarray:
+    """A permutation that moves every index: a random cycle through all of them."""
+    order = np.random.default_rng(seed).permutation(n)
+    moved = np.empty(n, dtype=np.int64)
+    moved[order] = np.roll(order, 1)
+    return moved
+
+
+def majority(rows: Sequence[Mapping], n: int) -> System:
+    """The most frequent value of every field of some rows, and the pathways that are named most often."""
+    fields: dict[str, list[Claim | None]] = {}
+    for name in FIELDS:
+        labels, claims = labels_of(name, rows)
+        if labels:
+            values, counts = np.unique(labels, return_counts=True)
+            fields[name] = [claims[str(values[counts.argmax()])]] * n
+    names = pathway_names_of(rows)
+    held = membership([row["pathways"] for row in rows if row["pathways"]], names).sum(axis=0)
+    top = tuple(names[i] for i in np.argsort(-held, kind="stable")[:NAMED])
+    return System(fields, [top] * n if names else None)
+
+
+def fit_baselines(train: Cells, test: Cells, *, methods: Sequence[str] = METHODS, seed: int = 0) -> dict[str, System]:
+    """Train baselines and have them answer for the test cells.
+
+    Raises
+    ------
+    ValueError
+        If the cells have different genes, or a method does not exist.
+    """
+    unknown = set(methods) - set(METHODS)
+    if unknown:
+        raise ValueError(f"No baseline {sorted(unknown)}: expected some of {METHODS}.")
+    if train.features.shape[1] != test.features.shape[1]:
+        raise ValueError(
+            f"The cells have different genes: {train.features.shape[1]:,} in training, {test.features.shape[1]:,} "
+            "to answer for."
+        )
+    n = len(test.rows)
+    systems = {"majority": majority(train.rows, n)} if "majority" in methods else {}
+    components = None
+    if {"knn", "nearest_description"} & set(methods):
+        svd = TruncatedSVD(min(COMPONENTS, min(train.features.shape) - 1), random_state=seed).fit(train.features)
+        components = svd.transform(train.features), svd.transform(test.features)
+    if "knn" in methods and components:
+        systems["knn"] = classify(
+            components[0],
+            components[1],
+            train.rows,
+            lambda size: KNeighborsClassifier(min(NEIGHBOURS, size)),
+            pathways_at_once=True,
+        )
+    if "logistic_regression" in methods:
+        systems["logistic_regression"] = classify(
+            train.features, test.features, train.rows, lambda _: LogisticRegression(max_iter=500)
+        )
+    if "lightgbm" in methods:
+        systems["lightgbm"] = lightgbm_system(train, test, seed)
+    if "nearest_description" in methods and components:
+        nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(components[0])
+        found = nearest.kneighbors(components[1], return_distance=False)[:, 0]
+        names = pathway_names_of([*train.rows, *test.rows])
+        systems["nearest_description"] = system_of_texts([train.texts[i] for i in found], names)
+    if "linear_head" in methods and train.embeddings is not None and test.embeddings is not None:
+        systems["linear_head"] = classify(
+            train.embeddings,
+            test.embeddings,
+            train.rows,
+            lambda _: make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+        )
+    return systems
+
+
+def lightgbm_system(train: Cells, test: Cells, seed: int) -> System:
+    from lightgbm import LGBMClassifier
+
+    mean = np.asarray(train.features.mean(axis=0)).ravel()
+    variance = np.asarray(train.features.power(2).mean(axis=0)).ravel() - mean**2
+    kept = np.sort(np.argsort(-variance, kind="stable")[:LIGHTGBM_GENES])
+
+    def model(_):
+        return LGBMClassifier(
+            n_estimators=100, num_leaves=15, min_child_samples=5, feature_fraction=0.3, random_state=seed,
+            deterministic=True, force_row_wise=True, n_jobs=-1, verbose=-1,
+        )  # fmt: skip
+
+    learned, asked = (sp.csr_matrix(cells.features[:, kept], dtype=np.float32) for cells in (train, test))
+    return classify(learned, asked, train.rows, model)
+
+
+def classify(
+    train, test, rows: Sequence[Mapping], model: Callable[[int], object], *, pathways_at_once: bool = False
+) -> System:
+    """Predict every field, and which pathways are named, from features.
+
+    Parameters
+    ----------
+    model
+        A fresh scikit-learn classifier for so many training cells.
+    pathways_at_once
+        Whether the classifier takes all pathways in one call, rather than one after the other.
+    """
+    fields: dict[str, list[Claim | None]] = {}
+    for name in FIELDS:
+        known = [i for i, row in enumerate(rows) if row[name] is not None]
+        labels, claims = labels_of(name, rows)
+        if not known:
+            continue
+        if len(claims) == 1:
+            predicted = [labels[0]] * test.shape[0]
+        else:
+            predicted = model(len(known)).fit(train[known], labels).predict(test)  # type: ignore[attr-defined]
+        fields[name] = [claims[str(label)] for label in predicted]
+    names = pathway_names_of(rows)
+    named = [i for i, row in enumerate(rows) if row["pathways"]]
+    if not named:
+        return System(fields)
+    truth = membership([rows[i]["pathways"] for i in named], names)
+    varied = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
+    scores = np.tile(truth.mean(axis=0), (test.shape[0], 1))
+    if pathways_at_once:
+        found = model(len(named)).fit(train[named], truth[:, varied]).predict_proba(test)  # type: ignore[attr-defined]
+        scores[:, varied] = np.column_stack([share[:, 1] for share in found])
+    elif len(varied):
+        one_by_one = OneVsRestClassifier(model(len(named))).fit(train[named], truth[:, varied].astype(int))
+        scores[:, varied] = one_by_one.predict_proba(test)
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :NAMED]
+    return System(fields, [tuple(names[i] for i in best) for best in top])
+
+
+def labels_of(name: str, rows: Sequence[Mapping]) -> tuple[list[str], dict[str, Claim]]:
+    """Of the rows that know a field its values in one spelling, and the claim behind each."""
+    claims = [
+        truth_claim(name, row[name], row.get(f"{name}_ontology_term_id")) for row in rows if row[name] is not None
+    ]
+    return [claim.name for claim in claims], {claim.name: claim for claim in claims}
 
 
 def log_normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
@@ -54,3 +227,12 @@ def log_normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     scaled = sp.diags_array(TARGET_SUM / np.where(totals == 0, 1, totals)).tocsr() @ counts.astype(np.float64)
     return scaled.log1p().tocsr()
+
+
+def rank_features(cells: Sequence[Sequence[int]], n_tokens: int) -> sp.csr_matrix:
+    """Ranked genes as features where there are no counts: 1 / log2(1 + rank), the first rank 1."""
+    lengths = np.array([len(cell) for cell in cells], dtype=np.int64)
+    tokens = np.concatenate([np.asarray(cell, dtype=np.int64) for cell in cells]) if len(cells) else np.zeros(0, int)
+    ranks = np.concatenate([np.arange(1, length + 1) for length in lengths]) if len(cells) else np.zeros(0, int)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return sp.csr_matrix((1 / np.log2(1 + ranks), tokens, offsets), shape=(len(cells), n_tokens))

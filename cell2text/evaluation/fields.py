@@ -1,30 +1,294 @@
-"""Read metadata back from a description."""
+"""Descriptions read back: which cell type, tissue, disease, sex, life stage and pathways a text claims.
+
+What the package writes is read by its own grammar, so that reading a description gives what was written. Anything else
+is searched for ontology labels and synonyms, longest match first. What is not found is None, never a match.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import combinations
+
+from cell2text.data.descriptions import pathway_words
+from cell2text.data.ontology import LIFE_STAGES, label_of, resolve, term_definition
+from cell2text.evaluation.phrases import find_phrases, longest_phrase
+from cell2text.evaluation.similarity import load_graph
 
 
-CELL_TYPE = re.compile(r"This cell is an? (?P<name>.+?)(?=: |\. |\.?$)")
+FIELDS = ("cell_type", "tissue", "disease", "sex", "life_stage")
+GRAPHS = {"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO"}
+NORMAL = "normal"
+
+TYPE_START = re.compile(r"This cell is an? ")
+NEXT_SENTENCE = re.compile(r"\. (?:It comes from|Its most active pathways?) ")
+ORIGIN = re.compile(r"(?:^This cell|(?:^|(?<= ))It) comes from (?P<body>.+?)(?=\. Its most active pathways? |\.?$)")
+DONOR = re.compile(
+    r"(?:^|(?P<tissue>.+?) of )an? (?P<healthy>healthy )?(?:(?P<sex>\S+) )?donor(?P<rest> with .+| in .+|)$"
+)
+PATHWAYS = re.compile(r"(?:^This cell's|(?:^|(?<= ))Its) most active pathways? (?:is|are) (?P<names>.+?)\.?$")
+STAGES = sorted(set(LIFE_STAGES.values()), key=len, reverse=True)
+# Words of free text for a stage, the first that is found wins.
+STAGE_WORDS = {
+    "embryonic": STAGES[[stage.startswith("the embryonic") for stage in STAGES].index(True)],
+    "embryo": STAGES[[stage.startswith("the embryonic") for stage in STAGES].index(True)],
+    "fetal": STAGES[[stage.startswith("the fetal") for stage in STAGES].index(True)],
+    "fetus": STAGES[[stage.startswith("the fetal") for stage in STAGES].index(True)],
+    "foetal": STAGES[[stage.startswith("the fetal") for stage in STAGES].index(True)],
+    "prenatal": "prenatal development", "newborn": "infancy", "infant": "infancy", "child": "childhood",
+    "teenager": "adolescence", "adolescent": "adolescence", "elderly": "late adulthood",
+    "older adult": "late adulthood", "adult": "adulthood",
+}  # fmt: skip
+MALE, FEMALE = re.compile(r"\b(?:male|man|boy)\b", re.I), re.compile(r"\b(?:female|woman|girl)\b", re.I)
+HEALTHY = re.compile(r"\b(?:healthy|normal|disease-free|unaffected|without disease|no (?:known )?disease)\b", re.I)
+CLAIMED_TYPE = re.compile(
+    r"\b(?:(?:cell|it|this) is|consists of) (?:most |very )?(?:likely |probably )?an? (?P<name>[^.:;]+)", re.I
+)
+CLAIMED_TISSUE = re.compile(r"\b(?:comes|originates|derives|taken|sampled|isolated) from (?P<name>[^.:;]+)", re.I)
 
 
-def read_cell_type(text: str) -> str | None:
-    """The cell type that a description names; None where it names none."""
-    match = CELL_TYPE.match(text.strip())
-    return match["name"] if match else None
+@dataclass(frozen=True)
+class Claim:
+    """A field's value as a text gives it, and its ontology term where one is found."""
+
+    label: str
+    term_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The ontology's label of the term, else the text's own words."""
+        return label_of(self.term_id) if self.term_id and " " not in self.term_id else self.label
+
+    def same_as(self, other: "Claim | None") -> bool:
+        """Whether both name the same term, or say the same words."""
+        if other is None:
+            return False
+        if self.term_id and self.term_id == other.term_id:
+            return True
+        return self.label.casefold() == other.label.casefold()
 
 
-def accuracy(predictions: Sequence[str | None], labels: Sequence[str]) -> float:
-    """Share of predictions that equal their label; a prediction that was not found is wrong.
+@dataclass(frozen=True)
+class Fields:
+    """What a text claims; None where it claims nothing, `contradictions` the fields it claims twice, differently."""
 
-    Raises
-    ------
-    ValueError
-        If the lists differ in length or are empty.
+    cell_type: Claim | None = None
+    tissue: Claim | None = None
+    disease: Claim | None = None
+    sex: Claim | None = None
+    life_stage: Claim | None = None
+    pathways: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = field(default=(), compare=False)
+
+
+def claim(name: str, label: str | None) -> Claim | None:
+    """A claim of the field `name` in some words; the longest term in them where they are none as a whole."""
+    if not label:
+        return None
+    if name == "life_stage":
+        return Claim(label)
+    term = resolve(name, label)
+    if term.term_id:
+        return Claim(str(term.label), term.term_id)
+    inside = longest_phrase(name, label) if name in GRAPHS else None
+    return Claim(label, inside.term_id if inside else None)
+
+
+def resolves(name: str, label: str) -> bool:
+    return resolve(name, label).term_id is not None
+
+
+@lru_cache(maxsize=100_000)
+def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
+    """Read what a text claims about one cell.
+
+    Parameters
+    ----------
+    text
+        A description, an answer, a bare cell type, or free text; may be empty.
+    pathways
+        Gene-set names that may be claimed. Without them pathways come back in the text's own words.
     """
-    if len(predictions) != len(labels) or not labels:
-        raise ValueError(
-            f"{len(predictions)} predictions for {len(labels)} labels: expected one for each, and at least one."
-        )
-    return sum(prediction is not None and prediction == label for prediction, label in zip(predictions, labels)) / len(
-        labels
-    )
+    text = " ".join(text.split())
+    found: dict[str, Claim | None] = {}
+    left: list[str] = []
+    rest = text
+    start = TYPE_START.match(text)
+    if start:
+        name, rest = split_type(text[start.end() :])
+        found["cell_type"] = claim("cell_type", name)
+    elif resolves("cell_type", text.rstrip(".")):
+        found["cell_type"], rest = claim("cell_type", text.rstrip(".")), ""
+    origin = ORIGIN.search(rest)
+    if origin:
+        read, tail = read_origin(origin["body"])
+        found |= read
+        left += [rest[: origin.start()], tail]
+        rest = rest[origin.end() :]
+    listed = PATHWAYS.search(rest)
+    named: tuple[str, ...] = ()
+    if listed:
+        left.append(rest[: listed.start()])
+        named = read_pathways(listed["names"], pathways)
+    else:
+        left.append(rest)
+    free = " ".join(part for part in left if part.strip(" ."))
+    against = contradictions(found, origin["body"] if origin else "", free)
+    if free:
+        for name in FIELDS:
+            found[name] = found.get(name) or read_free(name, free)
+        named = named or pathways_in(free, pathways)
+    return Fields(**found, pathways=named, contradictions=against)
+
+
+def split_type(text: str) -> tuple[str, str]:
+    """The name that follows "This cell is a", and what follows the name and its definition."""
+    stops = [match.start() for match in re.finditer(r": |\. |\.?$", text)]
+    known_stop = next((stop for stop in stops if stop and resolves("cell_type", text[:stop])), None)
+    if known_stop is None:
+        following = NEXT_SENTENCE.search(text)
+        end = following.start() if following else len(text.rstrip("."))
+        colon = text.find(": ", 0, end)
+        known_stop = end if colon < 0 else colon
+    name, rest = text[:known_stop], text[known_stop:]
+    if not rest.startswith(": "):
+        return name, rest.lstrip(". ")
+    definition = term_definition(resolve("cell_type", name).term_id or "")
+    if definition and rest[2:].startswith(definition):
+        return name, rest[2 + len(definition) :].lstrip(". ")
+    following = NEXT_SENTENCE.search(rest) or re.search(r"\. (?=[A-Z])|\.?$", rest)
+    return name, rest[following.start() :].lstrip(". ") if following else ""
+
+
+def read_origin(body: str) -> tuple[dict[str, Claim | None], str]:
+    """The fields of "comes from ...", and what stands after it.
+
+    Several sentences are taken for one name only where no shorter part of them names terms: "St. Louis encephalitis".
+    """
+    stops = [match.start() for match in re.finditer(r"\. ", body)]
+    for stop in stops:
+        read = parse_origin(body[:stop])
+        if all(value is None or value.term_id or name == "life_stage" for name, value in read.items()):
+            return read, body[stop + 2 :]
+    whole = parse_origin(body)
+    if not stops or any(value and value.term_id and value.name == value.label for value in whole.values()):
+        return whole, ""
+    return parse_origin(body[: stops[0]]), body[stops[0] + 2 :]
+
+
+def parse_origin(body: str) -> dict[str, Claim | None]:
+    donor = DONOR.match(body)
+    tissue = donor["tissue"] if donor else body
+    read = {"tissue": claim("tissue", tissue.removeprefix("the ") if tissue else None)}
+    if not donor:
+        return read
+    disease, stage = None, None
+    rest = donor["rest"]
+    if not (rest.startswith(" with ") and resolves("disease", rest[6:])):
+        stage = next((stage for stage in STAGES if rest.endswith(f" in {stage}")), None)
+        rest = rest[: -len(f" in {stage}")] if stage else rest
+    if rest.startswith(" with "):
+        disease = rest[6:]
+    elif donor["healthy"]:
+        disease = NORMAL
+    said = {"disease": disease, "sex": donor["sex"], "life_stage": stage}
+    return read | {name: claim(name, words) for name, words in said.items()}
+
+
+def read_pathways(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Gene sets of an enumeration; those that `names` does not hold stay in the text's own words."""
+    by_words = dict(sorted(((pathway_words(name), name) for name in names), key=lambda pair: -len(pair[0])))
+    found, rest = [], text
+    while rest:
+        words = next((words for words in by_words if re.match(rf"{re.escape(words)}(?:, | and |$)", rest)), None)
+        if words is None:
+            words = re.split(r", | and ", rest, maxsplit=1)[0]
+        found.append(by_words.get(words, words))
+        rest = re.sub(r"^(?:, | and )", "", rest[len(words) :])
+    return tuple(dict.fromkeys(found))
+
+
+def pathways_in(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Gene sets whose name in words, or as written in their file, stands in a text; none inside a longer one."""
+    found: list[tuple[int, str]] = []
+    left = text.casefold()
+    forms = [(form.casefold(), name) for name in names for form in (pathway_words(name), name)]
+    for words, name in sorted(forms, key=lambda form: -len(form[0])):
+        match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", left)
+        if match:
+            found.append((match.start(), name))
+            left = left[: match.start()] + "\0" * len(words) + left[match.end() :]
+    return tuple(dict.fromkeys(name for _, name in sorted(found)))
+
+
+def read_free(name: str, text: str) -> Claim | None:
+    """A field in free text."""
+    if name in GRAPHS:
+        claimed = CLAIMED_TYPE.search(text) if name == "cell_type" else None
+        for part in ([claimed["name"]] if claimed else []) + [text]:
+            phrase = longest_phrase(name, part)
+            if phrase:
+                return Claim(label_of(phrase.term_id), phrase.term_id)
+        return claim("disease", NORMAL) if name == "disease" and HEALTHY.search(text) else None
+    if name == "sex":
+        sexes = sexes_in(text)
+        return claim("sex", sexes[0]) if len(sexes) == 1 else None
+    stages = list(stages_in(text))
+    return Claim(stages[0]) if stages else None
+
+
+def sexes_in(text: str) -> list[str]:
+    return [sex for sex, pattern in (("male", MALE), ("female", FEMALE)) if pattern.search(text)]
+
+
+def stages_in(text: str) -> Iterator[str]:
+    """Life stages that a text names, each once, none inside a longer one."""
+    left = text.casefold()
+    for words, stage in [*((stage, stage) for stage in STAGES), *STAGE_WORDS.items()]:
+        pattern = rf"\b{re.escape(words)}\b"
+        if re.search(pattern, left):
+            left = re.sub(pattern, " ", left)
+            yield stage
+
+
+def contradictions(read: dict[str, Claim | None], origin: str, free: str) -> tuple[str, ...]:
+    """Fields that a text claims with two values that cannot both be true.
+
+    Parameters
+    ----------
+    read
+        What the package's own sentences claim.
+    origin
+        The words after "comes from".
+    free
+        The rest of the text.
+    """
+    found = []
+    for name, pattern in (("cell_type", CLAIMED_TYPE), ("tissue", CLAIMED_TISSUE)):
+        said = read.get(name)
+        terms = claimed_terms(name, said.label) if said else []
+        terms += [term for match in pattern.finditer(free) for term in claimed_terms(name, match["name"])]
+        graph = load_graph(GRAPHS[name]) if len(terms) > 1 else None
+        if graph and any(not graph.related(*pair) for pair in combinations(terms, 2)):
+            found.append(name)
+    donor, said = DONOR.match(origin), read.get("disease")
+    healthy = bool(HEALTHY.search(free)) or bool(donor and donor["healthy"]) or bool(said and said.label == NORMAL)
+    ill = bool(re.search(r"\b(?:donor|patient|person) with\b", free, re.I)) or bool(said and said.label != NORMAL)
+    if healthy and (ill or (donor and donor["healthy"] and donor["rest"].startswith(" with "))):
+        found.append("disease")
+    said = read.get("sex")
+    if len({*sexes_in(free), *([said.label] if said else [])}) > 1:
+        found.append("sex")
+    said = read.get("life_stage")
+    if len({*stages_in(free), *([said.label] if said else [])}) > 1:
+        found.append("life_stage")
+    return tuple(found)
+
+
+def claimed_terms(name: str, words: str) -> list[str]:
+    """Terms in the words of a claim: the first alone, since names stand within names, but all of "a B or a T cell"."""
+    whole = resolve(name, words.removeprefix("the ").strip())
+    if whole.term_id:
+        return [whole.term_id]
+    found = [phrase.term_id for phrase in find_phrases(name, words)]
+    return found if name == "cell_type" and re.search(r" (?:or|and) an? ", words) else found[:1]

@@ -1,14 +1,15 @@
 """How near two terms of an ontology are: personalised PageRank as published, Lin's measure, steps to a common ancestor.
 
 Source of the first: Cell2Text, arXiv 2509.24840v2. The graph is the ontology's own is_a edges (in UBERON also part_of,
-as `cellxgene-ontology-guide` joins them), undirected, without retired terms.
+as `cellxgene-ontology-guide` joins them), undirected, without retired terms and terms that no edge reaches.
+
+    python -m cell2text.evaluation.similarity     # writes pagerank_ranges.json for the ontologies' present versions
 """
 
 import json
-import logging
-import os
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache, cached_property
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,11 @@ from cell2text.data.ontology import ontology_parser, ontology_versions
 from vocabulary_cell2text import write_atomically
 
 
-logger = logging.getLogger(__name__)
-
 DAMPING = 0.9
 SCALE = 1e-4  # a score of this size counts as log 2 before it is scaled
 SOLVED_AT_ONCE = 256
-CACHE_VARIABLE = "CELL2TEXT_CACHE"
+RANGES = "pagerank_ranges.json"
+ONTOLOGIES = ("CL", "UBERON", "MONDO")
 
 
 class OntologyGraph:
@@ -34,16 +34,22 @@ class OntologyGraph:
     ----------
     parents
         For every term its direct parents; parents that are no key are left out.
-    range_file
-        Where the two numbers that scale the similarity are kept; they are computed where this is None.
+    logarithm_range
+        Lowest and highest logarithm of all pairs, which scale the similarity; computed where this is None.
     """
 
-    def __init__(self, parents: Mapping[str, Collection[str]], range_file: Path | None = None):
-        self.terms = sorted(parents)
+    def __init__(self, parents: Mapping[str, Collection[str]], logarithm_range: tuple[float, float] | None = None):
+        above = {
+            term: {parent for parent in found if parent in parents and parent != term}
+            for term, found in parents.items()
+        }
+        connected = {term for term, found in above.items() if found}.union(*above.values())
+        self.terms = sorted(connected)
         self.index = {term: i for i, term in enumerate(self.terms)}
-        self.parents = {term: sorted(set(parents[term]) & self.index.keys() - {term}) for term in self.terms}
-        self._range_file = range_file
+        self.parents = {term: sorted(above[term]) for term in self.terms}
+        self._known_range = logarithm_range
         self._rows: dict[str, np.ndarray] = {}
+        self._ancestors: dict[str, dict[str, int]] = {}
 
     def __contains__(self, term: str | None) -> bool:
         return term in self.index
@@ -59,9 +65,9 @@ class OntologyGraph:
 
     @cached_property
     def _solver(self):
-        """Factors of I - damping * (random walk); a term without an edge walks to itself."""
+        """Factors of I - damping * (random walk)."""
         degree = np.asarray(self.adjacency.sum(axis=1)).ravel()
-        walk = self.adjacency @ sp.diags_array(1 / np.maximum(degree, 1)) + sp.diags_array((degree == 0).astype(float))
+        walk = self.adjacency @ sp.diags_array(1 / degree)
         system = sp.csc_matrix(sp.eye_array(len(self.terms)) - DAMPING * walk)
         return splu(system, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}, diag_pivot_thresh=0.0)
 
@@ -76,27 +82,15 @@ class OntologyGraph:
             yield start, logarithm(self.pagerank(np.arange(start, min(start + SOLVED_AT_ONCE, len(self.terms)))))
 
     @cached_property
-    def _range(self) -> tuple[float, float]:
-        """Lowest and highest logarithm of all pairs: once an ontology, since every pair has to be computed."""
-        if self._range_file is not None and self._range_file.exists():
-            try:
-                kept = json.loads(self._range_file.read_text(encoding="utf-8"))
-                return float(kept["lowest"]), float(kept["highest"])
-            except (ValueError, KeyError, TypeError) as error:
-                logger.warning(f"{self._range_file} is damaged ({error}): computed again.")
-        lowest, highest = np.inf, -np.inf
-        for _, block in self._logarithms():
-            lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
-        if self._range_file is not None:
-            try:
-                self._range_file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self._range_file, json.dumps({"lowest": lowest, "highest": highest}) + "\n")
-            except OSError as error:
-                logger.warning(f"{self._range_file} cannot be written ({error}): it is computed again next time.")
-        return lowest, highest
+    def logarithm_range(self) -> tuple[float, float]:
+        """Lowest and highest logarithm of all pairs; for a large ontology half a minute unless it is known."""
+        if self._known_range is not None:
+            return self._known_range
+        blocks = [(float(block.min()), float(block.max())) for _, block in self._logarithms()]
+        return min(low for low, _ in blocks), max(high for _, high in blocks)
 
     def _scaled(self, logarithms: np.ndarray) -> np.ndarray:
-        lowest, highest = self._range
+        lowest, highest = self.logarithm_range
         return (logarithms - lowest) / ((highest - lowest) or 1.0)
 
     def similarity_matrix(self) -> np.ndarray:
@@ -116,10 +110,6 @@ class OntologyGraph:
         if predicted not in self._rows:
             self._rows[predicted] = self._scaled(logarithm(self.pagerank(np.array([self.index[predicted]]))[0]))
         return float(self._rows[predicted][self.index[target]])
-
-    @cached_property
-    def _ancestors(self) -> dict[str, dict[str, int]]:
-        return {}
 
     def ancestors(self, term: str) -> dict[str, int]:
         """A term and all above it, with the fewest steps to each."""
@@ -176,14 +166,20 @@ def load_graph(ontology: str) -> OntologyGraph:
     entries = ontology_parser().cxg_schema.ontology(ontology)
     current = {term for term, entry in entries.items() if not entry.get("deprecated") and term.startswith(ontology)}
     parents = {
-        term: [above for above, steps in (entries[term].get("ancestors") or {}).items() if steps == 1 and above in current]
+        term: [
+            above for above, steps in (entries[term].get("ancestors") or {}).items() if steps == 1 and above in current
+        ]
         for term in current
     }
-    return OntologyGraph(parents, cache_folder() / f"pagerank-{ontology}-{ontology_versions()[ontology]}.json")
+    kept = json.loads(files("cell2text.evaluation").joinpath(RANGES).read_text(encoding="utf-8"))
+    known = kept.get(f"{ontology} {ontology_versions()[ontology]}")
+    return OntologyGraph(parents, tuple(known) if known else None)
 
 
-def cache_folder() -> Path:
-    """`$CELL2TEXT_CACHE`, else `cell2text` in the user's cache."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cell2text"
+def main() -> None:
+    ranges = {f"{name} {ontology_versions()[name]}": load_graph(name).logarithm_range for name in ONTOLOGIES}
+    write_atomically(Path(__file__).with_name(RANGES), json.dumps(ranges, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

