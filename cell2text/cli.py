@@ -1,4 +1,4 @@
-"""The command line: `cell2text prepare`, `cell2text vocab`.
+"""The command line: `cell2text prepare`, `cell2text vocab`, `cell2text evaluate`.
 
 Options become a call of the function that a Python user has; nothing is decided here. Exit codes: 0 done, 2 wrong usage
 or wrong input (one line on standard error), 1 a fault of ours or of the machine.
@@ -114,6 +114,58 @@ def vocab(
         allow_fractional=allow_fractional,
     )  # fmt: skip
     typer.echo(f"{out}: {len(vocabulary):,} tokens.")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[str, typer.Argument(help="jsonl file: cell_id, prediction, reference, what is true.")],
+    out: Annotated[str, typer.Option(help="Output folder.")] = "evaluation",
+    references: Annotated[
+        str | None, typer.Option(help="jsonl file with what is true, where the predictions do not say it.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Another system's predictions for the same cells.")] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Prepared data set, folder or Hub id, on which baselines are trained.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Which baselines, joined by commas; all if left out.")] = None,
+    counts: Annotated[
+        list[str] | None, typer.Option(help="Files that the data set was prepared from; else its ranked genes serve.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of those files with the counts, or `raw`.")] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(help="npz file with `cell_id` and `embedding`, for the map and the linear head.")
+    ] = None,
+    bertscore_model: Annotated[
+        str, typer.Option(help="Path or Hub id; `auto` for all-MiniLM-L6-v2 if installed, `none` for no BERTScore.")
+    ] = "auto",
+    resamples: Annotated[int, typer.Option(help="Bootstrap replicates.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Governs bootstrap, control and baselines.")] = 0,
+) -> None:
+    """Score descriptions: fields, ontology similarity, pathways, texts, with baselines, controls and intervals."""
+    from cell2text.evaluation.baselines import METHODS
+    from cell2text.evaluation.evaluate import evaluate_predictions
+    from cell2text.evaluation.predictions import read_rows
+    from cell2text.evaluation.training_cells import load_training, read_embeddings
+
+    rows = read_rows(predictions)
+    training, found = None, None
+    ids = [str(row.get("cell_id")) for row in rows]
+    kept = read_embeddings(embeddings) if embeddings else None
+    if kept is not None:
+        found = kept.of(ids)
+    if baselines:
+        training = load_training(
+            baselines, ids, counts=counts or (), layer=layer, embeddings=kept,
+            methods=methods.split(",") if methods else METHODS,
+        )  # fmt: skip
+    metrics = evaluate_predictions(
+        rows, out, references=references, against=against, training=training, embeddings=found,
+        bertscore_model=None if bertscore_model == "none" else bertscore_model, n_resamples=resamples, seed=seed,
+    )  # fmt: skip
+    for part in ("cell_type", "tissue", "disease", "sex", "life_stage"):
+        if part in metrics:
+            typer.echo(f"{part}: {metrics[part]['accuracy']:.1%} of {metrics[part]['n']:,} cells right")
+    typer.echo(f"{out}/report.html")
 
 
 def summary(report: dict) -> list[str]:

@@ -187,8 +187,9 @@ def first_sentence(text: str) -> str:
     text = CITATION.sub("", " ".join(text.replace("`", "").split()))
     text = re.sub(r"\s+([.,;)])", r"\1", text)
     text = re.sub(r"\b([a-z]+) \1\b(?!-)", r"\1", text).replace("_", " ")
-    text = re.sub(r"(?<![\w-])([Aa]) (?=(?:[aei]|o(?!ne))[a-z]{2})(?!eu)", r"\1n ", text)
-    text = re.sub(r"(?<![\w-])([Aa])n (?=(?:CD|[bcdfgjklpqtvwz])[\w-])", r"\1 ", text)
+    # A capital within a sentence is a name: "type A enteroendocrine cell".
+    text = re.sub(r"(^A|(?<![\w-])a) (?=(?:[aei]|o(?!ne))[a-z]{2})(?!eu)", r"\1n ", text)
+    text = re.sub(r"(^A|(?<![\w-])a)n (?=(?:CD|[bcdfgjklpqtvwz])[\w-])", r"\1 ", text)
     sentence = text
     for stop in re.finditer(r"\.(?=\s)", text):
         before = text[: stop.end()]

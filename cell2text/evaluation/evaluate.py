@@ -5,9 +5,6 @@
 It reads texts and counts, and never the model.
 """
 
-import hashlib
-import importlib.metadata
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -16,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cell2text.data.ontology import ontology_versions
 from cell2text.evaluation.baselines import Training, fit_baselines, majority, shuffled
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.fields import FIELDS
 from cell2text.evaluation.predictions import checked_rows, read_rows
 from cell2text.evaluation.report import write_report
+from cell2text.evaluation.settings import settings_of
 from cell2text.evaluation.systems import (
     Replicates,
     System,
@@ -36,16 +32,6 @@ from cell2text.evaluation.text_metrics import offline_bert_model
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = (
-    "bert-score",
-    "cellxgene-ontology-guide",
-    "nltk",
-    "numpy",
-    "rouge-score",
-    "sacrebleu",
-    "scikit-learn",
-    "scipy",
-)
 Rows = str | os.PathLike | Iterable[Mapping]
 
 
@@ -120,14 +106,15 @@ def evaluate_predictions(
         systems["against"] = system_of_texts([said[row["cell_id"]] for row in rows], names)
     if len(rows) > 1:
         systems["shuffled_cells"] = shuffled(systems["cell2text"], seed)
-    systems["constant"] = majority(rows, len(rows))
+    if training is None or "majority" not in training.methods:
+        systems["constant"] = majority(rows, len(rows))
     if training is not None:
         systems |= fit_baselines(training.train, training.test, methods=training.methods, seed=seed)
     resampler = Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
     evaluation = Evaluation(rows, systems)
     evaluation.metrics = score_all(evaluation, resampler, model)
     evaluation.metrics["input"] = notes
-    evaluation.metrics["settings"] = settings(resampler, model, training)
+    evaluation.metrics["settings"] = settings_of(resampler, model, training)
     if out is not None:
         write_report(evaluation, Path(out), embeddings=embeddings, seed=seed)
     return evaluation.metrics
@@ -150,42 +137,6 @@ def score_all(evaluation: Evaluation, resampler: Resampler, bertscore_model: str
         "systems": {name: scores for name, (scores, _) in found.items()},
         "differences": {name: compare(replicates, others) for name, (_, others) in found.items()},
     }
-
-
-def settings(resampler: Resampler, bertscore_model: str | None, training: Training | None) -> dict:
-    """Everything that the figures depend on beside the rows, and a hash of it."""
-    used = {
-        "version": importlib.metadata.version("cell2text"),
-        "fields": list(FIELDS),
-        "resampled": resampler.unit,
-        "groups": resampler.n_groups,
-        "resamples": resampler.n_resamples,
-        "seed": resampler.seed,
-        "bertscore_model": None if bertscore_model is None else model_name(bertscore_model),
-        "baselines_trained_on": None if training is None else training.features,
-        "training_cells": None if training is None else len(training.train.rows),
-        "ontologies": ontology_versions(),
-        "libraries": {name: version_of(name) for name in LIBRARIES},
-    }
-    return {**used, "hash": settings_hash(used)}
-
-
-def settings_hash(used: Mapping) -> str:
-    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def model_name(model: str) -> str:
-    """A model's name without the path of this machine."""
-    if model == offline_bert_model():
-        return "all-MiniLM-L6-v2"
-    return Path(model).name if Path(model).exists() else model
 
 
 def as_rows(source: Rows) -> list[Mapping]:

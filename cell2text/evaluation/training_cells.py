@@ -1,8 +1,10 @@
 """The cells that baselines learn from: the training split of a prepared data set, with its counts where they are."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import anndata as ad
 import numpy as np
@@ -22,7 +24,7 @@ NEEDED = ("cell_id", "cells", "source", "source_row")
 
 def load_training(
     dataset: str, cell_ids: Sequence[str], *, counts: Sequence[str] = (), layer: str | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = METHODS, embeddings: "Embeddings | None" = None,
 ) -> Training:  # fmt: skip
     """Training cells of a prepared data set, and the cells that were predicted.
 
@@ -34,6 +36,8 @@ def load_training(
         The predicted cells, which the data set's validation or test split holds.
     counts
         The files that the data set was prepared from; ranked genes are the features where they are not named.
+    embeddings
+        Of training and predicted cells alike, for the linear head.
 
     Raises
     ------
@@ -60,7 +64,8 @@ def load_training(
             f"{absent[0]!r}){where}. Baselines have to answer for the very same cells."
         )
     held_out = others.select([place[cell] for cell in cell_ids])
-    return training_of(train, held_out, counts=counts, layer=layer, methods=methods)
+    both = None if embeddings is None else (embeddings.of(train["cell_id"]), embeddings.of(cell_ids))
+    return training_of(train, held_out, counts=counts, layer=layer, methods=methods, embeddings=both)
 
 
 def training_of(
@@ -90,6 +95,53 @@ def training_of(
         features="counts" if counts else "ranked genes",
         methods=methods,
     )
+
+
+@dataclass
+class Embeddings:
+    """Cells' embeddings by their ids.
+
+    Parameters
+    ----------
+    path
+        Where they were read, for messages.
+    place
+        Row of each cell.
+    values
+        Shape (n_cells, n_dimensions).
+    """
+
+    path: str
+    place: dict[str, int]
+    values: np.ndarray
+
+    def of(self, cell_ids: Sequence[str]) -> np.ndarray:
+        missing = [cell for cell in cell_ids if cell not in self.place]
+        if missing:
+            raise ValueError(
+                f"{self.path} has no embedding of {len(missing):,} of {len(cell_ids):,} cells (first: {missing[0]!r})."
+            )
+        return self.values[[self.place[cell] for cell in cell_ids]]
+
+
+def read_embeddings(path: str) -> Embeddings:
+    """Embeddings from an npz file with the arrays `cell_id` (text) and `embedding` (n_cells, n_dimensions).
+
+    Raises
+    ------
+    ValueError
+        If it is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, values = file["cell_id"].astype(str), np.asarray(file["embedding"], dtype=np.float32)
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{path} holds no embeddings ({error}): expected npz with cell_id and embedding.") from error
+    if values.ndim != 2 or len(ids) != len(values) or not np.isfinite(values).all():
+        raise ValueError(
+            f"{path} holds {len(ids):,} ids and embeddings of shape {values.shape}: expected a finite row for each id."
+        )
+    return Embeddings(str(path), {cell: i for i, cell in enumerate(ids.tolist())}, values)
 
 
 def description(row: Mapping) -> str:

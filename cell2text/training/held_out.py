@@ -42,14 +42,14 @@ def describe_held_out(
     training, embeddings = None, embed_cells(model, processor, rows, args.generation_batch_size)
     if args.baselines:
         head = "linear_head" in args.baselines
-        both = (embed_cells(model, processor, training_rows.train, args.generation_batch_size), embeddings)
+        learned = embed_cells(model, processor, training_rows.train, args.generation_batch_size) if head else None
         training = training_of(
             training_rows.train,
             rows,
             counts=training_rows.files,
             layer=args.layer,
             methods=args.baselines,
-            embeddings=both if head else None,
+            embeddings=None if learned is None else (learned, embeddings),
         )
     out = Path(output_dir, EVALUATION)
     metrics = evaluate_predictions(predictions, out, training=training, embeddings=embeddings, seed=seed)
@@ -63,8 +63,8 @@ def embed_cells(model, processor, rows: Dataset, batch_size: int) -> np.ndarray:
     found = []
     for start in range(0, len(rows), batch_size):
         cells = [[ranked[0]] for ranked in rows[start : start + batch_size]["cells"]]
-        batch = processor.pad_cells(cells, return_tensors="pt").to(model.device)
-        states = model.get_cell_features(batch["cell_input_ids"], batch["cell_attention_mask"]).last_hidden_state
+        batch = {name: part.to(model.device) for name, part in processor.pad_cells(cells, return_tensors="pt").items()}
+        states = model.get_cell_features(**batch).last_hidden_state
         mask = batch["cell_attention_mask"].to(states.dtype)[..., None]
         found.append(((states * mask).sum(dim=2) / mask.sum(dim=2).clamp(min=1))[:, 0].float().cpu().numpy())
     return np.concatenate(found)

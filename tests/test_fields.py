@@ -1,0 +1,176 @@
+"""Fields read back from text: what is written is read, what is free is searched, what is absent is None."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cell2text.data.descriptions import describe_row
+from cell2text.data.ontology import LIFE_STAGES, ontology_parser, term_definition
+from cell2text.data.pathways import read_gmt
+from cell2text.evaluation.classification import truth_claim
+from cell2text.evaluation.fields import FIELDS, Claim, read_fields
+
+from .conftest import shared_path
+
+
+SETS = (
+    "HALLMARK_TNFA_SIGNALING_VIA_NFKB", "HALLMARK_ADIPOGENESIS", "HALLMARK_INTERFERON_ALPHA_RESPONSE",
+    "HALLMARK_INTERFERON_GAMMA_RESPONSE", "HALLMARK_UV_RESPONSE_UP", "REACTOME_DNA_REPAIR_AND_CELL_CYCLE",
+)  # fmt: skip
+STAGES = sorted(set(LIFE_STAGES.values()))
+UNKNOWN = {"unknown", "na", "nan", "none", "n/a", "null", "<na>"}
+
+words = st.sampled_from(
+    [
+        "cell",
+        "of",
+        "with",
+        "type",
+        "2",
+        "CD8+",
+        "β",
+        "γδ",
+        "alpha",
+        "and",
+        "in",
+        "the",
+        "L5/6",
+        "IT",
+        "non-small",
+        "MHC-II",
+        "'s",
+    ]
+)
+names = st.lists(st.tuples(words, st.sampled_from([" ", ", ", "-"])), min_size=1, max_size=5).map(
+    lambda parts: "".join(word + link for word, link in parts).strip(" ,-")
+)
+letters = st.text(
+    st.characters(whitelist_categories=("Ll", "Lu", "Nd"), whitelist_characters=" ,-+/'()αβγ"), min_size=1, max_size=30
+)
+labels = st.one_of(st.none(), names, letters.map(lambda text: " ".join(text.split()))).filter(
+    lambda name: (
+        name is None
+        or (any(letter.isalnum() for letter in name) and name.lower() not in UNKNOWN and not name.startswith("the "))
+    )
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    cell_type=labels,
+    definition=st.sampled_from([None, "a cell that is found in the lung of a donor, with 2 nuclei", "any α cell"]),
+    tissue=labels,
+    disease=st.one_of(labels, st.just("normal")),
+    sex=st.sampled_from([None, "male", "female"]),
+    life_stage=st.sampled_from([None, *STAGES]),
+    pathways=st.lists(st.sampled_from(SETS), max_size=2, unique=True),
+)
+def test_what_is_written_is_what_is_read(cell_type, definition, tissue, disease, sex, life_stage, pathways):
+    row = {
+        "cell_type": cell_type, "cell_type_definition": definition, "tissue": tissue, "disease": disease, "sex": sex,
+        "life_stage": life_stage, "pathways": pathways,
+    }  # fmt: skip
+    text = describe_row(row)
+    read = read_fields(text or "", SETS)
+    for name in FIELDS:
+        said = getattr(read, name)
+        assert (said is None) == (row[name] is None), (name, said, text)
+        assert said is None or truth_claim(name, row[name], None).same_as(said), (name, said, text)
+    assert read.pathways == tuple(pathways), text
+
+
+def terms_of(ontology: str) -> list[tuple[str, str]]:
+    entries = ontology_parser().cxg_schema.ontology(ontology)
+    return [
+        (t, e["label"])
+        for t, e in sorted(entries.items())
+        if t.startswith(ontology) and e.get("label") and not e.get("deprecated")
+    ]
+
+
+def test_every_cell_type_is_read_back_from_its_description_and_many_tissues_and_diseases():
+    draw = random.Random(0)
+    tissues, diseases = terms_of("UBERON"), terms_of("MONDO")
+    for cell_type in terms_of("CL"):
+        tissue, disease = draw.choice(tissues), draw.choice([*diseases, ("PATO:0000461", "normal")])
+        row = {
+            "cell_type": cell_type[1], "cell_type_definition": term_definition(cell_type[0]), "tissue": tissue[1],
+            "disease": disease[1], "sex": draw.choice(["male", "female", None]), "life_stage": draw.choice([*STAGES, None]),
+        }  # fmt: skip
+        read = read_fields(describe_row(row))
+        for said, (term, label) in ((read.cell_type, cell_type), (read.tissue, tissue), (read.disease, disease)):
+            assert said == Claim(label, term) or said.term_id == term, (said, term, label)
+        assert (read.sex and read.sex.label) == row["sex"] and (read.life_stage and read.life_stage.label) == row[
+            "life_stage"
+        ]
+        assert read.contradictions == () and read.pathways == ()
+
+
+def test_every_hallmark_set_is_read_back():
+    sets = tuple(read_gmt(shared_path("genesets") / "h.all.v7.0.symbols.gmt").names)
+    for first, second in zip(sets, sets[1:] + sets[:1]):
+        assert read_fields(describe_row({"pathways": [first, second]}), sets).pathways == (first, second)
+        assert read_fields(describe_row({"cell_type": "B cell", "pathways": [first]}), sets).pathways == (first,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("B cell", {"cell_type": "CL:0000236"}),
+        ("b lymphocytes.", {"cell_type": "CL:0000236"}),
+        ("It seems to be a β-cell of pancreatic islet, I think.", {"cell_type": "CL:0000169", "tissue": "UBERON:0000006"}),
+        ("The cell comes from a normal adult kidney; it looks like a podocyte.", {"cell_type": "CL:0000653", "tissue": "UBERON:0002113", "disease": "PATO:0000461", "life_stage": "adulthood"}),
+        ("A T cell in lung tissue of a female patient with COVID-19.", {"cell_type": "CL:0000084", "tissue": "UBERON:0002048", "disease": "MONDO:0100096", "sex": "female"}),
+        ("This cell is a macrophage: a phag", {"cell_type": "CL:0000235"}),
+        ("This cell is a B cell. It was found in the lung of a man.", {"cell_type": "CL:0000236", "tissue": "UBERON:0002048", "sex": "male"}),
+        ("It comes from the blood of a donor with St. Louis encephalitis.", {"tissue": "UBERON:0000178", "disease": "MONDO:0005969"}),
+        ("I do not know.", {}),
+        ("", {}),
+        ("!!! ??? 123", {}),
+    ],
+)  # fmt: skip
+def test_free_text_is_searched_for_labels_and_synonyms(text, expected):
+    read = read_fields(text, SETS)
+    found = {}
+    for name in FIELDS:
+        said = getattr(read, name)
+        if said is not None:
+            found[name] = said.label if name in ("sex", "life_stage") else said.term_id
+    assert found == expected
+
+
+def test_pathways_are_found_in_free_text_none_inside_a_longer_one():
+    text = "It shows an interferon alpha response and TNF-alpha signaling via NF-kB."
+    assert read_fields(text, SETS).pathways == (
+        "HALLMARK_INTERFERON_ALPHA_RESPONSE",
+        "HALLMARK_TNFA_SIGNALING_VIA_NFKB",
+    )
+    assert read_fields("Its most active pathways are adipogenesis and dancing.", SETS).pathways == (
+        "HALLMARK_ADIPOGENESIS",
+        "dancing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("This cell is a B cell or a T cell. It comes from the lung.", ("cell_type",)),
+        ("This cell is a B cell. It is a hepatocyte.", ("cell_type",)),
+        ("This cell is a lymphocyte. It is a B cell.", ()),
+        ("This cell is a B cell: a lymphocyte of B lineage that is capable of B cell mediated immunity.", ()),
+        ("It comes from the lung of a male donor. It comes from the liver of a female donor.", ("tissue", "sex")),
+        ("This cell comes from the lung of a healthy donor with COVID-19.", ("disease",)),
+        ("This cell comes from a donor in infancy. It comes from a donor in late adulthood.", ("life_stage",)),
+        ("", ()),
+    ],
+)  # fmt: skip
+def test_two_claims_that_cannot_both_be_true_are_named(text, fields):
+    assert read_fields(text).contradictions == fields
+
+
+def test_a_claim_equals_another_by_term_or_by_words():
+    assert Claim("B lymphocyte", "CL:0000236").same_as(Claim("B cell", "CL:0000236"))
+    assert Claim("weird cell").same_as(Claim("Weird Cell")) and not Claim("weird cell").same_as(Claim("other"))
+    assert not Claim("B cell", "CL:0000236").same_as(None)
