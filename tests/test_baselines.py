@@ -4,9 +4,43 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from cell2text.evaluation.baselines import baseline_predictions, log_normalise
+from cell2text.evaluation.baselines import (
+    METHODS,
+    Cells,
+    derangement,
+    fit_baselines,
+    log_normalise,
+    majority,
+    rank_features,
+    shuffled,
+)
+from cell2text.evaluation.predictions import truth_rows
+from cell2text.evaluation.systems import system_of_texts
 
-from .conftest import make_adata
+
+TYPES = ("B cell", "T cell")
+SETS = (("HALLMARK_HYPOXIA", "HALLMARK_APOPTOSIS"), ("HALLMARK_GLYCOLYSIS", "HALLMARK_APOPTOSIS"))
+
+
+def make_cells(n: int, seed: int) -> Cells:
+    """Cells of two types in turn, each with high counts on its own ten genes."""
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(1.0, size=(n, 60)).astype(np.float32)
+    counts[::2, :10] += 20
+    counts[1::2, 10:20] += 20
+    rows = truth_rows(
+        {"cell_id": f"cell{i}", "cell_type": TYPES[i % 2], "tissue": "lung", "sex": ("male", "female")[i % 2] if i % 3 else None,
+         "pathways": SETS[i % 2], "donor_id": f"donor{i % 5}"}
+        for i in range(n)
+    )  # fmt: skip
+    texts = [f"This cell is a {TYPES[i % 2]}. It comes from the lung." for i in range(n)]
+    return Cells(rows, log_normalise(sp.csr_matrix(counts)), texts, counts[:, :20])
+
+
+@pytest.fixture(scope="module")
+def systems():
+    train, test = make_cells(61, 0), make_cells(30, 1)
+    return test, fit_baselines(train, test)
 
 
 def test_log_normalisation_by_hand():
@@ -14,18 +48,45 @@ def test_log_normalisation_by_hand():
     assert np.allclose(found, [[np.log1p(2500), np.log1p(7500)], [0, 0]])
 
 
-def test_every_baseline_learns_what_can_be_learned():
-    adata = make_adata(60)
-    adata.X = adata.X.toarray()
-    adata.X[1::2, 10:20] += 30
-    train, test = adata[:40].copy(), adata[40:].copy()
-    labels = ["high" if index % 2 else "low" for index in range(40)]
-    predictions = baseline_predictions(train, [*labels[:38], "high", "high"], test)
-    truth = ["high" if index % 2 else "low" for index in range(20)]
-    assert set(predictions["majority"]) == {"high"}
-    assert predictions["knn"] == truth and predictions["logistic_regression"] == truth
+def test_ranks_as_features_by_hand():
+    found = rank_features([[5, 2], []], 6).toarray()
+    assert np.allclose(found, [[0, 0, 1 / np.log2(3), 0, 0, 1], [0] * 6])
 
 
-def test_cells_with_other_genes_are_refused():
-    with pytest.raises(ValueError, match="different genes: 60 in training, 50 held out"):
-        baseline_predictions(make_adata(4), ["a", "a", "b", "b"], make_adata(4, n_genes=50))
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "majority"])
+def test_every_baseline_learns_what_can_be_learned(systems, method):
+    test, found = systems
+    system = found[method]
+    assert [claim.name for claim in system.fields["cell_type"]] == [row["cell_type"] for row in test.rows]
+    assert {claim.name for claim in system.fields["tissue"]} == {"lung"}
+    if method != "nearest_description":  # its texts name no sex and no pathways
+        known = [i for i, row in enumerate(test.rows) if row["sex"]]
+        assert [system.fields["sex"][i].name for i in known] == [test.rows[i]["sex"] for i in known]
+        assert [set(names) for names in system.pathways] == [set(row["pathways"]) for row in test.rows]
+
+
+def test_the_majority_is_that_of_the_training_cells(systems):
+    _, found = systems
+    assert {claim.name for claim in found["majority"].fields["cell_type"]} == {"B cell"}
+    assert set(found["majority"].pathways) == {("HALLMARK_APOPTOSIS", "HALLMARK_HYPOXIA")}
+    assert "disease" not in found["majority"].fields  # no training cell knows one
+    assert majority([], 3).fields == {}
+
+
+def test_wrong_calls_are_refused():
+    train, test = make_cells(6, 0), make_cells(4, 1)
+    with pytest.raises(ValueError, match=r"No baseline \['svm'\]"):
+        fit_baselines(train, test, methods=["svm"])
+    test.features = test.features[:, :50]
+    with pytest.raises(ValueError, match="different genes: 60 in training, 50"):
+        fit_baselines(train, test)
+
+
+def test_the_control_gives_every_cell_another_cells_answer():
+    for n in (2, 3, 50):
+        moved = derangement(n, seed=0)
+        assert sorted(moved) == list(range(n)) and (moved != range(n)).all()
+    system = system_of_texts(["B cell", "T cell", "neuron"], ())
+    names = [claim.name for claim in shuffled(system, 0).fields["cell_type"]]
+    assert sorted(names) == ["B cell", "T cell", "neuron"]
+    assert all(moved != own.name for moved, own in zip(names, system.fields["cell_type"]))

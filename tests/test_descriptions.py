@@ -5,16 +5,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from cell2text.data import example_cells
 from cell2text.data.descriptions import compare_cells, describe_row, pathway_words, with_article
 from cell2text.data.ontology import LIFE_STAGES, ontology_parser, term_definition
 from cell2text.data.pathways import read_gmt
 from cell2text.data.rows import FIELDS, Chat, find_partners
 from cell2text.data.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS, TASKS, answer, answerable, draws
-from cell2text.evaluation.fields import accuracy, read_cell_type
 from processing_cell2text import INSTRUCTION
 
 from .conftest import shared_path
@@ -222,43 +218,3 @@ def test_no_cell_is_compared_with_itself():
     assert (partners[:30] >= 0).all() and (partners[:30] < 30).all() and (partners[30:] == -1).all()
     assert (partners[:30] != np.arange(30)).all()
     assert find_partners(plan_rows(1), 0, "file", np.arange(1)).tolist() == [-1]
-
-
-names = st.text(
-    alphabet=st.characters(whitelist_categories=("Ll", "Lu", "Nd"), whitelist_characters=" ,-+/'()αβγ"),
-    min_size=1,
-    max_size=40,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    cell_type=names.map(str.strip).filter(
-        lambda name: name and name.lower() not in {"unknown", "na", "nan", "none", "n/a", "null"}
-    ),
-    tissue=names,
-    disease=names,
-)
-def test_the_cell_type_that_is_written_is_the_one_that_is_read(cell_type, tissue, disease):
-    text = describe_row({"cell_type": cell_type, "tissue": tissue, "disease": disease})
-    assert read_cell_type(text) == cell_type
-
-
-def test_the_cell_types_of_the_example_cells_are_read_back():
-    for row in example_cells().obs.astype(str).to_dict(orient="records"):
-        assert read_cell_type(describe_row(row)) == row["cell_type"]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "I do not know.", "It comes from the pancreas.", "This cell comes from the lung."]
-)
-def test_a_text_that_names_no_cell_type_gives_none(text):
-    assert read_cell_type(text) is None
-
-
-def test_nothing_found_is_wrong_and_never_a_match():
-    assert accuracy([None, "a"], ["a", "a"]) == 0.5 and accuracy([None], ["None"]) == 0.0
-    with pytest.raises(ValueError, match="1 predictions for 2 labels"):
-        accuracy(["a"], ["a", "b"])
-    with pytest.raises(ValueError, match="at least one"):
-        accuracy([], [])

@@ -115,6 +115,14 @@ def test_rows_load_with_their_types_and_every_cell_once(world, prepared, tmp_pat
     assert set(data["train"]["task"]) == set(MIX)
 
 
+def test_folders_of_one_name_are_not_taken_for_each_other(world, tmp_path):
+    found = []
+    for seed in (0, 1):  # `datasets` keeps what it loaded by the folder's name
+        run(world, tmp_path / str(seed) / "data", seed=seed)
+        found.append(load(tmp_path / str(seed) / "data", tmp_path)["test"]["cell_id"][:])
+    assert found[0] != found[1]
+
+
 def test_tokens_are_those_of_the_processor_and_scores_those_of_aucell(world, prepared, tmp_path):
     from cell2text.data.pathways import aucell, match_columns, read_gmt
     from ranking_cell2text import CellRanker

@@ -18,8 +18,8 @@ from trl import ModelConfig, SFTConfig
 
 from cell2text.data import example_cells
 from cell2text.data.rows import completion_array, with_text
-from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.held_out import derangement
+from cell2text.evaluation.training_cells import read_counts
+from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
 from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
@@ -156,14 +156,19 @@ def test_lora_stage_and_use_peft_are_the_same():
 def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5ad, tmp_path):
     done = run(tmp_path, dataset=[str(small_h5ad)], warm_start_epochs=1, eval_strategy="epoch", report_to="tensorboard")
     out = tmp_path / "out"
-    results = json.loads((out / "results.json").read_text())
-    assert set(results) == {"n", "cell2text", "shuffled_cells", "exact_text", "majority", "knn", "logistic_regression"}
-    assert results["n"] == 8 and results["majority"] == 0.25 and results["logistic_regression"] == 1.0
+    metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
+    assert set(metrics["systems"]) == {"shuffled_cells", *FAST_BASELINES} and metrics["cell_type"]["n"] == 8
+    accuracy = {name: scores["cell_type"]["accuracy"] for name, scores in metrics["systems"].items()}
+    assert accuracy["majority"] == 0.25 and accuracy["logistic_regression"] == 1.0
+    assert (
+        metrics["settings"]["baselines_trained_on"] == "counts"
+        and "<svg" in (out / "evaluation" / "report.html").read_text()
+    )
     predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(predictions) == 8 and {"cell_id", "prediction", "reference", "cell_type", "donor_id"} <= set(
         predictions[0]
     )
-    assert "logistic regression on counts" in done.stdout and "eval_loss" in done.stdout
+    assert "logistic regression" in done.stdout and "report.html" in done.stdout and "eval_loss" in done.stdout
     assert list(out.rglob("events.out.tfevents.*"))
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     assert model.config.num_cell_tokens == processor.num_cell_tokens == 2
@@ -280,9 +285,11 @@ def test_validation_never_sees_the_test_cells(tmp_path):
 def test_counts_of_rows_are_those_of_their_files(tmp_path):
     rows = load_rows(Cell2TextArguments(dataset=["example_cells"], allow_fractional=True, max_genes=64), str(tmp_path))
     held_out = rows.held_out.select(range(40)).shuffle(seed=0)
-    counts, adata = rows.counts(held_out, None), example_cells()
+    counts, adata = read_counts([held_out, held_out.select([3])], rows.files, None), example_cells()
     names = [name.removeprefix("example_cells:") for name in held_out["cell_id"]]
-    assert (counts[:, adata.var_names].X != adata[names].X).nnz == 0
+    assert (counts[:, adata.var_names].X != adata[[*names, names[3]]].X).nnz == 0
+    with pytest.raises(ValueError, match=r"No file for the cells of \['example_cells'\]"):
+        read_counts([held_out], [], None)
 
 
 def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
@@ -291,11 +298,5 @@ def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
     shares = {"train": 0.5, "test": 0.5}
     prepare([small_h5ad], tmp_path / "data", split="random", shares=shares, progress=False, max_genes=32)
     run(tmp_path / "run", dataset=[str(tmp_path / "data")])
-    results = json.loads((tmp_path / "run" / "out" / "results.json").read_text())
-    assert results["n"] == 20 and "logistic_regression" not in results
-
-
-def test_the_control_gives_every_cell_another_cells_genes():
-    for n in (2, 3, 50):
-        moved = derangement(n, seed=0)
-        assert sorted(moved) == list(range(n)) and (moved != range(n)).all()
+    metrics = json.loads((tmp_path / "run" / "out" / "evaluation" / "metrics.json").read_text())
+    assert metrics["cell_type"]["n"] == 20 and metrics["settings"]["baselines_trained_on"] == "ranked genes"

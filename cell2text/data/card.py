@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from cell2text.data.plan import WORK
+from cell2text.data.plan import WORK, identity_of
 from cell2text.data.splits import SPLITS
 from vocabulary_cell2text import write_atomically
 
@@ -70,6 +70,9 @@ def write_card(report: dict, folder: Path) -> None:
         configs=[
             {
                 "config_name": "default",
+                # `datasets` finds its cache by the folder's name and this text: without it, data sets in folders of one
+                # name would be taken for each other.
+                "description": f"Run {identity_of(report['provenance'])[:16]}",
                 "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in used],
             }
         ],

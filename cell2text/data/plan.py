@@ -204,4 +204,8 @@ def run_identity(
         "ontologies": ontology_versions(),
         "libraries": {name: importlib.metadata.version(name) for name in (*LIBRARIES, "cell2text")},
     }
-    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest(), provenance
+    return identity_of(provenance), provenance
+
+
+def identity_of(provenance: dict) -> str:
+    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()

@@ -177,7 +177,7 @@ def embedding_map(embeddings: np.ndarray, pairs: dict[str, FieldPairs], n_rows: 
 def palette(i: int) -> tuple:
     from matplotlib import colormaps
 
-    return colormaps["tab20"](i % 20)
+    return colormaps["tab20"]([n for n in range(20) if n not in (14, 15)][i % 18])  # grey is for all other labels
 
 
 def worst_errors(evaluation: "Evaluation", pairs: dict[str, FieldPairs]) -> list[dict]:

@@ -1,0 +1,379 @@
+"""Evaluation as a whole: systems that are wrong on purpose, wrong input, baselines, the report, the command line."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCardData
+from typer.testing import CliRunner
+
+from cell2text.data import example_cells
+from cell2text.data.descriptions import describe_row
+from cell2text.data.ontology import life_stage, term_definition
+from cell2text.data.prepare import prepare
+from cell2text.evaluation import eval_results, evaluate_predictions
+from cell2text.evaluation.predictions import checked_rows, read_rows
+
+
+QUICK = {"bertscore_model": None, "n_resamples": 20}
+SETS = ("HALLMARK_HYPOXIA", "HALLMARK_APOPTOSIS", "HALLMARK_GLYCOLYSIS", "HALLMARK_ADIPOGENESIS")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Real cells' metadata, told without a fault; the pathways are drawn."""
+    rng = np.random.default_rng(0)
+    obs = example_cells().obs.astype(object).iloc[::4]
+    found = []
+    for name, row in obs.iterrows():
+        row = {column: None if str(value) in ("nan", "unknown") else value for column, value in row.items()}
+        row["life_stage"] = life_stage(row.get("development_stage_ontology_term_id"))
+        row["pathways"] = [SETS[i] for i in rng.choice(4, 2, replace=False)]
+        row["pathways_active"] = row["pathways"]
+        text = describe_row({**row, "cell_type_definition": term_definition(row["cell_type_ontology_term_id"])})
+        found.append({"cell_id": name, "prediction": text, "reference": text, **row})
+    return found
+
+
+def saying(rows, text):
+    return [{**row, "prediction": text if isinstance(text, str) else text(row)} for row in rows]
+
+
+def test_what_is_told_without_a_fault_is_right_in_everything(rows):
+    metrics = evaluate_predictions(rows, **QUICK)
+    for name in ("cell_type", "tissue", "disease", "sex", "life_stage"):
+        found = metrics[name]
+        assert found["accuracy"] == found["macro_f1"] == found["balanced_accuracy"] == 1, name
+        assert found["intervals"]["accuracy"] == [1, 1]
+    assert metrics["cell_type"]["pagerank_similarity"] == metrics["cell_type"]["lin_similarity"] == 1
+    assert metrics["cell_type"]["common_ancestor_distance"] == 0
+    assert metrics["pathways"]["subset_accuracy"] == metrics["pathways"]["jaccard"] == metrics["pathways"]["auroc"] == 1
+    assert metrics["text"]["exact_match"] == metrics["text"]["rougeL"] == 1 and metrics["text"][
+        "bleu4"
+    ] == pytest.approx(1)
+    assert metrics["truthfulness"]["pathway_claims_true"] == 1 and metrics["truthfulness"]["contradicts_itself"] == 0
+    assert metrics["confusions"]["cell_type"] == []
+
+
+def test_constant_text_equals_the_majority_baseline(rows):
+    types = [row["cell_type"] for row in rows]
+    most = max(sorted(set(types)), key=types.count)
+    metrics = evaluate_predictions(saying(rows, f"This cell is a {most}."), **QUICK)
+    baseline = metrics["systems"]["constant"]["cell_type"]
+    assert metrics["cell_type"]["accuracy"] == baseline["accuracy"] == types.count(most) / len(types)
+    assert metrics["cell_type"] == baseline
+    difference = metrics["differences"]["constant"]["cell_type"]["accuracy"]
+    assert difference["difference"] == 0 and difference["p"] == 1
+
+
+def test_shuffled_cells_fall_to_chance(rows):
+    metrics = evaluate_predictions(rows, **QUICK)
+    types = [row["cell_type"] for row in rows]
+    chance = sum((types.count(name) / len(types)) ** 2 for name in set(types))
+    found = metrics["systems"]["shuffled_cells"]
+    assert abs(found["cell_type"]["accuracy"] - chance) < 0.04
+    assert found["pathways"]["subset_accuracy"] < 0.35 and found["truthfulness"]["pathway_claims_true"] < 0.35  # 1 of 6
+    assert metrics["differences"]["shuffled_cells"]["cell_type"]["accuracy"]["p"] < 0.1
+
+
+def test_empty_text_scores_zero_and_crashes_nothing(rows, tmp_path):
+    metrics = evaluate_predictions(saying(rows, ""), tmp_path, **QUICK)
+    for name in ("cell_type", "tissue", "disease", "sex", "life_stage"):
+        assert metrics[name]["accuracy"] == metrics[name]["macro_f1"] == 0, name
+    assert metrics["cell_type"]["lenient_accuracy"] == metrics["cell_type"]["pagerank_similarity"] == 0
+    assert metrics["cell_type"]["common_ancestor_distance"] is None and metrics["cell_type"]["share_with_distance"] == 0
+    assert metrics["pathways"]["jaccard"] == 0 and metrics["pathways"]["auroc"] == 0.5
+    assert metrics["text"]["empty"] == 1 and metrics["text"]["bleu4"] == metrics["text"]["rougeL"] == 0
+    assert "pathway_claims_true" not in metrics["truthfulness"]
+    assert "(not found)" in (tmp_path / "report.html").read_text()
+
+
+DISEASES = (
+    ("COVID-19", "MONDO:0100096"),
+    ("normal", "PATO:0000461"),
+    ("non-small cell lung carcinoma", "MONDO:0005233"),
+    (None, None),
+)
+
+
+@pytest.mark.parametrize("said", [name for name, _ in DISEASES])
+def test_the_disease_metric_tells_right_from_wrong(said):
+    text = describe_row({"cell_type": "B cell", "tissue": "lung", "disease": said})
+    rows = [
+        {"cell_id": str(i), "prediction": text, "reference": "x", "disease": name, "disease_ontology_term_id": term}
+        for i, (name, term) in enumerate(DISEASES)
+    ]
+    metrics = evaluate_predictions(rows, **QUICK)["disease"]
+    assert metrics["n"] == 3  # where nothing is known there is nothing to be right about
+    assert metrics["accuracy"] == (0 if said is None else pytest.approx(1 / 3))
+
+
+def test_a_wrong_but_near_cell_type_scores_between(rows):
+    truth = [
+        {"cell_id": str(i), "reference": "x", "cell_type": "B cell", "cell_type_ontology_term_id": "CL:0000236"}
+        for i in range(4)
+    ]
+    said = [
+        "This cell is a lymphocyte.",
+        "This cell is a naive B cell.",
+        "This cell is a neuron.",
+        "This cell is a B cell.",
+    ]
+    metrics = evaluate_predictions([{**row, "prediction": text} for row, text in zip(truth, said)], **QUICK)[
+        "cell_type"
+    ]
+    assert metrics["accuracy"] == 0.25 and metrics["lenient_accuracy"] == 0.75
+    assert 0.25 < metrics["pagerank_similarity"] < 0.9 and metrics["share_with_distance"] == 1
+
+
+def test_pathway_claims_are_held_against_the_cell_itself():
+    row = {"reference": "x", "pathways": list(SETS[:2]), "pathways_active": list(SETS[:3])}
+    texts = [
+        "Its most active pathways are hypoxia and apoptosis.", "Its most active pathways are hypoxia and glycolysis.",
+        "Its most active pathways are hypoxia and adipogenesis.", "This cell is a B cell.",
+    ]  # fmt: skip
+    others = {
+        "cell_id": "z",
+        "prediction": "",
+        "reference": "x",
+        "pathways": list(SETS[2:]),
+        "pathways_active": list(SETS[2:]),
+    }
+    rows = [{**row, "cell_id": str(i), "prediction": text} for i, text in enumerate(texts)]
+    metrics = evaluate_predictions([*rows, others], **QUICK)
+    found = metrics["truthfulness"]
+    assert found["texts_with_pathway_claims"] == 3 and found["pathway_claims_true"] == pytest.approx(2 / 3)
+    assert found["share_of_pathway_claims_true"] == pytest.approx(5 / 6)
+    assert metrics["pathways"]["n"] == 5 and metrics["pathways"]["subset_accuracy"] == 0.2
+
+
+def test_another_system_is_compared_on_the_same_draws(rows):
+    metrics = evaluate_predictions(saying(rows, "This cell is a B cell."), against=rows, **QUICK)
+    found = metrics["differences"]["against"]["cell_type"]["accuracy"]
+    assert found["difference"] == metrics["cell_type"]["accuracy"] - 1 < 0 and found["p"] < 0.1
+    with pytest.raises(ValueError, match="other cells than the references"):
+        evaluate_predictions(rows, against=rows[1:], **QUICK)
+
+
+def test_the_same_rows_give_the_same_figures_in_any_order(rows):
+    told = saying(rows, lambda row: row["prediction"] if len(row["cell_type"]) % 3 else "This cell is a neuron.")
+    first, again = evaluate_predictions(told, **QUICK), evaluate_predictions(told[::-1], **QUICK)
+    for part in ("cell_type", "tissue", "pathways", "text"):
+        bounds = [found[part].pop("intervals") for found in (first, again)]
+        assert first[part] == pytest.approx(again[part])
+        assert bounds[0].keys() == bounds[1].keys()
+        assert all(bounds[0][name] == pytest.approx(bounds[1][name]) for name in bounds[0])
+    assert 0 < first["cell_type"]["accuracy"] < 1 and first["settings"]["hash"] == again["settings"]["hash"]
+
+
+def run(arguments) -> int:
+    """Exit code of the command line."""
+    from cell2text import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cell2text", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.run()
+    return stopped.value.code or 0
+
+
+# --- wrong input --------------------------------------------------------------------------------------------------
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+GOOD = {"cell_id": "a", "prediction": "B cell", "reference": "B cell", "cell_type": "B cell"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"cell_id": "a", "reference": "x"}], "Row 1 of the predictions has no prediction"),
+        ([{"prediction": "x", "reference": "x"}], "has no cell_id"),
+        ([{**GOOD, "cell_id": None}], "has no cell_id"),
+        ([GOOD, GOOD], "1 cell ids stand more than once in the predictions \\(first: 'a'\\)"),
+        ([{"cell_id": "a", "prediction": "x"}], "No row has a reference text or a true field"),
+        ([{**GOOD, "prediction": 3}], "prediction is a int, expected text"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        checked_rows(rows)
+
+
+def test_missing_fields_are_counted_and_not_scored(caplog):
+    rows = [GOOD, {**GOOD, "cell_id": "b", "cell_type": "unknown", "tissue": "lung", "prediction": None}]
+    metrics = evaluate_predictions(rows, **QUICK)
+    assert metrics["cell_type"]["n"] == 1 and metrics["tissue"] == metrics["tissue"] | {"n": 1, "accuracy": 0.0}
+    assert (
+        "sex" not in metrics and metrics["input"]["missing"]["sex"] == 2 and metrics["input"]["missing"]["tissue"] == 1
+    )
+
+
+def test_unknown_ontology_ids_are_named_and_the_label_counts(caplog):
+    rows = [
+        {**GOOD, "cell_type_ontology_term_id": "CL:9999999"},
+        {**GOOD, "cell_id": "b", "cell_type_ontology_term_id": "CL:0000236"},
+    ]
+    metrics = evaluate_predictions(rows, **QUICK)
+    assert metrics["input"]["unknown_ontology_ids"] == {"CL:9999999": 1} and "CL:9999999 is no term" in caplog.text
+    assert metrics["cell_type"]["accuracy"] == 1
+
+
+def test_predictions_for_other_cells_than_the_references_are_refused(tmp_path):
+    said = [{"cell_id": name, "prediction": "B cell"} for name in "abx"]
+    truth = [{"cell_id": name, "reference": "B cell", "cell_type": "B cell"} for name in "abcd"]
+    with pytest.raises(
+        ValueError, match=r"2 of 4 have no prediction \(first: 'c'\), 1 predictions have no reference \(first: 'x'\)"
+    ):
+        evaluate_predictions(said, references=truth, **QUICK)
+    found = evaluate_predictions(
+        write_jsonl(tmp_path / "p.jsonl", said[:2]), references=write_jsonl(tmp_path / "r.jsonl", truth[:2]), **QUICK
+    )
+    assert found["cell_type"]["n"] == 2 and found["cell_type"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"cell_id": "\xe9"}'.encode("latin-1"), "is not UTF-8"),
+        (b'{"cell_id": "a"}\n{"cell_id": ', "line 2, is no JSON"),
+        (b"[1, 2]\n", "line 1, is a list: expected a JSON object"),
+        (b"\n\n", "holds no row"),
+    ],
+)
+def test_files_that_are_no_predictions_are_refused(tmp_path, content, message):
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_rows(path)
+    with pytest.raises(ValueError, match="is no file"):
+        read_rows(tmp_path / "absent.jsonl")
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def test_the_report_holds_tables_pictures_and_the_worst_errors(rows, tmp_path):
+    told = saying(rows, lambda row: row["prediction"])
+    told[0] = {**told[0], "prediction": "This cell is a <script>neuron</script>. It comes from the lung."}
+    embeddings = np.random.default_rng(0).normal(size=(len(rows), 4))
+    metrics = evaluate_predictions(told, tmp_path / "out", embeddings=embeddings, **QUICK)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "report.html", "report.md"]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    page, text = (tmp_path / "out" / "report.html").read_text(), (tmp_path / "out" / "report.md").read_text()
+    assert page.count("<svg") >= 4 and "Map of the cells" in page and told[0]["cell_id"] in page
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "## Cell type" in text and "control: the text of another cell" in text and "None" not in text
+    results = eval_results(metrics, dataset_name="example cells")
+    data = ModelCardData(model_name="mini", eval_results=results).to_yaml()
+    assert "Cell type: Accuracy" in data and metrics["settings"]["hash"] in data
+    with pytest.raises(ValueError, match="3 embeddings for"):
+        evaluate_predictions(told, embeddings=embeddings[:3], **QUICK)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A prepared data set of the example cells, and right predictions for its test cells."""
+    from cell2text.data import example_cells_path
+
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(
+        [example_cells_path()], folder / "data", progress=False, allow_fractional=True, max_genes=256, split="random",
+        shares={"train": 0.7, "test": 0.3}, seed=0,
+    )  # fmt: skip
+    from datasets import load_dataset
+
+    data = load_dataset(str(folder / "data"), cache_dir=str(folder / "cache"))
+    said = [
+        {"cell_id": row["cell_id"], "prediction": row["completion"][0]["content"][0]["text"], "reference": row["completion"][0]["content"][0]["text"],
+         "cell_type": row["cell_type"], "cell_type_ontology_term_id": row["cell_type_ontology_term_id"], "tissue": row["tissue"], "donor_id": row["donor_id"]}
+        for row in data["test"]
+    ]  # fmt: skip
+    ids = [row["cell_id"] for split in ("train", "test") for row in data[split].select_columns(["cell_id"])]
+    return folder, write_jsonl(folder / "predictions.jsonl", said), ids, example_cells_path()
+
+
+def test_the_command_line_trains_baselines_on_counts_or_ranks(prepared, tmp_path):
+    folder, predictions, ids, counts = prepared
+    np.savez(tmp_path / "e.npz", cell_id=np.array(ids), embedding=np.random.default_rng(0).normal(size=(len(ids), 8)))
+    common = [
+        "evaluate",
+        str(predictions),
+        "--baselines",
+        str(folder / "data"),
+        "--resamples",
+        "10",
+        "--bertscore-model",
+        "none",
+    ]
+    assert (
+        run(
+            [
+                *common,
+                "--out",
+                str(tmp_path / "ranks"),
+                "--methods",
+                "knn,logistic_regression,majority,nearest_description,linear_head",
+                "--embeddings",
+                str(tmp_path / "e.npz"),
+            ]
+        )
+        == 0
+    )
+    assert run([*common, "--out", str(tmp_path / "counts"), "--methods", "knn", "--counts", str(counts)]) == 0
+    ranks, on_counts = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("ranks", "counts"))
+    accuracy = {name: found["cell_type"]["accuracy"] for name, found in ranks["systems"].items()}
+    assert (
+        ranks["settings"]["baselines_trained_on"] == "ranked genes"
+        and on_counts["settings"]["baselines_trained_on"] == "counts"
+    )
+    assert accuracy["logistic_regression"] > 0.85 > accuracy["majority"] and accuracy["nearest_description"] > 0.7
+    assert accuracy["linear_head"] < 0.3  # the embeddings are noise
+    assert on_counts["systems"]["knn"]["cell_type"]["accuracy"] > 0.7 and "constant" in on_counts["systems"]
+    assert "Map of the cells" in (tmp_path / "ranks" / "report.html").read_text()
+
+
+def test_the_command_line_tells_wrong_input_in_one_line(prepared, tmp_path, capsys):
+    folder, predictions, _, _ = prepared
+    out = ["--out", str(tmp_path / "out")]
+    rows = read_rows(predictions)
+    other = write_jsonl(tmp_path / "other.jsonl", [*rows[:2], {**rows[2], "cell_id": "elsewhere"}])
+    np.savez(tmp_path / "few.npz", cell_id=np.array(["a"]), embedding=np.zeros((1, 2)))
+    (tmp_path / "bad.npz").write_bytes(b"no npz")
+    for arguments, message in (
+        ([str(tmp_path / "absent.jsonl")], "is no file"),
+        ([str(other), "--baselines", str(folder / "data")], "1 of 3 predicted cells are not held out"),
+        ([str(predictions), "--embeddings", str(tmp_path / "few.npz")], "has no embedding of"),
+        ([str(predictions), "--embeddings", str(tmp_path / "bad.npz")], "holds no embeddings"),
+        ([str(predictions), "--baselines", str(folder / "data"), "--methods", "svm"], "No baseline"),
+        (
+            [str(predictions), "--baselines", str(folder / "data"), "--counts", str(folder / "absent.h5ad")],
+            "absent.h5ad",
+        ),
+    ):
+        assert run(["evaluate", *arguments, *out, "--bertscore-model", "none"]) == 2, arguments
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_cells_are_no_held_out_cells(prepared, tmp_path):
+    from cell2text.evaluation.training_cells import load_training
+
+    folder, _, ids, _ = prepared
+    with pytest.raises(ValueError, match="2 of 2 predicted cells are not held out.*2 of them are training cells"):
+        load_training(str(folder / "data"), ids[:2])
+
+
+def test_help_names_every_option():
+    from cell2text.cli import app
+
+    result = CliRunner().invoke(app, ["evaluate", "--help"])
+    assert result.exit_code == 0 and all(
+        option in result.output for option in ("--baselines", "--against", "--references")
+    )
