@@ -268,6 +268,7 @@ def test_the_report_holds_tables_pictures_and_the_worst_errors(rows, tmp_path):
     page, text = (tmp_path / "out" / "report.html").read_text(), (tmp_path / "out" / "report.md").read_text()
     assert page.count("<svg") >= 4 and "Map of the cells" in page and told[0]["cell_id"] in page
     assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "## How far Cell2Text is ahead" in text and ", p 0." in text
     assert "## Cell type" in text and "control: the text of another cell" in text and "None" not in text
     results = eval_results(metrics, dataset_name="example cells")
     data = ModelCardData(model_name="mini", eval_results=results).to_yaml()

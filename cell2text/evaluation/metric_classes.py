@@ -18,7 +18,7 @@ from cell2text.evaluation.fields import FIELDS, GRAPHS, Claim, claim, read_field
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.phrases import is_term
 from cell2text.evaluation.settings import model_name, settings_hash
-from cell2text.evaluation.text_metrics import bert_scores, bleu_scores, plain_facts, rouge_scores
+from cell2text.evaluation.text_metrics import text_figures
 
 
 METRICS = ("description_fields", "ontology_similarity", "pathway_sets", "description_text")
@@ -62,12 +62,7 @@ def score_pathways(predictions: Sequence[Sequence[str]], references: Sequence[Se
 
 
 def score_text(predictions: Sequence[str], references: Sequence[str], bertscore_model: str | None) -> dict:
-    corpus, sentences = bleu_scores(predictions, references)
-    values = plain_facts(predictions, references) | rouge_scores(predictions, references)
-    values |= {f"sentence_bleu{order}": sentences[:, order - 1] for order in range(1, 5)}
-    if bertscore_model:
-        scores = bert_scores(predictions, references, bertscore_model)
-        values |= {f"bertscore_{name}": score for name, score in scores.items()}
+    corpus, values = text_figures(predictions, references, bertscore_model)
     means = {name: float(value.mean()) for name, value in values.items()}
     return with_hash(corpus | means, bertscore_model=bertscore_model and model_name(bertscore_model))
 

@@ -77,6 +77,7 @@ def write_report(evaluation: "Evaluation", out: Path, *, embeddings: np.ndarray 
         "parts": PARTS,
         "confusions": {name: found[:10] for name, found in metrics["confusions"].items() if found},
         "errors": worst_errors(evaluation, pairs),
+        "differences": differences_table(metrics["differences"]),
         "learned": learned(metrics["settings"]),
     }
     environment = Environment(
@@ -109,6 +110,31 @@ def table_of(metrics: dict, part: str) -> dict:
         if scores
     ]
     return {"part": PARTS[part], "n": metrics[part]["n"], "columns": [FIGURE_NAMES[c] for c in columns], "lines": lines}
+
+
+DIFFERENCES = {
+    **dict.fromkeys(FIELDS, "accuracy"),
+    "pathways": "jaccard",
+    "text": "rougeL",
+}
+
+
+def differences_table(differences: dict) -> dict:
+    """How far Cell2Text is ahead of every other system, a line a system, in points, with interval and p value."""
+    parts = [part for part in DIFFERENCES if any(part in found for found in differences.values())]
+    columns = [f"{PARTS[part]}, {FIGURE_NAMES[DIFFERENCES[part]]}" for part in parts]
+    lines = [
+        (SYSTEM_NAMES[name], [difference(found.get(part, {}).get(DIFFERENCES[part])) for part in parts])
+        for name, found in differences.items()
+    ]
+    return {"columns": columns, "lines": lines}
+
+
+def difference(found: dict | None) -> str:
+    if found is None or found["difference"] is None:
+        return ""
+    low, high = found["interval"]
+    return f"{100 * found['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}, p {found['p']:.3f})"
 
 
 def cell(scores: dict, name: str) -> str:

@@ -9,7 +9,7 @@ from cell2text.evaluation.bootstrap import Resampler, interval, paired_differenc
 from cell2text.evaluation.classification import FieldPairs, truth_claim
 from cell2text.evaluation.fields import FIELDS, Claim, Fields, read_fields
 from cell2text.evaluation.pathway_metrics import pathway_metrics
-from cell2text.evaluation.text_metrics import bert_scores, bleu_scores, plain_facts, rouge_scores
+from cell2text.evaluation.text_metrics import text_figures
 
 
 Replicates = dict[str, dict[str, np.ndarray]]
@@ -100,12 +100,7 @@ def score_texts(system, rows, resampler, bertscore_model, replicates, sizes, ext
     there = np.array([i for i, row in enumerate(rows) if row["reference"] is not None], dtype=np.int64)
     if len(there):
         texts, references = [system.texts[i] for i in there], [rows[i]["reference"] for i in there]
-        corpus, sentences = bleu_scores(texts, references)
-        values = plain_facts(texts, references) | rouge_scores(texts, references)
-        values |= {f"sentence_bleu{order}": sentences[:, order - 1] for order in range(1, 5)}
-        if bertscore_model:
-            found = bert_scores(texts, references, bertscore_model)
-            values |= {f"bertscore_{name}": scores for name, scores in found.items()}
+        corpus, values = text_figures(texts, references, bertscore_model)
         replicates["text"] = {name: resampler.means(value, there) for name, value in values.items()}
         sizes["text"], extra["text"] = len(there), corpus
     everyone = np.arange(len(rows))

@@ -116,3 +116,16 @@ def plain_facts(predictions: Sequence[str], references: Sequence[str]) -> dict[s
         "repeats_itself": np.array([repeats_itself(text) for text in predictions], dtype=float),
         "empty": np.array([not text.strip() for text in predictions], dtype=float),
     }
+
+
+def text_figures(
+    predictions: Sequence[str], references: Sequence[str], bertscore_model: str | None
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Figures of the corpus, and all that have one value a text; BERTScore where a model is named."""
+    corpus, sentences = bleu_scores(predictions, references)
+    values = plain_facts(predictions, references) | rouge_scores(predictions, references)
+    values |= {f"sentence_bleu{order}": sentences[:, order - 1] for order in range(1, 5)}
+    if bertscore_model:
+        found = bert_scores(predictions, references, bertscore_model)
+        values |= {f"bertscore_{name}": scores for name, scores in found.items()}
+    return corpus, values
