@@ -17,6 +17,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.faults import complaint
 from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.card import write_model_card
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
@@ -75,8 +76,11 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     )
     trainer.train(resume_from_checkpoint=resume)
     model = save_final(trainer, processor)
-    if args.describe_held_out and trainer.accelerator.is_main_process:
-        describe_held_out(model, processor, rows, args, output_dir, seed=training_args.seed)
+    if trainer.accelerator.is_main_process:
+        metrics = None
+        if args.describe_held_out:
+            metrics = describe_held_out(model, processor, rows, args, output_dir, seed=training_args.seed)
+        write_model_card(output_dir, model, args, training_args, model_args, rows, metrics)
     trainer.accelerator.wait_for_everyone()
     trainer.end()
 

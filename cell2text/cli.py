@@ -1,4 +1,4 @@
-"""The command line: `cell2text prepare`, `cell2text vocab`, `cell2text evaluate`.
+"""The command line: `cell2text prepare`, `vocab`, `evaluate`, `push`.
 
 Options become a call of the function that a Python user has; nothing is decided here. Exit codes: 0 done, 2 wrong usage
 or wrong input (one line on standard error), 1 a fault of ours or of the machine.
@@ -166,6 +166,27 @@ def evaluate(
         if part in metrics:
             typer.echo(f"{part}: {metrics[part]['accuracy']:.1%} of {metrics[part]['n']:,} cells right")
     typer.echo(f"{out}/report.html")
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(help="Folder of a trained model.")],
+    repository: Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapter instead of the merged model.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Tag of this revision, such as v1.0.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be uploaded, and upload nothing.")
+    ] = False,
+) -> None:
+    """Publish a trained model: weights, code, processor, genes and card, so that others load it by name."""
+    from cell2text.publish import files_to_push
+    from cell2text.publish import push as upload
+
+    for file in files_to_push(Path(folder), adapter=adapter):
+        typer.echo(f"{file.size:>14,}  {file.name}")
+    if not dry_run:
+        typer.echo(upload(Path(folder), repository, adapter=adapter, private=private, tag=tag))
 
 
 def summary(report: dict) -> list[str]:

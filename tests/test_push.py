@@ -1,77 +1,182 @@
-"""Uploading a prepared data set with the real Hub client, to a stand-in for the Hub on this machine."""
+"""Uploading with the real Hub client to a stand-in for the Hub, and loading from it in a fresh process."""
 
-import base64
 import json
-import os
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from pathlib import Path
 
 import pytest
 
 from cell2text.data.card import push_to_hub
+from cell2text.publish import files_to_push
 
+from .conftest import make_adata, make_model, make_processor
+from .hub import stand_in
 from .test_prepare import make_file
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The few calls of the Hub's interface that an upload makes; every file travels inside the commit."""
-
-    files: dict[str, bytes] = {}
-    created: list[dict] = []
-
-    def do_GET(self):
-        self.answer({"sha": "0" * 40, "siblings": [], "id": "lab/cells"})
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/api/repos/create":
-            self.created.append(json.loads(body))
-            self.answer({"url": f"http://{self.headers['Host']}/datasets/lab/cells", "name": "lab/cells"})
-        elif "/preupload/" in self.path:
-            names = [file["path"] for file in json.loads(body)["files"]]
-            self.answer({"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]})
-        elif "/commit/" in self.path:
-            for line in body.splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-            url = f"http://{self.headers['Host']}/datasets/lab/cells/commit/{'1' * 40}"
-            self.answer({"commitUrl": url, "commitOid": "1" * 40, "hookOutput": ""})
-        else:
-            self.answer({"type": "regular"})
-
-    def answer(self, content):
-        text = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        """Quiet."""
+CARD = "---\nlicense: apache-2.0\n---\n\n# A model\n"
 
 
-def test_the_whole_folder_arrives_and_nothing_else(tmp_path):
-    make_file(tmp_path / "a.h5ad")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    settings = {
-        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1",
-    }  # fmt: skip
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "cell2text", "prepare", str(tmp_path / "a.h5ad"), "--out", str(out), "--quiet"]
-    command += ["--split", "random", "--push-to-hub", "lab/cells"]
-    done = subprocess.run(command, capture_output=True, text=True, env=settings)
-    server.shutdown()
+@pytest.fixture
+def saved(tmp_path):
+    """A run's folder: a small model, and what a run leaves beside it."""
+    folder = tmp_path / "run"
+    processor = make_processor()
+    make_model(processor=processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "README.md").write_text(CARD)
+    for name in (
+        "checkpoint-5/optimizer.pt",
+        "data/report.json",
+        "runs/events.out",
+        "training_args.bin",
+        ".cache/x.json",
+        "predictions.jsonl",
+        "base/config.json",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "metrics.json").write_text("{}")
+    return folder
+
+
+def command(*arguments, hub, home, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "cell2text", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=hub.environment(home),
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+LOAD = """
+import json, sys
+import numpy as np, torch
+from transformers import AutoModel, AutoProcessor
+repository, revision = sys.argv[1:3]
+assert "cell2text" not in sys.modules
+model = AutoModel.from_pretrained(repository, revision=revision, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(repository, revision=revision, trust_remote_code=True)
+cells = [[np.array(cell)] for cell in json.loads(sys.argv[3])]
+chats = [processor.conversation()] * len(cells)
+inputs = processor.apply_chat_template(chats, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, processor_kwargs={"cells": cells})
+ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+print(json.dumps(processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1]:])))
+"""
+
+
+def words(repository, revision, cells, *, cwd, env) -> list[str]:
+    arguments = [
+        sys.executable,
+        "-c",
+        LOAD,
+        str(repository),
+        str(revision),
+        json.dumps([cell.tolist() for cell in cells]),
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "/datasets/lab/cells" in done.stdout
-    expected = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert Hub.files == expected and "data/train-00000.parquet" in expected and "README.md" in expected
-    assert Hub.created[0]["type"] == "dataset" and Hub.created[0]["name"] == "cells"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_published_model_says_the_same_words_in_a_fresh_process(saved, tmp_path):
+    cells = make_processor().rank_encode(make_adata(3))
+    with stand_in() as hub:
+        hub.drop_uploads = 1
+        done = command("push", saved, "lab/model", "--tag", "v1", "--private", hub=hub, home=tmp_path / "home")
+        assert "/lab/model/commit/" in done.stdout and "model.safetensors" in done.stdout and hub.drop_uploads == 0
+        sent = hub.files("lab/model")
+        assert sent == {upload.name: upload.path.read_bytes() for upload in files_to_push(saved)}
+        assert hub.created[0]["visibility"] == "private" and hub.tags["lab/model"] == {
+            "v1": hub.commits["lab/model"][-1][0]
+        }
+        assert not any(
+            name.startswith(("checkpoint", "data", "runs", "base", ".")) or name.endswith((".bin", ".pt"))
+            for name in sent
+        )
+
+        (saved / "README.md").write_text(CARD + "\nChanged.\n")
+        command("push", saved, "lab/model", hub=hub, home=tmp_path / "home")  # main goes on, the tag stays
+        assert hub.tags["lab/model"]["v1"] != hub.commits["lab/model"][-1][0]
+        refused = command("push", saved, "lab/model", "--tag", "v1", hub=hub, home=tmp_path / "home", code=2)
+        assert "has the tag 'v1' already" in refused.stderr
+
+        hub.drop_downloads = 1
+        environment = {**hub.environment(tmp_path / "reader"), "PYTHONPATH": ""}
+        said = words("lab/model", "v1", cells, cwd=tmp_path, env=environment)
+        assert hub.drop_downloads == 0
+    assert said == words(saved, "main", cells, cwd=tmp_path, env=environment) and len(set(said)) > 1
+
+
+def test_a_refused_upload_leaves_the_repository_as_it_was_and_can_be_repeated(saved, tmp_path):
+    with stand_in() as hub:
+        hub.full = True
+        failed = command("push", saved, "lab/model", hub=hub, home=tmp_path / "home", code=1)
+        assert "was not published, the Hub answered" in failed.stderr and "Traceback" not in failed.stderr
+        assert len(hub.commits["lab/model"]) == 1 and hub.files("lab/model") == {}
+        hub.full = False
+        command("push", saved, "lab/model", hub=hub, home=tmp_path / "home")
+        assert "model.safetensors" in hub.files("lab/model")
+
+
+def test_a_dry_run_shows_the_files_and_sends_nothing(saved, tmp_path):
+    with stand_in() as hub:
+        done = command("push", saved, "lab/model", "--dry-run", hub=hub, home=tmp_path / "home")
+        assert not hub.created and not hub.commits
+    listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in done.stdout.splitlines()}
+    assert listed == {upload.name: upload.size for upload in files_to_push(saved)}
+    assert {
+        "config.json",
+        "modeling_cell2text.py",
+        "gene_vocabulary.tsv",
+        "README.md",
+        "evaluation/metrics.json",
+    } <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("README.md", r"lacks README.md \(a model card\)"),
+        ("processor_config.json", r"lacks processor_config.json \(a processor\)"),
+        ("model.safetensors", r"lacks model.safetensors \(weights\)"),
+        ("projectors_cell2text.py", r"lacks projectors_cell2text.py \(code that loads it\)"),
+        ("modeling_cell2text.py", r"lacks modeling_cell2text.py \(code that loads it\)"),
+    ],
+)
+def test_a_folder_that_others_could_not_load_is_refused(saved, missing, message):
+    (saved / missing).unlink()
+    with pytest.raises(ValueError, match=message):
+        files_to_push(saved)
+    with pytest.raises(ValueError, match="this run trained no adapter"):
+        files_to_push(saved, adapter=True)
+
+
+def test_an_adapter_goes_with_the_card_of_its_run(saved):
+    adapter = saved / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "training_args.bin"):
+        (adapter / name).write_text("of the adapter")
+    assert not any(upload.name.startswith("adapter") for upload in files_to_push(saved))
+    found = {upload.name: upload.path for upload in files_to_push(saved, adapter=True)}
+    assert set(found) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert found["README.md"].read_text() == CARD
+
+
+def test_the_whole_data_set_arrives_and_nothing_else(tmp_path):
+    make_file(tmp_path / "a.h5ad")
+    out = tmp_path / "out"
+    with stand_in() as hub:
+        arguments = ["prepare", tmp_path / "a.h5ad", "--out", out, "--quiet", "--split", "random"]
+        done = command(*arguments, "--push-to-hub", "lab/cells", hub=hub, home=tmp_path / "home")
+        assert "/lab/cells" in done.stdout
+        expected = {str(path.relative_to(out)): path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
+        assert hub.files("lab/cells") == expected and "data/train-00000.parquet" in expected and "README.md" in expected
+    assert hub.created[0]["type"] == "dataset" and hub.created[0]["name"] == "cells"
 
 
 def test_an_unfinished_folder_is_not_uploaded(tmp_path):

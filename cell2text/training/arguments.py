@@ -106,6 +106,9 @@ class Cell2TextArguments:
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "The encoder's own learning rate."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "The projector's own learning rate."})
 
+    model_license: str | None = field(
+        default=None, metadata={"help": "Licence in the model card; that of the language model if left out."}
+    )
     describe_held_out: bool = field(default=True, metadata={"help": "Describe all held-out cells after training."})
     max_new_tokens: int = field(default=160, metadata={"help": "Longest description, in tokens."})
     generation_batch_size: int = field(

@@ -1,5 +1,6 @@
 """Where training rows come from: counts, which `cell2text.data` prepares, or a data set that is prepared already."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,15 @@ class TrainingRows:
         Folder of the gene vocabulary that ranked the cells; None where the data set has none.
     files
         Files of counts that the rows were prepared from here; empty for a data set that was prepared elsewhere.
+    report
+        `report.json` of their preparation; None where the data set has none.
     """
 
     train: Dataset
     held_out: Dataset
     vocabulary: Path | None
     files: list[str]
+    report: dict | None = None
 
     def texts(self) -> Iterable[str]:
         """All questions and answers of training, for a tokenizer of their own."""
@@ -99,7 +103,9 @@ def chosen_splits(dataset: DatasetDict, args: Cell2TextArguments, vocabulary: Pa
         raise ValueError(
             f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)}, but lacks {sorted(missing)}."
         )
-    return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files)
+    folder = None if vocabulary is None else vocabulary.parent / "report.json"
+    report = json.loads(folder.read_text(encoding="utf-8")) if folder and folder.is_file() else None
+    return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files, report)
 
 
 def vocabulary_of(rows: TrainingRows, args: Cell2TextArguments) -> GeneVocabulary:
