@@ -160,6 +160,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         self,
         cell_input_ids: torch.LongTensor,
         cell_attention_mask: torch.Tensor | None = None,
+        cell_states: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Encode cells and project them into the language model's space.
@@ -169,6 +170,8 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
                 Gene tokens, highest-ranked first.
             cell_attention_mask (`torch.Tensor` of the same shape, *optional*):
                 1 for gene tokens, 0 for padding; made from the padding token when left out.
+            cell_states (`torch.FloatTensor` of shape `(batch, n_cells, n_genes, cell_hidden)`, *optional*):
+                The frozen encoder's states of these tokens, kept from before: the encoder is not run again.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` holds the chosen layer of the encoder, shape
@@ -183,13 +186,10 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             hidden_share = torch.rand(len(ids), 1, device=ids.device) * self.config.gene_dropout
             dropped = gene_mask & (torch.rand(ids.shape, device=ids.device) < hidden_share)
             mask, gene_mask = mask & ~dropped, gene_mask & ~dropped
-        # A slot without a cell attends to its first padding token: attention to nothing is not a number.
-        visible = mask | (~mask.any(-1, keepdim=True) & (torch.arange(shape[-1], device=ids.device) == 0))
-        layer = self.config.cell_feature_layer
-        kwargs = {**kwargs, "output_hidden_states": layer != -1 or kwargs.get("output_hidden_states", False)}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_cell_encoder):
-            outputs = self.cell_encoder(input_ids=ids, attention_mask=visible.long(), return_dict=True, **kwargs)
-            states = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+        if cell_states is None:
+            outputs, states = self._encode(ids, mask, **kwargs)
+        else:
+            outputs, states = BaseModelOutputWithPooling(), cell_states.flatten(0, 1)
         # PEFT keeps a projector trained whole in float32, whatever the encoder's precision.
         features = self.projector(states.to(next(self.projector.parameters()).dtype), gene_mask)
         return BaseModelOutputWithPooling(
@@ -198,6 +198,16 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _encode(self, ids, mask, **kwargs):
+        """The encoder's outputs, and of them the layer that is projected."""
+        # A slot without a cell attends to its first padding token: attention to nothing is not a number.
+        visible = mask | (~mask.any(-1, keepdim=True) & (torch.arange(ids.shape[-1], device=ids.device) == 0))
+        layer = self.config.cell_feature_layer
+        kwargs = {**kwargs, "output_hidden_states": layer != -1 or kwargs.get("output_hidden_states", False)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_cell_encoder):
+            outputs = self.cell_encoder(input_ids=ids, attention_mask=visible.long(), return_dict=True, **kwargs)
+        return outputs, outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
 
     def _as_cell_batch(self, ids, mask):
         """Cells and their boolean mask, both of shape (batch, n_cells, n_genes)."""
@@ -268,6 +278,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         cell_input_ids: torch.LongTensor | None = None,
         cell_attention_mask: torch.Tensor | None = None,
+        cell_states: torch.FloatTensor | None = None,
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -284,7 +295,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             if cell_embeds is not None:
                 raise ValueError("Pass cell_input_ids or cell_embeds, not both.")
             cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
-            cell_embeds = self.get_cell_features(cell_input_ids, cell_attention_mask).pooler_output
+            cell_embeds = self.get_cell_features(cell_input_ids, cell_attention_mask, cell_states).pooler_output
         if cell_embeds is not None:
             inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, cell_embeds, cell_attention_mask)
         elif input_ids is not None and past_key_values is None:
@@ -437,6 +448,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         input_ids: torch.LongTensor | None = None,
         cell_input_ids: torch.LongTensor | None = None,
         cell_attention_mask: torch.Tensor | None = None,
+        cell_states: torch.FloatTensor | None = None,
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -456,6 +468,8 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_attention_mask (`torch.Tensor` of the same shape, *optional*):
                 1 for gene tokens, 0 for padding. A slot of zeros is no cell; a cell without genes keeps a 1 on its
                 first position.
+            cell_states (`torch.FloatTensor` of shape `(batch, n_cells, n_genes, cell_hidden)`, *optional*):
+                A frozen encoder's states of the gene tokens, kept from before, so that it is not run again.
             cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
                 Features of the cells, in place of `cell_input_ids`.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
@@ -470,6 +484,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             input_ids=input_ids,
             cell_input_ids=cell_input_ids,
             cell_attention_mask=cell_attention_mask,
+            cell_states=cell_states,
             cell_embeds=cell_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,

@@ -23,6 +23,7 @@ from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialis
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage, save_base, save_final
+from cell2text.training.state_cache import keep_cell_states
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
 from cell2text.training.warm_start import warm_start_encoder
 
@@ -60,6 +61,11 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             learning_rate=args.warm_start_learning_rate,
         )
     stage = apply_stage(model, args, model_args)
+    caches = {}
+    if args.cache_cell_states:
+        with training_args.main_process_first(desc="encoding the cells"):
+            builds = training_args.local_process_index == 0
+            caches = keep_cell_states(model, processor, rows, args, output_dir, builds=builds)
     if stage == "lora" and not resume:
         save_base(model, processor, model_args, base, training_args)
 
@@ -70,7 +76,9 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         eval_dataset=rows.held_out if training_args.eval_strategy != "no" else None,
         processing_class=processor,
         peft_config=get_peft_config(model_args) if stage == "lora" else None,
-        data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
+        data_collator=Cell2TextCollator(
+            pad_token_id=processor.tokenizer.pad_token_id, processor=processor, caches=caches
+        ),
         encoder_learning_rate=args.encoder_learning_rate,
         projector_learning_rate=args.projector_learning_rate,
     )

@@ -19,6 +19,7 @@ from trl import ModelConfig, SFTConfig
 from cell2text.data import example_cells
 from cell2text.data.rows import completion_array, with_text
 from cell2text.evaluation.training_cells import read_counts
+from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
 from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage
@@ -172,6 +173,9 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
     assert list(out.rglob("events.out.tfevents.*"))
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     assert model.config.num_cell_tokens == processor.num_cell_tokens == 2
+    card = (out / "README.md").read_text()
+    assert "model-index" in card and "| kNN |" in card and "license: apache-2.0" in card and "On CPU" in card
+    assert {"README.md", "model.safetensors", "evaluation/metrics.json"} <= {file.name for file in files_to_push(out)}
     pickles = {path.name for path in out.iterdir() if path.suffix in (".bin", ".pkl", ".pt")}
     assert pickles <= {"training_args.bin"}  # the Trainer's own record, which nothing here reads
 
@@ -300,3 +304,32 @@ def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
     run(tmp_path / "run", dataset=[str(tmp_path / "data")])
     metrics = json.loads((tmp_path / "run" / "out" / "evaluation" / "metrics.json").read_text())
     assert metrics["cell_type"]["n"] == 20 and metrics["settings"]["baselines_trained_on"] == "ranked genes"
+
+
+def losses(folder: Path) -> list[float]:
+    """Logged training losses of a run that kept its checkpoints."""
+    states = sorted((folder / "out").glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    return [entry["loss"] for entry in json.loads(states[-1].read_text())["log_history"] if "loss" in entry]
+
+
+def test_kept_states_train_the_same_curve_as_encoding_again(small_h5ad, tmp_path):
+    frozen = {
+        "dataset": [str(small_h5ad)], "projector_type": "mlp", "num_cell_tokens": 4, "freeze_cell_encoder": True,
+        "gene_embeddings": "random", "describe_held_out": False, "logging_steps": 1, "save_strategy": "epoch",
+        "num_train_epochs": 2, "eval_strategy": "epoch", "train_sampling_strategy": "group_by_length",
+    }  # fmt: skip
+    run(tmp_path / "again", **frozen)
+    run(tmp_path / "kept", **frozen, cache_cell_states=True)
+    again, kept = losses(tmp_path / "again"), losses(tmp_path / "kept")
+    assert len(kept) == len(again) > 10 and kept == pytest.approx(again, abs=1e-4) and len(set(kept)) > 10
+    assert (tmp_path / "kept" / "out" / "cell_states" / "train" / "cache.json").exists()
+    refused = run(
+        tmp_path / "kept",
+        **frozen,
+        cache_cell_states=True,
+        split_seed=7,
+        output_dir=str(tmp_path / "kept" / "new"),
+        cell_state_cache=str(tmp_path / "kept" / "out" / "cell_states"),
+        expect=2,
+    )
+    assert "is stale: it was made of another data" in refused.stderr

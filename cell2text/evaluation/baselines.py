@@ -166,8 +166,9 @@ def lightgbm_system(train: Cells, test: Cells, seed: int) -> System:
 
     def model(_):
         return LGBMClassifier(
-            n_estimators=100, num_leaves=15, min_child_samples=5, feature_fraction=0.3, random_state=seed,
-            deterministic=True, force_row_wise=True, n_jobs=-1, verbose=-1,
+            n_estimators=100, num_leaves=15, min_child_samples=5, colsample_bytree=0.3,
+            min_child_weight=0.1, reg_lambda=1.0,  # without them rare classes make it diverge
+            random_state=seed, deterministic=True, force_row_wise=True, n_jobs=-1, verbose=-1,
         )  # fmt: skip
 
     learned, asked = (sp.csr_matrix(cells.features[:, kept], dtype=np.float32) for cells in (train, test))

@@ -91,6 +91,14 @@ class Cell2TextArguments:
     decoder_heads: int = field(default=4, metadata={"help": "Attention heads of a fresh language model."})
     decoder_vocab_size: int = field(default=2000, metadata={"help": "Tokens of a fresh language model."})
 
+    cache_cell_states: bool = field(
+        default=False,
+        metadata={"help": "Run a frozen encoder once and keep the states that an mlp projector reads on disk."},
+    )
+    cell_state_cache: str | None = field(
+        default=None, metadata={"help": "Folder of those states; `cell_states` in the output folder if left out."}
+    )
+
     gene_embeddings: Literal["random", "svd"] = field(
         default="random",
         metadata={

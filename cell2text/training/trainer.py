@@ -1,23 +1,42 @@
 """TRL's SFTTrainer with cells: a collator that pads them, and checks before the first step."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from cell2text.training.state_cache import CellStateCache
 from processing_cell2text import Cell2TextProcessor
+
+
+GENES_FIRST = 100_000  # one gene more counts as much as so many tokens: attention over genes costs most
 
 
 @dataclass
 class Cell2TextCollator(DataCollatorForLanguageModeling):
-    """TRL's own batch of text, and the cells of each example."""
+    """TRL's own batch of text, and the cells of each example: ranked genes, and where they are kept their states.
+
+    Parameters
+    ----------
+    processor
+        Pads the cells.
+    caches
+        Kept states by the name that the column `cache` of a row has; its column `cache_row` says which row it is.
+    """
 
     processor: Cell2TextProcessor | None = None
+    caches: dict[str, CellStateCache] = field(default_factory=dict)
 
     def torch_call(self, examples):
         batch = super().torch_call(examples)
-        batch.update(self.processor.pad_cells([example["cells"] for example in examples], return_tensors="pt"))
+        cells = self.processor.pad_cells([example["cells"] for example in examples], return_tensors="pt")
+        if "cache" in examples[0]:
+            cache = self.caches[examples[0]["cache"]]
+            cells = {name: value[..., : cache.positions] for name, value in cells.items()}
+            rows = [example["cache_row"] for example in examples]
+            cells["cell_states"] = cache.batch(rows, *cells["cell_input_ids"].shape[1:])
+        batch.update(cells)
         return batch
 
 
@@ -37,7 +56,7 @@ class Cell2TextTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if "cells" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "cells"]
+            self._signature_columns = [*self._signature_columns, "cells", "cache", "cache_row"]
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if "cells" not in dataset.column_names:
@@ -47,6 +66,8 @@ class Cell2TextTrainer(SFTTrainer):
         prepared = super()._prepare_dataset(dataset, processing_class, whole, packing, formatting_func, dataset_name)
         if args.max_length is not None:
             refuse_long_rows(prepared, args.max_length, dataset_name)
+        if args.train_sampling_strategy == "group_by_length":
+            prepared = with_lengths(prepared, args.length_column_name)
         return prepared
 
     def create_optimizer(self, model=None):
@@ -73,6 +94,18 @@ def parameter_groups(model, rates: dict[str, float], decayed: set[str], *, weigh
         if part is not None:
             group["lr"] = rates[part]
     return list(groups.values())
+
+
+def with_lengths(dataset, column: str):
+    """Rows with their longest cell's genes, then their text's tokens, as one number: what batches are grouped by.
+
+    Genes come first, since attention over them costs most.
+    """
+    lengths = [
+        GENES_FIRST * max(map(len, cells), default=0) + len(ids)
+        for cells, ids in zip(dataset["cells"], dataset["input_ids"])
+    ]
+    return dataset.add_column(column, lengths)
 
 
 def refuse_long_rows(dataset, max_length: int, name: str) -> None:
