@@ -127,6 +127,21 @@ def test_a_wrong_but_near_cell_type_scores_between(rows):
     assert 0.25 < metrics["pagerank_similarity"] < 0.9 and metrics["share_with_distance"] == 1
 
 
+def test_one_of_two_diseases_is_not_both():
+    both = {
+        "disease": "COVID-19 and type 2 diabetes mellitus",
+        "disease_ontology_term_id": "MONDO:0100096 || MONDO:0005148",
+    }
+    one = {"disease": "COVID-19", "disease_ontology_term_id": "MONDO:0100096"}
+    rows = [
+        {"cell_id": f"{i}{j}", "prediction": describe_row({"tissue": "lung", **said}), "reference": "x", **truth}
+        for i, said in enumerate((both, one))
+        for j, truth in enumerate((both, one))
+    ]
+    metrics = evaluate_predictions(rows, **QUICK)
+    assert metrics["disease"]["accuracy"] == 0.5 and len(metrics["confusions"]["disease"]) == 2
+
+
 def test_pathway_claims_are_held_against_the_cell_itself():
     row = {"reference": "x", "pathways": list(SETS[:2]), "pathways_active": list(SETS[:3])}
     texts = [
@@ -198,6 +213,7 @@ GOOD = {"cell_id": "a", "prediction": "B cell", "reference": "B cell", "cell_typ
         ([GOOD, GOOD], "1 cell ids stand more than once in the predictions \\(first: 'a'\\)"),
         ([{"cell_id": "a", "prediction": "x"}], "No row has a reference text or a true field"),
         ([{**GOOD, "prediction": 3}], "prediction is a int, expected text"),
+        ([{**GOOD, "pathways": "HYPOXIA"}], "pathways is 'HYPOXIA', expected a list of names"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(rows, message):

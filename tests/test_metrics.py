@@ -15,11 +15,13 @@ from cell2text.evaluation.metric_classes import METRICS
 from cell2text.evaluation.pathway_metrics import membership, pathway_metrics
 from cell2text.evaluation.text_metrics import (
     bert_scores,
-    bleu_scores,
+    corpus_bleu,
     is_cut_off,
     offline_bert_model,
     repeats_itself,
     rouge_scores,
+    sentence_bleu,
+    text_figures,
 )
 
 
@@ -129,15 +131,24 @@ def test_pathway_figures_equal_scikit_learn():
 
 def test_bleu_is_sacrebleus_and_nltks():
     import sacrebleu
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    from nltk.translate import bleu_score
 
-    corpus, sentences = bleu_scores(TEXTS, REFERENCES)
+    corpus, sentences = corpus_bleu(TEXTS, REFERENCES), sentence_bleu(TEXTS, REFERENCES)
     assert corpus["bleu4"] * 100 == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [REFERENCES]).score)
     assert corpus["bleu1"] >= corpus["bleu2"] >= corpus["bleu3"] >= corpus["bleu4"] > 0
-    expected = sentence_bleu([REFERENCES[1].split()], TEXTS[1].split(), smoothing_function=SmoothingFunction().method4)
+    smoothing = bleu_score.SmoothingFunction().method4
+    expected = bleu_score.sentence_bleu([REFERENCES[1].split()], TEXTS[1].split(), smoothing_function=smoothing)
     assert sentences.shape == (4, 4) and sentences[1, 3] == pytest.approx(expected) and sentences[0, 3] == 1
-    empty_corpus, empty = bleu_scores(["", "cell"], REFERENCES[:2])
-    assert (empty == 0).all() and empty_corpus["bleu4"] == 0
+    assert (sentence_bleu(["", "cell"], REFERENCES[:2]) == 0).all()
+    assert corpus_bleu(["", "cell"], REFERENCES[:2])["bleu4"] == 0
+
+
+def test_texts_that_repeat_are_scored_as_if_each_stood_alone():
+    order = [0, 1, 1, 3, 0, 2, 1]
+    corpus, values = text_figures([TEXTS[i] for i in order], [REFERENCES[i] for i in order], None)
+    _, once = text_figures(TEXTS, REFERENCES, None)
+    assert all(np.array_equal(values[name], once[name][order]) for name in once)
+    assert corpus == corpus_bleu([TEXTS[i] for i in order], [REFERENCES[i] for i in order])
 
 
 def test_rouge_is_rouge_scores():
@@ -193,7 +204,7 @@ def test_metrics_load_offline_and_carry_their_settings(tmp_path, monkeypatch):
     sets = loaded["pathway_sets"].compute(predictions=[["A", "B"], ["A"]], references=[["A", "B"], ["A", "C"]])
     assert sets["subset_accuracy"] == 0.5 and sets["jaccard"] == 0.75
     text = loaded["description_text"].compute(predictions=TEXTS, references=REFERENCES)
-    assert text["exact_match"] == 0.25 and text["bleu4"] == pytest.approx(bleu_scores(TEXTS, REFERENCES)[0]["bleu4"])
+    assert text["exact_match"] == 0.25 and text["bleu4"] == pytest.approx(corpus_bleu(TEXTS, REFERENCES)["bleu4"])
     other = loaded["description_fields"].compute(predictions=["x"], references=["male"], field="sex")
     assert other["settings_hash"] != fields["settings_hash"] and other["accuracy"] == 0
     with pytest.raises(ValueError, match="No metric 'bleu'"):

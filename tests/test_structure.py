@@ -125,6 +125,21 @@ def test_the_readme_quotes_the_figures_that_the_benchmark_wrote():
     assert all(f"{100 * value:.1f} %" in readme for value in figures.values())
 
 
+def test_the_readme_quotes_the_bars_of_training_that_the_benchmark_measured():
+    results = json.loads((PROJECT / "benchmarks" / "results" / "training.json").read_text())
+    measured = {name: part["measured"] for name, part in results.items()}
+    readme = (PROJECT / "README.md").read_text()
+    for name, figure in (
+        ("Encoder (V1-10M)", f"{measured['buckets']['bucketed by length, over pad-to-2,048']:.2f}"),
+        ("Step with kept states", f"{measured['states']['encoding_over_kept']:.2f}"),
+        ("Projector and filling", f"{measured['parts']['share_of_a_step']:.3f}"),
+        ("Head and loss", f"{measured['head']['all_positions_over_the_answer']:.2f}"),
+    ):
+        (line,) = (line for line in readme.splitlines() if line.startswith(f"| {name}"))
+        assert line.endswith(f"| {figure} |"), (line, figure)
+    assert f"\n{measured['head']['all_positions_over_TRL_on_CPU']:.2f} times" in readme
+
+
 def test_the_readme_quotes_the_bars_of_preparation_that_the_benchmark_measured():
     results = json.loads((PROJECT / "benchmarks" / "results" / "preparation.json").read_text())
     measured = {name: part["measured"] for name, part in results.items()}

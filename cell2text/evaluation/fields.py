@@ -90,8 +90,10 @@ def claim(name: str, label: str | None) -> Claim | None:
     term = resolve(name, label)
     if term.term_id:
         return Claim(str(term.label), term.term_id)
-    inside = longest_phrase(name, label) if name in GRAPHS else None
-    return Claim(label, inside.term_id if inside else None)
+    inside = find_phrases(name, label) if name in GRAPHS else []
+    if not inside or (name == "disease" and len(inside) > 1):  # two diseases are not one of them
+        return Claim(label)
+    return Claim(label, max(inside, key=lambda phrase: phrase.stop - phrase.start).term_id)
 
 
 def resolves(name: str, label: str) -> bool:

