@@ -21,6 +21,7 @@ from cell2text.training.card import write_model_card
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
+from cell2text.training.loss_watch import BadLossError
 from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage, save_base, save_final
 from cell2text.training.state_cache import keep_cell_states
@@ -81,6 +82,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         ),
         encoder_learning_rate=args.encoder_learning_rate,
         projector_learning_rate=args.projector_learning_rate,
+        max_loss_jump=args.max_loss_jump,
     )
     trainer.train(resume_from_checkpoint=resume)
     model = save_final(trainer, processor)
@@ -124,6 +126,9 @@ def run(argv: list[str]) -> int:
             raise
         print(f"train_sft.py: {message}", file=sys.stderr)
         return 2
+    except BadLossError as error:
+        print(f"train_sft.py: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

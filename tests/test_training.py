@@ -14,13 +14,14 @@ import yaml
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
-from trl import ModelConfig, SFTConfig
+from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from cell2text.data import example_cells
 from cell2text.data.rows import completion_array, with_text
 from cell2text.evaluation.training_cells import read_counts
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
+from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
@@ -333,3 +334,42 @@ def test_kept_states_train_the_same_curve_as_encoding_again(small_h5ad, tmp_path
         expect=2,
     )
     assert "is stale: it was made of another data" in refused.stderr
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_spoiled(tmp_path):
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=4, num_train_epochs=2, learning_rate=1e-2)
+    good = trainer.model.model.projector.missing_gene
+    steps = []
+    inner = SFTTrainer.compute_loss
+
+    def poisoned(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        assert "cell_ids" not in inputs
+        loss = inner(self, model, inputs, return_outputs, num_items_in_batch)
+        steps.append(good.detach().clone())
+        return loss * float("nan") if len(steps) == 3 else loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SFTTrainer, "compute_loss", poisoned)
+        with pytest.raises(
+            BadLossError, match="The loss of step 3 is nan, after a median of .* over 2 steps.*Its 4 cells are in"
+        ):
+            trainer.train()
+    assert torch.isfinite(good).all() and torch.equal(good, steps[2])
+    written = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert (
+        written["step"] == 3
+        and len(written["cell_ids"]) == 4
+        and set(written["cell_ids"]) <= {f"cell{i}" for i in range(8)}
+    )
+
+
+def test_a_jump_of_the_loss_stops_the_run_and_a_slow_rise_does_not(tmp_path):
+    watch = LossWatch(tmp_path, max_jump=5.0)
+    for step in range(60):
+        watch.look(1.0 + step / 20, ["a"], step)
+    with pytest.raises(BadLossError, match="is 40, after a median of"):
+        watch.look(40.0, ["b"], 60)
+    assert json.loads((tmp_path / "bad_batch.json").read_text())["cell_ids"] == ["b"]
+    LossWatch(tmp_path, max_jump=None).look(1e9, ["c"], 0)
+    with pytest.raises(BadLossError, match="is inf"):
+        LossWatch(tmp_path, max_jump=None).look(float("inf"), ["c"], 0)

@@ -114,6 +114,12 @@ class Cell2TextArguments:
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "The encoder's own learning rate."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "The projector's own learning rate."})
 
+    max_loss_jump: float | None = field(
+        default=5.0,
+        metadata={
+            "help": "Stop when a loss is so many nats above the median of the last 50; one that is no number always."
+        },
+    )
     model_license: str | None = field(
         default=None, metadata={"help": "Licence in the model card; that of the language model if left out."}
     )

@@ -2,10 +2,12 @@
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from cell2text.training.loss_watch import LossWatch
 from cell2text.training.state_cache import CellStateCache
 from processing_cell2text import Cell2TextProcessor
 
@@ -37,6 +39,7 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
             rows = [example["cache_row"] for example in examples]
             cells["cell_states"] = cache.batch(rows, *cells["cell_input_ids"].shape[1:])
         batch.update(cells)
+        batch["cell_ids"] = [example.get("cell_id", "") for example in examples]
         return batch
 
 
@@ -47,16 +50,27 @@ class Cell2TextTrainer(SFTTrainer):
     ----------
     encoder_learning_rate, projector_learning_rate
         Learning rates of these parts; the trainer's own when left out.
+    max_loss_jump
+        Nats above the recent median that stop the run.
     """
 
-    def __init__(self, *args, encoder_learning_rate=None, projector_learning_rate=None, **kwargs):
+    def __init__(self, *args, encoder_learning_rate=None, projector_learning_rate=None, max_loss_jump=None, **kwargs):
         self.part_learning_rates = {"cell_encoder": encoder_learning_rate, "projector": projector_learning_rate}
         super().__init__(*args, **kwargs)
+        self.loss_watch = LossWatch(Path(self.args.output_dir), max_loss_jump)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        cell_ids = inputs.pop("cell_ids", [])
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.model.training:
+            loss = float((found[0] if return_outputs else found).detach())
+            self.loss_watch.look(loss, cell_ids, self.state.global_step + 1, self.args.process_index)
+        return found
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if "cells" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "cells", "cache", "cache_row"]
+            self._signature_columns = [*self._signature_columns, "cell_id", "cells", "cache", "cache_row"]
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if "cells" not in dataset.column_names:
