@@ -15,7 +15,7 @@ def stacked_bars(names: list[str], series: dict[str, list[float]], label: str) -
     axes = figure.subplots()
     left = [0.0] * len(names)
     for colour, (title, values) in zip(COLOURS * (1 + len(series) // len(COLOURS)), series.items()):
-        axes.barh(names, values, left=left, label=title, color=colour, height=0.7)
+        axes.barh([plain(name) for name in names], values, left=left, label=title, color=colour, height=0.7)
         left = [before + value for before, value in zip(left, values)]
     axes.invert_yaxis()
     axes.set_xlabel(label)
@@ -23,6 +23,11 @@ def stacked_bars(names: list[str], series: dict[str, list[float]], label: str) -
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def plain(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
 
 
 def svg(figure: Figure) -> str:

@@ -73,6 +73,16 @@ def test_the_majority_is_that_of_the_training_cells(systems):
     assert majority([], 3).fields == {}
 
 
+def test_one_pathway_that_varies_and_hardly_any_cells_are_no_reason_to_stop():
+    train, test = make_cells(12, 0), make_cells(4, 1)
+    for i, row in enumerate(train.rows):
+        row["pathways"] = ("A", "B") if i % 2 else ("A",)
+    found = fit_baselines(train, test)
+    assert all(len(system.pathways) == 4 for name, system in found.items() if name != "nearest_description")
+    few = make_cells(2, 0)
+    assert set(fit_baselines(few, test, methods=["knn", "nearest_description"])) == {"knn", "nearest_description"}
+
+
 def test_wrong_calls_are_refused():
     train, test = make_cells(6, 0), make_cells(4, 1)
     with pytest.raises(ValueError, match=r"No baseline \['svm'\]"):

@@ -230,6 +230,18 @@ def test_missing_fields_are_counted_and_not_scored(caplog):
     )
 
 
+def test_what_the_rows_lack_is_what_is_not_scored():
+    rows = [
+        {**GOOD, "cell_type": "unknown", "development_stage_ontology_term_id": "HsapDv:0000087", "pathways": [], "pathways_active": []},
+        {**GOOD, "cell_id": "b", "cell_type": None, "cell_type_ontology_term_id": "CL:0000236", "prediction": "B cell \ud800"},
+    ]  # fmt: skip
+    metrics = evaluate_predictions(rows, **QUICK)
+    for name in ("cell_type", "life_stage"):
+        assert metrics[name]["n"] == 1 and metrics["input"]["missing"][name] == 1
+    assert metrics["input"]["missing"]["pathways"] == 2 and "pathways" not in metrics
+    assert "pathway_claims_true" not in metrics["truthfulness"]
+
+
 def test_unknown_ontology_ids_are_named_and_the_label_counts(caplog):
     rows = [
         {**GOOD, "cell_type_ontology_term_id": "CL:9999999"},
@@ -289,6 +301,9 @@ def test_the_report_holds_tables_pictures_and_the_worst_errors(rows, tmp_path):
     results = eval_results(metrics, dataset_name="example cells")
     data = ModelCardData(model_name="mini", eval_results=results).to_yaml()
     assert "Cell type: Accuracy" in data and metrics["settings"]["hash"] in data
+    for flat in (np.ones((len(rows), 3)), np.full((len(rows), 3), np.nan), np.zeros((len(rows), 1))):
+        evaluate_predictions(told, tmp_path / "flat", embeddings=flat, **QUICK)  # a collapsed encoder draws no map
+        assert "Map of the cells" not in (tmp_path / "flat" / "report.html").read_text()
     with pytest.raises(ValueError, match="3 embeddings for"):
         evaluate_predictions(told, embeddings=embeddings[:3], **QUICK)
 

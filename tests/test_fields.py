@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cell2text.data import example_cells
 from cell2text.data.descriptions import describe_row
 from cell2text.data.ontology import LIFE_STAGES, ontology_parser, term_definition
 from cell2text.data.pathways import read_gmt
@@ -108,6 +109,13 @@ def test_every_cell_type_is_read_back_from_its_description_and_many_tissues_and_
         assert read.contradictions == () and read.pathways == ()
 
 
+def test_the_published_wording_is_read_for_every_example_cell_type():
+    kinds = example_cells().obs.drop_duplicates("cell_type")
+    for label, term in zip(kinds["cell_type"], kinds["cell_type_ontology_term_id"]):
+        text = f"This sample consists of a {label}, {term_definition(term)}. It originates from the lung of a normal male during adulthood."
+        assert read_fields(text).cell_type.term_id == term, text
+
+
 def test_every_hallmark_set_is_read_back():
     sets = tuple(read_gmt(shared_path("genesets") / "h.all.v7.0.symbols.gmt").names)
     for first, second in zip(sets, sets[1:] + sets[:1]):
@@ -126,6 +134,18 @@ def test_every_hallmark_set_is_read_back():
         ("This cell is a macrophage: a phag", {"cell_type": "CL:0000235"}),
         ("This cell is a B cell. It was found in the lung of a man.", {"cell_type": "CL:0000236", "tissue": "UBERON:0002048", "sex": "male"}),
         ("It comes from the blood of a donor with St. Louis encephalitis.", {"tissue": "UBERON:0000178", "disease": "MONDO:0005969"}),
+        ("It comes from the lung of a female patient with COVID-19.", {"tissue": "UBERON:0002048", "disease": "MONDO:0100096", "sex": "female"}),
+        ("This cell is a B cell from the lung of a female donor with COVID-19.", {"cell_type": "CL:0000236", "tissue": "UBERON:0002048", "disease": "MONDO:0100096", "sex": "female"}),
+        ("It comes from the lung of an adult male donor.", {"tissue": "UBERON:0002048", "sex": "male", "life_stage": "adulthood"}),
+        ("It comes from the lung of a normal male donor during adulthood.", {"tissue": "UBERON:0002048", "disease": "PATO:0000461", "sex": "male", "life_stage": "adulthood"}),
+        ("This cell is a macrophage, a mononuclear phagocyte.", {"cell_type": "CL:0000235"}),
+        ("Cell type: T cell\nTissue: blood\nDisease: normal", {"cell_type": "CL:0000084", "tissue": "UBERON:0000178", "disease": "PATO:0000461"}),
+        ('{"cell_type":"neuron","tissue":"cerebral cortex","disease":"normal"}', {"cell_type": "CL:0000540", "tissue": "UBERON:0000956", "disease": "PATO:0000461"}),
+        ("Disease: none.", {}),
+        ("This cell plays a role in immunity; it is a T cell of the blood.", {"cell_type": "CL:0000084", "tissue": "UBERON:0000178"}),
+        ("This cell is not a B cell but a T cell.", {"cell_type": "CL:0000084"}),
+        ("The cell is a T cell, not a natural killer cell.", {"cell_type": "CL:0000084"}),
+        ("The donor does not have COVID-19 and is not healthy.", {}),
         ("I do not know.", {}),
         ("", {}),
         ("!!! ??? 123", {}),

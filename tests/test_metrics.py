@@ -73,13 +73,18 @@ def test_replicates_are_what_scoring_the_drawn_rows_gives():
     claims = [None if name == NOT_FOUND else Claim(str(name)) for name in said]
     pairs = FieldPairs("life_stage", [Claim(str(name)) for name in truth], claims, np.arange(len(truth)))
     found = pairs.metrics(resampler)
-    drawn = np.vstack(list(resampler._weights()))
-    assert resampler.unit == "donor" and drawn.shape == (60, 7) and (drawn.sum(axis=1) == 7).all()
+    drawn = np.vstack(list(resampler.weights(7)))
+    assert (
+        resampler.groups(np.arange(len(truth)))[0] == "donor"
+        and drawn.shape == (60, 7)
+        and (drawn.sum(axis=1) == 7).all()
+    )
     for replicate in (0, 17, 59):
         rows = np.concatenate(
             [np.tile(np.flatnonzero(np.array(donors) == f"donor{g}"), drawn[replicate, g]) for g in range(7)]
         )
-        labels = sorted({*truth[rows], *said[rows]} - {NOT_FOUND})
+        never_true = set(said) - set(truth)  # what a replicate did not draw is left out, what no row has is not
+        labels = sorted(({*truth[rows]} | (never_true & set(said[rows]))) - {NOT_FOUND})
         assert found["accuracy"][1 + replicate] == pytest.approx(np.mean(truth[rows] == said[rows]))
         assert found["macro_f1"][1 + replicate] == pytest.approx(
             sk.f1_score(truth[rows], said[rows], labels=labels, average="macro", zero_division=0)
@@ -95,7 +100,16 @@ def test_intervals_widen_with_fewer_donors_and_repeat_with_the_seed():
     assert over_donors[1] - over_donors[0] > 3 * (over_cells[1] - over_cells[0])
     assert over_donors[0] < by_donor.mean() < over_donors[1]
     assert over_donors == interval(Resampler(donors, seed=1).means(by_donor, rows))
-    assert Resampler(["only one"] * 5).unit == "cell"
+    assert Resampler(["only one"] * 5).groups(np.arange(5))[0] == "cell"
+
+
+def test_a_figure_that_one_donor_alone_has_is_resampled_by_cell():
+    resampler, values = Resampler(["a"] * 30 + ["b"] * 30), np.tile([0.0, 1.0], 15)
+    unit, group = resampler.groups(np.arange(30))
+    assert unit == "cell" and len(set(group)) == 30
+    low, high = interval(resampler.means(values, np.arange(30)))
+    assert low < 0.4 < 0.6 < high
+    assert resampler.groups(np.arange(60))[0] == "donor"
 
 
 def test_differences_are_paired():
@@ -139,7 +153,9 @@ def test_bleu_is_sacrebleus_and_nltks():
     smoothing = bleu_score.SmoothingFunction().method4
     expected = bleu_score.sentence_bleu([REFERENCES[1].split()], TEXTS[1].split(), smoothing_function=smoothing)
     assert sentences.shape == (4, 4) and sentences[1, 3] == pytest.approx(expected) and sentences[0, 3] == 1
-    assert (sentence_bleu(["", "cell"], REFERENCES[:2]) == 0).all()
+    assert (sentence_bleu([""], REFERENCES[:1]) == 0).all() and (
+        sentence_bleu(["macrophage"], ["macrophage"]) == 1
+    ).all()
     assert corpus_bleu(["", "cell"], REFERENCES[:2])["bleu4"] == 0
 
 

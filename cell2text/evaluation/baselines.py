@@ -12,7 +12,6 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -126,7 +125,9 @@ def fit_baselines(train: Cells, test: Cells, *, methods: Sequence[str] = METHODS
     systems = {"majority": majority(train.rows, n)} if "majority" in methods else {}
     components = None
     if {"knn", "nearest_description"} & set(methods):
-        svd = TruncatedSVD(min(COMPONENTS, min(train.features.shape) - 1), random_state=seed).fit(train.features)
+        svd = TruncatedSVD(max(1, min(COMPONENTS, min(train.features.shape) - 1)), random_state=seed).fit(
+            train.features
+        )
         components = svd.transform(train.features), svd.transform(test.features)
     if "knn" in methods and components:
         systems["knn"] = classify(
@@ -134,7 +135,6 @@ def fit_baselines(train: Cells, test: Cells, *, methods: Sequence[str] = METHODS
             components[1],
             train.rows,
             lambda size: KNeighborsClassifier(min(NEIGHBOURS, size)),
-            pathways_at_once=True,
         )
     if "logistic_regression" in methods:
         systems["logistic_regression"] = classify(
@@ -175,17 +175,13 @@ def lightgbm_system(train: Cells, test: Cells, seed: int) -> System:
     return classify(learned, asked, train.rows, model)
 
 
-def classify(
-    train, test, rows: Sequence[Mapping], model: Callable[[int], object], *, pathways_at_once: bool = False
-) -> System:
+def classify(train, test, rows: Sequence[Mapping], model: Callable[[int], object]) -> System:
     """Predict every field, and which pathways are named, from features.
 
     Parameters
     ----------
     model
         A fresh scikit-learn classifier for so many training cells.
-    pathways_at_once
-        Whether the classifier takes all pathways in one call, rather than one after the other.
     """
     fields: dict[str, list[Claim | None]] = {}
     for name in FIELDS:
@@ -205,12 +201,9 @@ def classify(
     truth = membership([rows[i]["pathways"] for i in named], names)
     varied = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
     scores = np.tile(truth.mean(axis=0), (test.shape[0], 1))
-    if pathways_at_once:
-        found = model(len(named)).fit(train[named], truth[:, varied]).predict_proba(test)  # type: ignore[attr-defined]
-        scores[:, varied] = np.column_stack([share[:, 1] for share in found])
-    elif len(varied):
-        one_by_one = OneVsRestClassifier(model(len(named))).fit(train[named], truth[:, varied].astype(int))
-        scores[:, varied] = one_by_one.predict_proba(test)
+    for column in varied:
+        fitted = model(len(named)).fit(train[named], truth[:, column].astype(int))  # type: ignore[attr-defined]
+        scores[:, column] = fitted.predict_proba(test)[:, 1]
     top = np.argsort(-scores, axis=1, kind="stable")[:, :NAMED]
     return System(fields, [tuple(names[i] for i in best) for best in top])
 

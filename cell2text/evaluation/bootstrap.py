@@ -1,6 +1,6 @@
 """Intervals by resampling donors: cells of one donor are no independent evidence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +13,8 @@ DRAWN_AT_ONCE = 50
 class Resampler:
     """Draws whole donors with replacement; single cells where fewer than two donors are known.
 
+    What is drawn is decided for the rows of each figure: a field that one donor's cells alone have is drawn by cell.
+
     Parameters
     ----------
     donors
@@ -20,25 +22,33 @@ class Resampler:
     n_resamples
         Replicates of every figure.
     seed
-        The same seed draws the same donors, for every figure and every system.
+        The same seed draws the same donors, for every figure of the same rows and every system.
     """
 
     def __init__(self, donors: Sequence[str | None], *, n_resamples: int = 1000, seed: int = 0):
-        self.unit = "donor" if len({donor for donor in donors if donor is not None}) > 1 else "cell"
-        names = [
-            f"donor {donor}" if donor is not None and self.unit == "donor" else f"row {row}"
-            for row, donor in enumerate(donors)
-        ]
-        _, self._group = np.unique(names, return_inverse=True)
-        self.n_groups = int(self._group.max()) + 1 if len(names) else 0
+        self._donors = list(donors)
         self.n_resamples, self.seed = n_resamples, seed
+        self._parts: dict[bytes, tuple[str, np.ndarray]] = {}
 
-    def _weights(self) -> Iterator[np.ndarray]:
+    def groups(self, rows: np.ndarray) -> tuple[str, np.ndarray]:
+        """What is drawn for some rows, `donor` or `cell`, and the number of each row's group."""
+        key = np.asarray(rows, dtype=np.int64).tobytes()
+        if key not in self._parts:
+            donors = [self._donors[row] for row in rows]
+            unit = "donor" if len({donor for donor in donors if donor is not None}) > 1 else "cell"
+            names = [
+                f"donor {donor}" if donor is not None and unit == "donor" else f"row {row}"
+                for row, donor in zip(rows, donors)
+            ]
+            self._parts[key] = unit, np.unique(names, return_inverse=True)[1].ravel() if names else np.zeros(0, int)
+        return self._parts[key]
+
+    def weights(self, n_groups: int) -> Iterator[np.ndarray]:
         """How often each group is drawn, some replicates at a time, shape (n_drawn, n_groups)."""
         rng = np.random.default_rng(self.seed)
-        shares = np.full(self.n_groups, 1 / self.n_groups)
+        shares = np.full(n_groups, 1 / n_groups)
         for start in range(0, self.n_resamples, DRAWN_AT_ONCE):
-            yield rng.multinomial(self.n_groups, shares, size=min(DRAWN_AT_ONCE, self.n_resamples - start))
+            yield rng.multinomial(n_groups, shares, size=min(DRAWN_AT_ONCE, self.n_resamples - start))
 
     def sums(self, contributions: np.ndarray | sp.spmatrix, rows: np.ndarray) -> np.ndarray:
         """Sums over the drawn rows of what each row contributes.
@@ -54,18 +64,25 @@ class Resampler:
         -------
         Shape (1 + n_resamples, n_values), the first over all rows as they are.
         """
-        n = len(rows)
-        membership = sp.csr_matrix((np.ones(n), (self._group[rows], np.arange(n))), shape=(self.n_groups, n))
-        by_group = membership @ contributions
-        by_group = by_group.toarray() if sp.issparse(by_group) else np.asarray(by_group)
-        return np.vstack([by_group.sum(axis=0)[None], *(weights @ by_group for weights in self._weights())])
+        _, group = self.groups(rows)
+        n, n_groups = len(rows), int(group.max()) + 1 if len(group) else 0
+        membership = sp.csr_matrix((np.ones(n), (group, np.arange(n))), shape=(n_groups, n))
+        by_group = sp.csr_matrix(membership @ sp.csr_matrix(contributions))
+        drawn = [np.asarray(weights @ by_group) for weights in self.weights(n_groups)] if n_groups else []
+        return np.vstack([np.asarray(by_group.sum(axis=0)), *drawn])
 
     def means(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Mean of one value a row, and its replicates, shape (1 + n_resamples,); NaN values are left out."""
-        there = np.isfinite(values)
-        sums = self.sums(np.column_stack([np.where(there, values, 0.0), there]), rows)
-        with np.errstate(invalid="ignore"):
-            return sums[:, 0] / sums[:, 1]
+        return next(iter(self.all_means({"value": values}, rows).values()))
+
+    def all_means(self, values: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Means of several values a row, on one set of draws."""
+        there = {name: np.isfinite(value) for name, value in values.items()}
+        known = np.column_stack([np.where(there[name], value, 0.0) for name, value in values.items()])
+        sums = self.sums(np.hstack([known, np.column_stack(list(there.values()))]), rows)
+        n = len(values)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {name: sums[:, i] / sums[:, n + i] for i, name in enumerate(values)}
 
 
 def interval(replicates: np.ndarray) -> list[float] | None:

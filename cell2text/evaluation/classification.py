@@ -123,8 +123,8 @@ def classification_metrics(
     truth, predicted
         Label numbers of each pair; -1 for a prediction that was not found, which is wrong for every label.
     n_labels
-        Number of labels. Means go over the labels that occur as truth or as prediction; balanced accuracy and weighted
-        means over those that occur as truth, as scikit-learn has it.
+        Number of labels. Means go over the labels that occur as truth or as prediction in the data, the first
+        replicate; balanced accuracy and weighted means over those that occur as truth, as scikit-learn has it.
     """
     n_pairs = len(truth)
 
@@ -139,7 +139,9 @@ def classification_metrics(
         recall = np.where(support > 0, right / support, 0.0)
         precision = np.where(called > 0, right / called, 0.0)
         f1 = np.where(support + called > 0, 2 * right / (support + called), 0.0)
-        union, present, total = support + called > 0, support > 0, support.sum(axis=1)
+        present, total = support > 0, support.sum(axis=1)
+        # A label that a replicate did not draw is left out of its means; one that no row has, but some text, is not.
+        union = present | ((support[:1] == 0) & (called > 0))
         macro = {
             name: (values * union).sum(axis=1) / union.sum(axis=1)
             for name, values in (("f1", f1), ("precision", precision), ("recall", recall))

@@ -5,7 +5,7 @@ is searched for ontology labels and synonyms, longest match first. What is not f
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations
@@ -19,14 +19,18 @@ from cell2text.evaluation.similarity import load_graph
 FIELDS = ("cell_type", "tissue", "disease", "sex", "life_stage")
 GRAPHS = {"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO"}
 NORMAL = "normal"
+MOST_SENTENCES = 5  # of what follows "comes from", tried as parts of one name
 
 TYPE_START = re.compile(r"This cell is an? ")
 NEXT_SENTENCE = re.compile(r"\. (?:It comes from|Its most active pathways?) ")
 ORIGIN = re.compile(r"(?:^This cell|(?:^|(?<= ))It) comes from (?P<body>.+?)(?=\. Its most active pathways? |\.?$)")
 DONOR = re.compile(
-    r"(?:^|(?P<tissue>.+?) of )an? (?P<healthy>healthy )?(?:(?P<sex>\S+) )?donor(?P<rest> with .+| in .+|)$"
+    r"(?:^|(?P<tissue>.+?) of )an? (?P<healthy>(?:healthy|normal) )?(?:(?P<sex>male|female|mixed|hermaphrodite) )?"
+    r"(?:donor|patient|person)(?P<rest> with .+| (?:in|during) .+|)$"
 )
 PATHWAYS = re.compile(r"(?:^This cell's|(?:^|(?<= ))Its) most active pathways? (?:is|are) (?P<names>.+?)\.?$")
+# What follows a name and explains it, or says where the cell is from.
+APPOSITION = re.compile(r", (?:an?|the|which|that)\b | (?:that|which|found|located|from|in the|of the)\b ")
 STAGES = sorted(set(LIFE_STAGES.values()), key=len, reverse=True)
 # Words of free text for a stage, the first that is found wins.
 STAGE_WORDS = {
@@ -40,7 +44,9 @@ STAGE_WORDS = {
     "older adult": "late adulthood", "adult": "adulthood",
 }  # fmt: skip
 MALE, FEMALE = re.compile(r"\b(?:male|man|boy)\b", re.I), re.compile(r"\b(?:female|woman|girl)\b", re.I)
-HEALTHY = re.compile(r"\b(?:healthy|normal|disease-free|unaffected|without disease|no (?:known )?disease)\b", re.I)
+HEALTHY = re.compile(
+    r"(?<!not )(?<!non-)\b(?:healthy|normal|disease-free|unaffected|without disease|no (?:known )?disease)\b", re.I
+)
 CLAIMED_TYPE = re.compile(
     r"\b(?:(?:cell|it|this) is|consists of) (?:most |very )?(?:likely |probably )?an? (?P<name>[^.:;]+)", re.I
 )
@@ -90,7 +96,15 @@ def claim(name: str, label: str | None) -> Claim | None:
     term = resolve(name, label)
     if term.term_id:
         return Claim(str(term.label), term.term_id)
-    inside = find_phrases(name, label) if name in GRAPHS else []
+    if name == "cell_type":
+        label_start = APPOSITION.split(label, maxsplit=1)[0]
+        first = [phrase for phrase in find_phrases(name, label_start) if phrase.start == 0]
+        if first:
+            return Claim(label, first[0].term_id)
+        label_part = label_start
+    else:
+        label_part = label
+    inside = find_phrases(name, label_part) if name in GRAPHS else []
     if not inside or (name == "disease" and len(inside) > 1):  # two diseases are not one of them
         return Claim(label)
     return Claim(label, max(inside, key=lambda phrase: phrase.stop - phrase.start).term_id)
@@ -111,7 +125,7 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
     pathways
         Gene-set names that may be claimed. Without them pathways come back in the text's own words.
     """
-    text = " ".join(text.split())
+    text = " ".join(re.sub(r"\s*\n\s*", "; ", text.strip()).split())
     found: dict[str, Claim | None] = {}
     left: list[str] = []
     rest = text
@@ -119,13 +133,17 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
     if start:
         name, rest = split_type(text[start.end() :])
         found["cell_type"] = claim("cell_type", name)
+        if not resolves("cell_type", name):  # "a B cell from the lung": the rest may say more
+            left.append(name)
     elif resolves("cell_type", text.rstrip(".")):
         found["cell_type"], rest = claim("cell_type", text.rstrip(".")), ""
     origin = ORIGIN.search(rest)
     if origin:
         read, tail = read_origin(origin["body"])
         found |= read
-        left += [rest[: origin.start()], tail]
+        tissue = read["tissue"]
+        unread = origin["body"] if tissue and not resolves("tissue", tissue.label) else ""
+        left += [rest[: origin.start()], unread, tail]
         rest = rest[origin.end() :]
     listed = PATHWAYS.search(rest)
     named: tuple[str, ...] = ()
@@ -134,7 +152,7 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
         named = read_pathways(listed["names"], pathways)
     else:
         left.append(rest)
-    free = " ".join(part for part in left if part.strip(" ."))
+    free = ". ".join(part for part in left if part.strip(" ."))
     against = contradictions(found, origin["body"] if origin else "", free)
     if free:
         for name in FIELDS:
@@ -167,7 +185,7 @@ def read_origin(body: str) -> tuple[dict[str, Claim | None], str]:
 
     Several sentences are taken for one name only where no shorter part of them names terms: "St. Louis encephalitis".
     """
-    stops = [match.start() for match in re.finditer(r"\. ", body)]
+    stops = [match.start() for match in re.finditer(r"\. ", body)][:MOST_SENTENCES]
     for stop in stops:
         read = parse_origin(body[:stop])
         if all(value is None or value.term_id or name == "life_stage" for name, value in read.items()):
@@ -187,8 +205,9 @@ def parse_origin(body: str) -> dict[str, Claim | None]:
     disease, stage = None, None
     rest = donor["rest"]
     if not (rest.startswith(" with ") and resolves("disease", rest[6:])):
-        stage = next((stage for stage in STAGES if rest.endswith(f" in {stage}")), None)
-        rest = rest[: -len(f" in {stage}")] if stage else rest
+        ends = ((stage, f" {word} {stage}") for stage in STAGES for word in ("in", "during"))
+        stage, end = next((pair for pair in ends if rest.endswith(pair[1])), (None, ""))
+        rest = rest.removesuffix(end)
     if rest.startswith(" with "):
         disease = rest[6:]
     elif donor["healthy"]:
@@ -197,30 +216,42 @@ def parse_origin(body: str) -> dict[str, Claim | None]:
     return read | {name: claim(name, words) for name, words in said.items()}
 
 
-def read_pathways(text: str, names: Sequence[str]) -> tuple[str, ...]:
+def read_pathways(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Gene sets of an enumeration; those that `names` does not hold stay in the text's own words."""
-    by_words = dict(sorted(((pathway_words(name), name) for name in names), key=lambda pair: -len(pair[0])))
+    index = pathway_index(names)
     found, rest = [], text
     while rest:
-        words = next((words for words in by_words if re.match(rf"{re.escape(words)}(?:, | and |$)", rest)), None)
-        if words is None:
-            words = re.split(r", | and ", rest, maxsplit=1)[0]
-        found.append(by_words.get(words, words))
-        rest = re.sub(r"^(?:, | and )", "", rest[len(words) :])
+        stops = [match.start() for match in re.finditer(r", | and |$", rest)]
+        stop = next((stop for stop in reversed(stops) if rest[:stop].casefold() in index), stops[0])
+        found.append(index.get(rest[:stop].casefold(), rest[:stop]))
+        rest = re.sub(r"^(?:, | and )", "", rest[stop:])
     return tuple(dict.fromkeys(found))
 
 
-def pathways_in(text: str, names: Sequence[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=8)
+def pathway_index(names: tuple[str, ...]) -> dict[str, str]:
+    """Gene sets by their names in words, and as written in their file, in small letters."""
+    return {form.casefold(): name for name in reversed(names) for form in (name, pathway_words(name))}
+
+
+@lru_cache(maxsize=8)
+def pathway_phrases(names: tuple[str, ...]) -> tuple[dict[tuple[str, ...], str], int]:
+    """The same by their words, and the words of the longest."""
+    found = {tuple(re.findall(r"\w+", form)): name for form, name in pathway_index(names).items()}
+    return found, max(map(len, found), default=0)
+
+
+def pathways_in(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """Gene sets whose name in words, or as written in their file, stands in a text; none inside a longer one."""
-    found: list[tuple[int, str]] = []
-    left = text.casefold()
-    forms = [(form.casefold(), name) for name in names for form in (pathway_words(name), name)]
-    for words, name in sorted(forms, key=lambda form: -len(form[0])):
-        match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", left)
-        if match:
-            found.append((match.start(), name))
-            left = left[: match.start()] + "\0" * len(words) + left[match.end() :]
-    return tuple(dict.fromkeys(name for _, name in sorted(found)))
+    index, longest = pathway_phrases(names)
+    words, found, start = re.findall(r"\w+", text.casefold()), [], 0
+    while start < len(words):
+        stops = range(min(len(words), start + longest), start, -1)
+        stop = next((stop for stop in stops if tuple(words[start:stop]) in index), None)
+        if stop is not None:
+            found.append(index[tuple(words[start:stop])])
+        start = stop or start + 1
+    return tuple(dict.fromkeys(found))
 
 
 def read_free(name: str, text: str) -> Claim | None:
@@ -228,7 +259,10 @@ def read_free(name: str, text: str) -> Claim | None:
     if name in GRAPHS:
         claimed = CLAIMED_TYPE.search(text) if name == "cell_type" else None
         for part in ([claimed["name"]] if claimed else []) + [text]:
+            said = claim(name, part) if name == "cell_type" and part is not text else None
             phrase = longest_phrase(name, part)
+            if said and said.term_id:
+                return Claim(label_of(said.term_id), said.term_id)
             if phrase:
                 return Claim(label_of(phrase.term_id), phrase.term_id)
         return claim("disease", NORMAL) if name == "disease" and HEALTHY.search(text) else None

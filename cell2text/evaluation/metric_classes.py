@@ -17,7 +17,7 @@ from cell2text.evaluation.classification import FieldPairs, truth_claim
 from cell2text.evaluation.fields import FIELDS, GRAPHS, Claim, claim, read_fields
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.phrases import is_term
-from cell2text.evaluation.settings import model_name, settings_hash
+from cell2text.evaluation.settings import LIBRARIES, model_name, settings_hash, version_of
 from cell2text.evaluation.text_metrics import text_figures
 
 
@@ -90,4 +90,5 @@ def points(replicates: dict[str, np.ndarray]) -> dict[str, float]:
 
 def with_hash(found: dict, **settings) -> dict:
     used = {"version": importlib.metadata.version("cell2text"), "ontologies": ontology_versions(), **settings}
+    used["libraries"] = {name: version_of(name) for name in LIBRARIES}
     return {**found, "settings_hash": settings_hash(used)}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from cell2text.data.ontology import current_term, label_of, names_of
+from cell2text.data.ontology import ancestors, current_term, label_of, names_of
 
 
 GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", (
@@ -17,9 +17,13 @@ NOT_NAMES = {
     "animal", "body", "cell", "cells", "condition", "disease", "disorder", "donor", "female", "healthy", "human",
     "human disease", "human disease or disorder", "male", "material entity", "normal", "organ", "organism", "region",
     "structure", "syndrome", "tissue", "whole body", "anatomical structure", "entity", "part", "unknown", "control",
+    "role", "rich", "common",
     "all", "and", "arm", "can", "large", "lip", "may", "not", "set", "small", "the", "was", "adult", "child", "type",
 }  # fmt: skip
 SHORTEST = 4  # letters of a name that is one word and a synonym only
+STOPS = re.compile(r"[.:;{}|\"\n]+(?:\s|$)|[{}|\"\n]")  # no name goes on behind one
+NEGATIONS = {"not", "no", "non", "without", "never", "neither", "nor"}
+DISEASE = "MONDO:0000001"
 PREFIXES = {"tissue": "UBERON:", "disease": "MONDO:", "cell_type": "CL:"}
 
 
@@ -52,19 +56,28 @@ def index_of(field: str) -> tuple[dict[tuple[str, ...], tuple[str, str]], int]:
         for name, terms in names.items():
             words = tuple(words_of(name))
             if (
-                name in NOT_NAMES
+                words in NO_NAMES
                 or not words
                 or (len(words) == 1 and len(words[0]) < (2, SHORTEST)[route == "synonym"])
             ):
                 continue
-            fitting = (term for term in terms if term.startswith(PREFIXES[field]))
-            meanings.setdefault(words, set()).update(t for t in fitting if "organism" not in label_of(t))  # an adult
+            meanings.setdefault(words, set()).update(term for term in terms if can_be_claimed(field, term))
         found |= {words: (next(iter(terms)), route) for words, terms in meanings.items() if len(terms) == 1}
     return found, max(map(len, found), default=0)
 
 
+NO_NAMES = {tuple(words_of(name)) for name in NOT_NAMES}
+
+
+def can_be_claimed(field: str, term: str) -> bool:
+    """Whether a text may say a term of a cell: no organism ("an adult"), no property of diseases ("common")."""
+    if not term.startswith(PREFIXES[field]) or "organism" in label_of(term):
+        return False
+    return field != "disease" or DISEASE in ancestors(term)
+
+
 def find_phrases(field: str, text: str) -> list[Phrase]:
-    """Terms that a text names, from left to right, at each place the longest name.
+    """Terms that a text names, from left to right, at each place the longest name; none across a stop, none denied.
 
     Parameters
     ----------
@@ -72,7 +85,16 @@ def find_phrases(field: str, text: str) -> list[Phrase]:
         `cell_type`, `tissue` or `disease`.
     """
     index, longest = index_of(field)
-    return list(_scan(words_of(text), index, longest))
+    found: list[Phrase] = []
+    before = 0
+    for part in STOPS.split(text):
+        words = words_of(part)
+        for phrase in _scan(words, index, longest):
+            denied = NEGATIONS & set(words[max(0, phrase.start - 3) : phrase.start])
+            if not denied:
+                found.append(Phrase(before + phrase.start, before + phrase.stop, phrase.term_id, phrase.route))
+        before += len(words) + 1
+    return found
 
 
 def _scan(words: list[str], index: dict, longest: int) -> Iterator[Phrase]:

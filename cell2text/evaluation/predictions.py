@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from cell2text.data.ontology import known, life_stage
+from cell2text.data.ontology import known, life_stage, resolve
 from cell2text.evaluation.fields import FIELDS
 from cell2text.evaluation.phrases import is_term
 
@@ -85,9 +85,9 @@ def checked_rows(rows: Iterable[Mapping], references: Iterable[Mapping] | None =
                 f"prediction{example(missing)}, {len(further):,} predictions have no reference{example(further)}."
             )
         found = [{**row, **by_id[str(row["cell_id"])], "prediction": row["prediction"]} for row in found]
-    absent = Counter(name for row in found for name in ("reference", *FIELDS, *LISTS) if row.get(name) is None)
     unknown_ids: Counter = Counter()
     clean = [clean_row(row, unknown_ids) for row in found]
+    absent = Counter(name for row in clean for name in ("reference", *FIELDS, *LISTS) if not row[name])
     notes: dict[str, Any] = {
         "rows": len(clean),
         "missing": dict(sorted(absent.items())),
@@ -121,15 +121,22 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
             unknown_ids[term] += 1
             term = None
         clean[f"{name}_ontology_term_id"] = term
+        if term and not clean[name]:
+            clean[name] = resolve(name, None, term).label
     for name in LISTS:
         if not isinstance(row.get(name), (list, tuple, type(None))):
             raise ValueError(f"Cell {clean['cell_id']!r}: {name} is {row[name]!r}, expected a list of names.")
         clean[name] = None if row.get(name) is None else tuple(map(str, row[name]))
+    if not clean["pathways"] and not clean["pathways_active"]:  # none were scored: an empty list is no finding
+        clean["pathways"] = clean["pathways_active"] = None
     if clean["donor_id"] and clean["dataset_id"]:
         clean["donor_id"] = f"{clean['dataset_id']}: {clean['donor_id']}"  # names like "donor1" are common
     for name in TEXTS:
-        if clean[name] is not None and not isinstance(clean[name], str):
-            raise ValueError(f"Cell {clean['cell_id']!r}: {name} is a {type(clean[name]).__name__}, expected text.")
+        value = clean[name]
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"Cell {clean['cell_id']!r}: {name} is a {type(value).__name__}, expected text.")
+        if value is not None:  # half of a surrogate pair is valid JSON, and no text
+            clean[name] = value.encode("utf-8", "replace").decode("utf-8")
     return clean
 
 

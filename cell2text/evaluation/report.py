@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
 from cell2text.evaluation.fields import FIELDS
 from cell2text.evaluation.systems import field_pairs
-from cell2text.figures import svg
+from cell2text.figures import plain, svg
 from vocabulary_cell2text import write_atomically
 
 
@@ -38,7 +38,7 @@ FIGURE_NAMES = {
     "accuracy": "accuracy", "lenient_accuracy": "lenient accuracy", "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1", "weighted_f1": "weighted F1", "macro_precision": "macro precision",
     "macro_recall": "macro recall", "pagerank_similarity": "PageRank similarity", "lin_similarity": "Lin similarity",
-    "common_ancestor_distance": "steps over the common ancestor", "subset_accuracy": "both pathways right",
+    "common_ancestor_distance": "steps", "subset_accuracy": "both pathways right",
     "jaccard": "Jaccard", "micro_f1": "micro F1", "auroc": "AUROC", "auprc": "AUPRC", "exact_match": "exact match",
     "bleu1": "BLEU-1", "bleu4": "BLEU-4", "sentence_bleu4": "sentence BLEU-4", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1", "words": "words", "cut_off": "cut off",
@@ -47,8 +47,8 @@ FIGURE_NAMES = {
     "share_of_pathway_claims_true": "pathway claims true of the cell",
 }  # fmt: skip
 OF_TERMS = (
-    "accuracy", "lenient_accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "pagerank_similarity",
-    "lin_similarity",
+    "accuracy", "lenient_accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall",
+    "pagerank_similarity", "lin_similarity", "common_ancestor_distance",
 )  # fmt: skip
 TABLES: dict[str, tuple[str, ...]] = dict.fromkeys(FIELDS, OF_TERMS) | {
     "pathways": ("subset_accuracy", "jaccard", "micro_f1", "macro_f1", "weighted_f1", "auroc", "auprc"),
@@ -65,7 +65,7 @@ PARTS = {
 
 
 def write_report(evaluation: "Evaluation", out: Path, *, embeddings: np.ndarray | None, seed: int) -> None:
-    """Write `report.html`, `report.md`, and last `metrics.json`, each at once or not at all."""
+    """Write `metrics.json`, `report.md` and `report.html`, each at once or not at all; pictures come last."""
     out.mkdir(parents=True, exist_ok=True)
     metrics = evaluation.metrics
     tables = [table_of(metrics, part) for part in PARTS if part in metrics]
@@ -87,11 +87,11 @@ def write_report(evaluation: "Evaluation", out: Path, *, embeddings: np.ndarray 
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
+    write_atomically(out / METRICS, json.dumps(metrics, indent=1) + "\n")
     write_atomically(out / "report.md", environment.get_template("report.md").render(**context))
     map_figure = None if embeddings is None else embedding_map(embeddings, pairs, len(evaluation.rows), seed)
     page = environment.get_template("report.html").render(**context, figures=figures, map=map_figure)
     write_atomically(out / "report.html", page)
-    write_atomically(out / METRICS, json.dumps(metrics, indent=1) + "\n")
 
 
 def learned(settings: dict) -> str:
@@ -109,7 +109,9 @@ def table_of(metrics: dict, part: str) -> dict:
         for name, scores in by_system.items()
         if scores
     ]
-    return {"part": PARTS[part], "n": metrics[part]["n"], "columns": [FIGURE_NAMES[c] for c in columns], "lines": lines}
+    found = metrics[part]
+    size = f"{found['n']:,} cells" + (f" of {found['groups']:,} donors" if found["resampled"] == "donor" else "")
+    return {"part": PARTS[part], "size": size, "columns": [FIGURE_NAMES[c] for c in columns], "lines": lines}
 
 
 DIFFERENCES = {
@@ -159,7 +161,7 @@ def confusion_figure(pairs: FieldPairs) -> str:
     other = counts[frequent].sum(axis=1) - counts[np.ix_(frequent, frequent)].sum(axis=1) - counts[frequent, n]
     shown = np.column_stack([counts[np.ix_(frequent, frequent)], other, counts[frequent, n]])
     shown = shown / shown.sum(axis=1, keepdims=True)
-    names = [pairs.labels[i] for i in frequent]
+    names = [plain(pairs.labels[i]) for i in frequent]
     size = 2.5 + 0.24 * len(names)
     figure = Figure(figsize=(size + 3, size + 1.5), layout="constrained")
     axes = figure.subplots()
@@ -181,6 +183,9 @@ def embedding_map(embeddings: np.ndarray, pairs: dict[str, FieldPairs], n_rows: 
     if len(chosen) > MOST_POINTS:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST_POINTS, replace=False))
     points = np.asarray(embeddings, dtype=np.float32)[found.rows[chosen]]
+    flat = points.ndim != 2 or points.shape[1] < 2 or not np.isfinite(points).all()
+    if flat or len(np.unique(points, axis=0)) < 5:  # t-SNE has nothing to spread
+        return None
     perplexity = min(30, max(2, (len(chosen) - 1) // 3))
     plane = TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(points)
     truth, said = ([names[i] for i in chosen] for names in (found.truth_names, found.predicted_names))
@@ -191,7 +196,9 @@ def embedding_map(embeddings: np.ndarray, pairs: dict[str, FieldPairs], n_rows: 
             there = np.array([n == name if name else n not in frequent for n in names])
             colour = "#cccccc" if name is None else palette(i)
             label = name or "another label"
-            axes.scatter(*plane[there].T, s=9, color=colour, label=label, linewidths=0, rasterized=len(chosen) > 1500)
+            axes.scatter(
+                *plane[there].T, s=9, color=colour, label=plain(label), linewidths=0, rasterized=len(chosen) > 1500
+            )
         axes.set_title(title, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -217,7 +224,7 @@ def worst_errors(evaluation: "Evaluation", pairs: dict[str, FieldPairs]) -> list
     graph = load_graph({"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO"}[name])
     wrong = np.flatnonzero(~found.correct())
     near = {i: graph.pagerank_similarity(*found.terms_of(i)) for i in wrong.tolist()}
-    first = sorted(near, key=lambda i: (near[i], i))[:MOST_ERRORS]
+    first = sorted(near, key=lambda i: (found.predicted_names[i] == NOT_FOUND, near[i], i))[:MOST_ERRORS]
     return [
         {
             "cell_id": row["cell_id"],

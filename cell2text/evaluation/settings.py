@@ -24,8 +24,6 @@ def settings_of(resampler: Resampler, bertscore_model: str | None, training: Tra
     used = {
         "version": importlib.metadata.version("cell2text"),
         "fields": list(FIELDS),
-        "resampled": resampler.unit,
-        "groups": resampler.n_groups,
         "resamples": resampler.n_resamples,
         "seed": resampler.seed,
         "bertscore_model": None if bertscore_model is None else model_name(bertscore_model),

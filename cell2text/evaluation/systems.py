@@ -81,14 +81,17 @@ def score_system(
 ) -> tuple[dict, Replicates]:
     """Every figure of a system, with its interval, and its replicates for comparisons."""
     replicates: Replicates = {}
-    sizes: dict[str, int] = {}
+    sizes: dict[str, dict] = {}
     for name, found in (pairs or field_pairs(system, rows)).items():
-        replicates[name], sizes[name] = found.metrics(resampler), len(found.rows)
+        replicates[name], sizes[name] = found.metrics(resampler), group_sizes(resampler, found.rows)
     if system.pathways is not None:
         there = np.array([i for i, row in enumerate(rows) if row["pathways"]], dtype=np.int64)
         if len(there):
             truths, said = [rows[i]["pathways"] for i in there], [system.pathways[i] for i in there]
-            replicates["pathways"], sizes["pathways"] = pathway_metrics(truths, said, there, resampler), len(there)
+            replicates["pathways"], sizes["pathways"] = (
+                pathway_metrics(truths, said, there, resampler),
+                group_sizes(resampler, there),
+            )
     extra: dict[str, dict] = {}
     if system.texts is not None:
         score_texts(system, rows, resampler, bertscore_model, replicates, sizes, extra)
@@ -101,12 +104,12 @@ def score_texts(system, rows, resampler, bertscore_model, replicates, sizes, ext
     if len(there):
         texts, references = [system.texts[i] for i in there], [rows[i]["reference"] for i in there]
         corpus, values = text_figures(texts, references, bertscore_model)
-        replicates["text"] = {name: resampler.means(value, there) for name, value in values.items()}
-        sizes["text"], extra["text"] = len(there), corpus
+        replicates["text"] = resampler.all_means(values, there)
+        sizes["text"], extra["text"] = group_sizes(resampler, there), corpus
     everyone = np.arange(len(rows))
     contradicting = np.array([bool(found) for found in system.contradictions], dtype=float)
     replicates["truthfulness"] = {"contradicts_itself": resampler.means(contradicting, everyone)}
-    sizes["truthfulness"] = len(rows)
+    sizes["truthfulness"] = group_sizes(resampler, everyone)
     claiming = np.array(
         [i for i, row in enumerate(rows) if row["pathways_active"] is not None and system.pathways[i]], dtype=np.int64
     )
@@ -119,11 +122,17 @@ def score_texts(system, rows, resampler, bertscore_model, replicates, sizes, ext
         extra["truthfulness"] = {"texts_with_pathway_claims": len(claiming)}
 
 
-def summarise(replicates: Replicates, sizes: Mapping[str, int], extra: Mapping[str, Mapping]) -> dict:
+def group_sizes(resampler: Resampler, rows: np.ndarray) -> dict:
+    """Rows of a part, and how many donors or cells its intervals are drawn from."""
+    unit, group = resampler.groups(rows)
+    return {"n": len(rows), "resampled": unit, "groups": int(group.max()) + 1 if len(group) else 0}
+
+
+def summarise(replicates: Replicates, sizes: Mapping[str, Mapping], extra: Mapping[str, Mapping]) -> dict:
     """Figures and intervals as they stand in `metrics.json`; a figure that is undefined is null."""
     return {
         part: {
-            "n": sizes[part],
+            **sizes[part],
             **extra.get(part, {}),
             **{name: number(values[0]) for name, values in figures.items()},
             "intervals": {name: bounds for name, values in figures.items() if (bounds := interval(values)) is not None},

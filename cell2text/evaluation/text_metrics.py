@@ -33,7 +33,7 @@ def sentence_bleu(predictions: Sequence[str], references: Sequence[str]) -> np.n
     smoothing, weights = SmoothingFunction().method4, [(1 / n,) * n for n in range(1, 5)]
     tokenized = [(text.split(), reference.split()) for text, reference in zip(predictions, references)]
     found = [
-        score([reference], text, weights, smoothing_function=smoothing) if len(text) > 1 else [0.0] * 4
+        score([reference], text, weights, smoothing_function=smoothing) if text else [0.0] * 4
         for text, reference in tokenized
     ]
     return np.array(found, dtype=float).reshape(-1, 4)

@@ -168,6 +168,7 @@ def read_counts(parts: Iterable["Dataset"], files: Sequence[str], layer: str | N
         if len(numbers):
             with open_source(source, layer) as reader:
                 part = ad.AnnData(reader.counts_of(numbers), var=reader.var()[[]])
+            part.var_names_make_unique()  # symbols often stand twice
             part.obs_names = [f"{name}|{number}" for number in numbers]
             found.append(part)
     return ad.concat(found, join="outer", fill_value=0)[[f"{name}|{row}" for name, row in wanted]]

@@ -163,9 +163,8 @@ def result_words(metrics: dict | None) -> str:
     for name, scores in ({"cell2text": metrics} | metrics["systems"]).items():
         figures = [cell(scores[part], "accuracy") if part in scores else "" for part in parts]
         lines.append(f"| {SYSTEM_NAMES[name]} | " + " | ".join(figures) + " |")
-    settings = metrics["settings"]
     note = (
-        f"{metrics['input']['rows']:,} held-out cells of {settings['groups']:,} {settings['resampled']}s; all figures "
-        f"are in `evaluation/metrics.json` (settings `{settings['hash']}`)."
+        f"{metrics['input']['rows']:,} held-out cells; all figures are in `evaluation/metrics.json` (settings "
+        f"`{metrics['settings']['hash']}`)."
     )
     return "\n".join([*lines, "", note])
