@@ -8,7 +8,6 @@ It reads texts and counts, and never the model.
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from cell2text.evaluation.predictions import checked_rows, read_rows
 from cell2text.evaluation.report import write_report
 from cell2text.evaluation.settings import settings_of
 from cell2text.evaluation.systems import (
+    Evaluation,
     Replicates,
-    System,
     compare,
     field_pairs,
     pathway_names_of,
@@ -33,15 +32,6 @@ from cell2text.evaluation.text_metrics import offline_bert_model
 logger = logging.getLogger(__name__)
 
 Rows = str | os.PathLike | Iterable[Mapping]
-
-
-@dataclass
-class Evaluation:
-    """The rows and every system that answered for them: what the report is drawn from."""
-
-    rows: list[dict]
-    systems: dict[str, System]
-    metrics: dict = field(default_factory=dict)
 
 
 def evaluate_predictions(

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -11,13 +10,10 @@ from sklearn.manifold import TSNE
 
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
 from cell2text.evaluation.fields import FIELDS
-from cell2text.evaluation.systems import field_pairs
+from cell2text.evaluation.similarity import load_graph
+from cell2text.evaluation.systems import Evaluation, field_pairs
 from cell2text.figures import plain, svg
 from vocabulary_cell2text import write_atomically
-
-
-if TYPE_CHECKING:
-    from cell2text.evaluation.evaluate import Evaluation
 
 
 METRICS = "metrics.json"
@@ -64,7 +60,7 @@ PARTS = {
 }  # fmt: skip
 
 
-def write_report(evaluation: "Evaluation", out: Path, *, embeddings: np.ndarray | None, seed: int) -> None:
+def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | None, seed: int) -> None:
     """Write `metrics.json`, `report.md` and `report.html`, each at once or not at all; pictures come last."""
     out.mkdir(parents=True, exist_ok=True)
     metrics = evaluation.metrics
@@ -213,10 +209,8 @@ def palette(i: int) -> tuple:
     return colormaps["tab20"]([n for n in range(20) if n not in (14, 15)][i % 18])  # grey is for all other labels
 
 
-def worst_errors(evaluation: "Evaluation", pairs: dict[str, FieldPairs]) -> list[dict]:
+def worst_errors(evaluation: Evaluation, pairs: dict[str, FieldPairs]) -> list[dict]:
     """Rows whose cell type is wrong, those farthest off in the ontology first; by tissue where no type is known."""
-    from cell2text.evaluation.similarity import load_graph
-
     name = next((name for name in ("cell_type", "tissue", "disease") if name in pairs), None)
     if name is None:
         return []

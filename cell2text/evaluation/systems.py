@@ -44,6 +44,15 @@ class System:
     contradictions: list[tuple[str, ...]] = field(default_factory=list)
 
 
+@dataclass
+class Evaluation:
+    """The rows and every system that answered for them: what the report is drawn from."""
+
+    rows: list[dict]
+    systems: dict[str, System]
+    metrics: dict = field(default_factory=dict)
+
+
 def system_of_texts(texts: Sequence[str], pathway_names: Sequence[str]) -> System:
     """Read every text's fields."""
     names = tuple(pathway_names)
