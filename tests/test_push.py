@@ -156,7 +156,7 @@ def test_a_folder_that_others_could_not_load_is_refused(saved, missing, message)
         files_to_push(saved, adapter=True)
 
 
-def test_an_adapter_goes_with_the_card_of_its_run(saved):
+def test_an_adapter_goes_with_the_card_of_its_run(saved, tmp_path):
     adapter = saved / "adapter"
     adapter.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "training_args.bin"):
@@ -165,6 +165,9 @@ def test_an_adapter_goes_with_the_card_of_its_run(saved):
     found = {upload.name: upload.path for upload in files_to_push(saved, adapter=True)}
     assert set(found) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
     assert found["README.md"].read_text() == CARD
+    with stand_in() as hub:
+        command("push", saved, "lab/adapter", "--adapter", hub=hub, home=tmp_path / "home")
+        assert hub.files("lab/adapter") == {name: path.read_bytes() for name, path in found.items()}
 
 
 def test_the_whole_data_set_arrives_and_nothing_else(tmp_path):

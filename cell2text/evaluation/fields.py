@@ -96,17 +96,12 @@ def claim(name: str, label: str | None) -> Claim | None:
     term = resolve(name, label)
     if term.term_id:
         return Claim(str(term.label), term.term_id)
-    if name == "cell_type":
-        label_start = APPOSITION.split(label, maxsplit=1)[0]
-        first = [phrase for phrase in find_phrases(name, label_start) if phrase.start == 0]
-        if first:
-            return Claim(label, first[0].term_id)
-        label_part = label_start
-    else:
-        label_part = label
-    inside = find_phrases(name, label_part) if name in GRAPHS else []
+    words = APPOSITION.split(label, maxsplit=1)[0] if name == "cell_type" else label
+    inside = find_phrases(name, words) if name in GRAPHS else []
     if not inside or (name == "disease" and len(inside) > 1):  # two diseases are not one of them
         return Claim(label)
+    if name == "cell_type" and inside[0].start == 0:  # a name comes before what explains it
+        return Claim(label, inside[0].term_id)
     return Claim(label, max(inside, key=lambda phrase: phrase.stop - phrase.start).term_id)
 
 

@@ -29,12 +29,11 @@ PREFIXES = {"tissue": "UBERON:", "disease": "MONDO:", "cell_type": "CL:"}
 
 @dataclass(frozen=True)
 class Phrase:
-    """A term named in a text: its place among the words, and whether by label or synonym."""
+    """A term named in a text, and its place among the words."""
 
     start: int
     stop: int
     term_id: str
-    route: str
 
 
 def words_of(text: str) -> list[str]:
@@ -48,9 +47,9 @@ def singular(word: str) -> str:
 
 
 @cache
-def index_of(field: str) -> tuple[dict[tuple[str, ...], tuple[str, str]], int]:
-    """Term and route of every name that means one term alone, and the words of the longest name."""
-    found: dict[tuple[str, ...], tuple[str, str]] = {}
+def index_of(field: str) -> tuple[dict[tuple[str, ...], str], int]:
+    """Term of every name that means one term alone, and the words of the longest name."""
+    found: dict[tuple[str, ...], str] = {}
     for route, names in reversed(list(zip(("label", "synonym"), names_of(field)))):
         meanings: dict[tuple[str, ...], set[str]] = {}
         for name, terms in names.items():
@@ -62,7 +61,7 @@ def index_of(field: str) -> tuple[dict[tuple[str, ...], tuple[str, str]], int]:
             ):
                 continue
             meanings.setdefault(words, set()).update(term for term in terms if can_be_claimed(field, term))
-        found |= {words: (next(iter(terms)), route) for words, terms in meanings.items() if len(terms) == 1}
+        found |= {words: next(iter(terms)) for words, terms in meanings.items() if len(terms) == 1}
     return found, max(map(len, found), default=0)
 
 
@@ -92,7 +91,7 @@ def find_phrases(field: str, text: str) -> list[Phrase]:
         for phrase in _scan(words, index, longest):
             denied = NEGATIONS & set(words[max(0, phrase.start - 3) : phrase.start])
             if not denied:
-                found.append(Phrase(before + phrase.start, before + phrase.stop, phrase.term_id, phrase.route))
+                found.append(Phrase(before + phrase.start, before + phrase.stop, phrase.term_id))
         before += len(words) + 1
     return found
 
@@ -101,9 +100,9 @@ def _scan(words: list[str], index: dict, longest: int) -> Iterator[Phrase]:
     start = 0
     while start < len(words):
         for stop in range(min(len(words), start + longest), start, -1):
-            entry = index.get(tuple(words[start:stop]))
-            if entry:
-                yield Phrase(start, stop, *entry)
+            term = index.get(tuple(words[start:stop]))
+            if term:
+                yield Phrase(start, stop, term)
                 start = stop
                 break
         else:
