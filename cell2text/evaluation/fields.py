@@ -28,6 +28,8 @@ DONOR = re.compile(
     r"(?:^|(?P<tissue>.+?) of )an? (?P<healthy>(?:healthy|normal) )?(?:(?P<sex>male|female|mixed|hermaphrodite) )?"
     r"(?:donor|patient|person)(?P<rest> with .+| (?:in|during) .+|)$"
 )
+# "lung of an adult man", "B cell from the lung": more than a tissue's or a cell type's name.
+MORE = re.compile(r" (?:of|in|from|with) (?:an?|the) ")
 PATHWAYS = re.compile(r"(?:^This cell's|(?:^|(?<= ))Its) most active pathways? (?:is|are) (?P<names>.+?)\.?$")
 # What follows a name and explains it, or says where the cell is from.
 APPOSITION = re.compile(r", (?:an?|the|which|that)\b | (?:that|which|found|located|from|in the|of the)\b ")
@@ -123,12 +125,12 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
     text = " ".join(re.sub(r"\s*\n\s*", "; ", text.strip()).split())
     found: dict[str, Claim | None] = {}
     left: list[str] = []
-    rest = text
+    rest, unread = text, ""  # `unread`: an origin in other words, which never names the cell's type
     start = TYPE_START.match(text)
     if start:
         name, rest = split_type(text[start.end() :])
         found["cell_type"] = claim("cell_type", name)
-        if not resolves("cell_type", name):  # "a B cell from the lung": the rest may say more
+        if MORE.search(name) and not resolves("cell_type", name):
             left.append(name)
     elif resolves("cell_type", text.rstrip(".")):
         found["cell_type"], rest = claim("cell_type", text.rstrip(".")), ""
@@ -137,8 +139,8 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
         read, tail = read_origin(origin["body"])
         found |= read
         tissue = read["tissue"]
-        unread = origin["body"] if tissue and not resolves("tissue", tissue.label) else ""
-        left += [rest[: origin.start()], unread, tail]
+        unread = origin["body"] if tissue and MORE.search(tissue.label) and not resolves("tissue", tissue.label) else ""
+        left += [rest[: origin.start()], tail]
         rest = rest[origin.end() :]
     listed = PATHWAYS.search(rest)
     named: tuple[str, ...] = ()
@@ -148,11 +150,12 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
     else:
         left.append(rest)
     free = ". ".join(part for part in left if part.strip(" ."))
-    against = contradictions(found, origin["body"] if origin else "", free)
-    if free:
+    with_origin = ". ".join(part for part in (free, unread) if part)
+    against = contradictions(found, origin["body"] if origin else "", with_origin)
+    if with_origin:
         for name in FIELDS:
-            found[name] = found.get(name) or read_free(name, free)
-        named = named or pathways_in(free, pathways)
+            found[name] = found.get(name) or read_free(name, free if name == "cell_type" else with_origin)
+        named = named or pathways_in(with_origin, pathways)
     return Fields(**found, pathways=named, contradictions=against)
 
 
