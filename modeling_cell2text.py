@@ -119,6 +119,11 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
         if pipeline is not None and not (target.exists() and target.samefile(pipeline)):
             shutil.copyfile(pipeline, target)
 
+    def post_init(self):
+        super().post_init()
+        # FSDP looks for every class named here, and fails on one that this very model does not hold.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)

@@ -18,12 +18,13 @@ import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.faults import complaint
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.card import write_model_card
+from cell2text.training.checkpoints import check_resume, find_checkpoint
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.loss_watch import BadLossError
 from cell2text.training.sources import load_rows
-from cell2text.training.stages import apply_stage, save_base, save_final
+from cell2text.training.stages import apply_stage, is_sharded, save_base, save_final
 from cell2text.training.state_cache import keep_cell_states
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
 from cell2text.training.warm_start import warm_start_encoder
@@ -38,8 +39,8 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // local_ranks))
     set_seed(training_args.seed)
-    resume = find_checkpoint(training_args)
     output_dir = str(training_args.output_dir)
+    resume = find_checkpoint(training_args.resume_from_checkpoint, output_dir)
     base = Path(output_dir, "base")
     if resume and base.exists():  # an adapter's checkpoint holds the adapter alone
         model_args.model_name_or_path = str(base)
@@ -84,31 +85,18 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         projector_learning_rate=args.projector_learning_rate,
         max_loss_jump=args.max_loss_jump,
     )
+    if resume:
+        check_resume(resume, rows_a_step=trainer.rows_a_step, sharded=is_sharded(trainer))
     trainer.train(resume_from_checkpoint=resume)
-    model = save_final(trainer, processor)
-    if trainer.accelerator.is_main_process:
-        metrics = None
-        if args.describe_held_out:
-            metrics = describe_held_out(model, processor, rows, args, output_dir, seed=training_args.seed)
-        write_model_card(output_dir, model, args, training_args, model_args, rows, metrics)
+    trained = save_final(trainer, processor)
     trainer.accelerator.wait_for_everyone()
-    trainer.end()
-
-
-def find_checkpoint(training_args: SFTConfig) -> str | None:
-    """The checkpoint to go on from: the one that is named, or with `true` the last one in the output folder."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    wanted = training_args.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() == "false":
-        return None
-    if str(wanted).lower() != "true":
-        return wanted
-    folder = str(training_args.output_dir)
-    last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-    if last is None:
-        raise ValueError(f"--resume_from_checkpoint true, but {training_args.output_dir} holds no checkpoint.")
-    return last
+    trainer.end()  # what follows is the main rank's, and may take longer than the others would wait
+    if trained is None:
+        return
+    metrics = None
+    if args.describe_held_out:
+        metrics = describe_held_out(trained, processor, rows, args, output_dir, seed=training_args.seed)
+    write_model_card(output_dir, trained, args, training_args, model_args, rows, metrics)
 
 
 def parse_arguments(argv: list[str]) -> tuple[Cell2TextArguments, SFTConfig, ModelConfig]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -21,6 +22,7 @@ from cell2text.data.rows import completion_array, with_text
 from cell2text.evaluation.training_cells import read_counts
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
+from cell2text.training.checkpoints import step_of
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage
@@ -223,27 +225,44 @@ def test_lora_leaves_base_adapter_and_merged_model(small_h5ad, tmp_path):
     assert all("lora_" in name or "projector" in name for name in kept)
 
 
-def test_two_ranks_train_what_one_rank_trains_with_the_same_global_batch(small_h5ad, tmp_path):
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TWO_RANKS = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+             "--main_process_port", "0")  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    """Training losses of all steps, from the run's last checkpoint."""
+    state = max((folder / "out").glob("checkpoint-*"), key=step_of) / "trainer_state.json"
+    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+
+
+@pytest.mark.parametrize("stage", ["full", "lora"])
+def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 4, "optim": "sgd", "learning_rate": 0.1,
-        "projector_dropout": 0.0,
+        "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,
+        "warmup_steps": 0, "freeze_cell_encoder": stage == "lora", "lora_dropout": 0.0,
     }  # fmt: skip
+    shared = {**options, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     run(tmp_path / "one", **options, per_device_train_batch_size=8)
-    launcher = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-    )
-    run(tmp_path / "two", launcher=launcher, **options, per_device_train_batch_size=4, ddp_backend="gloo")
-    one, two = (weights(tmp_path / name / "out") for name in ("one", "two"))
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+    run(tmp_path / "two", launcher=TWO_RANKS, **shared)
+    # What one rank began, two ranks finish.
+    shutil.copytree(tmp_path / "one" / "out", tmp_path / "resumed" / "out")
+    shutil.rmtree(tmp_path / "resumed" / "out" / "checkpoint-4")
+    run(tmp_path / "resumed", launcher=TWO_RANKS, **shared, resume_from_checkpoint="true")
+    fsdp2 = {**shared, "describe_held_out": stage == "full", "baselines": ["majority"]}
+    run(tmp_path / "sharded", launcher=(*TORCHRUN, str(Path(__file__).with_name("fsdp2_on_cpu.py"))), **fsdp2)
+    assert (tmp_path / "sharded" / "out" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()  # it was really cut
+
+    expected, reference = losses(tmp_path / "one"), weights(tmp_path / "one" / "out")
+    assert len(expected) == 4
+    for name in ("two", "resumed", "sharded"):
+        assert losses(tmp_path / name) == pytest.approx(expected, abs=1e-4), name
+        found = weights(tmp_path / name / "out")
+        assert found.keys() == reference.keys(), name
+        assert max((found[key] - reference[key]).abs().max().item() for key in found) < 1e-4, name
     start = run(tmp_path / "start", **{**options, "learning_rate": 0.0}) and weights(tmp_path / "start" / "out")
-    assert max((one[name] - start[name]).abs().max().item() for name in one) > 1e-3
+    assert max((reference[key] - start[key]).abs().max().item() for key in start) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -256,7 +275,7 @@ def test_two_ranks_train_what_one_rank_trains_with_the_same_global_batch(small_h
         pytest.param({"stratify": ["batch"]}, "there is no column \\['batch'\\]", id="stratify"),
         pytest.param({"model_name_or_path": "."}, "a folder without config.json", id="no_model"),
         pytest.param({"warm_start_epochs": 1, "cell_encoder": "x"}, "would overwrite the pretrained", id="warm_start"),
-        pytest.param({"resume_from_checkpoint": "true"}, "holds no checkpoint", id="no_checkpoint"),
+        pytest.param({"resume_from_checkpoint": "runs/checkpoint-7"}, "no complete.json", id="no_checkpoint"),
         pytest.param({"max_length": 20}, "max_length=20 would cut", id="max_length"),
     ],
 )
@@ -305,12 +324,6 @@ def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
     run(tmp_path / "run", dataset=[str(tmp_path / "data")])
     metrics = json.loads((tmp_path / "run" / "out" / "evaluation" / "metrics.json").read_text())
     assert metrics["cell_type"]["n"] == 20 and metrics["settings"]["baselines_trained_on"] == "ranked genes"
-
-
-def losses(folder: Path) -> list[float]:
-    """Logged training losses of a run that kept its checkpoints."""
-    states = sorted((folder / "out").glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
-    return [entry["loss"] for entry in json.loads(states[-1].read_text())["log_history"] if "loss" in entry]
 
 
 def test_kept_states_train_the_same_curve_as_encoding_again(small_h5ad, tmp_path):

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import torch
+from peft import PeftModel, get_peft_model
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 from trl import ModelConfig
@@ -50,16 +52,48 @@ def save_base(model, processor: Cell2TextProcessor, model_args: ModelConfig, fol
     model.config._name_or_path = model.name_or_path = str(folder)
 
 
-def save_final(trainer, processor: Cell2TextProcessor) -> Cell2TextForConditionalGeneration:
-    """Save a model that loads with `AutoModel` into the output folder, its adapter beside it, and return the model."""
+def is_sharded(trainer) -> bool:
+    """Whether no rank holds the whole model: FSDP, DeepSpeed."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+def save_final(trainer, processor: Cell2TextProcessor) -> Cell2TextForConditionalGeneration | None:
+    """Save a model that loads with `AutoModel` into the output folder, its adapter beside it.
+
+    All ranks call it, since a sharded model is gathered.
+
+    Returns
+    -------
+    The whole model, its adapter merged, on the main rank; None on the others.
+    """
+    model = gathered_model(trainer) if is_sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return None
     output_dir = trainer.args.output_dir
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        trainer.save_model(str(Path(output_dir, "adapter")))
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(Path(output_dir, "adapter")))
+        processor.save_pretrained(str(Path(output_dir, "adapter")))
         model = model.merge_and_unload()
-        if trainer.args.should_save:
-            model.save_pretrained(output_dir)
-            processor.save_pretrained(output_dir)
-    else:
-        trainer.save_model(output_dir)
-    return model
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    return model.to(trainer.args.device)
+
+
+def gathered_model(trainer):
+    """The whole of a sharded model on the main rank's CPU, as it was before it was cut; None on the other ranks."""
+    state = trainer.accelerator.get_state_dict(trainer.deepspeed if trainer.is_deepspeed_enabled else trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return None
+    cut = trainer.accelerator.unwrap_model(trainer.model)
+    plain = cut.get_base_model() if isinstance(cut, PeftModel) else cut
+    with no_init_weights():
+        whole = Cell2TextForConditionalGeneration(plain.config)
+    whole.generation_config = plain.generation_config
+    whole.name_or_path = plain.name_or_path
+    if isinstance(cut, PeftModel):
+        whole = get_peft_model(whole, cut.peft_config[cut.active_adapter])
+    else:  # sharding made float32 copies of what trains
+        state = {name: value.to(plain.config.dtype) for name, value in state.items()}
+    whole.load_state_dict(state, assign=True)
+    whole.tie_weights()
+    return whole.eval()

@@ -4,10 +4,13 @@ import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from cell2text.training.checkpoints import mark_complete
 from cell2text.training.loss_watch import LossWatch
+from cell2text.training.stages import is_sharded
 from cell2text.training.state_cache import CellStateCache
 from processing_cell2text import Cell2TextProcessor
 
@@ -66,6 +69,23 @@ class Cell2TextTrainer(SFTTrainer):
             loss = float((found[0] if return_outputs else found).detach())
             self.loss_watch.look(loss, cell_ids, self.state.global_step + 1, self.args.process_index)
         return found
+
+    @property
+    def rows_a_step(self) -> int:
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _save_checkpoint(self, model, trial):
+        """TRL's, marked as whole when every rank has written its part; older ones are deleted only then."""
+        kept, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = kept
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            mark_complete(folder, rows_a_step=self.rows_a_step, ranks=self.args.world_size, sharded=is_sharded(self))
+            rotate_checkpoints(self.args.output_dir, kept, self.state.best_model_checkpoint, use_mtime=True)
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()

@@ -1,0 +1,78 @@
+"""Checkpoints that can be gone on from: which of them are whole, and whether this run may go on from one.
+
+The Trainer writes a checkpoint's files one after another. `complete.json`, written last and atomically, says that all
+ranks have written theirs; a folder without it is what a killed process left behind, and is passed over.
+"""
+
+import json
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from vocabulary_cell2text import write_atomically
+
+
+logger = logging.get_logger(__name__)
+
+COMPLETE = "complete.json"
+
+
+def mark_complete(folder: Path, *, rows_a_step: int, ranks: int, sharded: bool) -> None:
+    """Say that a checkpoint is whole, and what a run that goes on from it has to agree with."""
+    content = {"rows_a_step": rows_a_step, "ranks": ranks, "sharded": sharded}
+    write_atomically(folder / COMPLETE, json.dumps(content) + "\n")
+
+
+def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
+    """The checkpoint to go on from: the one that is named, or with `true` the last whole one in the output folder.
+
+    With `true` and no whole checkpoint the run starts at its beginning, and says so: the same command then serves
+    before and after a kill.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint that is named is not whole.
+    """
+    if wanted is None or str(wanted).lower() == "false":
+        return None
+    if str(wanted).lower() != "true":
+        if not Path(wanted, COMPLETE).is_file():
+            raise ValueError(
+                f"{wanted} holds no {COMPLETE}: no checkpoint, or one that was not finished. Name another, or pass "
+                "--resume_from_checkpoint true for the last whole one."
+            )
+        return str(wanted)
+    found = sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
+    for folder in found:
+        if (folder / COMPLETE).is_file():
+            return str(folder)
+        logger.warning(f"{folder} was not finished: passed over.")
+    logger.warning(f"{output_dir} holds no whole checkpoint: the run starts at its beginning.")
+    return None
+
+
+def step_of(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def check_resume(folder: str, *, rows_a_step: int, sharded: bool) -> None:
+    """Refuse to go on with other steps, which would see some rows twice and others never.
+
+    Raises
+    ------
+    ValueError
+        If the rows of a step differ (ranks may), or one run shards the model and the other does not.
+    """
+    kept = json.loads(Path(folder, COMPLETE).read_text(encoding="utf-8"))
+    if kept["rows_a_step"] != rows_a_step:
+        raise ValueError(
+            f"{folder} was trained with {kept['rows_a_step']} rows a step on {kept['ranks']} ranks, this run has "
+            f"{rows_a_step}: change per_device_train_batch_size or gradient_accumulation_steps so that their product "
+            "with the number of ranks is the same."
+        )
+    if kept["sharded"] != sharded:
+        before, now = (("a sharded", "one that is not"), ("an unsharded", "a sharded one"))[not kept["sharded"]]
+        raise ValueError(f"{folder} is {before} checkpoint, this run needs {now}: launch as it was launched before.")
