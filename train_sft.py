@@ -11,22 +11,26 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import set_seed
+from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.faults import complaint
+from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.card import write_model_card
-from cell2text.training.checkpoints import check_resume, find_checkpoint
+from cell2text.training.checkpoints import FullDiskError, check_resume, find_checkpoint
+from cell2text.training.choosing import check_choosing, chosen_cells
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.loss_watch import BadLossError
-from cell2text.training.sources import load_rows
+from cell2text.training.memory import advice, is_out_of_memory
+from cell2text.training.preflight import preflight
+from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.stages import apply_stage, is_sharded, save_base, save_final
-from cell2text.training.state_cache import keep_cell_states
-from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
+from cell2text.training.state_cache import CellStateCache, keep_cell_states
+from cell2text.training.trainer import PARTS, Cell2TextCollator, Cell2TextTrainer
 from cell2text.training.warm_start import warm_start_encoder
 
 
@@ -40,6 +44,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // local_ranks))
     set_seed(training_args.seed)
     output_dir = str(training_args.output_dir)
+    publish, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is there: see the end
     resume = find_checkpoint(training_args.resume_from_checkpoint, output_dir)
     base = Path(output_dir, "base")
     if resume and base.exists():  # an adapter's checkpoint holds the adapter alone
@@ -47,7 +52,9 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
 
     with training_args.main_process_first(desc="preparing the data"):
         rows = load_rows(args, output_dir, prepares=training_args.local_process_index == 0)
+    check_choosing(args, training_args, rows)
     model, processor = load_components(args, model_args, rows)
+    check_vocabulary(rows, args, processor.gene_vocabulary)
     if args.gene_embeddings == "svd":
         if not resume:
             training_cells = [cells[0] for cells in rows.train["cells"]]
@@ -71,23 +78,16 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     if stage == "lora" and not resume:
         save_base(model, processor, model_args, base, training_args)
 
-    trainer = Cell2TextTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=rows.train,
-        eval_dataset=rows.held_out if training_args.eval_strategy != "no" else None,
-        processing_class=processor,
-        peft_config=get_peft_config(model_args) if stage == "lora" else None,
-        data_collator=Cell2TextCollator(
-            pad_token_id=processor.tokenizer.pad_token_id, processor=processor, caches=caches
-        ),
-        encoder_learning_rate=args.encoder_learning_rate,
-        projector_learning_rate=args.projector_learning_rate,
-        max_loss_jump=args.max_loss_jump,
-    )
+    trainer = make_trainer(model, processor, rows, caches, args, training_args, model_args)
     if resume:
         check_resume(resume, rows_a_step=trainer.rows_a_step, sharded=is_sharded(trainer))
-    trainer.train(resume_from_checkpoint=resume)
+    preflight(trainer, rows, processor)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(advice(model, trainer.batch_shapes, args, training_args, model_args)) from error
+        raise
     trained = save_final(trainer, processor)
     trainer.accelerator.wait_for_everyone()
     trainer.end()  # what follows is the main rank's, and may take longer than the others would wait
@@ -97,6 +97,36 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     if args.describe_held_out:
         metrics = describe_held_out(trained, processor, rows, args, output_dir, seed=training_args.seed)
     write_model_card(output_dir, trained, args, training_args, model_args, rows, metrics)
+    if publish:
+        repository = training_args.hub_model_id or Path(output_dir).resolve().name
+        print(push(Path(output_dir), repository, private=bool(training_args.hub_private_repo)))
+
+
+def make_trainer(
+    model, processor, rows: TrainingRows, caches: dict[str, CellStateCache], args: Cell2TextArguments,
+    training_args: SFTConfig, model_args: ModelConfig,
+) -> Cell2TextTrainer:  # fmt: skip
+    patience = args.early_stopping_patience
+    trainer = Cell2TextTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=rows.train,
+        eval_dataset=(rows.validation or rows.held_out) if training_args.eval_strategy != "no" else None,
+        processing_class=processor,
+        peft_config=get_peft_config(model_args) if model_args.use_peft else None,
+        data_collator=Cell2TextCollator(
+            pad_token_id=processor.tokenizer.pad_token_id, processor=processor, caches=caches
+        ),
+        learning_rates={part: getattr(args, f"{part.removeprefix('cell_')}_learning_rate") for part in PARTS},
+        max_loss_jump=args.max_loss_jump,
+        callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
+    )
+    if args.describe_validation and training_args.eval_strategy != "no":
+        chosen = chosen_cells(rows.validation, args.describe_validation, training_args.seed)
+        trainer.describe_at_evaluation(
+            chosen, batch_size=args.generation_batch_size, max_new_tokens=args.max_new_tokens
+        )
+    return trainer
 
 
 def parse_arguments(argv: list[str]) -> tuple[Cell2TextArguments, SFTConfig, ModelConfig]:
@@ -114,7 +144,7 @@ def run(argv: list[str]) -> int:
             raise
         print(f"train_sft.py: {message}", file=sys.stderr)
         return 2
-    except BadLossError as error:
+    except (BadLossError, MemoryError, FullDiskError) as error:
         print(f"train_sft.py: {error}", file=sys.stderr)
         return 1
     return 0

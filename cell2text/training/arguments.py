@@ -29,6 +29,12 @@ class Cell2TextArguments:
         default="random", metadata={"help": "What no two splits of the files' cells share."}
     )
     test_share: float = field(default=0.2, metadata={"help": "Share of the files' cells that is held out."})
+    validation_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the files' cells that the best checkpoint is chosen by; prepared data bring theirs."
+        },
+    )
     stratify: list[str] = field(
         default_factory=lambda: ["dataset_id", "cell_type"],
         metadata={"help": "Columns whose combinations keep their share in a random split."},
@@ -74,6 +80,12 @@ class Cell2TextArguments:
     freeze_cell_encoder: bool | None = field(
         default=None, metadata={"help": "Keep the encoder frozen: true for a pretrained one, false for a fresh one."}
     )
+    unfreeze_encoder_layers: int = field(
+        default=0,
+        metadata={
+            "help": "Train so many of the encoder's last layers that the projected states pass; freeze the rest."
+        },
+    )
     gene_dropout: float = field(
         default=0.0, metadata={"help": "Largest share of genes hidden from an encoder in training."}
     )
@@ -113,6 +125,20 @@ class Cell2TextArguments:
     warm_start_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm start."})
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "The encoder's own learning rate."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "The projector's own learning rate."})
+    language_model_learning_rate: float | None = field(
+        default=None, metadata={"help": "The language model's own learning rate; LoRA's with LoRA."}
+    )
+
+    describe_validation: int = field(
+        default=0,
+        metadata={
+            "help": "Describe so many validation cells at every evaluation and log what the texts get right, for "
+            "--metric_for_best_model: cell_type_accuracy, cell_type_pagerank, tissue_accuracy, disease_accuracy."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better --metric_for_best_model."}
+    )
 
     max_loss_jump: float | None = field(
         default=5.0,
@@ -152,3 +178,11 @@ class Cell2TextArguments:
             raise ValueError(f"baselines={self.baselines}: expected some of {METHODS}, or none.")
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}: expected a share between 0 and 1.")
+        if not 0 <= self.validation_share < 1 - self.test_share:
+            raise ValueError(f"validation_share={self.validation_share}: expected one below {1 - self.test_share:g}.")
+        if self.unfreeze_encoder_layers and self.freeze_cell_encoder is False:
+            raise ValueError(
+                "unfreeze_encoder_layers freezes the rest of the encoder: leave out freeze_cell_encoder false."
+            )
+        if self.unfreeze_encoder_layers and self.cache_cell_states:
+            raise ValueError("cache_cell_states needs a frozen encoder: not with unfreeze_encoder_layers.")

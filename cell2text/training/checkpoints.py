@@ -4,7 +4,13 @@ The Trainer writes a checkpoint's files one after another. `complete.json`, writ
 ranks have written theirs; a folder without it is what a killed process left behind, and is passed over.
 """
 
+import errno
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -16,6 +22,52 @@ from vocabulary_cell2text import write_atomically
 logger = logging.get_logger(__name__)
 
 COMPLETE = "complete.json"
+# How the libraries word it that a file could not be written whole.
+DISK_WORDS = (
+    "No space left",
+    "os error 28",
+    "File too large",
+    "os error 27",
+    "Disk quota",
+    "unexpected pos",
+    "file write",
+)
+
+
+class FullDiskError(OSError):
+    """A file could not be written whole; what was whole before still is."""
+
+
+@contextmanager
+def on_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the many errors of a full disk into one that says what to do.
+
+    Raises
+    ------
+    FullDiskError
+        In place of any error that a full disk causes.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        if not full and not any(words in str(error) for words in DISK_WORDS):
+            raise
+        free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+        raise FullDiskError(
+            f"{folder} could not be written whole ({error}); {free / 2**30:.2f} GiB are free. Make room, or lower "
+            "--save_total_limit; then go on with --resume_from_checkpoint true, from the last whole checkpoint."
+        ) from error
+
+
+@contextmanager
+def saved_whole(folder: Path) -> Iterator[Path]:
+    """A folder to save into, whose files then replace those of `folder`, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with on_full_disk(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as partial:
+        yield Path(partial)
+        for path in sorted(Path(partial).iterdir()):
+            os.replace(path, folder / path.name)
 
 
 def mark_complete(folder: Path, *, rows_a_step: int, ranks: int, sharded: bool) -> None:
@@ -38,7 +90,7 @@ def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
     if wanted is None or str(wanted).lower() == "false":
         return None
     if str(wanted).lower() != "true":
-        if not Path(wanted, COMPLETE).is_file():
+        if not Path(str(wanted), COMPLETE).is_file():
             raise ValueError(
                 f"{wanted} holds no {COMPLETE}: no checkpoint, or one that was not finished. Name another, or pass "
                 "--resume_from_checkpoint true for the last whole one."

@@ -29,9 +29,8 @@ def describe_held_out(
 ) -> dict:
     """Write `predictions.jsonl` and the folder `evaluation`, print five texts and a table, and return the metrics."""
     rows, model = training_rows.held_out, model.eval()
-    describe = CellToTextPipeline(model=model, processor=processor, device=model.device)
     options = {"batch_size": args.generation_batch_size, "max_new_tokens": args.max_new_tokens, "do_sample": False}
-    texts = [result["generated_text"] for result in describe([cells[0] for cells in rows["cells"]], **options)]
+    texts = describe_cells(model, processor, [cells[0] for cells in rows["cells"]], **options)
     references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
     predictions = [
         {**row, "prediction": text, "reference": reference}
@@ -55,6 +54,12 @@ def describe_held_out(
     metrics = evaluate_predictions(predictions, out, training=training, embeddings=embeddings, seed=seed)
     print_results(metrics, predictions, out)
     return metrics
+
+
+def describe_cells(model, processor, cells: list, **options) -> list[str]:
+    """One text for each ranked cell."""
+    describe = CellToTextPipeline(model=model, processor=processor, device=model.device)
+    return [result["generated_text"] for result in describe(cells, **options)]
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from cell2text.data import example_cells_path
 from cell2text.data.prepare import prepare
 from cell2text.training.arguments import Cell2TextArguments
 from processing_cell2text import SYSTEM_PROMPT
-from vocabulary_cell2text import GeneVocabulary
+from vocabulary_cell2text import VOCABULARY_FILE, GeneVocabulary
 
 
 EXAMPLE = "example_cells"
@@ -32,6 +32,8 @@ class TrainingRows:
         Files of counts that the rows were prepared from here; empty for a data set that was prepared elsewhere.
     report
         `report.json` of their preparation; None where the data set has none.
+    validation
+        Rows that a checkpoint may be chosen by, which are never the held-out test; None where there are none.
     """
 
     train: Dataset
@@ -39,6 +41,7 @@ class TrainingRows:
     vocabulary: Path | None
     files: list[str]
     report: dict | None = None
+    validation: Dataset | None = None
 
     def texts(self) -> Iterable[str]:
         """All questions and answers of training, for a tokenizer of their own."""
@@ -75,7 +78,7 @@ def load_rows(args: Cell2TextArguments, output_dir: str, *, prepares: bool = Tru
 def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path, prepares: bool) -> TrainingRows:
     """Rows of counts, prepared into the run's own folder."""
     folder = output_dir / "data"
-    held_out = args.test_share * (1 - args.test_share) if args.hold_out == "validation" else 0.0
+    validation = args.test_share * (1 - args.test_share) if args.hold_out == "validation" else args.validation_share
     if prepares:
         prepare(
             files,
@@ -89,7 +92,7 @@ def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path, p
             gene_sets=args.gene_sets,
             split=args.split,
             stratify=list(args.stratify),
-            shares={"train": 1 - args.test_share - held_out, "validation": held_out, "test": args.test_share},
+            shares={"train": 1 - args.test_share - validation, "validation": validation, "test": args.test_share},
             system_prompt=SYSTEM_PROMPT if args.system_prompt is None else args.system_prompt,
             seed=args.split_seed,
         )
@@ -105,7 +108,7 @@ def chosen_splits(dataset: DatasetDict, args: Cell2TextArguments, vocabulary: Pa
         )
     folder = None if vocabulary is None else vocabulary.parent / "report.json"
     report = json.loads(folder.read_text(encoding="utf-8")) if folder and folder.is_file() else None
-    return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files, report)
+    return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files, report, dataset.get("validation"))
 
 
 def vocabulary_of(rows: TrainingRows, args: Cell2TextArguments) -> GeneVocabulary:
@@ -114,9 +117,50 @@ def vocabulary_of(rows: TrainingRows, args: Cell2TextArguments) -> GeneVocabular
     Raises
     ------
     ValueError
-        If neither the data set nor `--gene_vocab` has one.
+        If neither the data set nor `--gene_vocab` has one, or they differ.
     """
     folder = args.gene_vocab if rows.vocabulary is None else rows.vocabulary
     if folder is None:
         raise ValueError("The data set has no folder `vocabulary`: pass --gene_vocab, the one that ranked its cells.")
-    return GeneVocabulary.from_pretrained(folder)
+    vocabulary = GeneVocabulary.from_pretrained(folder)
+    if args.gene_vocab is not None and rows.vocabulary is not None:
+        check_same_genes(vocabulary, GeneVocabulary.from_pretrained(args.gene_vocab), f"--gene_vocab {args.gene_vocab}")
+    return vocabulary
+
+
+def check_vocabulary(rows: TrainingRows, args: Cell2TextArguments, ours: GeneVocabulary) -> None:
+    """Refuse data whose gene tokens mean other genes to the model.
+
+    Parameters
+    ----------
+    ours
+        The model's vocabulary.
+
+    Raises
+    ------
+    ValueError
+        If the data set's vocabulary, or the one beside `--cell_encoder`, is another; or a cell holds a token that the
+        model's does not have.
+    """
+    if rows.vocabulary is not None:
+        check_same_genes(GeneVocabulary.from_pretrained(rows.vocabulary), ours, "the model")
+    beside = None if args.cell_encoder is None else Path(args.cell_encoder, args.cell_encoder_subfolder or "")
+    if beside is not None and (beside / VOCABULARY_FILE).is_file():
+        check_same_genes(ours, GeneVocabulary.from_pretrained(beside), f"--cell_encoder {args.cell_encoder}")
+    largest = max((max(cell) for cells in rows.train["cells"] for cell in cells if len(cell)), default=0)
+    if largest >= len(ours):
+        raise ValueError(
+            f"The cells hold the gene token {largest:,}, the model's vocabulary {len(ours):,} tokens: they were ranked "
+            "with another vocabulary. Prepare the data with the model's: --gene-vocab FOLDER."
+        )
+
+
+def check_same_genes(data: GeneVocabulary, other: GeneVocabulary, owner: str) -> None:
+    if data.fingerprint == other.fingerprint:
+        return
+    differ = sum(first != second for first, second in zip(data.tokens, other.tokens))
+    raise ValueError(
+        f"The data's cells were ranked with another gene vocabulary ({len(data):,} tokens) than that of {owner} "
+        f"({len(other):,} tokens; {differ:,} of the first {min(len(data), len(other)):,} differ, or their medians do). "
+        "Prepare the data again with `cell2text prepare --gene-vocab`, and the vocabulary of the model."
+    )

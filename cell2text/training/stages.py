@@ -4,35 +4,75 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import check_target_module_exists
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
-from trl import ModelConfig
+from trl import ModelConfig, get_peft_config
 
 from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.checkpoints import saved_whole
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
-logger = logging.get_logger(__name__)
-
-
 def apply_stage(model: Cell2TextForConditionalGeneration, args: Cell2TextArguments, model_args: ModelConfig) -> str:
-    """Freeze what does not train, point LoRA at the language model, and return the stage's name."""
+    """Freeze what does not train, point LoRA at the language model, and return the stage's name.
+
+    Raises
+    ------
+    ValueError
+        If LoRA's target modules match nothing, or the encoder has not the layers that are to train.
+    """
     stage = args.stage or ("lora" if model_args.use_peft else "full")
-    if stage == "lora":
-        model_args.use_peft = True
-        model_args.lora_target_modules = model_args.lora_target_modules or lora_pattern(model)  # type: ignore[assignment]
-        trained = ["projector"] if model.config.freeze_cell_encoder else ["projector", "cell_encoder"]
-        model_args.lora_modules_to_save = model_args.lora_modules_to_save or trained
-    elif stage == "projector":
+    encoder = ["cell_encoder"] if not model.config.freeze_cell_encoder else []
+    if stage == "projector":
         model.requires_grad_(False)
         model.model.freeze_cell_encoder()
         model.model.projector.requires_grad_(True)
-    if stage != "lora":
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        logger.warning(f"Stage {stage}: {trainable:,} of {model.num_parameters():,} parameters train.")
+        encoder = []
+    if args.unfreeze_encoder_layers:
+        encoder = unfreeze_last_layers(model, args.unfreeze_encoder_layers)
+    if stage == "lora":
+        model_args.use_peft = True
+        model_args.lora_target_modules = model_args.lora_target_modules or lora_pattern(model)  # type: ignore[assignment]
+        model_args.lora_modules_to_save = model_args.lora_modules_to_save or ["projector", *encoder]
+        check_lora_targets(model, model_args)
     return stage
+
+
+def unfreeze_last_layers(model: Cell2TextForConditionalGeneration, n_layers: int) -> list[str]:
+    """Train the encoder's last layers, of those that the projected states pass, and return the layers' names."""
+    encoder, layer = model.model.cell_encoder, model.config.cell_feature_layer
+    depth = encoder.config.num_hidden_layers
+    stacks = [
+        (name, part)
+        for name, part in encoder.named_modules()
+        if isinstance(part, torch.nn.ModuleList) and len(part) == depth
+    ]
+    used = layer if layer >= 0 else depth + 1 + layer
+    if not stacks or not 0 < n_layers <= used:
+        raise ValueError(
+            f"unfreeze_encoder_layers={n_layers}: the encoder has {depth} layers, and its states are taken after "
+            f"{used} of them (cell_feature_layer={layer})."
+        )
+    name, stack = stacks[0]
+    model.model.freeze_cell_encoder(False)
+    encoder.requires_grad_(False)
+    chosen = range(used - n_layers, used)
+    for i in chosen:
+        stack[i].requires_grad_(True)
+    return [f"cell_encoder.{name}.{i}" for i in chosen]
+
+
+def check_lora_targets(model: Cell2TextForConditionalGeneration, model_args: ModelConfig) -> None:
+    config = get_peft_config(model_args)
+    linear = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    if not any(check_target_module_exists(config, name) for name in linear):
+        kinds = sorted({name.rsplit(".", 1)[-1] for name in linear if "language_model" in name})
+        raise ValueError(
+            f"lora_target_modules={model_args.lora_target_modules} matches no linear layer of the model. The language "
+            f"model's are called {', '.join(kinds)}; leave the option out for all of them."
+        )
 
 
 def lora_pattern(model: Cell2TextForConditionalGeneration) -> str:
@@ -47,8 +87,9 @@ def save_base(model, processor: Cell2TextProcessor, model_args: ModelConfig, fol
     if model.config._name_or_path and Path(model.config._name_or_path) == Path(model_args.model_name_or_path or ""):
         return
     if training_args.process_index == 0:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        with saved_whole(folder) as partial:
+            model.save_pretrained(partial)
+            processor.save_pretrained(partial)
     model.config._name_or_path = model.name_or_path = str(folder)
 
 
@@ -69,13 +110,15 @@ def save_final(trainer, processor: Cell2TextProcessor) -> Cell2TextForConditiona
     model = gathered_model(trainer) if is_sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
     if not trainer.accelerator.is_main_process:
         return None
-    output_dir = trainer.args.output_dir
+    output_dir = Path(trainer.args.output_dir)
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(Path(output_dir, "adapter")))
-        processor.save_pretrained(str(Path(output_dir, "adapter")))
+        with saved_whole(output_dir / "adapter") as folder:
+            model.save_pretrained(str(folder))
+            processor.save_pretrained(str(folder))
         model = model.merge_and_unload()
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
+    with saved_whole(output_dir) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return model.to(trainer.args.device)
 
 

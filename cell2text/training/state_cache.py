@@ -107,16 +107,21 @@ def keep_cell_states(
     model: Cell2TextForConditionalGeneration, processor: Cell2TextProcessor, rows: TrainingRows,
     args: Cell2TextArguments, output_dir: str, *, builds: bool,
 ) -> dict[str, CellStateCache]:  # fmt: skip
-    """Caches of the training and the held-out rows, which learn from two further columns where their states are."""
+    """Caches of all rows, which learn from two further columns where their states are."""
     folder = Path(args.cell_state_cache or Path(output_dir, "cell_states"))
     caches = {}
-    for name in ("train", "held_out"):
-        part: Dataset = getattr(rows, name)
+    same = rows.validation is rows.held_out
+    for name in ("train", "held_out", "validation"):
+        part: Dataset | None = getattr(rows, name)
+        if part is None or (same and name == "validation"):
+            continue
         caches[name] = open_or_build(
             folder / name, model, processor, part, batch_size=args.generation_batch_size, builds=builds
         )
         part = part.add_column("cache", [name] * len(part)).add_column("cache_row", list(range(len(part))))
         setattr(rows, name, part)
+    if same:
+        rows.validation = rows.held_out
     return caches
 
 

@@ -1,20 +1,36 @@
 """TRL's SFTTrainer with cells: a collator that pads them, and checks before the first step."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from cell2text.training.checkpoints import mark_complete
+from cell2text.training.checkpoints import mark_complete, on_full_disk
+from cell2text.training.choosing import ValidationTexts
+from cell2text.training.held_out import describe_cells
 from cell2text.training.loss_watch import LossWatch
 from cell2text.training.stages import is_sharded
 from cell2text.training.state_cache import CellStateCache
+from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, peak_flops
 from processing_cell2text import Cell2TextProcessor
 
 
+# Parts of the model that may have a learning rate of their own, by what their parameters' names hold.
+PARTS = {
+    "cell_encoder": ("cell_encoder.",),
+    "projector": ("projector.",),
+    "language_model": ("language_model.", "lm_head."),
+}
+SHOWN_SHAPES = ("input_ids", "cell_input_ids", "cell_states")
 GENES_FIRST = 100_000  # one gene more counts as much as so many tokens: attention over genes costs most
 
 
@@ -43,6 +59,7 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
             cells["cell_states"] = cache.batch(rows, *cells["cell_input_ids"].shape[1:])
         batch.update(cells)
         batch["cell_ids"] = [example.get("cell_id", "") for example in examples]
+        batch["sizes"] = batch_sizes(batch)
         return batch
 
 
@@ -51,24 +68,74 @@ class Cell2TextTrainer(SFTTrainer):
 
     Parameters
     ----------
-    encoder_learning_rate, projector_learning_rate
-        Learning rates of these parts; the trainer's own when left out.
+    learning_rates
+        Of parts of the model, keys of `PARTS`; the trainer's own where left out or None.
     max_loss_jump
         Nats above the recent median that stop the run.
+
+    Attributes
+    ----------
+    validation_texts
+        Describes validation cells at every evaluation, and adds the figures of the texts to it; None for none.
+    batch_shapes
+        Shapes of the latest batch, for advice when the memory does not suffice.
     """
 
-    def __init__(self, *args, encoder_learning_rate=None, projector_learning_rate=None, max_loss_jump=None, **kwargs):
-        self.part_learning_rates = {"cell_encoder": encoder_learning_rate, "projector": projector_learning_rate}
+    args: SFTConfig
+    model: torch.nn.Module
+    train_dataset: Dataset
+
+    def __init__(self, *args, learning_rates: Mapping[str, float | None] | None = None, max_loss_jump=None, **kwargs):
+        self.learning_rates = {part: rate for part, rate in (learning_rates or {}).items() if rate is not None}
+        self.validation_texts: ValidationTexts | None = None
+        self.batch_shapes: dict[str, tuple[int, ...]] = {}
         super().__init__(*args, **kwargs)
-        self.loss_watch = LossWatch(Path(self.args.output_dir), max_loss_jump)
+        self.loss_watch = LossWatch(Path(str(self.args.output_dir)), max_loss_jump)
+        plain: Any = self.accelerator.unwrap_model(self.model)
+        plain = plain.get_base_model() if isinstance(plain, PeftModel) else plain
+        self.throughput = Throughput(FlopCounter(plain), peak_flops(self.args.device))
+
+    def describe_at_evaluation(self, rows: Dataset, *, batch_size: int, max_new_tokens: int) -> None:
+        """Describe these rows' cells at every evaluation and log what the texts get right."""
+        share = {"rank": self.args.process_index, "ranks": self.args.world_size, "gather": gather_object}
+        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "do_sample": False}
+
+        def describe(cells):
+            # A sharded model is called as it is, so that its parts are gathered when they are needed.
+            model = self.model if is_sharded(self) else self.accelerator.unwrap_model(self.model)
+            return describe_cells(model.eval(), self.processing_class, cells, **options)
+
+        self.validation_texts = ValidationTexts(rows, describe, **share)
+
+    def train(self, *args, **kwargs):
+        self.throughput.start()
+        return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        cell_ids = inputs.pop("cell_ids", [])
+        cell_ids, sizes = inputs.pop("cell_ids", []), inputs.pop("sizes", {})
+        self.batch_shapes = {name: tuple(inputs[name].shape) for name in SHOWN_SHAPES if name in inputs}
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.model.training:
             loss = float((found[0] if return_outputs else found).detach())
             self.loss_watch.look(loss, cell_ids, self.state.global_step + 1, self.args.process_index)
+            self.throughput.add(sizes)
         return found
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs and self.model.training:
+            logs = {**logs, **self.throughput.figures(self.args.world_size)}
+        super().log(logs, start_time)
+
+    def evaluate(self, *args, **kwargs):
+        with self.throughput.paused():
+            return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.validation_texts is not None:
+            found = self.validation_texts.metrics()
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
 
     @property
     def rows_a_step(self) -> int:
@@ -77,13 +144,14 @@ class Cell2TextTrainer(SFTTrainer):
     def _save_checkpoint(self, model, trial):
         """TRL's, marked as whole when every rank has written its part; older ones are deleted only then."""
         kept, self.args.save_total_limit = self.args.save_total_limit, None
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         try:
-            super()._save_checkpoint(model, trial)
+            with self.throughput.paused(), on_full_disk(folder):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = kept
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
             mark_complete(folder, rows_a_step=self.rows_a_step, ranks=self.args.world_size, sharded=is_sharded(self))
             rotate_checkpoints(self.args.output_dir, kept, self.state.best_model_checkpoint, use_mtime=True)
 
@@ -105,23 +173,27 @@ class Cell2TextTrainer(SFTTrainer):
         return prepared
 
     def create_optimizer(self, model=None):
-        rates = {part: rate for part, rate in self.part_learning_rates.items() if rate is not None}
-        if self.optimizer is None and rates:
+        if self.optimizer is None and self.learning_rates:
             trained = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             decayed = set(self.get_decay_parameter_names(trained))
-            groups = parameter_groups(trained, rates, decayed, weight_decay=self.args.weight_decay)
+            groups = parameter_groups(trained, self.learning_rates, decayed, weight_decay=self.args.weight_decay)
             self.optimizer_cls_and_kwargs = optimizer_class, {**options, "params": groups}
         return super().create_optimizer(model)
 
 
-def parameter_groups(model, rates: dict[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
+def part_of(name: str) -> str:
+    """The part of the model, a key of `PARTS`, that a parameter belongs to by its name."""
+    return next((part for part, prefixes in PARTS.items() if any(prefix in name for prefix in prefixes)), "other")
+
+
+def parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
     """Trainable parameters by part and by weight decay; parts in `rates` carry a learning rate of their own."""
     groups: dict[tuple, dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = next((part for part in rates if f"{part}." in name), None)
+        part = part_of(name) if part_of(name) in rates else None
         decay = weight_decay if name in decayed else 0.0
         group = groups.setdefault((part, decay), {"params": [], "weight_decay": decay})
         group["params"].append(parameter)

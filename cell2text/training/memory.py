@@ -1,0 +1,67 @@
+"""What a run needs of memory, in numbers, and what to change when there is not enough."""
+
+import torch
+from trl import ModelConfig, SFTConfig
+
+from cell2text.training.arguments import Cell2TextArguments
+
+
+ADAM_STATES = 2  # of the trained weights, in their own precision
+GIB = 2**30
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, on a GPU or on a CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def static_bytes(model: torch.nn.Module) -> tuple[int, int]:
+    """Bytes of the weights, and of the gradients and Adam's states of those that train."""
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    return weights, (1 + ADAM_STATES) * trained
+
+
+def advice(
+    model, shapes: dict[str, tuple[int, ...]], args: Cell2TextArguments, training_args: SFTConfig,
+    model_args: ModelConfig,
+) -> str:  # fmt: skip
+    """What took the memory, and what to change, most useful first.
+
+    Parameters
+    ----------
+    shapes
+        Of the tensors of the batch that did not fit; empty where none was reached.
+    """
+    weights, training = static_bytes(model)
+    batch, steps = training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps
+    lines = [
+        f"Out of memory. Weights {weights / GIB:.2f} GiB, gradients and Adam's states {training / GIB:.2f} GiB; the "
+        f"rest are activations of {batch} rows"
+        + (f" ({', '.join(f'{name} {tuple(shape)}' for name, shape in shapes.items())})." if shapes else ".")
+    ]
+    if torch.cuda.is_available() and not training_args.use_cpu:
+        free, total = torch.cuda.mem_get_info()
+        lines[0] += f" The device has {total / GIB:.1f} GiB, {free / GIB:.1f} free."
+    tried = []
+    if batch > 1:
+        tried.append(
+            f"--per_device_train_batch_size {batch // 2} --gradient_accumulation_steps {2 * steps}: half the "
+            "activations, the same training"
+        )
+    if not training_args.gradient_checkpointing:
+        tried.append("--gradient_checkpointing true: activations of one layer at a time, about a third slower")
+    if not training_args.bf16 and not training_args.fp16:
+        tried.append("--bf16 true: half the activations")
+    if not model.config.freeze_cell_encoder:
+        tried.append("--freeze_cell_encoder true: no gradients of the encoder")
+    elif model.config.projector_type == "mlp" and not args.cache_cell_states:
+        tried.append("--cache_cell_states true: the encoder is not run at all")
+    if not model_args.use_peft:
+        tried.append(f"--stage lora: most of the {training / GIB:.2f} GiB of gradients and Adam's states")
+    if training_args.world_size > 1:
+        tried.append("--config_file configs/accelerate/fsdp2.yaml: weights and states cut over the ranks")
+    tried.append(f"--max_genes below {args.max_genes or 2048}: shorter cells, on data prepared so")
+    return "\n".join([*lines, "Any of these helps:", *(f"  {line}" for line in tried)])
