@@ -6,29 +6,26 @@
 Parses, prepares or loads rows, trains, saves, describes the held-out cells. `cell2text.training` holds the parts.
 """
 
-import os
 import sys
 from pathlib import Path
 
-import torch
 from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 import cell2text  # noqa: F401  registers the Auto classes
-from cell2text.faults import complaint
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.card import write_model_card
-from cell2text.training.checkpoints import FullDiskError, check_resume, find_checkpoint
+from cell2text.training.checkpoints import check_resume, find_checkpoint, is_sharded
 from cell2text.training.choosing import check_choosing, chosen_cells
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
-from cell2text.training.loss_watch import BadLossError
+from cell2text.training.launch import run, use_threads
 from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.preflight import preflight
 from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
-from cell2text.training.stages import apply_stage, is_sharded, save_base, save_final
+from cell2text.training.stages import apply_stage, save_base, save_final
 from cell2text.training.state_cache import CellStateCache, keep_cell_states
 from cell2text.training.trainer import PARTS, Cell2TextCollator, Cell2TextTrainer
 from cell2text.training.warm_start import warm_start_encoder
@@ -39,9 +36,7 @@ DEFAULT_CONFIG = PROJECT / "configs" / "default.yaml"
 
 
 def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-    if args.cpu_threads is not None:
-        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // local_ranks))
+    use_threads(args.cpu_threads)
     set_seed(training_args.seed)
     output_dir = str(training_args.output_dir)
     publish, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is there: see the end
@@ -134,21 +129,5 @@ def parse_arguments(argv: list[str]) -> tuple[Cell2TextArguments, SFTConfig, Mod
     return parser.parse_args_and_config(argv or ["--config", str(DEFAULT_CONFIG)])  # type: ignore[return-value]
 
 
-def run(argv: list[str]) -> int:
-    """`main`, with our own complaints about the input as one line; exit codes as in the rest of Cell2Text."""
-    try:
-        main(*parse_arguments(argv))
-    except (ValueError, KeyError) as error:
-        message = complaint(error)
-        if message is None:
-            raise
-        print(f"train_sft.py: {message}", file=sys.stderr)
-        return 2
-    except (BadLossError, MemoryError, FullDiskError) as error:
-        print(f"train_sft.py: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run("train_sft.py", lambda: main(*parse_arguments(sys.argv[1:]))))

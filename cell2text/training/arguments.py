@@ -1,4 +1,4 @@
-"""Arguments of `train_sft.py` beside TRL's own."""
+"""Arguments of `train_sft.py` and `train_encoder.py` beside the Trainer's own."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,9 +10,8 @@ FAST_BASELINES = tuple(name for name in METHODS if name != "lightgbm")
 
 
 @dataclass
-class Cell2TextArguments:
-    """Data, parts and stages of a run; the model's path, LoRA and all of training are TRL's `ModelConfig` and
-    `SFTConfig`."""
+class DataArguments:
+    """Rows of a run, and the threads that it may use."""
 
     dataset: list[str] = field(
         default_factory=list,
@@ -46,15 +45,34 @@ class Cell2TextArguments:
             "help": "`validation` holds out as many of the training cells instead, and never sees the test cells."
         },
     )
-
-    stage: Literal["full", "lora", "projector"] | None = field(
+    gene_vocab: str | None = field(
         default=None,
         metadata={
-            "help": "What trains: everything (`full`), LoRA on the language model and the projector (`lora`), the "
-            "projector "
-            "alone (`projector`). A frozen encoder stays frozen. `lora` with --use_peft, else `full`, when left out."
+            "help": "Folder or Hub id of the encoder's gene vocabulary; fitted to the training cells if left out."
         },
     )
+    max_genes: int | None = field(default=None, metadata={"help": "Longest ranked cell, special tokens included."})
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message; the processor's own if left out."}
+    )
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Threads on CPU, 0 for all cores: `accelerate launch` gives a process one. Left alone if left out."
+        },
+    )
+
+    def __post_init__(self):
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"test_share={self.test_share}: expected a share between 0 and 1.")
+        if not 0 <= self.validation_share < 1 - self.test_share:
+            raise ValueError(f"validation_share={self.validation_share}: expected one below {1 - self.test_share:g}.")
+
+
+@dataclass
+class EncoderArguments:
+    """The cell encoder: pretrained, or the sizes of a fresh one."""
+
     cell_encoder: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub id of a pretrained encoder, such as Geneformer; a fresh one if left out."},
@@ -62,10 +80,22 @@ class Cell2TextArguments:
     cell_encoder_subfolder: str | None = field(
         default=None, metadata={"help": "Folder inside the encoder's repository."}
     )
-    gene_vocab: str | None = field(
+    encoder_hidden_size: int = field(default=256, metadata={"help": "Width of a fresh encoder."})
+    encoder_layers: int = field(default=6, metadata={"help": "Layers of a fresh encoder."})
+    encoder_heads: int = field(default=4, metadata={"help": "Attention heads of a fresh encoder."})
+
+
+@dataclass
+class Cell2TextArguments(EncoderArguments, DataArguments):
+    """Data, parts and stages of a run; the model's path, LoRA and all of training are TRL's `ModelConfig` and
+    `SFTConfig`."""
+
+    stage: Literal["full", "lora", "projector"] | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of the encoder's gene vocabulary; fitted to the training cells if left out."
+            "help": "What trains: everything (`full`), LoRA on the language model and the projector (`lora`), the "
+            "projector "
+            "alone (`projector`). A frozen encoder stays frozen. `lora` with --use_peft, else `full`, when left out."
         },
     )
     gguf_file: str | None = field(default=None, metadata={"help": "GGUF file inside the language model's folder."})
@@ -89,15 +119,8 @@ class Cell2TextArguments:
     gene_dropout: float = field(
         default=0.0, metadata={"help": "Largest share of genes hidden from an encoder in training."}
     )
-    max_genes: int | None = field(default=None, metadata={"help": "Longest ranked cell, special tokens included."})
-    system_prompt: str | None = field(
-        default=None, metadata={"help": "System message; the processor's own if left out."}
-    )
     instruction: str | None = field(default=None, metadata={"help": "Instruction; the processor's own if left out."})
 
-    encoder_hidden_size: int = field(default=256, metadata={"help": "Width of a fresh encoder."})
-    encoder_layers: int = field(default=6, metadata={"help": "Layers of a fresh encoder."})
-    encoder_heads: int = field(default=4, metadata={"help": "Attention heads of a fresh encoder."})
     decoder_hidden_size: int = field(default=256, metadata={"help": "Width of a fresh language model."})
     decoder_layers: int = field(default=4, metadata={"help": "Layers of a fresh language model."})
     decoder_heads: int = field(default=4, metadata={"help": "Attention heads of a fresh language model."})
@@ -158,14 +181,9 @@ class Cell2TextArguments:
         default_factory=lambda: list(FAST_BASELINES),
         metadata={"help": f"Baselines for the same cells, any of {', '.join(METHODS)}; `none` for none."},
     )
-    cpu_threads: int | None = field(
-        default=None,
-        metadata={
-            "help": "Threads on CPU, 0 for all cores: `accelerate launch` gives a process one. Left alone if left out."
-        },
-    )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.warm_start_epochs > 0 and self.cell_encoder is not None:
             raise ValueError(
                 "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained "
@@ -176,13 +194,21 @@ class Cell2TextArguments:
         self.baselines = [name for name in self.baselines if name != "none"]
         if set(self.baselines) - set(METHODS):
             raise ValueError(f"baselines={self.baselines}: expected some of {METHODS}, or none.")
-        if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share={self.test_share}: expected a share between 0 and 1.")
-        if not 0 <= self.validation_share < 1 - self.test_share:
-            raise ValueError(f"validation_share={self.validation_share}: expected one below {1 - self.test_share:g}.")
         if self.unfreeze_encoder_layers and self.freeze_cell_encoder is False:
             raise ValueError(
                 "unfreeze_encoder_layers freezes the rest of the encoder: leave out freeze_cell_encoder false."
             )
         if self.unfreeze_encoder_layers and self.cache_cell_states:
             raise ValueError("cache_cell_states needs a frozen encoder: not with unfreeze_encoder_layers.")
+
+
+@dataclass
+class MaskedGeneArguments(EncoderArguments, DataArguments):
+    """Data and encoder of a pretraining run; all of training are transformers' `TrainingArguments`."""
+
+    mask_share: float = field(default=0.15, metadata={"help": "Share of a cell's genes that are to be guessed."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.mask_share < 1:
+            raise ValueError(f"mask_share={self.mask_share}: expected a share between 0 and 1.")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
 from vocabulary_cell2text import write_atomically
@@ -128,3 +128,30 @@ def check_resume(folder: str, *, rows_a_step: int, sharded: bool) -> None:
     if kept["sharded"] != sharded:
         before, now = (("a sharded", "one that is not"), ("an unsharded", "a sharded one"))[not kept["sharded"]]
         raise ValueError(f"{folder} is {before} checkpoint, this run needs {now}: launch as it was launched before.")
+
+
+def is_sharded(trainer) -> bool:
+    """Whether no rank holds the whole model: FSDP, DeepSpeed."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+class WholeCheckpoints:
+    """For a Trainer: checkpoints are marked when every rank has written its part, and older ones deleted only then."""
+
+    @property
+    def rows_a_step(self) -> int:
+        args = self.args  # type: ignore[attr-defined]
+        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        kept, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with on_full_disk(folder):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = kept
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder, rows_a_step=self.rows_a_step, ranks=self.args.world_size, sharded=is_sharded(self))
+            rotate_checkpoints(self.args.output_dir, kept, self.state.best_model_checkpoint, use_mtime=True)

@@ -10,10 +10,11 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, LlamaConfig, Pre
 from transformers.utils import logging
 from trl import ModelConfig
 
-from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.arguments import Cell2TextArguments, EncoderArguments
 from cell2text.training.sources import TrainingRows, vocabulary_of
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
+from vocabulary_cell2text import GeneVocabulary
 
 
 logger = logging.get_logger(__name__)
@@ -51,7 +52,7 @@ def load_components(
         from transformers import GgufConfig
 
         language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
-    encoder = args.cell_encoder or fresh_encoder_config(args, processor)
+    encoder = args.cell_encoder or fresh_encoder_config(args, processor.gene_vocabulary, processor.max_genes)
     options = {name: getattr(args, name) for name in ("projector_type", "projector_dropout", "gene_dropout")}
     for name in ("cell_feature_layer", "freeze_cell_encoder"):
         if getattr(args, name) is not None:
@@ -126,16 +127,16 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     return fast
 
 
-def fresh_encoder_config(args: Cell2TextArguments, processor: Cell2TextProcessor) -> BertConfig:
+def fresh_encoder_config(args: EncoderArguments, vocabulary: GeneVocabulary, max_genes: int) -> BertConfig:
     """A BERT of Geneformer's kind. Without dropout, which more than doubles a step on CPU; `gene_dropout` stands in."""
     return BertConfig(
-        vocab_size=len(processor.gene_vocabulary),
+        vocab_size=len(vocabulary),
         hidden_size=args.encoder_hidden_size,
         num_hidden_layers=args.encoder_layers,
         num_attention_heads=args.encoder_heads,
         intermediate_size=2 * args.encoder_hidden_size,
-        max_position_embeddings=processor.max_genes,
-        pad_token_id=processor.gene_vocabulary.pad_token_id,
+        max_position_embeddings=max_genes,
+        pad_token_id=vocabulary.pad_token_id,
         hidden_act="relu",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from cell2text.data import example_cells_path
 from cell2text.data.prepare import prepare
-from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.arguments import Cell2TextArguments, DataArguments
 from processing_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import VOCABULARY_FILE, GeneVocabulary
 
@@ -51,7 +51,7 @@ class TrainingRows:
                     yield from (block["text"] for block in message["content"] if block["text"])
 
 
-def load_rows(args: Cell2TextArguments, output_dir: str, *, prepares: bool = True) -> TrainingRows:
+def load_rows(args: DataArguments, output_dir: str, *, prepares: bool = True) -> TrainingRows:
     """Prepare or load what `--dataset` names; with several processes one `prepares`, before the others load.
 
     Raises
@@ -75,7 +75,7 @@ def load_rows(args: Cell2TextArguments, output_dir: str, *, prepares: bool = Tru
     return chosen_splits(dataset, args, vocabulary if vocabulary.is_dir() else None, [])
 
 
-def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path, prepares: bool) -> TrainingRows:
+def prepare_rows(files: list[str], args: DataArguments, output_dir: Path, prepares: bool) -> TrainingRows:
     """Rows of counts, prepared into the run's own folder."""
     folder = output_dir / "data"
     validation = args.test_share * (1 - args.test_share) if args.hold_out == "validation" else args.validation_share
@@ -100,7 +100,7 @@ def prepare_rows(files: list[str], args: Cell2TextArguments, output_dir: Path, p
     return chosen_splits(dataset, args, folder / "vocabulary", files)
 
 
-def chosen_splits(dataset: DatasetDict, args: Cell2TextArguments, vocabulary: Path | None, files) -> TrainingRows:
+def chosen_splits(dataset: DatasetDict, args: DataArguments, vocabulary: Path | None, files) -> TrainingRows:
     missing = {"train", args.hold_out} - set(dataset)
     if missing:
         raise ValueError(
@@ -111,7 +111,7 @@ def chosen_splits(dataset: DatasetDict, args: Cell2TextArguments, vocabulary: Pa
     return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files, report, dataset.get("validation"))
 
 
-def vocabulary_of(rows: TrainingRows, args: Cell2TextArguments) -> GeneVocabulary:
+def vocabulary_of(rows: TrainingRows, args: DataArguments) -> GeneVocabulary:
     """The vocabulary that ranked the cells.
 
     Raises

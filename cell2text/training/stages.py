@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, get_peft_config
 
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.checkpoints import saved_whole
+from cell2text.training.checkpoints import is_sharded, saved_whole
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
@@ -91,11 +91,6 @@ def save_base(model, processor: Cell2TextProcessor, model_args: ModelConfig, fol
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
     model.config._name_or_path = model.name_or_path = str(folder)
-
-
-def is_sharded(trainer) -> bool:
-    """Whether no rank holds the whole model: FSDP, DeepSpeed."""
-    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
 def save_final(trainer, processor: Cell2TextProcessor) -> Cell2TextForConditionalGeneration | None:

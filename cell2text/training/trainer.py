@@ -10,15 +10,13 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from cell2text.training.checkpoints import mark_complete, on_full_disk
+from cell2text.training.checkpoints import WholeCheckpoints, is_sharded
 from cell2text.training.choosing import ValidationTexts
 from cell2text.training.held_out import describe_cells
 from cell2text.training.loss_watch import LossWatch
-from cell2text.training.stages import is_sharded
 from cell2text.training.state_cache import CellStateCache
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, peak_flops
 from processing_cell2text import Cell2TextProcessor
@@ -63,7 +61,7 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
         return batch
 
 
-class Cell2TextTrainer(SFTTrainer):
+class Cell2TextTrainer(WholeCheckpoints, SFTTrainer):
     """An SFTTrainer whose rows hold cells.
 
     Parameters
@@ -137,23 +135,9 @@ class Cell2TextTrainer(SFTTrainer):
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         return output
 
-    @property
-    def rows_a_step(self) -> int:
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-
     def _save_checkpoint(self, model, trial):
-        """TRL's, marked as whole when every rank has written its part; older ones are deleted only then."""
-        kept, self.args.save_total_limit = self.args.save_total_limit, None
-        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        try:
-            with self.throughput.paused(), on_full_disk(folder):
-                super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = kept
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(folder, rows_a_step=self.rows_a_step, ranks=self.args.world_size, sharded=is_sharded(self))
-            rotate_checkpoints(self.args.output_dir, kept, self.state.best_model_checkpoint, use_mtime=True)
+        with self.throughput.paused():
+            super()._save_checkpoint(model, trial)
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()

@@ -1,0 +1,38 @@
+"""What the training scripts share around their work: threads, and errors as one line with an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+from cell2text.faults import complaint
+from cell2text.training.checkpoints import FullDiskError
+from cell2text.training.loss_watch import BadLossError
+
+
+def use_threads(n_threads: int | None) -> None:
+    """Set PyTorch's threads on CPU: 0 for all cores, shared by the ranks of this machine; None leaves them alone."""
+    if n_threads is not None:
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(n_threads or max(1, (os.cpu_count() or 1) // ranks))
+
+
+def run(script: str, main: Callable[[], None]) -> int:
+    """Call `main`, and return the exit code, as in the rest of Cell2Text.
+
+    0 done; 2 wrong input, told in one line; 1 a loss, memory or disk that stopped the run, told likewise. Any other
+    error is a fault of ours, and is raised.
+    """
+    try:
+        main()
+    except (ValueError, KeyError) as error:
+        message = complaint(error)
+        if message is None:
+            raise
+        print(f"{script}: {message}", file=sys.stderr)
+        return 2
+    except (BadLossError, MemoryError, FullDiskError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,87 @@
+"""Pretrain a cell encoder by masked-gene modelling, with transformers' Trainer.
+
+    accelerate launch train_encoder.py --config configs/encoder.yaml [--key value]
+
+Leaves a folder for `train_sft.py --cell_encoder`: weights in Geneformer's format, and the vocabulary of the genes.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import TrainingArguments, set_seed
+from trl import TrlParser
+
+from cell2text.training.arguments import MaskedGeneArguments
+from cell2text.training.checkpoints import check_resume, find_checkpoint, is_sharded, saved_whole
+from cell2text.training.launch import run, use_threads
+from cell2text.training.masked_genes import (
+    EncoderTrainer,
+    GeneMasker,
+    cells_of,
+    load_encoder,
+    plain_encoder,
+    without_context,
+)
+from cell2text.training.sources import load_rows, vocabulary_of
+from vocabulary_cell2text import write_atomically
+
+
+def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
+    use_threads(args.cpu_threads)
+    set_seed(training_args.seed)
+    output_dir = Path(str(training_args.output_dir))
+    training_args.remove_unused_columns, training_args.include_num_input_tokens_seen = False, "no"
+    resume = find_checkpoint(training_args.resume_from_checkpoint, str(output_dir))
+    with training_args.main_process_first(desc="preparing the data"):
+        rows = load_rows(args, str(output_dir), prepares=training_args.local_process_index == 0)
+    vocabulary = vocabulary_of(rows, args)
+    max_genes = args.max_genes or vocabulary.max_genes
+    model = load_encoder(args, vocabulary, max_genes)
+    max_genes = min(max_genes, model.config.max_position_embeddings)
+    train, held_out = (cells_of(part, max_genes) for part in (rows.train, rows.validation or rows.held_out))
+    trainer = EncoderTrainer(
+        model=model,
+        args=training_args,
+        data_collator=GeneMasker(vocabulary, args.mask_share),
+        eval_collator=GeneMasker(vocabulary, args.mask_share, seed=training_args.seed),
+        train_dataset=train,
+        eval_dataset=held_out,
+    )
+    if resume:
+        check_resume(resume, rows_a_step=trainer.rows_a_step, sharded=is_sharded(trainer))
+    trainer.train(resume_from_checkpoint=resume)
+    found = trainer.evaluate()
+    state = trainer.accelerator.get_state_dict(trainer.model) if is_sharded(trainer) else None
+    if trainer.accelerator.is_main_process:
+        whole = trainer.accelerator.unwrap_model(trainer.model) if state is None else type(model)(model.config)
+        if state is not None:
+            whole.load_state_dict(state)
+        save(whole, vocabulary, output_dir, max_genes)
+        reached = {"loss": found["eval_loss"], "guessed": found["eval_guessed"]}
+        blind = without_context(train, held_out, vocabulary)
+        metrics = {"held_out_cells": len(held_out), "encoder": reached, "without_context": blind}
+        write_atomically(output_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        print(
+            f"{output_dir}: of the hidden genes of {len(held_out):,} held-out cells {reached['guessed']:.1%} are "
+            f"guessed (loss {reached['loss']:.3f}); without looking at a cell {blind['guessed']:.1%} (loss "
+            f"{blind['loss']:.3f})."
+        )
+    trainer.accelerator.wait_for_everyone()
+    trainer.end()
+
+
+def save(model, vocabulary, folder: Path, max_genes: int) -> None:
+    with saved_whole(folder) as partial:
+        plain_encoder(model).save_pretrained(partial)
+        replace(vocabulary, max_genes=max_genes).save_pretrained(partial)
+
+
+def parse_arguments(argv: list[str]) -> tuple[MaskedGeneArguments, TrainingArguments]:
+    parser = TrlParser((MaskedGeneArguments, TrainingArguments))  # type: ignore[arg-type]
+    return parser.parse_args_and_config(argv)  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    sys.exit(run("train_encoder.py", lambda: main(*parse_arguments(sys.argv[1:]))))
