@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertConfig, Gemma3TextConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
 import cell2text  # noqa: F401  registers the classes
+from cell2text.data import example_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
@@ -123,6 +124,18 @@ def make_adata(n_cells=12, n_genes=N_GENES, seed=0) -> ad.AnnData:
     var = pd.DataFrame({"feature_name": [f"GENE{index}" for index in range(n_genes)]})
     var.index = [f"ENSG{index:011d}" for index in range(n_genes)]
     return ad.AnnData(sp.csr_matrix(counts), obs=obs, var=var)
+
+
+@pytest.fixture(scope="session")
+def small_h5ad(tmp_path_factory):
+    """Forty real cells of four types."""
+    adata = example_cells()
+    kept = adata.obs["cell_type"].isin(["retinal rod cell", "type B pancreatic cell", "monocyte", "fibroblast"])
+    adata = adata[kept]
+    adata = adata[adata.obs.groupby("cell_type", observed=True).head(10).index].copy()
+    path = tmp_path_factory.mktemp("cells") / "small.h5ad"
+    adata.write_h5ad(path)
+    return path
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ HUB_FILES = {
 LAYERS = {
     "cell2text/evaluation": {"cell2text.data", "cell2text.evaluation", "cell2text.figures"},
     "cell2text/data": {"cell2text.data", "cell2text.figures"},
-    "cell2text/training": {"cell2text.data", "cell2text.evaluation", "cell2text.training"},
+    "cell2text/training": {"cell2text.data", "cell2text.evaluation", "cell2text.faults", "cell2text.training"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
 

@@ -1,96 +1,28 @@
 """Training: the loss's tokens, stages, resuming, two ranks, the files that are left, and what is refused."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
-from trl import ModelConfig, SFTConfig, SFTTrainer
+from trl import ModelConfig, SFTTrainer
 
 from cell2text.data import example_cells
-from cell2text.data.rows import completion_array, with_text
 from cell2text.evaluation.training_cells import read_counts
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
-from cell2text.training.checkpoints import step_of
+from cell2text.training.launch import run as launch
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.sources import load_rows
 from cell2text.training.stages import apply_stage
-from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
 
-from .conftest import make_adata, make_model, make_processor
-
-
-PROJECT = Path(__file__).resolve().parents[1]
-TINY = {
-    "encoder_hidden_size": 16, "encoder_layers": 1, "encoder_heads": 2, "decoder_hidden_size": 16, "decoder_layers": 1,
-    "decoder_heads": 2, "decoder_vocab_size": 400, "num_cell_tokens": 2, "max_genes": 32, "warm_start_epochs": 0,
-    "num_train_epochs": 1, "per_device_train_batch_size": 4, "max_new_tokens": 8, "report_to": "none", "bf16": False,
-    "gene_dropout": 0.0, "eval_strategy": "no", "cpu_threads": None, "disable_tqdm": True, "generation_batch_size": 64,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def small_h5ad(tmp_path_factory):
-    """Forty real cells of four types."""
-    adata = example_cells()
-    kept = adata.obs["cell_type"].isin(["retinal rod cell", "type B pancreatic cell", "monocyte", "fibroblast"])
-    adata = adata[kept]
-    adata = adata[adata.obs.groupby("cell_type", observed=True).head(10).index].copy()
-    path = tmp_path_factory.mktemp("cells") / "small.h5ad"
-    adata.write_h5ad(path)
-    return path
-
-
-def write_config(folder: Path, **changes) -> Path:
-    config = yaml.safe_load((PROJECT / "configs" / "default.yaml").read_text())
-    config = {**config, **TINY, "output_dir": str(folder / "out"), **changes}
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
-    return path
-
-
-def run(folder, *, launcher=(sys.executable,), expect=0, **changes):
-    """Run train_sft.py on the default configuration at toy size, with changes."""
-    path = write_config(folder, **changes)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def make_trainer(folder, processor=None, **options):
-    processor = processor or make_processor()
-    model = make_model(processor=processor)
-    cells = [[cell.tolist()] for cell in processor.rank_encode(make_adata(8))]
-    prompt = [with_text(message) for message in processor.conversation()]
-    texts = ["This cell is a B cell. It comes from the blood."] * 8
-    columns = {"cells": cells, "prompt": [prompt] * 8, "completion": completion_array(texts).to_pylist()}
-    rows = Dataset.from_dict({"cell_id": [f"cell{i}" for i in range(8)], **columns})
-    settings = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "max_length": 512}
-    return Cell2TextTrainer(
-        model=model,
-        args=SFTConfig(**{**settings, **options}),
-        train_dataset=rows,
-        processing_class=processor,
-        data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
-    )
+from .conftest import make_adata, make_model
+from .training_runs import TORCHRUN, TWO_RANKS, losses, make_trainer, run, weights, write_config
 
 
 def test_the_loss_is_on_the_completion_alone_token_by_token(tmp_path):
@@ -120,10 +52,10 @@ def test_the_collator_keeps_every_row_with_its_own_cells(tmp_path):
 def test_parts_may_have_learning_rates_of_their_own(tmp_path):
     trainer = make_trainer(tmp_path, learning_rate=1e-3)
     trainer.model.model.freeze_cell_encoder(False)
-    trainer.part_learning_rates = {"cell_encoder": 1e-5, "projector": 1e-2}
+    trainer.learning_rates = {"cell_encoder": 1e-5, "projector": 1e-2, "language_model": 1e-4}
     rate_of = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
     for name, parameter in trainer.model.named_parameters():
-        expected = 1e-5 if ".cell_encoder." in name else 1e-2 if ".projector." in name else 1e-3
+        expected = 1e-5 if ".cell_encoder." in name else 1e-2 if ".projector." in name else 1e-4
         assert rate_of[id(parameter)] == expected, name
 
 
@@ -225,17 +157,6 @@ def test_lora_leaves_base_adapter_and_merged_model(small_h5ad, tmp_path):
     assert all("lora_" in name or "projector" in name for name in kept)
 
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-TWO_RANKS = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-             "--main_process_port", "0")  # fmt: skip
-
-
-def losses(folder: Path) -> list[float]:
-    """Training losses of all steps, from the run's last checkpoint."""
-    state = max((folder / "out").glob("checkpoint-*"), key=step_of) / "trainer_state.json"
-    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
-
-
 @pytest.mark.parametrize("stage", ["full", "lora"])
 def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_path):
     options = {
@@ -286,7 +207,7 @@ def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path, mo
     path = write_config(tmp_path, **changes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert train_sft.run(["--config", str(path)]) == 2
+        assert launch("train_sft.py", lambda: train_sft.main(*train_sft.parse_arguments(["--config", str(path)]))) == 2
     assert re.search(message, capsys.readouterr().err.replace("\n", " "))
 
 

@@ -1,0 +1,104 @@
+"""Checkpoints: killed runs go on bit for bit, unfinished ones are passed over, a full disk spoils nothing."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from cell2text.training.checkpoints import FullDiskError, check_resume, find_checkpoint, mark_complete, saved_whole
+
+from .training_runs import PROJECT, make_trainer, run, weights, write_config
+
+
+def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(small_h5ad, tmp_path):
+    options = {
+        "dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
+        "gene_dropout": 0.5, "save_total_limit": 1,
+    }  # fmt: skip
+    run(tmp_path / "whole", **options)
+    path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for step in (2, 4):
+        command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(path)]
+        with open(tmp_path / f"killed{step}.log", "w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
+        while not (tmp_path / "killed" / "out" / f"checkpoint-{step}").exists() and process.poll() is None:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / f"killed{step}.log").read_text()[-2000:]
+        kept = find_checkpoint("true", str(tmp_path / "killed" / "out"))
+        assert kept is not None and int(kept.rpartition("-")[2]) >= step - 1
+    run(tmp_path / "killed", **options, resume_from_checkpoint="true")
+    whole, killed = (weights(tmp_path / name / "out") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_the_last_whole_checkpoint_is_found_and_unfinished_ones_are_passed_over(tmp_path):
+    for step in (9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert find_checkpoint("true", str(tmp_path)) is None  # the run starts at its beginning
+    for step in (9, 10):
+        mark_complete(tmp_path / f"checkpoint-{step}", rows_a_step=8, ranks=1, sharded=False)
+    assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    assert find_checkpoint(str(tmp_path / "checkpoint-9"), "") == str(tmp_path / "checkpoint-9")
+    with pytest.raises(ValueError, match="no checkpoint, or one that was not finished"):
+        find_checkpoint(str(tmp_path / "checkpoint-11"), str(tmp_path))
+    assert find_checkpoint(None, str(tmp_path)) is None and find_checkpoint("false", str(tmp_path)) is None
+    check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=8, sharded=False)
+    with pytest.raises(ValueError, match="trained with 8 rows a step on 1 ranks, this run has 4"):
+        check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=4, sharded=False)
+    with pytest.raises(ValueError, match="launch as it was launched before"):
+        check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=8, sharded=True)
+
+
+@pytest.fixture
+def small_files():
+    """A limit of 40 kB a file, as a stand-in for a full disk: writing further fails in the operating system."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_in_a_checkpoint_is_told_and_the_one_before_is_kept(tmp_path, small_files):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4, "save_total_limit": 1}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=4, **options)
+    trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=4, **{**options, "max_steps": 6})
+    with pytest.raises(FullDiskError, match="checkpoint-5 could not be written whole.*--resume_from_checkpoint true"):
+        trainer.train(resume_from_checkpoint=find_checkpoint("true", str(tmp_path)))
+    assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-4")
+
+
+def test_a_full_disk_in_the_final_save_leaves_the_model_that_was_there(tiny_model, tmp_path, small_files):
+    (tmp_path / "model.safetensors").write_bytes(b"the model before")
+    with pytest.raises(FullDiskError, match="could not be written whole"), saved_whole(tmp_path) as folder:
+        tiny_model.save_pretrained(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == b"the model before"
+
+
+def test_other_errors_while_saving_stay_what_they_are(tmp_path):
+    with pytest.raises(KeyError, match="mine"), saved_whole(tmp_path):
+        raise KeyError("mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_with_other_steps_ends_in_one_message(small_h5ad, tmp_path):
+    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1}
+    run(tmp_path, **options, max_steps=1)
+    done = run(tmp_path, **options, max_steps=2, per_device_train_batch_size=2, resume_from_checkpoint="true", expect=2)
+    assert "trained with 4 rows a step on 1 ranks, this run has 2" in done.stderr
+    assert json.loads((tmp_path / "out" / "checkpoint-1" / "complete.json").read_text())["rows_a_step"] == 4
+    shutil.rmtree(tmp_path / "out")

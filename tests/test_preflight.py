@@ -1,0 +1,186 @@
+"""Before the first step: the table, what is refused, what trains; and advice when memory ends."""
+
+import re
+
+import pytest
+import torch
+from trl import ModelConfig
+
+import train_sft
+from cell2text.training import preflight as checks
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.launch import run as launch
+from cell2text.training.memory import advice, is_out_of_memory
+from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
+from cell2text.training.stages import apply_stage
+from cell2text.training.throughput import FlopCounter, Throughput
+
+from .conftest import make_model, make_processor, make_tokenizer, make_vocabulary
+from .training_runs import make_trainer, run, write_config
+
+
+def rows_of(trainer) -> TrainingRows:
+    return TrainingRows(trainer.train_dataset, trainer.train_dataset, None, [])
+
+
+def test_the_table_says_what_the_run_will_do(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=4, num_train_epochs=3, gradient_accumulation_steps=2)
+    checks.preflight(trainer, rows_of(trainer), trainer.processing_class)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    assert "8 to train on" in text and "64 gene tokens" in text and "max_length 512" in text
+    assert f"{trained:,} parameters: cell_encoder 0 of" in text
+    assert "3 of 8 rows (4 x 2 on 1 rank), 3.0 passes over the rows" in text
+    assert not list(tmp_path.iterdir())  # nothing was trained or written
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=9)
+    usage = checks.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage._replace(free=10_000))
+    with pytest.raises(ValueError, match=r"GiB are needed in .*: keep fewer checkpoints .--save_total_limit 1."):
+        checks.preflight(trainer, rows_of(trainer), trainer.processing_class)
+    trainer.args.save_total_limit = 2
+    assert checks.kept_checkpoints(trainer) == 3
+    trainer.args.save_total_limit = None
+    assert checks.kept_checkpoints(trainer) == 10
+
+
+def test_a_run_where_nothing_trains_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="Nothing trains"):
+        checks.preflight(trainer, rows_of(trainer), trainer.processing_class)
+
+
+def test_data_ranked_with_another_vocabulary_are_refused(small_h5ad, tmp_path):
+    arguments = Cell2TextArguments(dataset=[str(small_h5ad)], max_genes=32)
+    rows = load_rows(arguments, str(tmp_path))
+    ours = make_processor().gene_vocabulary
+    with pytest.raises(ValueError, match=r"another gene vocabulary .* than that of the model .64 tokens; \d+ of the"):
+        check_vocabulary(rows, arguments, ours)
+    rows.vocabulary = None
+    with pytest.raises(ValueError, match="hold the gene token .*, the model's vocabulary 64 tokens"):
+        check_vocabulary(rows, arguments, ours)
+
+
+def test_an_encoder_with_a_vocabulary_of_its_own_holds_the_data_to_it(tmp_path):
+    processor = make_processor()
+    vocabulary = make_vocabulary(n_genes=50)
+    vocabulary.save_pretrained(tmp_path)
+    rows = TrainingRows(make_trainer(tmp_path / "run").train_dataset, None, None, [])
+    check_vocabulary(rows, Cell2TextArguments(cell_encoder="no/such/folder"), processor.gene_vocabulary)
+    with pytest.raises(ValueError, match="than that of --cell_encoder .*54 tokens"):
+        check_vocabulary(rows, Cell2TextArguments(cell_encoder=str(tmp_path)), processor.gene_vocabulary)
+
+
+def test_a_model_refuses_data_of_another_vocabulary_on_the_command_line(tmp_path, small_h5ad):
+    make_model(processor=make_processor()).save_pretrained(tmp_path / "model")
+    make_processor().save_pretrained(tmp_path / "model")
+    done = run(tmp_path, dataset=[str(small_h5ad)], model_name_or_path=str(tmp_path / "model"),
+               gene_embeddings="random", expect=2)  # fmt: skip
+    assert "ranked with another gene vocabulary" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("pattern", [["no_such_proj"], [r".*language_model\..*\.query"]])
+def test_a_lora_pattern_that_matches_nothing_is_refused(pattern):
+    options = ModelConfig(use_peft=True, lora_target_modules=pattern)
+    with pytest.raises(ValueError, match="matches no linear layer.*are called down_proj, .*q_proj"):
+        apply_stage(make_model(), Cell2TextArguments(), options)
+
+
+def test_a_language_model_without_a_chat_template_gets_a_plain_one_and_it_is_said(small_h5ad, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer(None)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    done = run(tmp_path, dataset=[str(small_h5ad)], model_name_or_path=str(tmp_path / "llama"), describe_held_out=False,
+               max_length=2000)  # fmt: skip
+    assert "no chat template: Cell2Text's plain `role: text` template is used" in done.stderr
+    template = (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert "message['role']" in template
+
+
+@pytest.mark.parametrize(("stage", "layers"), [("full", 1), ("lora", 2), ("projector", 1)])
+def test_the_encoders_last_layers_train_where_the_projected_states_pass(stage, layers):
+    model, options = make_model(freeze_cell_encoder=True), ModelConfig(use_peft=stage == "lora")
+    apply_stage(model, Cell2TextArguments(stage=stage, unfreeze_encoder_layers=layers), options)
+    trained = {name for name, weight in model.model.cell_encoder.named_parameters() if weight.requires_grad}
+    # Three layers, states taken after the second: the third never matters.
+    expected = {f"encoder.layer.{i}." for i in range(2 - layers, 2)}
+    assert {re.match(r"encoder\.layer\.\d\.", name)[0] for name in trained} == expected
+    if stage == "lora":
+        assert set(options.lora_modules_to_save) == {"projector", *(f"cell_encoder.{name[:-1]}" for name in expected)}
+    with pytest.raises(ValueError, match="the encoder has 3 layers, and its states are taken after 2"):
+        apply_stage(make_model(), Cell2TextArguments(unfreeze_encoder_layers=3), ModelConfig())
+
+
+def test_layers_that_train_learn_and_the_others_stay(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, learning_rate=1e-2, per_device_train_batch_size=4)
+    apply_stage(trainer.model, Cell2TextArguments(unfreeze_encoder_layers=1), ModelConfig())
+    before = {name: weight.clone() for name, weight in trainer.model.model.cell_encoder.named_parameters()}
+    trainer.train()
+    changed = {
+        name for name, weight in trainer.model.model.cell_encoder.named_parameters() if not weight.equal(before[name])
+    }
+    assert changed and all(name.startswith("encoder.layer.1.") for name in changed)
+
+
+def test_memory_that_ends_gives_advice_with_numbers(small_h5ad, tmp_path, monkeypatch, capsys):
+    from trl import SFTTrainer
+
+    def greedy(self, *args, **kwargs):
+        return torch.empty(2**50)  # a petabyte: PyTorch's own error
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", greedy)
+    path = write_config(tmp_path, dataset=[str(small_h5ad)], per_device_train_batch_size=8)
+    arguments = train_sft.parse_arguments(["--config", str(path)])
+    assert launch("train_sft.py", lambda: train_sft.main(*arguments)) == 1
+    said = capsys.readouterr().err
+    assert "train_sft.py: Out of memory. Weights 0.00 GiB" in said and "input_ids (8, " in said
+    assert "--per_device_train_batch_size 4 --gradient_accumulation_steps 2" in said
+    assert "--gradient_checkpointing true" in said and "--stage lora" in said
+
+
+def test_advice_names_only_what_is_not_done_already(tmp_path):
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=1, gradient_checkpointing=True)
+    text = advice(trainer.model, {}, Cell2TextArguments(), trainer.args, ModelConfig(use_peft=True))
+    assert "per_device" not in text and "gradient_checkpointing" not in text and "--stage lora" not in text
+    assert "--cache_cell_states true" in text
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not is_out_of_memory(RuntimeError("x"))
+
+
+def test_logs_say_how_many_cells_and_tokens_pass(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, per_device_train_batch_size=4, logging_steps=1)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    for entry in logged:
+        ratio = entry["tokens_per_second"] / entry["cells_per_second"]
+        assert entry["cells_per_second"] > 0 and min(lengths) - 0.1 <= ratio <= max(lengths) + 0.1
+        assert "share_of_peak_flops" not in entry  # a CPU's peak is not known
+
+
+def test_operations_are_counted_as_pytorch_counts_them(tmp_path):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=8)
+    batch = next(iter(trainer.get_train_dataloader()))
+    sizes = batch.pop("sizes")
+    batch.pop("cell_ids")
+    model = trainer.model.train()
+    with FlopCounterMode(display=False) as counted:
+        model(**batch).loss.backward()
+    found = FlopCounter(model)(sizes)
+    # PyTorch counts padding, the head on all positions, and all of the attention's square.
+    padded = batch["input_ids"].numel() / sizes["tokens"]
+    assert 0.3 < found / counted.get_total_flops() * padded < 1.1
+    throughput = Throughput(lambda sizes: 5e11 * sizes["cells"], peak=1e12)
+    throughput.add({"cells": 1, "tokens": 7})
+    throughput.since -= 1.0
+    figures = throughput.figures(ranks=2)
+    assert figures["share_of_peak_flops"] == pytest.approx(0.5, abs=0.01)
+    assert figures["cells_per_second"] == pytest.approx(2, abs=0.05)
+    assert not throughput.sizes

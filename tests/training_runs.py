@@ -1,0 +1,80 @@
+"""Runs of `train_sft.py` at toy size, and a trainer on synthetic cells."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from datasets import Dataset
+from safetensors.torch import load_file
+from trl import SFTConfig
+
+from cell2text.data.rows import completion_array, with_text
+from cell2text.training.checkpoints import step_of
+from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
+
+from .conftest import make_adata, make_model, make_processor
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+TINY = {
+    "encoder_hidden_size": 16, "encoder_layers": 1, "encoder_heads": 2, "decoder_hidden_size": 16, "decoder_layers": 1,
+    "decoder_heads": 2, "decoder_vocab_size": 400, "num_cell_tokens": 2, "max_genes": 32, "warm_start_epochs": 0,
+    "num_train_epochs": 1, "per_device_train_batch_size": 4, "max_new_tokens": 8, "report_to": "none", "bf16": False,
+    "gene_dropout": 0.0, "eval_strategy": "no", "cpu_threads": None, "disable_tqdm": True, "generation_batch_size": 64,
+}  # fmt: skip
+
+
+def write_config(folder: Path, **changes) -> Path:
+    config = yaml.safe_load((PROJECT / "configs" / "default.yaml").read_text())
+    config = {**config, **TINY, "output_dir": str(folder / "out"), **changes}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
+    return path
+
+
+def run(folder, *, launcher=(sys.executable,), expect=0, **changes):
+    """Run train_sft.py on the default configuration at toy size, with changes."""
+    path = write_config(folder, **changes)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def make_trainer(folder, processor=None, **options):
+    processor = processor or make_processor()
+    model = make_model(processor=processor)
+    cells = [[cell.tolist()] for cell in processor.rank_encode(make_adata(8))]
+    prompt = [with_text(message) for message in processor.conversation()]
+    texts = ["This cell is a B cell. It comes from the blood."] * 8
+    columns = {"cells": cells, "prompt": [prompt] * 8, "completion": completion_array(texts).to_pylist()}
+    rows = Dataset.from_dict({"cell_id": [f"cell{i}" for i in range(8)], **columns})
+    settings = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "max_length": 512}
+    return Cell2TextTrainer(
+        model=model,
+        args=SFTConfig(**{**settings, **options}),
+        train_dataset=rows,
+        processing_class=processor,
+        data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
+    )
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TWO_RANKS = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+             "--main_process_port", "0")  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    """Training losses of all steps, from the run's last checkpoint."""
+    state = max((folder / "out").glob("checkpoint-*"), key=step_of) / "trainer_state.json"
+    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
