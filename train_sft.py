@@ -25,7 +25,7 @@ from cell2text.training.launch import run, use_threads
 from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.preflight import preflight
 from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
-from cell2text.training.stages import apply_stage, save_base, save_final
+from cell2text.training.stages import apply_stage, save_base, save_final, use_liger_kernels
 from cell2text.training.state_cache import CellStateCache, keep_cell_states
 from cell2text.training.trainer import PARTS, Cell2TextCollator, Cell2TextTrainer
 from cell2text.training.warm_start import warm_start_encoder
@@ -65,6 +65,9 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             learning_rate=args.warm_start_learning_rate,
         )
     stage = apply_stage(model, args, model_args)
+    if training_args.use_liger_kernel:
+        training_args.use_liger_kernel = False  # the Trainer would look for kernels of the whole, and find none
+        use_liger_kernels(model, training_args.liger_kernel_config)
     caches = {}
     if args.cache_cell_states:
         with training_args.main_process_first(desc="encoding the cells"):

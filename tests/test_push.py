@@ -13,6 +13,7 @@ from cell2text.publish import files_to_push
 from .conftest import make_adata, make_model, make_processor
 from .hub import stand_in
 from .test_prepare import make_file
+from .training_runs import run
 
 
 CARD = "---\nlicense: apache-2.0\n---\n\n# A model\n"
@@ -185,3 +186,15 @@ def test_the_whole_data_set_arrives_and_nothing_else(tmp_path):
 def test_an_unfinished_folder_is_not_uploaded(tmp_path):
     with pytest.raises(ValueError, match="is no finished data set: it has no report.json"):
         push_to_hub(tmp_path, "lab/cells")
+
+
+def test_a_run_publishes_its_finished_model_once(small_h5ad, tmp_path):
+    with stand_in() as hub:
+        done = run(
+            tmp_path / "run", dataset=[str(small_h5ad)], push_to_hub=True, hub_model_id="lab/run", hub_private_repo=True,
+            save_strategy="epoch", environment=hub.environment(tmp_path / "home"),
+        )  # fmt: skip
+        out = tmp_path / "run" / "out"
+        assert "/lab/run/commit/" in done.stdout and len(hub.commits["lab/run"]) == 2  # the empty one, and all at once
+        assert hub.files("lab/run") == {upload.name: upload.path.read_bytes() for upload in files_to_push(out)}
+        assert "evaluation/metrics.json" in hub.files("lab/run") and hub.created[0]["visibility"] == "private"

@@ -144,6 +144,15 @@ def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_compiled_run_trains_the_same(small_h5ad, tmp_path):
+    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 3, "projector_dropout": 0.0}
+    run(tmp_path / "plain", **options)
+    run(tmp_path / "compiled", **options, torch_compile=True, torch_compile_backend="aot_eager")
+    plain, compiled = (weights(tmp_path / name / "out") for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    assert max((plain[name] - compiled[name]).abs().max().item() for name in plain) < 1e-4
+
+
 def test_lora_leaves_base_adapter_and_merged_model(small_h5ad, tmp_path):
     run(tmp_path, dataset=[str(small_h5ad)], use_peft=True, lora_r=2, describe_held_out=False, freeze_cell_encoder=True)
     from peft import AutoPeftModelForCausalLM
@@ -198,6 +207,7 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
         pytest.param({"warm_start_epochs": 1, "cell_encoder": "x"}, "would overwrite the pretrained", id="warm_start"),
         pytest.param({"resume_from_checkpoint": "runs/checkpoint-7"}, "no complete.json", id="no_checkpoint"),
         pytest.param({"max_length": 20}, "max_length=20 would cut", id="max_length"),
+        pytest.param({"use_liger_kernel": True, "dataset": ["example_cells"]}, "pip install liger-kernel", id="liger"),
     ],
 )
 def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path, monkeypatch, capsys):

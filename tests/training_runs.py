@@ -37,10 +37,10 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
-def run(folder, *, launcher=(sys.executable,), expect=0, **changes):
+def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, **changes):
     """Run train_sft.py on the default configuration at toy size, with changes."""
     path = write_config(folder, **changes)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
     command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]

@@ -6,7 +6,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers.initialization import no_init_weights
+from transformers.integrations.liger import apply_liger_kernel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig, get_peft_config
 
 from cell2text.training.arguments import Cell2TextArguments
@@ -80,6 +82,19 @@ def lora_pattern(model: Cell2TextForConditionalGeneration) -> str:
     modules = model.model.language_model.named_modules()
     names = {name.rsplit(".", 1)[-1] for name, module in modules if isinstance(module, (torch.nn.Linear, Conv1D))}
     return rf".*language_model\..*\.({'|'.join(sorted(names))})"
+
+
+def use_liger_kernels(model: Cell2TextForConditionalGeneration, options: dict | None) -> None:
+    """Liger's Triton kernels in the language model's layers; the head and the loss stay TRL's.
+
+    Raises
+    ------
+    ValueError
+        If they are not installed.
+    """
+    if not is_liger_kernel_available():
+        raise ValueError("--use_liger_kernel needs Liger's kernels, and a GPU: pip install liger-kernel.")
+    apply_liger_kernel(model.model.language_model, {**(options or {}), "fused_linear_cross_entropy": False})
 
 
 def save_base(model, processor: Cell2TextProcessor, model_args: ModelConfig, folder: Path, training_args) -> None:
