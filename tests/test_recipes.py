@@ -41,7 +41,7 @@ def parts(tmp_path_factory):
     adata = example_cells()
     adata = adata[adata.obs["cell_type"].isin(["monocyte", "fibroblast"])]
     adata[adata.obs.groupby("cell_type", observed=True).head(8).index].copy().write_h5ad(folder / "cells.h5ad")
-    shares = {"train": 0.5, "test": 0.5}
+    shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
     prepare([folder / "cells.h5ad"], folder / "prepared", split="random", shares=shares, progress=False, max_genes=32)
     n_genes = len(GeneVocabulary.from_pretrained(folder / "prepared" / "vocabulary"))
     encoder = BertModel(
@@ -69,13 +69,15 @@ def train(recipe: str, parts: Path, out: Path, **changes) -> None:
         "dataset": parts / "prepared", "output_dir": out, "num_train_epochs": 1, "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 4, "max_new_tokens": 4, "baselines": "majority",
         "report_to": "none", "use_cpu": True, "bf16": False, "warmup_steps": 0, "disable_tqdm": True, "max_length": 2000,
-        "generation_batch_size": 8,
+        "generation_batch_size": 8, "dataloader_num_workers": 0,
     }  # fmt: skip
     places = {
         "model_name_or_path": parts / ("gemma" if "gemma" in content["model_name_or_path"] else "llama"),
         "cell_encoder": parts / "geneformer", "gene_vocab": parts / "prepared" / "vocabulary", "num_cell_tokens": 4,
         "lora_r": 2,
     }  # fmt: skip
+    if "describe_validation" in content:
+        toy["describe_validation"] = 2
     options = toy | {name: place for name, place in places.items() if name in content} | changes
     command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(PROJECT / "configs" / f"{recipe}.yaml")]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -94,7 +96,7 @@ def test_a_recipe_trains_from_its_own_file(recipe, parts, tmp_path):
     assert (tmp_path / "adapter").exists() == (content["stage"] == "lora")
     assert (tmp_path / "cell_states").exists() == bool(content.get("cache_cell_states"))
     if recipe == "llama32_1b_lora":
-        assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["text"]["n"] == 8
+        assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["text"]["n"] == 4
     assert "# test_a_recipe_trains" in (tmp_path / "README.md").read_text()
 
 
@@ -128,3 +130,16 @@ def test_every_recipe_says_what_is_the_papers_and_what_is_ours():
             "From the paper" in text or "From its public code" in text or "Published" not in text
         ), name
         assert f"`{name}.yaml`" in (PROJECT / "configs" / "README.md").read_text(), name
+
+
+def test_the_script_for_a_gpu_runs_at_toy_size_and_measures_nothing_without_one(tmp_path):
+    command = [sys.executable, str(PROJECT / "benchmarks" / "gpu.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    toy = subprocess.run([*command, "--toy"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert toy.returncode == 0, toy.stderr[-3000:]
+    measured = json.loads(toy.stdout[toy.stdout.index('{\n "device"') :])["measured"]
+    assert measured["training_cells_per_second"] > 0 and measured["described_cells_per_second"] > 0
+    assert 0 <= measured["share_of_time_waiting_for_data"] <= 1
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    real = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert real.returncode == 2 and "nothing is measured" in real.stderr
