@@ -30,7 +30,7 @@ except ImportError:
     from projectors_cell2text import PROJECTORS, init_projector
 
 
-PIPELINE_FILE = "pipeline_cell2text.py"
+PIPELINE_FILES = ("pipeline_cell2text.py", "generation_cell2text.py")
 GENERATING_CLASS = "modeling_cell2text.Cell2TextForConditionalGeneration"
 AUTO_MAP = {
     "AutoConfig": "configuration_cell2text.Cell2TextConfig",
@@ -110,14 +110,13 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = CUSTOM_PIPELINES
         super().save_pretrained(save_directory, **kwargs)
-        pipeline = Path(__file__).with_name(PIPELINE_FILE)
-        if not pipeline.exists():  # remote code fetches it only when the pipeline is used
-            pipeline = cached_file(
-                self.config._name_or_path, PIPELINE_FILE, _raise_exceptions_for_missing_entries=False
-            )
-        target = Path(save_directory, PIPELINE_FILE)
-        if pipeline is not None and not (target.exists() and target.samefile(pipeline)):
-            shutil.copyfile(pipeline, target)
+        for name in PIPELINE_FILES:
+            file = Path(__file__).with_name(name)
+            if not file.exists():  # remote code fetches it only when the pipeline is used
+                file = cached_file(self.config._name_or_path, name, _raise_exceptions_for_missing_entries=False)
+            target = Path(save_directory, name)
+            if file is not None and not (target.exists() and target.samefile(file)):
+                shutil.copyfile(file, target)
 
     def post_init(self):
         super().post_init()

@@ -4,9 +4,14 @@ from transformers import Pipeline
 
 
 try:
-    from .processing_cell2text import EMPTY_CELL_TEXT, is_cell
+    from .generation_cell2text import CellAnswerer
 except ImportError:
-    from processing_cell2text import EMPTY_CELL_TEXT, is_cell
+    from generation_cell2text import CellAnswerer
+
+try:
+    from .processing_cell2text import is_cell
+except ImportError:
+    from processing_cell2text import is_cell
 
 
 class CellToTextPipeline(Pipeline):
@@ -22,6 +27,7 @@ class CellToTextPipeline(Pipeline):
     _load_image_processor = False  # type: ignore[assignment]
     _load_video_processor = False  # type: ignore[assignment]
     _pipeline_calls_generate = True
+    _answerer: tuple | None = None  # the latest question, whose beginning is computed once
 
     def _sanitize_parameters(self, prompt=None, generate_kwargs=None, **kwargs):
         preprocess = {} if prompt is None else {"prompt": prompt}
@@ -52,26 +58,14 @@ class CellToTextPipeline(Pipeline):
         return results[0] if is_cell(cells) else results
 
     def preprocess(self, cells, prompt=None):
-        full = [cell for cell in cells if not self.processor.is_empty(cell)]
-        inputs = {}
-        if full:
-            inputs = self.processor.apply_chat_template(
-                [self.processor.conversation(instruction=prompt)] * len(full),
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                add_generation_prompt=True,
-                processor_kwargs={"cells": full},
-            )
-        return {"inputs": inputs, "empty": [self.processor.is_empty(cell) for cell in cells]}
+        return {"cells": cells, "prompt": prompt}
 
     def _forward(self, model_inputs, **generate_kwargs):
-        inputs = model_inputs["inputs"]
-        if not inputs:
-            return {"ids": [], "empty": model_inputs["empty"]}
-        ids = self.model.generate(**inputs, **generate_kwargs)
-        return {"ids": ids[:, inputs["input_ids"].shape[1] :], "empty": model_inputs["empty"]}
+        key = (model_inputs["prompt"], repr(sorted(generate_kwargs.items())))
+        if self._answerer is None or self._answerer[0] != key:
+            conversation = self.processor.conversation(instruction=model_inputs["prompt"])
+            self._answerer = key, CellAnswerer(self.model, self.processor, conversation, **generate_kwargs)
+        return self._answerer[1]([[cell] for cell in model_inputs["cells"]])
 
-    def postprocess(self, outputs):
-        texts = iter(self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in outputs["ids"])
-        return [{"generated_text": EMPTY_CELL_TEXT if empty else next(texts)} for empty in outputs["empty"]]
+    def postprocess(self, answers):
+        return [{"generated_text": text} for text in answers.texts]

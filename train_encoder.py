@@ -14,7 +14,7 @@ from transformers import TrainingArguments, set_seed
 from trl import TrlParser
 
 from cell2text.training.arguments import MaskedGeneArguments
-from cell2text.training.checkpoints import check_resume, find_checkpoint, is_sharded, saved_whole
+from cell2text.training.checkpoints import find_checkpoint, is_sharded, saved_whole
 from cell2text.training.launch import run, use_threads
 from cell2text.training.masked_genes import (
     EncoderTrainer,
@@ -24,7 +24,13 @@ from cell2text.training.masked_genes import (
     plain_encoder,
     without_context,
 )
-from cell2text.training.sources import load_rows, vocabulary_of
+from cell2text.training.sources import (
+    check_encoder_vocabulary,
+    encoder_folder,
+    has_vocabulary,
+    load_rows,
+    vocabulary_of,
+)
 from vocabulary_cell2text import write_atomically
 
 
@@ -34,13 +40,19 @@ def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
     output_dir = Path(str(training_args.output_dir))
     training_args.remove_unused_columns, training_args.include_num_input_tokens_seen = False, "no"
     resume = find_checkpoint(training_args.resume_from_checkpoint, str(output_dir))
+    if args.gene_vocab is None and has_vocabulary(args):
+        args.gene_vocab = str(encoder_folder(args))
     with training_args.main_process_first(desc="preparing the data"):
         rows = load_rows(args, str(output_dir), prepares=training_args.local_process_index == 0)
     vocabulary = vocabulary_of(rows, args)
+    check_encoder_vocabulary(args, vocabulary)
     max_genes = args.max_genes or vocabulary.max_genes
     model = load_encoder(args, vocabulary, max_genes)
     max_genes = min(max_genes, model.config.max_position_embeddings)
-    train, held_out = (cells_of(part, max_genes) for part in (rows.train, rows.validation or rows.held_out))
+    train, held_out = (
+        cells_of(part, max_genes)
+        for part in (rows.train, rows.held_out if rows.validation is None else rows.validation)
+    )
     trainer = EncoderTrainer(
         model=model,
         args=training_args,
@@ -49,17 +61,13 @@ def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
         train_dataset=train,
         eval_dataset=held_out,
     )
-    if resume:
-        check_resume(resume, rows_a_step=trainer.rows_a_step, sharded=is_sharded(trainer))
+    if is_sharded(trainer):
+        raise ValueError("Sharding is not supported here, and an encoder needs none: use many_gpus.yaml.")
     trainer.train(resume_from_checkpoint=resume)
     found = trainer.evaluate()
-    state = trainer.accelerator.get_state_dict(trainer.model) if is_sharded(trainer) else None
     if trainer.accelerator.is_main_process:
-        whole = trainer.accelerator.unwrap_model(trainer.model) if state is None else type(model)(model.config)
-        if state is not None:
-            whole.load_state_dict(state)
-        save(whole, vocabulary, output_dir, max_genes)
-        reached = {"loss": found["eval_loss"], "guessed": found["eval_guessed"]}
+        save(trainer.accelerator.unwrap_model(trainer.model), vocabulary, output_dir, max_genes)
+        reached = {"loss": found["eval_gene_loss"], "guessed": found["eval_guessed"]}
         blind = without_context(train, held_out, vocabulary)
         metrics = {"held_out_cells": len(held_out), "encoder": reached, "without_context": blind}
         write_atomically(output_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")

@@ -6,6 +6,7 @@
 Parses, prepares or loads rows, trains, saves, describes the held-out cells. `cell2text.training` holds the parts.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.card import write_model_card
-from cell2text.training.checkpoints import check_resume, find_checkpoint, is_sharded
-from cell2text.training.choosing import check_choosing, chosen_cells
+from cell2text.training.checkpoints import find_checkpoint
+from cell2text.training.choosing import check_choosing, check_metric, chosen_cells
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
@@ -41,14 +42,14 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     output_dir = str(training_args.output_dir)
     publish, training_args.push_to_hub = training_args.push_to_hub, False  # once, when all is there: see the end
     resume = find_checkpoint(training_args.resume_from_checkpoint, output_dir)
-    base = Path(output_dir, "base")
+    base, parts_args = Path(output_dir, "base"), copy.copy(model_args)
     if resume and base.exists():  # an adapter's checkpoint holds the adapter alone
-        model_args.model_name_or_path = str(base)
+        parts_args.model_name_or_path = str(base)
 
     with training_args.main_process_first(desc="preparing the data"):
         rows = load_rows(args, output_dir, prepares=training_args.local_process_index == 0)
     check_choosing(args, training_args, rows)
-    model, processor = load_components(args, model_args, rows)
+    model, processor = load_components(args, parts_args, rows)
     check_vocabulary(rows, args, processor.gene_vocabulary)
     if args.gene_embeddings == "svd":
         if not resume:
@@ -77,9 +78,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         save_base(model, processor, model_args, base, training_args)
 
     trainer = make_trainer(model, processor, rows, caches, args, training_args, model_args)
-    if resume:
-        check_resume(resume, rows_a_step=trainer.rows_a_step, sharded=is_sharded(trainer))
-    preflight(trainer, rows, processor)
+    preflight(trainer, rows, processor, resume)
     try:
         trainer.train(resume_from_checkpoint=resume)
     except (RuntimeError, MemoryError) as error:
@@ -105,11 +104,12 @@ def make_trainer(
     training_args: SFTConfig, model_args: ModelConfig,
 ) -> Cell2TextTrainer:  # fmt: skip
     patience = args.early_stopping_patience
+    evaluated = rows.held_out if rows.validation is None else rows.validation
     trainer = Cell2TextTrainer(
         model=model,
         args=training_args,
         train_dataset=rows.train,
-        eval_dataset=(rows.validation or rows.held_out) if training_args.eval_strategy != "no" else None,
+        eval_dataset=evaluated if training_args.eval_strategy != "no" else None,
         processing_class=processor,
         peft_config=get_peft_config(model_args) if model_args.use_peft else None,
         data_collator=Cell2TextCollator(
@@ -121,6 +121,7 @@ def make_trainer(
     )
     if args.describe_validation and training_args.eval_strategy != "no":
         chosen = chosen_cells(rows.validation, args.describe_validation, training_args.seed)
+        check_metric(chosen, training_args.metric_for_best_model)
         trainer.describe_at_evaluation(
             chosen, batch_size=args.generation_batch_size, max_new_tokens=args.max_new_tokens
         )

@@ -44,4 +44,6 @@ __all__ = [
 def __getattr__(name):
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
+    if name == "tl":
+        return import_module("cell2text.tl")
     raise AttributeError(f"module 'cell2text' has no attribute {name!r}")

@@ -169,6 +169,39 @@ def evaluate(
 
 
 @app.command()
+def describe(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="h5ad file or zarr store with raw counts.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a Cell2Text model.")],
+    out: Annotated[str, typer.Option(help="h5ad, zarr, jsonl, parquet or csv, by its ending.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="A question, a task (annotate, ask:tissue, ...), or a JSON file with a chat.")
+    ] = None,
+    compare_to: Annotated[str | None, typer.Option(help="Name of the cell that every cell is compared to.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts, or `raw`.")] = None,
+    gene_key: Annotated[str | None, typer.Option(help="Column of `var` with the gene names.")] = None,
+    allow_fractional: Annotated[bool, typer.Option(help="Accept expected counts, which are no integers.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Cells at a time. The texts do not depend on it.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest text, in tokens.")] = 160,
+    fields: Annotated[bool, typer.Option("--fields", help="What the texts say, without the texts.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the best there is if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Of sampling, where the model samples.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Describe every cell of an experiment: texts, ontology terms and embeddings, added to a copy of it."""
+    from cell2text.describe import DescribeOptions, describe_file
+
+    options = DescribeOptions(
+        prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, fields_only=fields, seed=seed,
+    )  # fmt: skip
+    written = describe_file(
+        source, out, model=model, options=options, overwrite=overwrite, device=device, progress=not quiet
+    )
+    typer.echo(f"{written} is written.")
+
+
+@app.command()
 def push(
     folder: Annotated[str, typer.Argument(help="Folder of a trained model.")],
     repository: Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME.")],

@@ -18,6 +18,7 @@ def complaint(error: BaseException) -> str | None:
 
 
 OURS = {
-    "configuration_cell2text", "counts_cell2text", "modeling_cell2text", "pipeline_cell2text", "processing_cell2text",
+    "configuration_cell2text", "counts_cell2text", "generation_cell2text",
+    "modeling_cell2text", "pipeline_cell2text", "processing_cell2text",
     "projectors_cell2text", "ranking_cell2text", "vocabulary_cell2text", "train_sft", "train_encoder",
 }  # fmt: skip

@@ -50,7 +50,12 @@ def test_the_last_whole_checkpoint_is_found_and_unfinished_ones_are_passed_over(
     assert find_checkpoint(str(tmp_path / "checkpoint-9"), "") == str(tmp_path / "checkpoint-9")
     with pytest.raises(ValueError, match="no checkpoint, or one that was not finished"):
         find_checkpoint(str(tmp_path / "checkpoint-11"), str(tmp_path))
-    assert find_checkpoint(None, str(tmp_path)) is None and find_checkpoint("false", str(tmp_path)) is None
+    for wanted in (None, "false"):  # another run must not begin where it could take these for its own
+        with pytest.raises(
+            ValueError, match="holds checkpoint-10 of an earlier run: pass --resume_from_checkpoint true"
+        ):
+            find_checkpoint(wanted, str(tmp_path))
+        assert find_checkpoint(wanted, str(tmp_path / "new")) is None
     check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=8, sharded=False)
     with pytest.raises(ValueError, match="trained with 8 rows a step on 1 ranks, this run has 4"):
         check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=4, sharded=False)
@@ -87,6 +92,64 @@ def test_a_full_disk_in_the_final_save_leaves_the_model_that_was_there(tiny_mode
         tiny_model.save_pretrained(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == b"the model before"
+
+
+def test_a_checkpoint_that_is_written_again_is_not_whole_until_it_is(tmp_path, monkeypatch):
+    options = {"per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    make_trainer(tmp_path, **options).train()
+    assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-1")
+    again = make_trainer(tmp_path, **options)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(again, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(KeyboardInterrupt):
+        again.train()
+    assert find_checkpoint("true", str(tmp_path)) is None  # new weights beside an old optimiser
+
+
+def test_what_killed_saves_left_is_cleared_and_folders_are_replaced(tmp_path):
+    (tmp_path / ".saving-old").mkdir()
+    for text in ("first", "second"):
+        with saved_whole(tmp_path) as folder:
+            (folder / "templates").mkdir()
+            (folder / "templates" / "chat.jinja").write_text(text)
+    assert (tmp_path / "templates" / "chat.jinja").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["templates"]
+
+
+def test_an_adapter_goes_on_from_its_own_base_and_keeps_its_card(small_h5ad, tmp_path):
+    lora = {"dataset": [str(small_h5ad)], "stage": "lora", "lora_r": 2, "describe_held_out": False, "max_steps": 2,
+            "freeze_cell_encoder": True}  # fmt: skip
+    saves = {"save_strategy": "steps", "save_steps": 1}
+    run(tmp_path / "model", **{**lora, "seed": 3})
+    run(tmp_path / "two", **lora)  # leaves a base of its own, and no checkpoint
+    start = {"model_name_or_path": str(tmp_path / "model" / "out"), "gene_embeddings": "random"}
+    run(tmp_path / "whole", **lora, **saves, **start)
+    run(tmp_path / "two", **lora, **saves, **start)
+    assert not (tmp_path / "two" / "out" / "base").exists()
+    shutil.rmtree(tmp_path / "two" / "out" / "checkpoint-2")
+    run(tmp_path / "two", **lora, **saves, **start, resume_from_checkpoint="true")
+    whole, resumed = (weights(tmp_path / name / "out") for name in ("whole", "two"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    run(tmp_path / "fresh", **lora, **saves)
+    card = (tmp_path / "fresh" / "out" / "README.md").read_text()
+    run(tmp_path / "fresh", **lora, **saves, resume_from_checkpoint="true")
+    again = (tmp_path / "fresh" / "out" / "README.md").read_text()
+    assert "license: apache-2.0" in card and again == card
+
+
+def test_a_run_that_was_finished_trains_nothing_more(tmp_path):
+    options = {"per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 3, "max_steps": 3}
+    first = make_trainer(tmp_path, **options)
+    first.train()
+    again = make_trainer(tmp_path, **options)
+    checkpoint = find_checkpoint("true", str(tmp_path))
+    again.train(resume_from_checkpoint=checkpoint)
+    assert again.state.global_step == 3
+    after, before = again.model.state_dict(), first.model.state_dict()
+    assert all(after[name].equal(before[name]) for name in before)
 
 
 def test_other_errors_while_saving_stay_what_they_are(tmp_path):

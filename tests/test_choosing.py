@@ -8,10 +8,10 @@ from trl import SFTConfig
 
 from cell2text.data.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.choosing import ValidationTexts, check_choosing, chosen_cells, text_metrics
+from cell2text.training.choosing import ValidationTexts, check_choosing, check_metric, chosen_cells, text_metrics
 from cell2text.training.sources import TrainingRows
 
-from .training_runs import TORCHRUN, run
+from .training_runs import TORCHRUN, run, weights
 
 
 ROWS = [
@@ -71,6 +71,9 @@ def test_the_same_cells_are_chosen_each_time():
         ({"early_stopping_patience": 2}, {}, True, "needs --load_best_model_at_end true"),
         ({}, {"load_best_model_at_end": True, "metric_for_best_model": "cell_type_accuracy"}, True,
          "pass --describe_validation"),
+        ({}, {"save_strategy": "best", "metric_for_best_model": "loss"}, False, "never chosen by"),
+        ({"describe_validation": 5}, {"load_best_model_at_end": True, "metric_for_best_model": "cell_type_acuracy"}, True,
+         "expected one of loss, cell_type_accuracy"),
     ],
 )  # fmt: skip
 def test_a_choice_that_cannot_be_made_is_refused(ours, theirs, validation, message, tmp_path):
@@ -80,18 +83,32 @@ def test_a_choice_that_cannot_be_made_is_refused(ours, theirs, validation, messa
         check_choosing(Cell2TextArguments(**ours), SFTConfig(**options), rows)
 
 
-def test_the_best_model_by_its_texts_is_kept_and_a_run_that_stands_still_stops(small_h5ad, tmp_path):
+def test_the_best_model_is_kept_and_a_run_that_stands_still_stops_and_stays_so(small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "validation_share": 0.2, "describe_validation": 6, "eval_strategy": "steps",
         "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True, "max_steps": 9,
         "metric_for_best_model": "cell_type_accuracy", "early_stopping_patience": 2, "describe_held_out": False,
     }  # fmt: skip
     run(tmp_path, **options)
-    state = json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())
+    out = tmp_path / "out"
+    state = json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())
     scores = [entry["eval_cell_type_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
     assert scores == [0.0, 0.0, 0.0]  # so small a model says nothing yet: the first is the best, two more are not
-    assert not (tmp_path / "out" / "checkpoint-4").exists()
+    assert not (out / "checkpoint-4").exists()
     assert state["best_metric"] == 0.0 and state["best_global_step"] == 1
+    best, last, kept = (weights(folder) for folder in (out / "checkpoint-1", out / "checkpoint-3", out))
+    assert all(kept[name].equal(best[name]) for name in best)
+    assert any(not last[name].equal(best[name]) for name in best)
+    run(tmp_path, **options, resume_from_checkpoint="true")  # it had stopped: nothing more is trained
+    assert not (out / "checkpoint-4").exists() and all(weights(out)[name].equal(best[name]) for name in best)
+
+
+def test_a_metric_of_a_label_that_no_cell_has_is_refused():
+    rows = Dataset.from_list([row | {"disease": None} for row in ROWS])
+    check_metric(rows, "eval_tissue_accuracy")
+    check_metric(rows, "loss")
+    with pytest.raises(ValueError, match="none of the 4 validation cells .* one of loss, cell_type_accuracy, .*tissue"):
+        check_metric(rows, "disease_accuracy")
 
 
 def test_shards_describe_validation_cells_together(small_h5ad, tmp_path):

@@ -67,7 +67,12 @@ def test_the_loss_is_that_of_bert_on_all_positions():
     plain = BertForMaskedLM(config).eval()
     plain.load_state_dict(model.state_dict())
     batch = GeneMasker(VOCABULARY, 0.3, seed=0)([cell(*range(4, 30)), cell(*range(20, 60))])
-    assert torch.allclose(model(**batch)["loss"], plain(**batch).loss, atol=1e-6)
+    found = model(**batch)
+    assert torch.allclose(found["loss"], plain(**batch).loss, atol=1e-6)
+    asked, guessed, loss = found["logits"].sum(0).tolist()
+    right = (plain(**batch).logits.argmax(-1) == batch["labels"]).sum().item()
+    assert asked == (batch["labels"] != NOT_ASKED).sum() and guessed == right
+    assert loss / asked == pytest.approx(found["loss"].item(), rel=1e-5)
 
 
 def test_every_cell_of_every_row_is_there_once_and_cut():
@@ -124,7 +129,12 @@ def test_an_encoder_is_pretrained_trained_further_and_taken_by_train_sft(two_kin
     assert config["architectures"] == ["BertForMaskedLM"] and AutoModel.from_pretrained(tmp_path / "encoder")
     vocabulary = GeneVocabulary.from_pretrained(tmp_path / "encoder")
     assert vocabulary.max_genes == 32 and len(vocabulary) == config["vocab_size"]
-    pretrain(tmp_path / "further", *data, "--cell_encoder", str(tmp_path / "encoder"), "--learning_rate", "1e-5")
+    further = ("--cell_encoder", str(tmp_path / "encoder"), "--learning_rate", "1e-5")
+    pretrain(tmp_path / "further", *data[:2], *further)  # with the encoder's own vocabulary
+    other = tmp_path / "vocabulary"
+    make_vocabulary(n_genes=59).save_pretrained(other)
+    refused = pretrain(tmp_path / "refused", *data[:2], "--gene_vocab", str(other), *further, expect=2)
+    assert "ranked with another gene vocabulary" in refused.stderr and "--cell_encoder" in refused.stderr
     further = json.loads((tmp_path / "further" / "metrics.json").read_text())
     assert abs(further["encoder"]["loss"] - metrics["encoder"]["loss"]) < 0.2  # it went on from there
     common = {"cell_encoder": str(tmp_path / "encoder"), "gene_embeddings": "random", "describe_held_out": False}

@@ -129,6 +129,9 @@ def test_every_hallmark_set_is_read_back():
     ("text", "expected"),
     [
         ("B cell", {"cell_type": "CL:0000236"}),
+        ("This cell is a B cell from lung.", {"cell_type": "CL:0000236", "tissue": "UBERON:0002048"}),
+        ("This cell is a T cell isolated from blood.", {"cell_type": "CL:0000084", "tissue": "UBERON:0000178"}),
+        ("It comes from lung tissue, adult male with asthma.", {"tissue": "UBERON:0002048", "disease": "MONDO:0004979", "sex": "male", "life_stage": "adulthood"}),
         ("b lymphocytes.", {"cell_type": "CL:0000236"}),
         ("It seems to be a β-cell of pancreatic islet, I think.", {"cell_type": "CL:0000169", "tissue": "UBERON:0000006"}),
         ("The cell comes from a normal adult kidney; it looks like a podocyte.", {"cell_type": "CL:0000653", "tissue": "UBERON:0002113", "disease": "PATO:0000461", "life_stage": "adulthood"}),

@@ -13,7 +13,7 @@ from cell2text.training.launch import run as launch
 from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.stages import apply_stage
-from cell2text.training.throughput import FlopCounter, Throughput
+from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, matrix_weights
 
 from .conftest import make_model, make_processor, make_tokenizer, make_vocabulary
 from .training_runs import make_trainer, run, write_config
@@ -44,6 +44,16 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkey
     assert checks.kept_checkpoints(trainer) == 3
     trainer.args.save_total_limit = None
     assert checks.kept_checkpoints(trainer) == 10
+    assert checks.kept_checkpoints(trainer, begun=7) == 3
+    trainer.args.save_total_limit, trainer.args.load_best_model_at_end = 1, True
+    assert checks.kept_checkpoints(trainer) == 3  # the last, the best, and the one being written
+    trainer.args.save_strategy, trainer.args.eval_strategy, trainer.args.eval_steps = "best", "steps", 5
+    trainer.args.save_total_limit = None
+    assert checks.kept_checkpoints(trainer) == 3  # two evaluations
+    trainer.args.save_strategy, trainer.args.max_steps = "epoch", 4
+    assert checks.kept_checkpoints(trainer) == 5  # one step an epoch
+    trainer.args.save_strategy = "no"
+    assert checks.kept_checkpoints(trainer) == 0
 
 
 def test_a_run_where_nothing_trains_is_refused(tmp_path):
@@ -168,15 +178,20 @@ def test_operations_are_counted_as_pytorch_counts_them(tmp_path):
 
     trainer = make_trainer(tmp_path, per_device_train_batch_size=8)
     batch = next(iter(trainer.get_train_dataloader()))
-    sizes = batch.pop("sizes")
+    batch.pop("sizes")
     batch.pop("cell_ids")
+    # PyTorch counts padding, and the head on all positions: so do we here.
+    whole = torch.ones_like(batch["input_ids"])
+    cells = torch.ones_like(batch["cell_attention_mask"])
+    sizes = batch_sizes({"attention_mask": whole, "cell_attention_mask": cells, "labels": whole})
     model = trainer.model.train()
+    model.set_attn_implementation("eager")  # the others' products are not counted on every device
     with FlopCounterMode(display=False) as counted:
         model(**batch).loss.backward()
-    found = FlopCounter(model)(sizes)
-    # PyTorch counts padding, the head on all positions, and all of the attention's square.
-    padded = batch["input_ids"].numel() / sizes["tokens"]
-    assert 0.3 < found / counted.get_total_flops() * padded < 1.1
+    counter = FlopCounter(model)
+    found = counter(sizes)
+    other_half = 3 * counter.text_attention * sizes["token_pairs"]  # which causal attention need not compute
+    assert found + other_half == pytest.approx(counted.get_total_flops(), rel=0.01)
     throughput = Throughput(lambda sizes: 5e11 * sizes["cells"], peak=1e12)
     throughput.add({"cells": 1, "tokens": 7})
     throughput.since -= 1.0
@@ -184,3 +199,12 @@ def test_operations_are_counted_as_pytorch_counts_them(tmp_path):
     assert figures["share_of_peak_flops"] == pytest.approx(0.5, abs=0.01)
     assert figures["cells_per_second"] == pytest.approx(2, abs=0.05)
     assert not throughput.sizes
+
+
+def test_a_part_that_peft_copied_is_counted_once():
+    from peft import LoraConfig, get_peft_model
+
+    model = make_model(freeze_cell_encoder=False)
+    expected = matrix_weights(model.model.cell_encoder)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["cell_encoder"]))
+    assert matrix_weights(adapted.get_base_model().model.cell_encoder) == expected

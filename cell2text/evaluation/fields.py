@@ -29,7 +29,7 @@ DONOR = re.compile(
     r"(?:donor|patient|person)(?P<rest> with .+| (?:in|during) .+|)$"
 )
 # "lung of an adult man", "B cell from the lung": more than a tissue's or a cell type's name.
-MORE = re.compile(r" (?:of|in|from|with) (?:an?|the) ")
+MORE = re.compile(r" (?:of|in|from|with) |, ")
 PATHWAYS = re.compile(r"(?:^This cell's|(?:^|(?<= ))Its) most active pathways? (?:is|are) (?P<names>.+?)\.?$")
 # What follows a name and explains it, or says where the cell is from.
 APPOSITION = re.compile(r", (?:an?|the|which|that)\b | (?:that|which|found|located|from|in the|of the)\b ")

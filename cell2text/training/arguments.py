@@ -65,6 +65,8 @@ class DataArguments:
     def __post_init__(self):
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}: expected a share between 0 and 1.")
+        if self.validation_share and self.hold_out == "validation":
+            raise ValueError("hold_out=validation makes its own validation cells: leave out validation_share.")
         if not 0 <= self.validation_share < 1 - self.test_share:
             raise ValueError(f"validation_share={self.validation_share}: expected one below {1 - self.test_share:g}.")
 
@@ -155,12 +157,17 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
     describe_validation: int = field(
         default=0,
         metadata={
-            "help": "Describe so many validation cells at every evaluation and log what the texts get right, for "
-            "--metric_for_best_model: cell_type_accuracy, cell_type_pagerank, tissue_accuracy, disease_accuracy."
+            "help": "Describe so many validation cells at every evaluation, 0 for none, and log what the texts get "
+            "right, for --metric_for_best_model: cell_type_accuracy, cell_type_pagerank, tissue_accuracy or "
+            "disease_accuracy."
         },
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better --metric_for_best_model."}
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations without a better --metric_for_best_model; needs "
+            "validation cells and --load_best_model_at_end true."
+        },
     )
 
     max_loss_jump: float | None = field(

@@ -117,6 +117,10 @@ def encoder_words(model, args: Cell2TextArguments) -> str:
 def data_words(rows: "TrainingRows") -> str:
     """What the cells are, from the report of their preparation where it is there."""
     text = f"{len(rows.train):,} training rows, {len(rows.held_out):,} held out."
+    if rows.validation is rows.held_out:
+        text += " The held-out rows are the validation rows."
+    elif rows.validation is not None:
+        text += f" {len(rows.validation):,} validation rows, of which checkpoints were judged."
     if rows.report is None:
         return text
     files = [f"| {name} | {entry['rows']:,} |" for name, entry in rows.report["files"].items()]

@@ -6,6 +6,7 @@ ranks have written theirs; a folder without it is what a killed process left beh
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
@@ -21,7 +23,7 @@ from vocabulary_cell2text import write_atomically
 
 logger = logging.get_logger(__name__)
 
-COMPLETE = "complete.json"
+COMPLETE, SAVING = "complete.json", ".saving-"
 # How the libraries word it that a file could not be written whole.
 DISK_WORDS = (
     "No space left",
@@ -64,10 +66,14 @@ def on_full_disk(folder: Path) -> Iterator[None]:
 def saved_whole(folder: Path) -> Iterator[Path]:
     """A folder to save into, whose files then replace those of `folder`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    with on_full_disk(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as partial:
+    for left in folder.glob(f"{SAVING}*"):  # by a save that was killed
+        shutil.rmtree(left)
+    with on_full_disk(folder), tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as partial:
         yield Path(partial)
-        for path in sorted(Path(partial).iterdir()):
-            os.replace(path, folder / path.name)
+        for path in sorted(path for path in Path(partial).rglob("*") if path.is_file()):
+            target = folder / path.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
 
 
 def mark_complete(folder: Path, *, rows_a_step: int, ranks: int, sharded: bool) -> None:
@@ -85,9 +91,17 @@ def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
     Raises
     ------
     ValueError
-        If the checkpoint that is named is not whole.
+        If the checkpoint that is named is not whole; or a run is to begin where another one left checkpoints, which
+        could be taken for its own.
     """
+    found = sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
     if wanted is None or str(wanted).lower() == "false":
+        whole = [folder.name for folder in found if (folder / COMPLETE).is_file()]
+        if whole:
+            raise ValueError(
+                f"{output_dir} holds {whole[0]} of an earlier run: pass --resume_from_checkpoint true to go on with "
+                "it, another --output_dir, or delete it."
+            )
         return None
     if str(wanted).lower() != "true":
         if not Path(str(wanted), COMPLETE).is_file():
@@ -96,7 +110,6 @@ def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
                 "--resume_from_checkpoint true for the last whole one."
             )
         return str(wanted)
-    found = sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
     for folder in found:
         if (folder / COMPLETE).is_file():
             return str(folder)
@@ -143,9 +156,51 @@ class WholeCheckpoints:
         args = self.args  # type: ignore[attr-defined]
         return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
+    @property
+    def steps_an_epoch(self) -> int:
+        return math.ceil(len(self.train_dataset) / self.rows_a_step)  # type: ignore[attr-defined]
+
+    @property
+    def planned_steps(self) -> int:
+        args = self.args  # type: ignore[attr-defined]
+        return args.max_steps if args.max_steps > 0 else math.ceil(self.steps_an_epoch * args.num_train_epochs)
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """The Trainer's, which on going on from a checkpoint trains nothing more where the run had ended with it.
+
+        The Trainer alone would take one step more than there are, and forget how long early stopping has waited.
+
+        Raises
+        ------
+        ValueError
+            See :func:`check_resume`.
+        """
+        args = self.args  # type: ignore[attr-defined]
+        planned = args.max_steps, args.num_train_epochs
+        if resume_from_checkpoint is not None:
+            check_resume(resume_from_checkpoint, rows_a_step=self.rows_a_step, sharded=is_sharded(self))
+            args.restore_callback_states_from_checkpoint = True
+            if steps := self.steps_of_finished(resume_from_checkpoint):
+                args.max_steps, args.num_train_epochs = -1, steps // self.steps_an_epoch
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+        finally:
+            args.max_steps, args.num_train_epochs = planned
+
+    def steps_of_finished(self, folder: str) -> int | None:
+        """Steps of a checkpoint that a run ended with, at its last step or by early stopping; None of any other."""
+        state = json.loads(Path(folder, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
+        waited = stopping and stopping["attributes"]["early_stopping_patience_counter"]
+        stopped = stopping and waited >= stopping["args"]["early_stopping_patience"]
+        return state["global_step"] if stopped or state["global_step"] >= self.planned_steps else None
+
     def _save_checkpoint(self, model, trial):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         kept, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save:
+            (folder / COMPLETE).unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
         try:
             with on_full_disk(folder):
                 super()._save_checkpoint(model, trial)

@@ -31,7 +31,11 @@ def check_choosing(args: Cell2TextArguments, training_args: SFTConfig, rows: Tra
         With what is missing.
     """
     metric = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
-    chooses = training_args.load_best_model_at_end or args.early_stopping_patience is not None
+    chooses = (
+        training_args.load_best_model_at_end
+        or args.early_stopping_patience is not None
+        or training_args.save_strategy == "best"
+    )
     if not chooses and not args.describe_validation:
         return
     if rows.validation is None:
@@ -45,8 +49,22 @@ def check_choosing(args: Cell2TextArguments, training_args: SFTConfig, rows: Tra
         raise ValueError(
             "early_stopping_patience needs --load_best_model_at_end true, or the last model would be kept."
         )
+    if chooses and metric not in ("loss", *METRICS):
+        raise ValueError(f"metric_for_best_model={metric}: expected one of loss, {', '.join(METRICS)}.")
     if chooses and metric in METRICS and not args.describe_validation:
         raise ValueError(f"metric_for_best_model={metric} is read from texts: pass --describe_validation, such as 500.")
+
+
+def check_metric(rows: Dataset, metric: str | None) -> None:
+    """Refuse a metric of a field that no described cell has a label of."""
+    labelled = [dict(row) for row in rows.select_columns(list(METADATA_COLUMNS))]
+    known = text_metrics(labelled, [""] * len(labelled))
+    wanted = (metric or "loss").removeprefix("eval_")
+    if wanted in METRICS and wanted not in known:
+        raise ValueError(
+            f"metric_for_best_model={wanted}: none of the {len(rows):,} validation cells that are described has that "
+            f"label. Expected one of {', '.join(('loss', *known))}."
+        )
 
 
 def chosen_cells(rows: Dataset, n_cells: int, seed: int) -> Dataset:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +14,7 @@ from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.evaluation.training_cells import training_of
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.sources import TrainingRows
+from generation_cell2text import encode
 from pipeline_cell2text import CellToTextPipeline
 from vocabulary_cell2text import write_atomically
 
@@ -62,17 +62,11 @@ def describe_cells(model, processor, cells: list, **options) -> list[str]:
     return [result["generated_text"] for result in describe(cells, **options)]
 
 
-@torch.inference_mode()
 def embed_cells(model, processor, rows: Dataset, batch_size: int) -> np.ndarray:
     """The cell encoder's states, the mean over each cell's genes, float32, shape (n_cells, cell_hidden)."""
-    found = []
-    for start in range(0, len(rows), batch_size):
-        cells = [[ranked[0]] for ranked in rows[start : start + batch_size]["cells"]]
-        batch = {name: part.to(model.device) for name, part in processor.pad_cells(cells, return_tensors="pt").items()}
-        states = model.get_cell_features(**batch).last_hidden_state
-        mask = batch["cell_attention_mask"].to(states.dtype)[..., None]
-        found.append(((states * mask).sum(dim=2) / mask.sum(dim=2).clamp(min=1))[:, 0].float().cpu().numpy())
-    return np.concatenate(found)
+    starts = range(0, len(rows), batch_size)
+    batches = ([[ranked[0]] for ranked in rows[start : start + batch_size]["cells"]] for start in starts)
+    return np.concatenate([encode(model, processor, cells).embeddings for cells in batches])
 
 
 def print_results(metrics: dict, predictions: list[dict], out: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from cell2text.faults import complaint
 from cell2text.training.checkpoints import FullDiskError
 from cell2text.training.loss_watch import BadLossError
+from cell2text.training.memory import is_out_of_memory
 
 
 def use_threads(n_threads: int | None) -> None:
@@ -32,7 +33,12 @@ def run(script: str, main: Callable[[], None]) -> int:
             raise
         print(f"{script}: {message}", file=sys.stderr)
         return 2
-    except (BadLossError, MemoryError, FullDiskError) as error:
+    except (BadLossError, FullDiskError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         print(f"{script}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -22,12 +22,15 @@ class MaskedGeneModel(BertForMaskedLM):
     """BERT with its head on the genes that are asked alone, some 15 % of them."""
 
     def forward(self, input_ids, attention_mask, labels):
-        """Loss over the hidden genes, and of each whether it was guessed, shape (n_asked,)."""
+        """Mean loss of the hidden genes, and for each cell how many were asked and guessed, and their loss."""
         asked = labels != NOT_ASKED
         states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[asked]
         logits, genes = self.cls(states).float(), labels[asked]
-        loss = nn.functional.cross_entropy(logits, genes) if len(genes) else logits.sum()
-        return {"loss": loss, "logits": (logits.argmax(-1) == genes).float()}
+        losses = nn.functional.cross_entropy(logits, genes, reduction="none")
+        each = torch.stack([torch.ones_like(losses), (logits.argmax(-1) == genes).float(), losses.detach()], dim=1)
+        cell = asked.nonzero()[:, 0]
+        counted = each.new_zeros(len(labels), 3).index_add_(0, cell, each)
+        return {"loss": losses.mean() if len(genes) else logits.sum(), "logits": counted}
 
 
 def load_encoder(args: EncoderArguments, vocabulary: GeneVocabulary, max_genes: int) -> MaskedGeneModel:
@@ -44,7 +47,7 @@ def load_encoder(args: EncoderArguments, vocabulary: GeneVocabulary, max_genes: 
     loaded = AutoModelForMaskedLM.from_pretrained(args.cell_encoder, **options)
     if not isinstance(loaded, BertForMaskedLM):
         raise ValueError(f"--cell_encoder {args.cell_encoder} is a {type(loaded).__name__}: expected BertForMaskedLM.")
-    if loaded.config.vocab_size < len(vocabulary):
+    if loaded.config.vocab_size != len(vocabulary):
         raise ValueError(
             f"--cell_encoder {args.cell_encoder} knows {loaded.config.vocab_size:,} gene tokens, the data have "
             f"{len(vocabulary):,}: prepare them with the encoder's vocabulary (--gene-vocab)."
@@ -115,7 +118,7 @@ class GeneMasker:
         return cell.scatter(0, asked, hidden), labels
 
 
-class EncoderTrainer(WholeCheckpoints, Trainer):
+class EncoderTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
     """transformers' Trainer whose evaluation asks the same genes each time."""
 
     def __init__(self, *, eval_collator: GeneMasker, **kwargs):
@@ -131,8 +134,9 @@ class EncoderTrainer(WholeCheckpoints, Trainer):
 
 
 def guessed_share(prediction) -> dict[str, float]:
-    guessed = prediction.predictions[prediction.predictions != NOT_ASKED]
-    return {"guessed": float(guessed.mean()) if guessed.size else 0.0}
+    """Over all genes that are asked: the share that is guessed, and the mean loss."""
+    asked, guessed, loss = prediction.predictions.sum(axis=0).tolist()
+    return {"guessed": guessed / max(asked, 1), "gene_loss": loss / max(asked, 1)}
 
 
 def without_context(train: Dataset, held_out: Dataset, vocabulary: GeneVocabulary) -> dict[str, float]:

@@ -6,7 +6,9 @@ from trl import ModelConfig, SFTConfig
 from cell2text.training.arguments import Cell2TextArguments
 
 
-ADAM_STATES = 2  # of the trained weights, in their own precision
+ORIGINAL = ".original_module."  # PEFT's copy of a part before training, which is not used
+# Values that an optimiser keeps for every trained weight, in the weight's own precision; Adam's two for any other.
+OPTIMISER_STATES = {"8bit": 0.5, "sgd": 0.0, "adafactor": 0.0, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
 GIB = 2**30
 
 
@@ -17,11 +19,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def static_bytes(model: torch.nn.Module) -> tuple[int, int]:
-    """Bytes of the weights, and of the gradients and Adam's states of those that train."""
+def static_bytes(model: torch.nn.Module, optimiser: str) -> tuple[int, int]:
+    """Bytes of the weights, and of the gradients and the optimiser's states of those that train."""
+    kept = next((states for name, states in OPTIMISER_STATES.items() if name in str(optimiser).lower()), 2.0)
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
-    return weights, (1 + ADAM_STATES) * trained
+    return weights, int((1 + kept) * trained)
 
 
 def advice(
@@ -35,10 +38,10 @@ def advice(
     shapes
         Of the tensors of the batch that did not fit; empty where none was reached.
     """
-    weights, training = static_bytes(model)
+    weights, training = static_bytes(model, training_args.optim)
     batch, steps = training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps
     lines = [
-        f"Out of memory. Weights {weights / GIB:.2f} GiB, gradients and Adam's states {training / GIB:.2f} GiB; the "
+        f"Out of memory. Weights {weights / GIB:.2f} GiB, gradients and optimiser {training / GIB:.2f} GiB; the "
         f"rest are activations of {batch} rows"
         + (f" ({', '.join(f'{name} {tuple(shape)}' for name, shape in shapes.items())})." if shapes else ".")
     ]
@@ -46,7 +49,7 @@ def advice(
         free, total = torch.cuda.mem_get_info()
         lines[0] += f" The device has {total / GIB:.1f} GiB, {free / GIB:.1f} free."
     tried = []
-    if batch > 1:
+    if batch % 2 == 0:
         tried.append(
             f"--per_device_train_batch_size {batch // 2} --gradient_accumulation_steps {2 * steps}: half the "
             "activations, the same training"
@@ -60,7 +63,7 @@ def advice(
     elif model.config.projector_type == "mlp" and not args.cache_cell_states:
         tried.append("--cache_cell_states true: the encoder is not run at all")
     if not model_args.use_peft:
-        tried.append(f"--stage lora: most of the {training / GIB:.2f} GiB of gradients and Adam's states")
+        tried.append(f"--stage lora: most of the {training / GIB:.2f} GiB of gradients and optimiser")
     if training_args.world_size > 1:
         tried.append("--config_file configs/accelerate/fsdp2.yaml: weights and states cut over the ranks")
     tried.append(f"--max_genes below {args.max_genes or 2048}: shorter cells, on data prepared so")

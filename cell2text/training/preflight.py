@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.table import Table
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from cell2text.training.memory import GIB, static_bytes
-from cell2text.training.sources import TrainingRows
+from cell2text.training.checkpoints import is_sharded, step_of
+from cell2text.training.memory import GIB, ORIGINAL, static_bytes
+from cell2text.training.sources import TrainingRows, arrow_column
 from cell2text.training.trainer import PARTS, Cell2TextTrainer, part_of
 from processing_cell2text import Cell2TextProcessor
 
@@ -26,8 +30,10 @@ class Check:
     problem: str | None = None
 
 
-def preflight(trainer: Cell2TextTrainer, rows: TrainingRows, processor: Cell2TextProcessor) -> None:
-    """Print the table on the main process.
+def preflight(
+    trainer: Cell2TextTrainer, rows: TrainingRows, processor: Cell2TextProcessor, resume: str | None = None
+) -> None:
+    """Print the table on the main process, which decides for all.
 
     Raises
     ------
@@ -41,7 +47,7 @@ def preflight(trainer: Cell2TextTrainer, rows: TrainingRows, processor: Cell2Tex
         check_parameters(trainer),
         check_memory(trainer),
         check_steps(trainer),
-        check_disk(trainer),
+        check_disk(trainer, resume),
     ]
     if trainer.accelerator.is_main_process:
         table = Table(title="Before the first step", title_justify="left")
@@ -51,24 +57,24 @@ def preflight(trainer: Cell2TextTrainer, rows: TrainingRows, processor: Cell2Tex
         for check in checks:
             table.add_row(check.name, check.finding, check.problem or "ok")
         Console(width=120).print(table, highlight=False, markup=False)
-    problems = [check.problem for check in checks if check.problem]
+    problems = broadcast_object_list([[check.problem for check in checks if check.problem]])[0]
     if problems:
         raise ValueError(" ".join(problems))
 
 
 def check_rows(rows: TrainingRows) -> Check:
     validation = "none" if rows.validation is None else f"{len(rows.validation):,}"
-    kinds = len({name for name in rows.train["cell_type"] if name}) if "cell_type" in rows.train.column_names else 0
+    named = rows.train["cell_type"] if "cell_type" in rows.train.column_names else []
+    kinds = len({name for name in named if name})
     return Check(
         "rows",
         f"{len(rows.train):,} to train on, of {kinds:,} cell types; {len(rows.held_out):,} held out; validation "
         f"{validation}",
-        None if len(rows.train) else "There is no row to train on.",
     )
 
 
 def check_genes(rows: TrainingRows, processor: Cell2TextProcessor) -> Check:
-    lengths = np.array([len(cell) for cells in rows.train["cells"] for cell in cells])
+    lengths = pc.list_value_length(pc.list_flatten(arrow_column(rows.train, "cells"))).to_numpy()
     longest = int(lengths.max(initial=0))
     too_long = int((lengths > processor.max_genes).sum())
     problem = (
@@ -86,7 +92,7 @@ def check_genes(rows: TrainingRows, processor: Cell2TextProcessor) -> Check:
 
 
 def check_tokens(trainer: Cell2TextTrainer) -> Check:
-    lengths = np.array([len(ids) for ids in trainer.train_dataset["input_ids"]])
+    lengths = pc.list_value_length(arrow_column(trainer.train_dataset, "input_ids")).to_numpy()
     longest, limit = int(lengths.max()), trainer.args.max_length
     config: Any = trainer.accelerator.unwrap_model(trainer.model).config
     positions = getattr(config.text_config, "max_position_embeddings", None)
@@ -105,6 +111,8 @@ def check_parameters(trainer: Cell2TextTrainer) -> Check:
     trained: Counter = Counter()
     total: Counter = Counter()
     for name, parameter in trainer.model.named_parameters():
+        if ORIGINAL in name:
+            continue
         total[part_of(name)] += parameter.numel()
         trained[part_of(name)] += parameter.numel() * parameter.requires_grad
     parts = [f"{part} {trained[part]:,} of {total[part]:,}" for part in (*PARTS, "other") if total[part]]
@@ -113,23 +121,19 @@ def check_parameters(trainer: Cell2TextTrainer) -> Check:
 
 
 def check_memory(trainer: Cell2TextTrainer) -> Check:
-    weights, training = static_bytes(trainer.model)
+    weights, training = static_bytes(trainer.model, trainer.args.optim)
+    ranks = trainer.args.world_size if is_sharded(trainer) else 1
+    each = " a rank" if ranks > 1 else ""
     return Check(
         "memory",
-        f"weights {weights / GIB:.2f} GiB, gradients and Adam's states {training / GIB:.2f} GiB, and the activations",
+        f"weights {weights / ranks / GIB:.2f} GiB{each}, gradients and optimiser {training / ranks / GIB:.2f} "
+        f"GiB{each}, and the activations",
     )
 
 
-def planned_steps(trainer: Cell2TextTrainer) -> int:
-    args = trainer.args
-    if args.max_steps > 0:
-        return args.max_steps
-    return math.ceil(math.ceil(len(trainer.train_dataset) / trainer.rows_a_step) * args.num_train_epochs)
-
-
 def check_steps(trainer: Cell2TextTrainer) -> Check:
-    args, steps = trainer.args, planned_steps(trainer)
-    passes = steps * trainer.rows_a_step / max(1, len(trainer.train_dataset))
+    args, steps = trainer.args, trainer.planned_steps
+    passes = steps / trainer.steps_an_epoch
     return Check(
         "steps",
         f"{steps:,} of {trainer.rows_a_step:,} rows ({args.train_batch_size} x {args.gradient_accumulation_steps} on "
@@ -137,26 +141,42 @@ def check_steps(trainer: Cell2TextTrainer) -> Check:
     )
 
 
-def kept_checkpoints(trainer: Cell2TextTrainer) -> int:
-    """Checkpoints that lie on the disk at once: those that are kept, and the one being written."""
-    args, steps = trainer.args, planned_steps(trainer)
+def kept_checkpoints(trainer: Cell2TextTrainer, begun: int = 0) -> int:
+    """Checkpoints that lie on the disk at once: those that are kept, and the one being written.
+
+    Parameters
+    ----------
+    begun
+        Steps that are done already.
+    """
+    args, steps = trainer.args, trainer.planned_steps
     if args.save_strategy == "no":
         return 0
-    if args.save_strategy == "epoch":
-        saved = math.ceil(args.num_train_epochs)
-    else:
-        every = args.save_steps if args.save_steps >= 1 else max(1, math.ceil(args.save_steps * steps))
-        saved = math.ceil(steps / every)
-    limit = math.inf if args.save_total_limit is None else args.save_total_limit + args.load_best_model_at_end
-    return int(min(saved, limit)) + 1
+    strategy = args.eval_strategy if args.save_strategy == "best" else args.save_strategy
+    every = args.eval_steps if args.save_strategy == "best" else args.save_steps
+    if strategy == "epoch":
+        every = trainer.steps_an_epoch
+    elif every is None or every < 1:
+        every = max(1, math.ceil((every or 1) * steps))
+    saved = math.ceil(max(0, steps - begun) / every)
+    limit = args.save_total_limit if args.save_total_limit and args.save_total_limit > 0 else saved
+    if limit == 1 and args.load_best_model_at_end:
+        limit = 2  # the last, and the best
+    return min(saved, limit) + 1 if saved else 0
 
 
-def check_disk(trainer: Cell2TextTrainer) -> Check:
-    weights, training = static_bytes(trainer.model)
-    kept, adapter = kept_checkpoints(trainer), hasattr(trainer.model, "peft_config")
-    checkpoint = training if adapter else weights + training * 2 // 3  # no gradients; an adapter's own weights alone
-    needed = kept * checkpoint + (2 if adapter else 1) * weights
+def check_disk(trainer: Cell2TextTrainer, resume: str | None) -> Check:
+    weights, training = static_bytes(trainer.model, trainer.args.optim)
+    kept, adapter = (
+        kept_checkpoints(trainer, step_of(Path(resume)) if resume else 0),
+        hasattr(trainer.model, "peft_config"),
+    )
+    # No gradients are kept; an adapter's checkpoint holds its own weights alone.
+    checkpoint = training if adapter else weights + training * 2 // 3
     folder = Path(str(trainer.args.output_dir))
+    there = sum(path.stat().st_size for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/**/*") if path.is_file())
+    reused = there if trainer.args.save_total_limit else 0  # the oldest make room
+    needed = max(0, kept * checkpoint - reused) + (2 if adapter else 1) * weights
     free = shutil.disk_usage(folder if folder.exists() else folder.resolve().parents[0]).free
     problem = None
     if needed > free:
@@ -164,6 +184,4 @@ def check_disk(trainer: Cell2TextTrainer) -> Check:
             f"{needed / GIB:.1f} GiB are needed in {folder}, {free / GIB:.1f} are free: keep fewer checkpoints "
             "(--save_total_limit 1), save less often, or choose another --output_dir."
         )
-    return Check(
-        "disk", f"{needed / GIB:.2f} GiB needed, {kept} checkpoints among them; {free / GIB:.1f} GiB free", problem
-    )
+    return Check("disk", f"{needed / GIB:.2f} GiB needed, with {kept} checkpoints; {free / GIB:.1f} GiB free", problem)

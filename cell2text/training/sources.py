@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from cell2text.data import example_cells_path
 from cell2text.data.prepare import prepare
-from cell2text.training.arguments import Cell2TextArguments, DataArguments
+from cell2text.training.arguments import Cell2TextArguments, DataArguments, EncoderArguments
 from processing_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import VOCABULARY_FILE, GeneVocabulary
 
@@ -33,7 +34,8 @@ class TrainingRows:
     report
         `report.json` of their preparation; None where the data set has none.
     validation
-        Rows that a checkpoint may be chosen by, which are never the held-out test; None where there are none.
+        Rows that a checkpoint may be chosen by, never those of the test; None where there are none. With
+        `hold_out=validation` they are the held-out rows themselves.
     """
 
     train: Dataset
@@ -61,8 +63,8 @@ def load_rows(args: DataArguments, output_dir: str, *, prepares: bool = True) ->
     """
     if not args.dataset:
         raise ValueError(
-            "--dataset names nothing: pass h5ad files, a data set's folder or Hub id, or example_cells; or run "
-            "train_sft.py without any argument for the embedded default."
+            "--dataset names nothing: pass h5ad files, a data set's folder or Hub id, or example_cells; train_sft.py "
+            "runs the embedded default without any argument."
         )
     files = [str(example_cells_path()) if name == EXAMPLE else name for name in args.dataset]
     if all(name.endswith(COUNT_FILES) for name in files):
@@ -106,6 +108,9 @@ def chosen_splits(dataset: DatasetDict, args: DataArguments, vocabulary: Path | 
         raise ValueError(
             f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)}, but lacks {sorted(missing)}."
         )
+    empty = [name for name, rows in dataset.items() if name in ("train", "validation", args.hold_out) and not len(rows)]
+    if empty:
+        raise ValueError(f"The data set {args.dataset[0]!r} has no row in {' and '.join(empty)}.")
     folder = None if vocabulary is None else vocabulary.parent / "report.json"
     report = json.loads(folder.read_text(encoding="utf-8")) if folder and folder.is_file() else None
     return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files, report, dataset.get("validation"))
@@ -144,15 +149,35 @@ def check_vocabulary(rows: TrainingRows, args: Cell2TextArguments, ours: GeneVoc
     """
     if rows.vocabulary is not None:
         check_same_genes(GeneVocabulary.from_pretrained(rows.vocabulary), ours, "the model")
-    beside = None if args.cell_encoder is None else Path(args.cell_encoder, args.cell_encoder_subfolder or "")
-    if beside is not None and (beside / VOCABULARY_FILE).is_file():
-        check_same_genes(ours, GeneVocabulary.from_pretrained(beside), f"--cell_encoder {args.cell_encoder}")
-    largest = max((max(cell) for cells in rows.train["cells"] for cell in cells if len(cell)), default=0)
+    check_encoder_vocabulary(args, ours)
+    tokens = pc.list_flatten(pc.list_flatten(arrow_column(rows.train, "cells")))
+    largest = pc.max(tokens).as_py() or 0
     if largest >= len(ours):
         raise ValueError(
             f"The cells hold the gene token {largest:,}, the model's vocabulary {len(ours):,} tokens: they were ranked "
             "with another vocabulary. Prepare the data with the model's: --gene-vocab FOLDER."
         )
+
+
+def encoder_folder(args: EncoderArguments) -> Path:
+    return Path(args.cell_encoder or "", args.cell_encoder_subfolder or "")
+
+
+def has_vocabulary(args: EncoderArguments) -> bool:
+    """Whether `--cell_encoder` is a folder with a gene vocabulary of its own, as `train_encoder.py` leaves it."""
+    return args.cell_encoder is not None and (encoder_folder(args) / VOCABULARY_FILE).is_file()
+
+
+def check_encoder_vocabulary(args: EncoderArguments, data: GeneVocabulary) -> None:
+    """Refuse data that were ranked with another vocabulary than the one beside `--cell_encoder`."""
+    if has_vocabulary(args):
+        theirs = GeneVocabulary.from_pretrained(encoder_folder(args))
+        check_same_genes(data, theirs, f"--cell_encoder {args.cell_encoder}")
+
+
+def arrow_column(dataset: Dataset, name: str):
+    """A column without its way through Python."""
+    return dataset.select_columns([name]).with_format("arrow")[:][name]
 
 
 def check_same_genes(data: GeneVocabulary, other: GeneVocabulary, owner: str) -> None:
@@ -162,5 +187,6 @@ def check_same_genes(data: GeneVocabulary, other: GeneVocabulary, owner: str) ->
     raise ValueError(
         f"The data's cells were ranked with another gene vocabulary ({len(data):,} tokens) than that of {owner} "
         f"({len(other):,} tokens; {differ:,} of the first {min(len(data), len(other)):,} differ, or their medians do). "
-        "Prepare the data again with `cell2text prepare --gene-vocab`, and the vocabulary of the model."
+        "Rank the data with the model's vocabulary: --gene_vocab FOLDER for files, `cell2text prepare --gene-vocab "
+        "FOLDER` for a data set."
     )

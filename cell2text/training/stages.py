@@ -1,5 +1,6 @@
 """What trains in a run, and what a run leaves behind."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -99,7 +100,11 @@ def use_liger_kernels(model: Cell2TextForConditionalGeneration, options: dict | 
 
 def save_base(model, processor: Cell2TextProcessor, model_args: ModelConfig, folder: Path, training_args) -> None:
     """Save what an adapter is an adapter of, unless it was loaded from a place of its own."""
-    if model.config._name_or_path and Path(model.config._name_or_path) == Path(model_args.model_name_or_path or ""):
+    found, wanted = model.config._name_or_path, model_args.model_name_or_path
+    loaded = found and wanted and Path(found) == Path(wanted)
+    if training_args.process_index == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
+    if loaded:
         return
     if training_args.process_index == 0:
         with saved_whole(folder) as partial:

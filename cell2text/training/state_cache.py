@@ -18,6 +18,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.checkpoints import FullDiskError
 from cell2text.training.fingerprints import data_fingerprint, weights_fingerprint
 from cell2text.training.sources import TrainingRows
 from modeling_cell2text import Cell2TextForConditionalGeneration
@@ -144,7 +145,7 @@ def build_cache(folder: Path, key: dict, model, processor, dataset: Dataset, *, 
 
     Raises
     ------
-    OSError
+    FullDiskError
         If the disk has no room for it, with the bytes that it needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,7 @@ def build_cache(folder: Path, key: dict, model, processor, dataset: Dataset, *, 
     size = int(first[-1]) * positions * width * np.dtype(stored).itemsize
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise OSError(
+        raise FullDiskError(
             f"The cache of cell states needs {size / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} are free: "
             "lower num_cell_tokens, name another folder, or train without cache_cell_states."
         )

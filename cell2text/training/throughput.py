@@ -1,5 +1,6 @@
 """How fast training goes: cells and text tokens a second, and the share of the device's peak that this is."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,10 +8,11 @@ from contextlib import contextmanager
 
 import torch
 
+from cell2text.training.memory import ORIGINAL
 from modeling_cell2text import Cell2TextForConditionalGeneration
 
 
-# Dense bfloat16 peaks in TFLOP/s, from the makers' data sheets; the first name that is part of the device's is taken.
+# Dense bfloat16 peaks in TFLOP/s, from the makers' data sheets; the first name that is a word of the device's is taken.
 PEAKS = {
     "H200": 989, "H100 PCIe": 756, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A800": 312, "L40S": 362,
     "L4": 121, "A10": 125, "RTX 4090": 165, "MI300X": 1307, "MI250X": 383,
@@ -39,10 +41,10 @@ def batch_sizes(batch: dict) -> dict[str, int]:
 
 
 class FlopCounter:
-    """Floating-point operations that a batch calls for, recomputation left out.
+    """Floating-point operations that a batch calls for; recomputation and the projector, under 1 %, are left out.
 
-    Two for every weight and token forward, two more for the gradient of its input, two for its own gradient where it
-    trains; attention beside it.
+    Two for every weight and token forward, two more for the gradient of its input where anything before it trains, two
+    for its own gradient where it trains itself; attention three times what it takes forward.
     """
 
     def __init__(self, model: Cell2TextForConditionalGeneration):
@@ -51,22 +53,34 @@ class FlopCounter:
         self.encoder, self.encoder_trained = matrix_weights(parts.cell_encoder)
         self.head = model.get_output_embeddings().weight.numel()
         self.head_trained = self.head * model.get_output_embeddings().weight.requires_grad
-        text, cell = config.text_config, config.cell_config
-        self.text_attention = 4 * text.num_hidden_layers * text.hidden_size
-        self.encoder_attention = 4 * cell.num_hidden_layers * cell.hidden_size
+        self.text_attention = attention_flops(config.text_config)
+        self.encoder_attention = attention_flops(config.cell_config)
 
     def __call__(self, sizes: Counter) -> float:
-        text = 4 * self.text * sizes["tokens"] + 2 * self.text_trained * sizes["tokens"]
-        text += 2 * self.text_attention * sizes["token_pairs"]
+        text = (4 * self.text + 2 * self.text_trained) * sizes["tokens"]
+        text += 3 * self.text_attention * sizes["token_pairs"]
         head = (4 * self.head + 2 * self.head_trained) * sizes["answer_tokens"]
-        forward = 2 * self.encoder * sizes["genes"] + self.encoder_attention * sizes["gene_pairs"]
-        return text + head + forward * (3 if self.encoder_trained else 1)
+        share = self.encoder_trained / max(1, self.encoder)  # its last layers: gradients go no further
+        encoder = (2 + 4 * share) * self.encoder * sizes["genes"]
+        encoder += (1 + 2 * share) * self.encoder_attention * sizes["gene_pairs"]
+        return text + head + encoder
+
+
+def attention_flops(config) -> int:
+    """Of a pair of tokens, forward: scores and their sum, in all layers."""
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return 4 * config.num_hidden_layers * width
 
 
 def matrix_weights(module: torch.nn.Module) -> tuple[int, int]:
     """Weights of a module's matrix products, and how many of them train; embedding tables are looked up."""
     tables = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
-    weights = [weight for weight in module.parameters() if weight.ndim > 1 and id(weight) not in tables]
+    weights = [
+        weight
+        for name, weight in module.named_parameters()
+        if weight.ndim > 1 and id(weight) not in tables and ORIGINAL not in f".{name}"
+    ]
     return sum(w.numel() for w in weights), sum(w.numel() for w in weights if w.requires_grad)
 
 
@@ -75,7 +89,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak * 1e12 for part, peak in PEAKS.items() if part in name), None)
+    return next((peak * 1e12 for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 class Throughput:

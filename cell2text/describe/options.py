@@ -1,0 +1,126 @@
+"""What is asked about the cells, and how: every choice of a run, as the command line and Python have them."""
+
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from cell2text.data.ontology import ontology_versions
+from cell2text.data.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS
+
+
+LIBRARIES = ("cell2text", "transformers", "torch", "anndata", "cellxgene-ontology-guide")
+
+
+@dataclass(frozen=True)
+class DescribeOptions:
+    """Choices of a run.
+
+    Parameters
+    ----------
+    prompt
+        A question in words; a task (`describe`, `annotate`, `pathways`, `compare`, or `ask:` and one of cell_type,
+        tissue, disease, sex, life_stage); or the path of a JSON file with a chat. The processor's own if left out.
+    compare_to
+        Name of the cell that every cell is compared to, as the second of each question.
+    layer, gene_key, allow_fractional
+        Where counts and gene names are; see :meth:`Cell2TextProcessor.rank_encode`.
+    batch_size
+        Cells at a time; halved by itself where memory does not suffice. The texts do not depend on it.
+    max_new_tokens
+        Longest text, in tokens.
+    fields_only
+        Leave the texts out and keep what they say.
+    seed
+        Of sampling, where the model's generation settings ask for it.
+    """
+
+    prompt: str | None = None
+    compare_to: str | None = None
+    layer: str | None = None
+    gene_key: str | None = None
+    allow_fractional: bool = False
+    batch_size: int = 32
+    max_new_tokens: int = 160
+    fields_only: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1.")
+
+
+def conversation(options: DescribeOptions, processor) -> list[dict]:
+    """The chat that is asked, with one cell block, or two where cells are compared.
+
+    Raises
+    ------
+    ValueError
+        If a chat file holds no chat, or cells are to be compared without a cell to compare to, or the other way round.
+    """
+    n_cells = 1 if options.compare_to is None else 2
+    prompt = options.prompt
+    if prompt is not None and prompt.endswith(".json"):
+        chat = read_chat(Path(prompt))
+    else:
+        if prompt is None and n_cells == 2:
+            prompt = "compare"
+        if prompt == "compare" and n_cells == 1:
+            raise ValueError("The task compare needs a cell to compare to: pass compare_to (--compare-to NAME).")
+        chat = processor.conversation(n_cells, instruction_of(prompt))
+    found = sum(block.get("type") == "cell" for message in chat for block in blocks_of(message))
+    if found != n_cells:
+        raise ValueError(
+            f"The chat {options.prompt!r} holds {found} cell blocks: expected {n_cells}"
+            + (", the cell and the one of compare_to." if n_cells == 2 else ".")
+        )
+    return chat
+
+
+def instruction_of(prompt: str | None) -> str | None:
+    """The fixed instruction of a task, as evaluation asks it; any other prompt as it is."""
+    if prompt is None:
+        return None
+    if prompt in INSTRUCTIONS:
+        return INSTRUCTIONS[prompt][0]
+    task, _, field = prompt.partition(":")
+    if task == "ask" and field in QUESTIONS:
+        return QUESTIONS[field][0]
+    if task == "ask" and " " not in prompt:
+        raise ValueError(f"prompt={prompt!r}: expected ask: and one of {', '.join(ASKABLE)}.")
+    if not prompt.strip():
+        raise ValueError("The prompt is empty: expected a question, a task or a chat file.")
+    return prompt
+
+
+def blocks_of(message: dict) -> list[dict]:
+    content = message.get("content")
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+
+
+def read_chat(path: Path) -> list[dict]:
+    if not path.is_file():
+        raise ValueError(f"The chat file {path} does not exist.")
+    try:
+        chat = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): expected a list of chat messages.") from error
+    if not isinstance(chat, list) or not all(isinstance(message, dict) and "role" in message for message in chat):
+        raise ValueError(f"{path} holds no chat: expected a list of messages, each with role and content.")
+    return chat
+
+
+def provenance(model, processor, chat: list[dict], options: DescribeOptions, model_name: str) -> dict[str, str]:
+    """What the texts depend on, as plain text: it is kept in `uns["cell2text"]["params"]`."""
+    return {
+        "model": model_name,
+        "revision": str(getattr(model.config, "_commit_hash", None) or ""),
+        "prompt": json.dumps(chat, ensure_ascii=False),
+        "generation": json.dumps(model.generation_config.to_diff_dict(), default=str, sort_keys=True),
+        "options": json.dumps(asdict(options), sort_keys=True),
+        "embedding": "mean over genes of the cell encoder's states at the projected layer",
+        "gene_vocabulary": processor.gene_vocabulary.fingerprint,
+        "ontologies": json.dumps(ontology_versions()),
+        "libraries": json.dumps({name: version(name) for name in LIBRARIES}),
+    }

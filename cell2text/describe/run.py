@@ -1,0 +1,175 @@
+"""A file is described a shard of rows at a time, by one process or many; what is done is kept, and merged at the end.
+
+    INPUT -> shards of rows (OUT.describing/rows-*.parquet, each whole or not there) -> OUT
+
+A process that is killed loses the shard it was at. The shards do not depend on how many processes there are, and so
+neither does the output.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from cell2text.describe.cells import CellFile, find_file
+from cell2text.describe.engine import Describer
+from cell2text.describe.loading import load_model
+from cell2text.describe.options import DescribeOptions, provenance
+from cell2text.describe.writers import format_of, write_output
+from vocabulary_cell2text import write_atomically
+
+
+# Rows: what a kill may lose, and what is sorted by length together.
+SHARD = int(os.environ.get("CELL2TEXT_SHARD_ROWS", 1024))
+PLAN, WAIT = "plan.json", 0.2
+
+
+def describe_file(
+    source: str | os.PathLike, out: str | os.PathLike, *, model: str, options: DescribeOptions | None = None,
+    overwrite: bool = False, device: str | None = None, progress: bool = True, shard_rows: int = SHARD,
+) -> Path:  # fmt: skip
+    """Describe every cell of a file.
+
+    Parameters
+    ----------
+    source
+        An h5ad file or zarr store with raw counts.
+    out
+        Where the result goes; its ending says how: h5ad and zarr (the input with what was said), jsonl, parquet, csv.
+    model
+        Folder or Hub id of a Cell2Text model.
+    options
+        What is asked.
+    overwrite
+        Replace `out`, and forget what an earlier run with other options had done.
+    device
+        Such as `cuda:1`; the best there is if left out.
+    shard_rows
+        Rows of a shard.
+
+    Returns
+    -------
+    `out`, which is written whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If the input cannot be read or holds no counts of human genes, the output exists, lies inside the input or has
+        another ending, the model is no Cell2Text model, or an unfinished run with other options left its shards.
+    """
+    options, out = options or DescribeOptions(), Path(out)
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    found = find_file(str(source))
+    check_output(found.url, out, overwrite=overwrite or rank > 0)  # the first process may have finished already
+    loaded, processor = load_model(model, device or default_device())
+    cells = CellFile(found, processor, options)
+    try:
+        second = None
+        if options.compare_to is not None:
+            row = cells.find(options.compare_to)
+            second = cells.read(row, row + 1).cells[0]
+        describer = Describer(loaded, processor, options, second)
+        params = provenance(loaded, processor, describer.chat, options, str(model))
+        plan = {"source": identity(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
+        folder = open_folder(out, plan, overwrite=overwrite, first=rank == 0)
+        starts = range(0, cells.n_cells, shard_rows)
+        mine = [start for number, start in enumerate(starts) if number % ranks == rank]
+        with tqdm(total=cells.n_cells if ranks == 1 else None, unit=" cells", disable=not progress or rank > 0) as bar:
+            for start in mine:
+                stop = min(start + shard_rows, cells.n_cells)
+                path = shard_path(folder, start)
+                if not path.exists():
+                    torch.manual_seed(options.seed + start)
+                    write_shard(describer(cells.read(start, stop)), path)
+                bar.update(stop - start)
+    finally:
+        cells.close()
+    if rank == 0:
+        shards = [shard_path(folder, start) for start in starts]
+        wait_for(shards)
+        write_output(found, out, shards, params)
+        shutil.rmtree(folder)
+    return out
+
+
+def default_device() -> str:
+    """This process's own GPU, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def check_output(source: str, out: Path, *, overwrite: bool) -> None:
+    """Refuse an output that would harm the input, or another file."""
+    format_of(out)
+    inside = Path(source.removeprefix("file://")).resolve()
+    if out.resolve() == inside or inside in out.resolve().parents:
+        raise ValueError(f"--out {out} is the input or lies inside it, and the input is never changed: choose another.")
+    if out.exists() and not overwrite:
+        raise ValueError(f"--out {out} exists already: pass --overwrite, or choose another path.")
+    if not out.resolve().parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist.")
+
+
+def identity(url: str) -> dict:
+    """What tells a file from another, or from itself after a change, without reading it."""
+    path = Path(url.removeprefix("file://"))
+    if not path.exists():
+        return {"url": url}
+    stat = path.stat()
+    return {"url": url, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
+
+
+def open_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path:
+    """The folder of the shards beside the output; the first process makes it, the others wait for it.
+
+    Raises
+    ------
+    ValueError
+        If it belongs to a run with another input, model or options.
+    """
+    folder = out.with_name(f"{out.name}.describing")
+    path = folder / PLAN
+    text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
+    if first:
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            if not overwrite:
+                before = json.loads(path.read_text(encoding="utf-8"))
+                raise ValueError(
+                    f"{folder} was left by a run with another {', another '.join(differing(before, plan))}: pass "
+                    "--overwrite to forget it, or finish that run first."
+                )
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        write_atomically(path, text)
+    while not path.exists() or path.read_text(encoding="utf-8") != text:
+        time.sleep(WAIT)
+    return folder
+
+
+def differing(before: dict, now: dict) -> list[str]:
+    flat = [{**{k: v for k, v in plan.items() if k != "params"}, **plan["params"]} for plan in (before, now)]
+    return sorted(name for name in {*flat[0], *flat[1]} if flat[0].get(name) != flat[1].get(name))
+
+
+def shard_path(folder: Path, start: int) -> Path:
+    return folder / f"rows-{start:010d}.parquet"
+
+
+def write_shard(table: pa.Table, path: Path) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def wait_for(shards: list[Path]) -> None:
+    """Wait until the other processes have written their shards. Their launcher ends this one where one of them dies."""
+    while not all(path.exists() for path in shards):
+        time.sleep(WAIT)

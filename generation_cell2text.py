@@ -1,0 +1,184 @@
+"""One question about many cells, answered in batches: the engine under the pipeline, `cell2text describe` and `tl`.
+
+The tokens before the first cell are the same for every cell: their keys and values are computed once. Rows that have
+ended are cut out of the batch, so that no step is spent on them.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+
+try:
+    from .processing_cell2text import EMPTY_CELL_TEXT
+except ImportError:
+    from processing_cell2text import EMPTY_CELL_TEXT
+
+
+CUT_AT = 0.25  # of a batch's rows that have ended before the others are moved together, which copies their cache
+# Arguments of `generate` that plain greedy decoding takes; any other calls `generate` itself.
+GREEDY = {
+    "max_new_tokens",
+    "do_sample",
+    "suppress_tokens",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_new_tokens",
+}
+
+
+@dataclass
+class Answers:
+    """What was said about some questions, in their order.
+
+    Args:
+        texts: One a question; for a cell without counts the reason.
+        embeddings: The encoder's states at its projected layer, the mean over the genes of a question's first cell,
+            float32, shape (n, cell_hidden); zeros for a cell without counts.
+        confidence: Probability of each answer under the model, the product of those of its tokens, float32, shape
+            (n,); NaN for a cell without counts, and where an answer was not chosen greedily.
+        steps: Decoding steps times rows, of which `useful` brought a token of an answer.
+        useful: See `steps`.
+    """
+
+    texts: list[str]
+    embeddings: np.ndarray
+    confidence: np.ndarray
+    steps: int
+    useful: int
+
+
+@dataclass
+class EncodedCells:
+    """Cells as the language model reads them, `features` and `mask`, and their `embeddings`; see :class:`Answers`."""
+
+    features: torch.Tensor
+    mask: torch.Tensor
+    embeddings: np.ndarray
+
+
+@torch.inference_mode()
+def encode(model, processor, questions: list[list]) -> EncodedCells:
+    """Run the encoder and the projector over the cells of some questions."""
+    batch = processor.pad_cells(questions, return_tensors="pt")
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
+    states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
+    means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
+    return EncodedCells(outputs.pooler_output, mask, means.float().cpu().numpy())
+
+
+class CellAnswerer:
+    """Asks a model one question about cell after cell.
+
+    Args:
+        model (`Cell2TextForConditionalGeneration`): On its device.
+        processor (`Cell2TextProcessor`): Its processor.
+        conversation (`list[dict]`, *optional*): Chat with as many cell blocks as a question has cells; the
+            processor's own description of one cell when left out.
+        **generate_kwargs: Arguments of `generate`. Greedy unless they say otherwise.
+    """
+
+    def __init__(self, model, processor, conversation: list[dict] | None = None, **generate_kwargs):
+        self.model, self.processor, self.options = model.eval(), processor, {"do_sample": False, **generate_kwargs}
+        self.conversation = conversation or processor.conversation()
+        ids = processor.apply_chat_template([self.conversation], tokenize=True, add_generation_prompt=True)[0]
+        self.prompt = torch.tensor(ids, device=model.device)
+        placeholders = (self.prompt == processor.cell_token_id).nonzero().flatten()
+        self.n_cells = len(placeholders) // processor.num_cell_tokens
+        if self.n_cells == 0:
+            raise ValueError("The question holds no cell: expected at least one {'type': 'cell'} block in its chat.")
+        self.n_shared = int(placeholders[0])
+        self.greedy = not self.options["do_sample"] and set(self.options) <= GREEDY
+        self._shared: Any = None
+
+    def __call__(self, questions: list[list]) -> Answers:
+        """Answer the question about some cells.
+
+        Args:
+            questions (`list[list]`): For each question its ranked cells, as many as the chat has blocks.
+
+        Raises:
+            ValueError: If a question has another number of cells.
+        """
+        wrong = next((len(cells) for cells in questions if len(cells) != self.n_cells), None)
+        if wrong is not None:
+            raise ValueError(f"A question has {wrong} cells, its chat {self.n_cells} cell blocks.")
+        full = [i for i, cells in enumerate(questions) if not any(map(self.processor.is_empty, cells))]
+        texts, confidence = [EMPTY_CELL_TEXT] * len(questions), np.full(len(questions), np.nan, dtype=np.float32)
+        embeddings = np.zeros((len(questions), self.model.config.cell_config.hidden_size), dtype=np.float32)
+        if not full:
+            return Answers(texts, embeddings, confidence, 0, 0)
+        features = encode(self.model, self.processor, [questions[i] for i in full])
+        embeddings[full] = features.embeddings
+        ids, chances, steps = self._decode(features)
+        for i, tokens, chance in zip(full, ids, chances):
+            texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            confidence[i] = chance
+        return Answers(texts, embeddings, confidence, steps, sum(map(len, ids)))
+
+    @torch.inference_mode()
+    def _decode(self, cells: "EncodedCells") -> tuple[list[list[int]], list[float], int]:
+        """Tokens of each answer with its end, its probability, and the steps times rows that were computed."""
+        prompts = self.prompt.expand(len(cells.mask), -1)
+        inputs = {"cell_embeds": cells.features, "cell_attention_mask": cells.mask}
+        if not self.greedy:
+            ids = self.model.generate(
+                input_ids=prompts, attention_mask=torch.ones_like(prompts), **inputs, **self.options
+            )
+            said = ids[:, len(self.prompt) :]
+            return said.tolist(), [float("nan")] * len(said), said.numel()
+        cache = self._shared_cache(len(prompts))
+        outputs = self.model(
+            input_ids=prompts[:, self.n_shared :], past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs
+        )
+        return self._greedy(prompts, outputs.logits[:, -1], cache)
+
+    def _shared_cache(self, n_rows: int):
+        """Keys and values of the tokens before the first cell, for so many rows."""
+        if self._shared is None:
+            self._shared = DynamicCache(config=self.model.config.text_config)
+            if self.n_shared:
+                shared = self.prompt[None, : self.n_shared]
+                self.model(input_ids=shared, past_key_values=self._shared, use_cache=True, logits_to_keep=1)
+        cache = copy.deepcopy(self._shared)
+        if self.n_shared:
+            cache.batch_repeat_interleave(n_rows)
+        return cache
+
+    def _greedy(self, prompts, logits, cache):
+        config = copy.deepcopy(self.model.generation_config)
+        config.update(**self.options)
+        ends = torch.tensor(np.atleast_1d(config.eos_token_id), device=prompts.device)
+        processors = self.model._get_logits_processor(config, prompts.shape[1], device=prompts.device)
+        limit = config.max_new_tokens or 160
+        said: list[list[int]] = [[] for _ in prompts]
+        chances = np.zeros(len(prompts))
+        rows = np.arange(len(prompts))  # which question each row of the batch is
+        ended = np.zeros(len(prompts), dtype=bool)
+        steps, ids = 0, prompts
+        while True:
+            scores = processors(ids, logits.float())
+            chosen = scores.argmax(-1)
+            log_chance = scores.log_softmax(-1).gather(1, chosen[:, None])[:, 0].cpu().numpy()
+            stops = torch.isin(chosen, ends).cpu().numpy()
+            for place, token in enumerate(chosen.tolist()):
+                if not ended[place]:
+                    said[rows[place]].append(token)
+                    chances[rows[place]] += log_chance[place]
+            ended |= stops
+            if ended.all() or ids.shape[1] - prompts.shape[1] + 1 >= limit:
+                break
+            ids = torch.cat([ids, chosen[:, None]], dim=1)
+            if ended.mean() >= CUT_AT:
+                kept = torch.from_numpy(np.flatnonzero(~ended)).to(ids.device)
+                cache.batch_select_indices(kept)
+                ids, chosen = ids[kept], chosen[kept]
+                rows, ended = rows[~ended], ended[~ended]
+            logits = self.model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1]
+            steps += len(ids)
+        return said, list(np.exp(chances)), steps + len(prompts)
