@@ -11,7 +11,7 @@ from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.choosing import ValidationTexts, check_choosing, check_metric, chosen_cells, text_metrics
 from cell2text.training.sources import TrainingRows
 
-from .training_runs import TORCHRUN, run, weights
+from .training_runs import run, weights
 
 
 ROWS = [
@@ -109,16 +109,3 @@ def test_a_metric_of_a_label_that_no_cell_has_is_refused():
     check_metric(rows, "loss")
     with pytest.raises(ValueError, match="none of the 4 validation cells .* one of loss, cell_type_accuracy, .*tissue"):
         check_metric(rows, "disease_accuracy")
-
-
-def test_shards_describe_validation_cells_together(small_h5ad, tmp_path):
-    from pathlib import Path
-
-    options = {
-        "dataset": [str(small_h5ad)], "validation_share": 0.2, "describe_validation": 5, "eval_strategy": "steps",
-        "eval_steps": 2, "max_steps": 2, "describe_held_out": False, "save_strategy": "steps", "save_steps": 2,
-        "generation_batch_size": 2, "per_device_train_batch_size": 4, "ddp_backend": "gloo",
-    }  # fmt: skip
-    run(tmp_path, launcher=(*TORCHRUN, str(Path(__file__).with_name("fsdp2_on_cpu.py"))), **options)
-    state = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())
-    assert [entry["eval_cell_type_accuracy"] for entry in state["log_history"] if "eval_loss" in entry] == [0.0]

@@ -1,9 +1,6 @@
 """Masked-gene pretraining: what is hidden, what it learns, and that `train_sft.py` takes what it leaves."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from cell2text.training.masked_genes import NOT_ASKED, GeneMasker, MaskedGeneMod
 from vocabulary_cell2text import GeneVocabulary
 
 from .conftest import make_adata, make_vocabulary
-from .training_runs import PROJECT, run
+from .training_runs import PROJECT, run, run_here
 
 
 VOCABULARY = make_vocabulary()
@@ -90,17 +87,14 @@ def test_what_is_reached_without_a_cell_is_counted_by_hand():
 
 
 def pretrain(folder, *options, expect=0):
-    command = [sys.executable, str(PROJECT / "train_encoder.py"), "--config", str(PROJECT / "configs" / "encoder.yaml")]
     toy = {
         "output_dir": folder, "max_genes": 32, "encoder_hidden_size": 16, "encoder_layers": 1, "encoder_heads": 2,
         "num_train_epochs": 2, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "report_to": "none",
         "disable_tqdm": True, "dataloader_num_workers": 0, "learning_rate": 1e-2,
     }  # fmt: skip
-    command += [part for name, value in toy.items() for part in (f"--{name}", str(value))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
-    assert done.returncode == expect, done.stdout[-1500:] + done.stderr[-3000:]
-    return done
+    arguments = ["--config", str(PROJECT / "configs" / "encoder.yaml")]
+    arguments += [part for name, value in toy.items() for part in (f"--{name}", str(value))]
+    return run_here("train_encoder", [*arguments, *options], expect, PROJECT)
 
 
 @pytest.fixture(scope="module")

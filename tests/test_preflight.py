@@ -107,7 +107,7 @@ def test_a_language_model_without_a_chat_template_gets_a_plain_one_and_it_is_sai
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
     done = run(tmp_path, dataset=[str(small_h5ad)], model_name_or_path=str(tmp_path / "llama"), describe_held_out=False,
-               max_length=2000)  # fmt: skip
+               max_length=2000, fresh=True)  # fmt: skip
     assert "no chat template: Cell2Text's plain `role: text` template is used" in done.stderr
     template = (tmp_path / "out" / "chat_template.jinja").read_text()
     assert "message['role']" in template

@@ -24,6 +24,7 @@ from cell2text.data.prepare import prepare
 from vocabulary_cell2text import GeneVocabulary
 
 from .conftest import make_tokenizer
+from .training_runs import run_here
 
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -79,12 +80,9 @@ def train(recipe: str, parts: Path, out: Path, **changes) -> None:
     if "describe_validation" in content:
         toy["describe_validation"] = 2
     options = toy | {name: place for name, place in places.items() if name in content} | changes
-    command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(PROJECT / "configs" / f"{recipe}.yaml")]
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    )
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    arguments = ["--config", str(PROJECT / "configs" / f"{recipe}.yaml")]
+    arguments += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    run_here("train_sft", arguments, 0, parts)
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if not name.startswith("two_stage")])

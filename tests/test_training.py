@@ -139,7 +139,7 @@ def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
                 path.unlink()
             checkpoint.rmdir()
     (tmp_path / "resumed" / "out" / "model.safetensors").unlink()
-    run(tmp_path / "resumed", **options, resume_from_checkpoint="true")
+    run(tmp_path / "resumed", fresh=True, **options, resume_from_checkpoint="true")
     whole, resumed = (weights(tmp_path / name / "out") for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -147,7 +147,7 @@ def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
 def test_a_compiled_run_trains_the_same(small_h5ad, tmp_path):
     options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 3, "projector_dropout": 0.0}
     run(tmp_path / "plain", **options)
-    run(tmp_path / "compiled", **options, torch_compile=True, torch_compile_backend="aot_eager")
+    run(tmp_path / "compiled", fresh=True, **options, torch_compile=True, torch_compile_backend="aot_eager")
     plain, compiled = (weights(tmp_path / name / "out") for name in ("plain", "compiled"))
     assert plain.keys() == compiled.keys()
     assert max((plain[name] - compiled[name]).abs().max().item() for name in plain) < 1e-4
@@ -171,7 +171,7 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 4, "optim": "sgd", "learning_rate": 0.1,
         "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,
-        "warmup_steps": 0, "freeze_cell_encoder": stage == "lora", "lora_dropout": 0.0,
+        "validation_share": 0.2, "warmup_steps": 0, "freeze_cell_encoder": stage == "lora", "lora_dropout": 0.0,
     }  # fmt: skip
     shared = {**options, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     run(tmp_path / "one", **options, per_device_train_batch_size=8)
@@ -180,9 +180,15 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
     shutil.copytree(tmp_path / "one" / "out", tmp_path / "resumed" / "out")
     shutil.rmtree(tmp_path / "resumed" / "out" / "checkpoint-4")
     run(tmp_path / "resumed", launcher=TWO_RANKS, **shared, resume_from_checkpoint="true")
-    fsdp2 = {**shared, "describe_held_out": stage == "full", "baselines": ["majority"]}
+    # Shards describe cells together while they train, too.
+    fsdp2 = {**shared, "describe_held_out": stage == "full", "baselines": ["majority"], "eval_strategy": "steps",
+             "eval_steps": 2, "describe_validation": 5, "generation_batch_size": 2}  # fmt: skip
     run(tmp_path / "sharded", launcher=(*TORCHRUN, str(Path(__file__).with_name("fsdp2_on_cpu.py"))), **fsdp2)
     assert (tmp_path / "sharded" / "out" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()  # it was really cut
+
+    state = json.loads((tmp_path / "sharded" / "out" / "checkpoint-4" / "trainer_state.json").read_text())
+    described = [entry["eval_cell_type_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
+    assert described == [0.0, 0.0]  # so small a model says nothing yet
 
     expected, reference = losses(tmp_path / "one"), weights(tmp_path / "one" / "out")
     assert len(expected) == 4
@@ -222,7 +228,7 @@ def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path, mo
 
 
 def test_a_wrong_argument_ends_the_process_with_code_2_and_one_line(tmp_path):
-    done = run(tmp_path, expect=2, dataset=[])
+    done = run(tmp_path, fresh=True, expect=2, dataset=[])
     assert "train_sft.py: --dataset names nothing" in done.stderr and "Traceback" not in done.stderr
 
 

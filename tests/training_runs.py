@@ -1,19 +1,26 @@
 """Runs of `train_sft.py` at toy size, and a trainer on synthetic cells."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import yaml
+from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset
 from safetensors.torch import load_file
 from trl import SFTConfig
 
 from cell2text.data.rows import completion_array, with_text
 from cell2text.training.checkpoints import step_of
+from cell2text.training.launch import run as launch
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
 
 from .conftest import make_adata, make_model, make_processor
@@ -37,14 +44,33 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
-def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, **changes):
-    """Run train_sft.py on the default configuration at toy size, with changes."""
+def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, fresh=False, **changes):
+    """Run train_sft.py on the default configuration at toy size, with changes.
+
+    In this process, which spares it some seconds of imports; in one of its own where it is `fresh`, has a launcher or an
+    environment.
+    """
     path = write_config(folder, **changes)
+    if not fresh and environment is None and launcher == (sys.executable,):
+        return run_here("train_sft", ["--config", str(path)], expect, folder)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
     command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
     return done
+
+
+def run_here(script: str, arguments: list[str], expect: int, folder: Path) -> SimpleNamespace:
+    """Call a training script's own functions in this process."""
+    module = import_module(script)
+    out, err = io.StringIO(), io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(out), redirect_stderr(err), chdir(folder):
+        warnings.simplefilter("ignore")
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        code = launch(f"{script}.py", lambda: module.main(*module.parse_arguments(arguments)))
+    assert code == expect, out.getvalue()[-2000:] + err.getvalue()[-4000:]
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
