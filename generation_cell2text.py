@@ -153,7 +153,8 @@ class CellAnswerer:
     def _greedy(self, prompts, logits, cache):
         config = copy.deepcopy(self.model.generation_config)
         config.update(**self.options)
-        ends = torch.tensor(np.atleast_1d(config.eos_token_id), device=prompts.device)
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        ends = torch.tensor([end for end in ends if end is not None], dtype=torch.long, device=prompts.device)
         processors = self.model._get_logits_processor(config, prompts.shape[1], device=prompts.device)
         limit = config.max_new_tokens or 160
         said: list[list[int]] = [[] for _ in prompts]

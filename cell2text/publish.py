@@ -113,7 +113,8 @@ def push(folder: Path, repository: str, *, adapter: bool = False, private: bool 
     operations = [CommitOperationAdd(upload.name, upload.path) for upload in uploads]
     api = HfApi()
     try:
-        api.create_repo(repository, repo_type="model", private=private, exist_ok=True)
+        # A name alone is one in the user's own space, which the Hub adds.
+        repository = api.create_repo(repository, repo_type="model", private=private, exist_ok=True).repo_id
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(repository).tags}:
             raise ValueError(f"{repository} has the tag {tag!r} already: choose another one.")
         commit = api.create_commit(repository, operations, commit_message="Model trained by Cell2Text")

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,14 @@ def test_no_path_of_one_machine_and_no_pickle_is_committed():
         assert path.suffix not in {".pkl", ".pickle", ".bin", ".pt", ".ckpt"}, path
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".cff", ".txt"}:
             assert not re.search(r"(?<![\w.])/(home|root|Users|mnt|work)/\w", path.read_text(encoding="utf-8")), path
+
+
+def test_every_package_and_module_is_shipped():
+    shipped = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(PROJECT) for path in (PROJECT / "cell2text").rglob("__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    assert set(shipped["packages"]) == {name for name in packages if ".metrics" not in name}
+    assert set(shipped["py-modules"]) == set(HUB_FILES)
 
 
 def test_dependencies_are_declared():

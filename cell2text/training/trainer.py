@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from cell2text.training.checkpoints import WholeCheckpoints, is_sharded
-from cell2text.training.choosing import ValidationTexts
+from cell2text.training.choosing import ValidationTexts, describe_with_shards
 from cell2text.training.held_out import describe_cells
 from cell2text.training.loss_watch import LossWatch
 from cell2text.training.state_cache import CellStateCache
@@ -96,12 +96,13 @@ class Cell2TextTrainer(WholeCheckpoints, SFTTrainer):
     def describe_at_evaluation(self, rows: Dataset, *, batch_size: int, max_new_tokens: int) -> None:
         """Describe these rows' cells at every evaluation and log what the texts get right."""
         share = {"rank": self.args.process_index, "ranks": self.args.world_size, "gather": gather_object}
-        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "do_sample": False}
+        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
 
         def describe(cells):
-            # A sharded model is called as it is, so that its parts are gathered when they are needed.
-            model = self.model if is_sharded(self) else self.accelerator.unwrap_model(self.model)
-            return describe_cells(model.eval(), self.processing_class, cells, **options)
+            if is_sharded(self):
+                return describe_with_shards(self.model.eval(), self.processing_class, cells, **options)
+            plain = self.accelerator.unwrap_model(self.model).eval()
+            return describe_cells(plain, self.processing_class, cells, **options)
 
         self.validation_texts = ValidationTexts(rows, describe, **share)
 
