@@ -184,6 +184,7 @@ def describe(
     max_new_tokens: Annotated[int, typer.Option(help="Longest text, in tokens.")] = 160,
     fields: Annotated[bool, typer.Option("--fields", help="What the texts say, without the texts.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
+    shard_rows: Annotated[int, typer.Option(help="Cells that a kill may lose. The texts do not depend on it.")] = 1024,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the best there is if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, where the model samples.")] = 0,
     quiet: Quiet = False,
@@ -196,8 +197,9 @@ def describe(
         batch_size=batch_size, max_new_tokens=max_new_tokens, fields_only=fields, seed=seed,
     )  # fmt: skip
     written = describe_file(
-        source, out, model=model, options=options, overwrite=overwrite, device=device, progress=not quiet
-    )
+        source, out, model=model, options=options, overwrite=overwrite, device=device, progress=not quiet,
+        shard_rows=shard_rows,
+    )  # fmt: skip
     typer.echo(f"{written} is written.")
 
 

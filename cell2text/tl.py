@@ -62,9 +62,9 @@ def describe(
         second = cells.cells[found[0]]
     describer = Describer(loaded, processor, options, second)
     torch.manual_seed(seed)
-    parts = [describer(part_of(cells, start, start + SHARD)) for start in range(0, len(cells.cells), SHARD)]
-    if not parts:
+    if not cells.cells:
         raise ValueError("The AnnData holds no cell.")
+    parts = [describer(part_of(cells, start, start + SHARD)) for start in range(0, len(cells.cells), SHARD)]
     table = pa.concat_tables(parts)
     changed = adata.copy() if copy else adata
     for column in table.column_names:

@@ -249,10 +249,11 @@ def test_a_killed_run_of_two_processes_ends_as_if_undisturbed(model, experiment,
         experiment, tmp_path / "whole.jsonl", model=str(model), options=FAST, progress=False, shard_rows=4
     )
     out, folder = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.describing"
-    arguments = (experiment, "--model", model, "--out", out, "--max-new-tokens", 10, "--batch-size", 8, "--quiet")
+    arguments = (experiment, "--model", model, "--out", out, "--max-new-tokens", 10, "--batch-size", 8, "--quiet",
+                 "--shard-rows", 4)  # fmt: skip
 
     def start():
-        shared = {"WORLD_SIZE": "2", "CELL2TEXT_SHARD_ROWS": "4"}  # what a launcher tells its processes
+        shared = {"WORLD_SIZE": "2"}  # what a launcher tells its processes
         return [command(*arguments, wait=False, **shared, RANK=rank) for rank in ("0", "1")]
 
     processes = start()
@@ -332,6 +333,15 @@ def test_files_and_python_refuse_the_same_counts(spoil, options, message, model,
     with pytest.raises((ValueError, KeyError), match=message):
         tl.describe(adata, str(model), **options)
     assert not (tmp_path / "o.csv").exists() and "cell2text" not in adata.obs
+
+
+def test_an_experiment_without_cells_is_refused(model, experiment, tmp_path):
+    adata = ad.read_h5ad(experiment)[:0].copy()
+    adata.write_h5ad(tmp_path / "none.h5ad")
+    with pytest.raises(ValueError, match="none.h5ad holds no cell"):
+        describe_file(tmp_path / "none.h5ad", tmp_path / "o.csv", model=str(model), progress=False)
+    with pytest.raises(ValueError, match="holds no cell"):
+        tl.describe(adata, str(model))
 
 
 def test_wrong_places_and_models_end_in_one_line(model, experiment, tmp_path):

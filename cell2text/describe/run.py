@@ -25,8 +25,7 @@ from cell2text.describe.writers import format_of, write_output
 from vocabulary_cell2text import write_atomically
 
 
-# Rows: what a kill may lose, and what is sorted by length together.
-SHARD = int(os.environ.get("CELL2TEXT_SHARD_ROWS", 1024))
+SHARD = 1024  # rows: what a kill may lose, and what is sorted by length together
 PLAN, WAIT = "plan.json", 0.2
 
 
@@ -63,12 +62,17 @@ def describe_file(
         If the input cannot be read or holds no counts of human genes, the output exists, lies inside the input or has
         another ending, the model is no Cell2Text model, or an unfinished run with other options left its shards.
     """
+    if shard_rows < 1:
+        raise ValueError(f"shard_rows={shard_rows}: expected at least 1.")
     options, out = options or DescribeOptions(), Path(out)
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_file(str(source))
     check_output(found.url, out, overwrite=overwrite or rank > 0)  # the first process may have finished already
     loaded, processor = load_model(model, device or default_device())
     cells = CellFile(found, processor, options)
+    if not cells.n_cells:
+        cells.close()
+        raise ValueError(f"{source} holds no cell.")
     try:
         second = None
         if options.compare_to is not None:
