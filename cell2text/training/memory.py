@@ -19,12 +19,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def static_bytes(model: torch.nn.Module, optimiser: str) -> tuple[int, int]:
-    """Bytes of the weights, and of the gradients and the optimiser's states of those that train."""
+def static_bytes(model: torch.nn.Module, optimiser: str) -> tuple[int, int, int]:
+    """Bytes of the weights, of the gradients of those that train, and of the optimiser's states."""
     kept = next((states for name, states in OPTIMISER_STATES.items() if name in str(optimiser).lower()), 2.0)
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
-    return weights, int((1 + kept) * trained)
+    return weights, trained, int(kept * trained)
 
 
 def advice(
@@ -38,7 +38,8 @@ def advice(
     shapes
         Of the tensors of the batch that did not fit; empty where none was reached.
     """
-    weights, training = static_bytes(model, training_args.optim)
+    weights, gradients, states = static_bytes(model, training_args.optim)
+    training = gradients + states
     batch, steps = training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps
     lines = [
         f"Out of memory. Weights {weights / GIB:.2f} GiB, gradients and optimiser {training / GIB:.2f} GiB; the "

@@ -121,7 +121,8 @@ def check_parameters(trainer: Cell2TextTrainer) -> Check:
 
 
 def check_memory(trainer: Cell2TextTrainer) -> Check:
-    weights, training = static_bytes(trainer.model, trainer.args.optim)
+    weights, gradients, states = static_bytes(trainer.model, trainer.args.optim)
+    training = gradients + states
     ranks = trainer.args.world_size if is_sharded(trainer) else 1
     each = " a rank" if ranks > 1 else ""
     return Check(
@@ -166,13 +167,10 @@ def kept_checkpoints(trainer: Cell2TextTrainer, begun: int = 0) -> int:
 
 
 def check_disk(trainer: Cell2TextTrainer, resume: str | None) -> Check:
-    weights, training = static_bytes(trainer.model, trainer.args.optim)
-    kept, adapter = (
-        kept_checkpoints(trainer, step_of(Path(resume)) if resume else 0),
-        hasattr(trainer.model, "peft_config"),
-    )
-    # No gradients are kept; an adapter's checkpoint holds its own weights alone.
-    checkpoint = training if adapter else weights + training * 2 // 3
+    weights, trained, states = static_bytes(trainer.model, trainer.args.optim)
+    kept = kept_checkpoints(trainer, step_of(Path(resume)) if resume else 0)
+    adapter = hasattr(trainer.model, "peft_config")
+    checkpoint = states + (trained if adapter else weights)  # an adapter's holds its own weights alone
     folder = Path(str(trainer.args.output_dir))
     there = sum(path.stat().st_size for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/**/*") if path.is_file())
     reused = there if trainer.args.save_total_limit else 0  # the oldest make room
