@@ -14,7 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 import torch
 from preparation import REPETITIONS, interleaved
 from synthetic import synthetic_adata
@@ -86,10 +89,8 @@ def memory(model_name: str) -> dict:
     genes = [token for token in processor.gene_vocabulary.tokens if token.startswith("ENSG")]
     with tempfile.TemporaryDirectory() as folder:
         part = synthetic_adata("sparse", 1_000)
-        names = np.array(part.var_names, dtype=object)
-        names[: len(genes)] = genes[: len(names)]  # the most expressed are the model's own
-        part.var_names = names
-        del part.var["feature_name"]
+        others = [f"ENSG9{i:010d}" for i in range(part.n_vars)]
+        part.var = pd.DataFrame(index=[*genes, *others][: part.n_vars])
         for n_cells in MEMORY_CELLS:
             path = Path(folder, f"{n_cells}.h5ad")
             repeated(part, n_cells).write_h5ad(path)
@@ -105,13 +106,9 @@ def memory(model_name: str) -> dict:
     return {**found, "growth": large / small - 1}
 
 
-def repeated(adata, n_cells: int):
-    import anndata as ad
-
-    whole = ad.concat([adata] * (n_cells // adata.n_obs))
-    whole.obs_names = [f"cell{i}" for i in range(whole.n_obs)]
-    whole.var = adata.var
-    return whole
+def repeated(part: ad.AnnData, n_cells: int) -> ad.AnnData:
+    counts = sp.vstack([part.X] * (n_cells // part.n_obs), format="csr")
+    return ad.AnnData(counts, obs=pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)]), var=part.var)
 
 
 BARS = {

@@ -173,3 +173,13 @@ def test_the_readme_quotes_the_bars_of_preparation_that_the_benchmark_measured()
         assert line.endswith(f"| {sparse:.2f} | {dense:.2f} |"), (line, sparse, dense)
     killed = json.loads((PROJECT / "benchmarks" / "results" / "kill.json").read_text())
     assert f"{killed['equal']} of {killed['killed']} killed runs" in readme
+
+
+def test_the_readme_quotes_what_describing_measured():
+    readme = (PROJECT / "README.md").read_text()
+    results = json.loads((PROJECT / "benchmarks" / "results" / "describing.json").read_text())
+    batches, memory = results["batches"]["measured"], results["memory"]["measured"]
+    assert f"{batches['batch_32_over_batch_1']:.2f} times as many cells" in readme
+    assert f"{batches['steps_over_tokens']:.2f} steps a token" in readme
+    assert f"{batches['steps_over_tokens_if_no_row_were_cut']:.2f} if no row were cut out" in readme
+    assert f"50,000 cells {memory['growth']:.1%}".replace("%", " %") in readme
