@@ -19,6 +19,7 @@ except ImportError:
     from processing_cell2text import EMPTY_CELL_TEXT
 
 
+DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
 CUT_AT = 0.25  # of a batch's rows that have ended before the others are moved together, which copies their cache
 # Arguments of `generate` that plain greedy decoding takes; any other calls `generate` itself.
 GREEDY = {
@@ -80,11 +81,11 @@ class CellAnswerer:
         processor (`Cell2TextProcessor`): Its processor.
         conversation (`list[dict]`, *optional*): Chat with as many cell blocks as a question has cells; the
             processor's own description of one cell when left out.
-        **generate_kwargs: Arguments of `generate`. Greedy unless they say otherwise.
+        **generate_kwargs: Arguments of `generate`. Greedy, and 160 new tokens at most, unless they say otherwise.
     """
 
     def __init__(self, model, processor, conversation: list[dict] | None = None, **generate_kwargs):
-        self.model, self.processor, self.options = model.eval(), processor, {"do_sample": False, **generate_kwargs}
+        self.model, self.processor, self.options = model.eval(), processor, {**DEFAULTS, **generate_kwargs}
         self.conversation = conversation or processor.conversation()
         ids = processor.apply_chat_template([self.conversation], tokenize=True, add_generation_prompt=True)[0]
         self.prompt = torch.tensor(ids, device=model.device)
@@ -156,7 +157,7 @@ class CellAnswerer:
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         ends = torch.tensor([end for end in ends if end is not None], dtype=torch.long, device=prompts.device)
         processors = self.model._get_logits_processor(config, prompts.shape[1], device=prompts.device)
-        limit = config.max_new_tokens or 160
+        limit = config.max_new_tokens
         said: list[list[int]] = [[] for _ in prompts]
         chances = np.zeros(len(prompts))
         rows = np.arange(len(prompts))  # which question each row of the batch is

@@ -27,7 +27,7 @@ class CellToTextPipeline(Pipeline):
     _load_image_processor = False  # type: ignore[assignment]
     _load_video_processor = False  # type: ignore[assignment]
     _pipeline_calls_generate = True
-    _answerer: tuple | None = None  # the latest question, whose beginning is computed once
+    _answerer: CellAnswerer | None = None  # of the call that runs: its question's beginning is computed once
 
     def _sanitize_parameters(self, prompt=None, generate_kwargs=None, **kwargs):
         preprocess = {} if prompt is None else {"prompt": prompt}
@@ -53,6 +53,7 @@ class CellToTextPipeline(Pipeline):
             )
         else:
             ranked = [cells] if is_cell(cells) else list(cells)
+        self._answerer = None  # the model may have changed since
         chunks = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
         results = [result for chunk in super().__call__(chunks, **kwargs) for result in chunk] if chunks else []
         return results[0] if is_cell(cells) else results
@@ -61,11 +62,10 @@ class CellToTextPipeline(Pipeline):
         return {"cells": cells, "prompt": prompt}
 
     def _forward(self, model_inputs, **generate_kwargs):
-        key = (model_inputs["prompt"], repr(sorted(generate_kwargs.items())))
-        if self._answerer is None or self._answerer[0] != key:
+        if self._answerer is None:
             conversation = self.processor.conversation(instruction=model_inputs["prompt"])
-            self._answerer = key, CellAnswerer(self.model, self.processor, conversation, **generate_kwargs)
-        return self._answerer[1]([[cell] for cell in model_inputs["cells"]])
+            self._answerer = CellAnswerer(self.model, self.processor, conversation, **generate_kwargs)
+        return self._answerer([[cell] for cell in model_inputs["cells"]])
 
     def postprocess(self, answers):
         return [{"generated_text": text} for text in answers.texts]

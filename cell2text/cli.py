@@ -200,7 +200,8 @@ def describe(
         source, out, model=model, options=options, overwrite=overwrite, device=device, progress=not quiet,
         shard_rows=shard_rows,
     )  # fmt: skip
-    typer.echo(f"{written} is written.")
+    if written is not None:
+        typer.echo(f"{written} is written.")
 
 
 @app.command()

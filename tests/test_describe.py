@@ -264,9 +264,9 @@ def test_a_killed_run_of_two_processes_ends_as_if_undisturbed(model, experiment,
         process.wait()
     done = len(list(folder.glob("rows-*.parquet")))
     assert 1 <= done < 8 and not out.exists()
-    for process in start():
+    for rank, process in enumerate(start()):
         said, _ = process.communicate()
-        assert process.returncode == 0, said
+        assert process.returncode == 0 and ("is written" in said) == (rank == 0), said
     assert out.read_bytes() == whole.read_bytes() and not folder.exists()
 
 
@@ -289,6 +289,18 @@ def test_a_run_that_goes_on_does_not_do_twice_what_is_done(model, experiment, tm
     )
     describe_file(experiment, tmp_path / "o.csv", model=str(model), options=FAST, progress=False, shard_rows=10)
     assert seen == ["rows-0000000010.parquet"] and pd.read_csv(tmp_path / "o.csv").shape[0] == N_CELLS
+
+
+def test_a_zarr_store_is_replaced(model, experiment, tmp_path):
+    for limit in (3, 6):
+        options = DescribeOptions(max_new_tokens=limit)
+        out = describe_file(
+            experiment, tmp_path / "o.zarr", model=str(model), options=options, progress=False, overwrite=True
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        params = ad.read_zarr(out).uns["cell2text"]["params"]
+    assert json.loads(params["options"])["max_new_tokens"] == 6 and [p.name for p in tmp_path.iterdir()] == ["o.zarr"]
 
 
 def test_memory_that_ends_halves_the_batch(model, experiment, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline_cell2text import CellToTextPipeline
 
@@ -48,3 +49,15 @@ def test_counts_are_read_from_the_layer_that_is_named(describe):
 
 def test_no_cells_give_no_texts(describe):
     assert describe(make_adata(3)[:0]) == []
+
+
+def test_a_model_that_has_changed_is_asked_anew():
+    processor = make_processor()
+    model = make_model(processor=processor)
+    describe, cells = CellToTextPipeline(model=model, processor=processor), processor.rank_encode(make_adata(2))
+    describe(cells, max_new_tokens=6)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.v_proj.weight.mul_(-3)
+    fresh = CellToTextPipeline(model=model, processor=processor)(cells, max_new_tokens=6)
+    assert describe(cells, max_new_tokens=6) == fresh

@@ -113,12 +113,13 @@ def read_chat(path: Path) -> list[dict]:
 
 def provenance(model, processor, chat: list[dict], options: DescribeOptions, model_name: str) -> dict[str, str]:
     """What the texts depend on, as plain text: it is kept in `uns["cell2text"]["params"]`."""
+    chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}  # of no effect
     return {
         "model": model_name,
         "revision": str(getattr(model.config, "_commit_hash", None) or ""),
         "prompt": json.dumps(chat, ensure_ascii=False),
         "generation": json.dumps(model.generation_config.to_diff_dict(), default=str, sort_keys=True),
-        "options": json.dumps(asdict(options), sort_keys=True),
+        "options": json.dumps(chosen, sort_keys=True),
         "embedding": "mean over genes of the cell encoder's states at the projected layer",
         "gene_vocabulary": processor.gene_vocabulary.fingerprint,
         "ontologies": json.dumps(ontology_versions()),

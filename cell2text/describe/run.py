@@ -32,7 +32,7 @@ PLAN, WAIT = "plan.json", 0.2
 def describe_file(
     source: str | os.PathLike, out: str | os.PathLike, *, model: str, options: DescribeOptions | None = None,
     overwrite: bool = False, device: str | None = None, progress: bool = True, shard_rows: int = SHARD,
-) -> Path:  # fmt: skip
+) -> Path | None:  # fmt: skip
     """Describe every cell of a file.
 
     Parameters
@@ -54,7 +54,7 @@ def describe_file(
 
     Returns
     -------
-    `out`, which is written whole or not at all.
+    `out`, which is written whole or not at all; None on all processes but the first, which alone writes it.
 
     Raises
     ------
@@ -94,11 +94,12 @@ def describe_file(
                 bar.update(stop - start)
     finally:
         cells.close()
-    if rank == 0:
-        shards = [shard_path(folder, start) for start in starts]
-        wait_for(shards)
-        write_output(found, out, shards, params)
-        shutil.rmtree(folder)
+    if rank > 0:
+        return None
+    shards = [shard_path(folder, start) for start in starts]
+    wait_for(shards)
+    write_output(found, out, shards, params)
+    shutil.rmtree(folder)
     return out
 
 

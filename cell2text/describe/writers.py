@@ -45,9 +45,14 @@ def write_output(source: Source, out: Path, shards: Sequence[Path], params: dict
     remove(partial)
     try:
         FORMATS[format_of(out)](source, partial, shards, params)
-        if out.is_dir():
-            remove(out)
-        os.replace(partial, out)
+        if out.is_dir():  # which nothing can replace at once: it is kept under another name until the new one stands
+            before = out.with_name(f".{out.stem}.before{out.suffix}")
+            remove(before)
+            os.replace(out, before)
+            os.replace(partial, out)
+            remove(before)
+        else:
+            os.replace(partial, out)
     finally:
         remove(partial)
 
