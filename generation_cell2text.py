@@ -20,6 +20,8 @@ except ImportError:
 
 
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
+GENES_AT_ONCE = 131_072
+GENES_AT_ONCE_ON_CPU = 8_192  # more do not stay in its caches
 CUT_AT = 0.25  # of a batch's rows that have ended before the others are moved together, which copies their cache
 # Arguments of `generate` that plain greedy decoding takes; any other calls `generate` itself.
 GREEDY = {
@@ -55,7 +57,13 @@ class Answers:
 
 @dataclass
 class EncodedCells:
-    """Cells as the language model reads them, `features` and `mask`, and their `embeddings`; see :class:`Answers`."""
+    """Cells as the language model reads them.
+
+    Args:
+        features: Shape (n, n_cells, num_cell_tokens, text_hidden).
+        mask: Which of a question's places hold a cell, shape (n, n_cells, 1).
+        embeddings: See :class:`Answers`.
+    """
 
     features: torch.Tensor
     mask: torch.Tensor
@@ -63,14 +71,27 @@ class EncodedCells:
 
 
 @torch.inference_mode()
-def encode(model, processor, questions: list[list]) -> EncodedCells:
-    """Run the encoder and the projector over the cells of some questions."""
-    batch = processor.pad_cells(questions, return_tensors="pt")
-    batch = {name: value.to(model.device) for name, value in batch.items()}
-    outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
-    states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
-    means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
-    return EncodedCells(outputs.pooler_output, mask, means.float().cpu().numpy())
+def encode(model, processor, questions: list[list], genes_at_once: int | None = None) -> EncodedCells:
+    """Run the encoder and the projector over the cells of some questions, all of as many cells.
+
+    Args:
+        genes_at_once (`int`, *optional*): Gene tokens, with padding, that go through the encoder together; one
+            question at least.
+    """
+    if genes_at_once is None:
+        genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE
+    parts = []
+    longest = max(len(cell) for cells in questions for cell in cells) * len(questions[0])
+    size = max(1, genes_at_once // max(1, longest))
+    for start in range(0, len(questions), size):
+        batch = processor.pad_cells(questions[start : start + size], return_tensors="pt")
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
+        states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
+        means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
+        parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu()))
+    features, mask, means = (torch.cat(part) for part in zip(*parts))
+    return EncodedCells(features, mask, means.numpy())
 
 
 class CellAnswerer:
@@ -81,10 +102,19 @@ class CellAnswerer:
         processor (`Cell2TextProcessor`): Its processor.
         conversation (`list[dict]`, *optional*): Chat with as many cell blocks as a question has cells; the
             processor's own description of one cell when left out.
+        genes_at_once (`int`, *optional*): See :func:`encode`.
         **generate_kwargs: Arguments of `generate`. Greedy, and 160 new tokens at most, unless they say otherwise.
     """
 
-    def __init__(self, model, processor, conversation: list[dict] | None = None, **generate_kwargs):
+    def __init__(
+        self,
+        model,
+        processor,
+        conversation: list[dict] | None = None,
+        genes_at_once: int | None = None,
+        **generate_kwargs,
+    ):
+        self.genes_at_once = genes_at_once
         self.model, self.processor, self.options = model.eval(), processor, {**DEFAULTS, **generate_kwargs}
         self.conversation = conversation or processor.conversation()
         ids = processor.apply_chat_template([self.conversation], tokenize=True, add_generation_prompt=True)[0]
@@ -114,7 +144,7 @@ class CellAnswerer:
         embeddings = np.zeros((len(questions), self.model.config.cell_config.hidden_size), dtype=np.float32)
         if not full:
             return Answers(texts, embeddings, confidence, 0, 0)
-        features = encode(self.model, self.processor, [questions[i] for i in full])
+        features = encode(self.model, self.processor, [questions[i] for i in full], self.genes_at_once)
         embeddings[full] = features.embeddings
         ids, chances, steps = self._decode(features)
         for i, tokens, chance in zip(full, ids, chances):

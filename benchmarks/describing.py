@@ -1,17 +1,23 @@
-"""Bars 12 and 13 of describing, on CPU: what batches gain, what padding and ended rows cost, and memory.
+"""Bars 12 and 13 of describing, on CPU: what batches gain, what padding and ended rows cost, memory, and kills.
 
     python benchmarks/describing.py runs/default                  # writes benchmarks/results/describing.json
     python benchmarks/describing.py runs/default batches memory   # some of it
+    python benchmarks/describing.py runs/default files --files ../shared/data
 
-Ratios inside one run on one thread, the sides in turn, median of five. Cells are those that ship with the package, and
-for memory synthetic ones.
+Ratios are from inside one run on one thread, the sides in turn, median of five. Cells are those that ship with the
+package, and for memory synthetic ones. `kills` ends a run of two processes at ten random moments and starts it again.
+`files` describes every file of a folder by its cell types, and opens and draws what comes out with scanpy.
 """
 
 import argparse
 import json
+import os
+import random
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -23,14 +29,17 @@ from preparation import REPETITIONS, interleaved
 from synthetic import synthetic_adata
 
 from cell2text.data import example_cells
+from cell2text.describe import DescribeOptions, describe_file
+from cell2text.describe.cells import RankedCells, ranked_anndata
+from cell2text.describe.engine import Describer
 from cell2text.describe.loading import load_model
-from generation_cell2text import CellAnswerer
 from vocabulary_cell2text import write_atomically
 
 
 RESULTS = Path(__file__).resolve().parent / "results" / "describing.json"
 N_CELLS, BATCH = 64, 32
 MEMORY_CELLS = (5_000, 50_000)
+KILL_CELLS, KILL_SHARD, MOMENTS, DONE = 320, 32, 10, "rows-*.parquet"
 PEAK = """
 import sys
 import cell2text.describe as module
@@ -48,15 +57,16 @@ def batches(model_name: str) -> dict:
     model, processor = load_model(model_name, "cpu")
     adata = example_cells()
     chosen = np.random.default_rng(0).choice(adata.n_obs, N_CELLS, replace=False)
-    cells = [[cell] for cell in processor.rank_encode(adata[chosen].copy(), allow_fractional=True)]
-    answer = CellAnswerer(model, processor, max_new_tokens=160)
-    said = {}
+    options = DescribeOptions(allow_fractional=True)
+    cells = ranked_anndata(adata[chosen].copy(), processor, options)
+    said, steps = {}, {}
 
     def describe(name: str, size: int, order) -> None:
-        texts = [answer([cells[i] for i in order[start : start + size]]) for start in range(0, len(order), size)]
-        found = dict(zip(order, (text for part in texts for text in part.texts)))
+        describer = Describer(model, processor, replace(options, batch_size=size))
+        some = RankedCells(order, [cells.cells[i] for i in order], cells.n_genes[order], cells.mapped_fraction[order])
+        found = dict(zip(order, describer(some)["text"].to_pylist()))
         said[name] = [found[i] for i in range(len(order))]
-        said[f"{name} steps"] = sum(part.steps for part in texts) / sum(part.useful for part in texts)
+        steps[name] = describer.steps / describer.useful
 
     straight, backwards = list(range(N_CELLS)), list(range(N_CELLS))[::-1]
     sides = {
@@ -68,7 +78,7 @@ def batches(model_name: str) -> dict:
     prompts = [
         len(ids)
         for ids in processor.apply_chat_template(
-            [processor.conversation()] * len(cells), tokenize=True, add_generation_prompt=True
+            [processor.conversation()] * N_CELLS, tokenize=True, add_generation_prompt=True
         )
     ]
     longest = max(len(processor.tokenizer(text)["input_ids"]) for text in said["batch"]) + 1
@@ -76,7 +86,7 @@ def batches(model_name: str) -> dict:
     return {
         "batch_32_over_batch_1": seconds["one"] / seconds["batch"],
         "prompt_tokens_over_real_ones": len(prompts) * max(prompts) / sum(prompts),
-        "steps_over_tokens": said["batch steps"],
+        "steps_over_tokens": steps["batch"],
         "steps_over_tokens_if_no_row_were_cut": N_CELLS * longest / useful,
         "texts_equal_in_any_order_and_batch": float(said["one"] == said["batch"] == said["backwards"]),
     }
@@ -111,6 +121,83 @@ def repeated(part: ad.AnnData, n_cells: int) -> ad.AnnData:
     return ad.AnnData(counts, obs=pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)]), var=part.var)
 
 
+def kills(model_name: str) -> dict:
+    """Bar 13: runs of two processes that were killed and started again, against one process that was not."""
+    lot = random.Random(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, undisturbed = folder / "cells.h5ad", folder / "undisturbed.jsonl"
+        adata = example_cells()
+        adata[np.random.default_rng(0).choice(adata.n_obs, KILL_CELLS, replace=False)].copy().write_h5ad(source)
+        for process in started(source, undisturbed, model_name, 1):
+            process.wait()
+        found = {"moments": 0, "killed": 0, "in_the_middle": 0, "equal": 0}
+        for moment in range(MOMENTS):
+            out = folder / f"{moment}.jsonl"
+            shards = folder / f"{out.name}.describing"
+            processes = started(source, out, model_name, 2)
+            wanted = lot.randrange(KILL_CELLS // KILL_SHARD)
+            while any(process.poll() is None for process in processes) and len(list(shards.glob(DONE))) < wanted:
+                time.sleep(0.001)
+            time.sleep(lot.uniform(0, 0.3))
+            running = [process.poll() is None for process in processes]
+            for process in processes:
+                process.kill()
+                process.wait()
+            left = list(shards.glob(DONE))
+            for process in started(source, out, model_name, 2):
+                process.wait()
+            found["moments"] += 1
+            found["killed"] += any(running)
+            found["in_the_middle"] += 0 < len(left) < KILL_CELLS // KILL_SHARD
+            found["equal"] += out.read_bytes() == undisturbed.read_bytes()
+    return found
+
+
+def started(source: Path, out: Path, model_name: str, ranks: int) -> list[subprocess.Popen]:
+    command = [sys.executable, "-m", "cell2text.describe", str(source), "--model", model_name, "--out", str(out)]
+    options = ["--shard-rows", str(KILL_SHARD), "--allow-fractional", "--device", "cpu", "--quiet"]
+    return [
+        subprocess.Popen(
+            [*command, *options],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def files(model_name: str, folder: str, pictures: Path) -> dict:
+    """Every file of a folder described, read back, checked against its input, and drawn."""
+    import scanpy as sc
+
+    found: dict[str, float] = {}
+    pictures.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        for path in sorted(Path(folder).glob("*.h5ad")):
+            out = Path(name, path.name)
+            options = DescribeOptions(allow_fractional=True, groupby="cell_type")
+            describe_file(path, out, model=model_name, options=options, progress=False)
+            before, after = ad.read_h5ad(path), sc.read_h5ad(out)
+            assert (before.X != after.X).nnz == 0 and before.var.equals(after.var)
+            assert before.obs.equals(after.obs[before.obs.columns])
+            sc.pp.neighbors(after, use_rep="X_cell2text", n_neighbors=min(15, after.n_obs - 1))
+            sc.tl.umap(after)
+            figure = sc.pl.umap(after, color=["cell_type", "cell2text_cell_type"], show=False, return_fig=True)
+            figure.savefig(pictures / f"{path.stem}.png", bbox_inches="tight", dpi=70)
+            after.write_h5ad(out)  # what anndata wrote it can write again
+            same = after.obs["cell2text_cell_type"].astype(str) == after.obs["cell_type"].astype(str)
+            groups = after.uns["cell2text"]["groups"]
+            found |= {
+                f"{path.stem} cells": after.n_obs,
+                f"{path.stem} name a type": float(after.obs["cell2text_cell_type"].notna().mean()),
+                f"{path.stem} name the annotated type": float(same.mean()),
+                f"{path.stem} groups": len(groups),
+                f"{path.stem} genes mapped": float(after.obs["cell2text_mapped_fraction"].mean()),
+            }
+    return found
+
+
 BARS = {
     "batches": {
         "12 batch 32 >= 6 times batch 1": lambda r: r["batch_32_over_batch_1"] >= 6,
@@ -118,6 +205,8 @@ BARS = {
         "12 same text in any order": lambda r: r["texts_equal_in_any_order_and_batch"] == 1,
     },
     "memory": {"13 growth <= 10 %": lambda r: r["growth"] <= 0.1},
+    "kills": {"13 killed runs end with the same bytes": lambda r: r["equal"] == r["moments"] == r["killed"]},
+    "files": {"every file": lambda r: len(r) > 0},
 }
 
 
@@ -125,14 +214,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a trained model")
     parser.add_argument("names", nargs="*", help=f"any of: {', '.join(BARS)}")
+    parser.add_argument("--files", help="folder with h5ad files, for `files`")
+    parser.add_argument("--pictures", default="pictures", type=Path, help="where `files` leaves its plots")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in args.names or BARS:
-        measured = globals()[name](args.model)
+    for name in args.names or ("batches", "memory", "kills"):
+        options = {"folder": args.files, "pictures": args.pictures} if name == "files" else {}
+        measured = globals()[name](args.model, **options)
         bars = {bar: bool(holds(measured)) for bar, holds in BARS[name].items()}
         rounded = {key: float(f"{value:.4g}") for key, value in measured.items()}
-        results[name] = {"measured": rounded, "bars": bars, "repetitions": REPETITIONS}
+        results[name] = {"measured": rounded, "bars": bars}
         print(json.dumps({name: results[name]}, indent=1), flush=True)
         write_atomically(RESULTS, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
 

@@ -180,13 +180,21 @@ def describe(
     layer: Annotated[str | None, typer.Option(help="Layer with the counts, or `raw`.")] = None,
     gene_key: Annotated[str | None, typer.Option(help="Column of `var` with the gene names.")] = None,
     allow_fractional: Annotated[bool, typer.Option(help="Accept expected counts, which are no integers.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Cells at a time. The texts do not depend on it.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Cells at a time; found by itself. The texts do not depend on it.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest text, in tokens.")] = 160,
+    groupby: Annotated[
+        str | None, typer.Option(help="Column of `obs`, such as leiden, whose groups are described as a whole too.")
+    ] = None,
+    cells_per_group: Annotated[
+        int | None, typer.Option(help="Cells of each group that get a text; all if left out.")
+    ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="What the texts say, without the texts.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
     shard_rows: Annotated[int, typer.Option(help="Cells that a kill may lose. The texts do not depend on it.")] = 1024,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the best there is if left out.")] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling, where the model samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the cells drawn from a group.")] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Describe every cell of an experiment: texts, ontology terms and embeddings, added to a copy of it."""
@@ -194,7 +202,8 @@ def describe(
 
     options = DescribeOptions(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
-        batch_size=batch_size, max_new_tokens=max_new_tokens, fields_only=fields, seed=seed,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, fields_only=fields, groupby=groupby,
+        cells_per_group=cells_per_group, seed=seed,
     )  # fmt: skip
     written = describe_file(
         source, out, model=model, options=options, overwrite=overwrite, device=device, progress=not quiet,

@@ -1,22 +1,22 @@
 """The scverse face: `cell2text.tl.describe(adata, model)` and `cell2text.tl.embed(adata, model)`."""
 
-import numpy as np
 import pyarrow as pa
-import torch
 from anndata import AnnData
 
-from cell2text.describe.cells import RankedCells, ranked_anndata
-from cell2text.describe.engine import EMBEDDING, ID, TEXT, Describer
+from cell2text.describe.cells import groups_of, pseudobulk_of, ranked_anndata
+from cell2text.describe.engine import EMBEDDING, ID, TEXT, Describer, embed_cells
+from cell2text.describe.groups import describe_groups
 from cell2text.describe.loading import load_model
+from cell2text.describe.memory import free_bytes, genes_that_fit
 from cell2text.describe.options import DescribeOptions, provenance
 from cell2text.describe.run import SHARD, default_device
-from cell2text.describe.writers import as_matrix, as_obs
-from generation_cell2text import encode
+from cell2text.describe.writers import as_frame, as_matrix, as_obs
 
 
 def describe(
     adata: AnnData, model, *, layer: str | None = None, gene_key: str | None = None, prompt: str | None = None,
-    compare_to: str | None = None, key_added: str = "cell2text", batch_size: int = 32, max_new_tokens: int = 160,
+    compare_to: str | None = None, key_added: str = "cell2text", batch_size: int | None = None,
+    max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
     allow_fractional: bool = False, seed: int = 0, copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Describe every cell.
@@ -27,8 +27,10 @@ def describe(
         Raw counts, cells by genes.
     model
         Folder or Hub id of a Cell2Text model; or a pair of a loaded model and its processor.
-    layer, gene_key, prompt, compare_to, batch_size, max_new_tokens, allow_fractional, seed
+    layer, gene_key, prompt, compare_to, batch_size, max_new_tokens, groupby, cells_per_group, allow_fractional
         See :class:`DescribeOptions`.
+    seed
+        Of the cells that are drawn from a group.
     key_added
         Prefix of what is added.
     copy
@@ -39,7 +41,8 @@ def describe(
     The copy, or None. Of each cell are added: `.obs[key_added]`, the text; `.obs` columns `{key_added}_cell_type`,
     `_tissue`, `_disease`, `_sex`, `_life_stage` and `_pathways`, read from it, with `_ontology_term_id` where there is
     one; `_confidence`, `_n_genes`, `_mapped_fraction`; `.obsm["X_" + key_added]`, float32, the mean over genes of the
-    encoder's states; and `.uns[key_added]["params"]`, what it all depends on. `X` and `var` stay as they are.
+    encoder's states; and `.uns[key_added]["params"]`, what it all depends on. With `groupby`, a table of the groups in
+    `.uns[key_added]["groups"]`, see :func:`cell2text.describe.groups.describe_groups`. `X` and `var` stay as they are.
 
     Raises
     ------
@@ -50,8 +53,12 @@ def describe(
     """
     options = DescribeOptions(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
-        batch_size=batch_size, max_new_tokens=max_new_tokens, seed=seed,
+        batch_size=batch_size, max_new_tokens=max_new_tokens, groupby=groupby, cells_per_group=cells_per_group,
+        seed=seed,
     )  # fmt: skip
+    if not adata.n_obs:
+        raise ValueError("The AnnData holds no cell.")
+    groups = None if groupby is None else groups_of(adata, options)
     loaded, processor, name = loaded_model(model)
     cells = ranked_anndata(adata, processor, options)
     second = None
@@ -61,45 +68,40 @@ def describe(
             raise ValueError(f"compare_to={compare_to!r}: {len(found)} cells of {adata.n_obs:,} have this name.")
         second = cells.cells[found[0]]
     describer = Describer(loaded, processor, options, second)
-    torch.manual_seed(seed)
-    if not cells.cells:
-        raise ValueError("The AnnData holds no cell.")
-    parts = [describer(part_of(cells, start, start + SHARD)) for start in range(0, len(cells.cells), SHARD)]
-    table = pa.concat_tables(parts)
+    cells.asked = None if groups is None else groups.drawn
+    table = pa.concat_tables([describer(cells.part(i, i + SHARD)) for i in range(0, adata.n_obs, SHARD)])
     changed = adata.copy() if copy else adata
     for column in table.column_names:
         if column not in (ID, EMBEDDING):
             changed.obs[key_added if column == TEXT else f"{key_added}_{column}"] = as_obs(table[column], column)
     changed.obsm[f"X_{key_added}"] = as_matrix(table[EMBEDDING])
-    changed.uns[key_added] = {"params": provenance(loaded, processor, describer.chat, options, name)}
+    changed.uns[key_added] = {"params": provenance(loaded, processor, describer.chat, options, name, groups)}
+    if groups is not None:
+        bulk = describer(pseudobulk_of(adata, groups, processor, options))
+        changed.uns[key_added]["groups"] = as_frame(describe_groups(groups, [table.drop_columns([EMBEDDING])], bulk))
     return changed if copy else None
 
 
 def embed(
     adata: AnnData, model, *, layer: str | None = None, gene_key: str | None = None, key_added: str = "X_cell2text",
-    batch_size: int = 32, allow_fractional: bool = False, copy: bool = False,
+    allow_fractional: bool = False, copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Embed every cell: the mean over its genes of the encoder's states at the projected layer.
 
     Parameters
     ----------
-    adata, model, layer, gene_key, batch_size, allow_fractional, copy
+    adata, model, layer, gene_key, allow_fractional, copy
         See :func:`describe`.
     key_added
         Name in `.obsm`, where float32 values of shape (n_cells, cell_hidden) are written; zeros for a cell without
         counts on the vocabulary.
     """
-    options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, batch_size=batch_size)
+    options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional)
     loaded, processor, _ = loaded_model(model)
     cells = ranked_anndata(adata, processor, options).cells
-    found = np.zeros((len(cells), loaded.config.cell_config.hidden_size), dtype=np.float32)
-    full = np.array([i for i, cell in enumerate(cells) if not processor.is_empty(cell)], dtype=np.int64)
-    order = full[np.argsort([len(cells[i]) for i in full], kind="stable")]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        found[chosen] = encode(loaded, processor, [[cells[i]] for i in chosen]).embeddings
+    genes_at_once = genes_that_fit(loaded, processor.max_genes, free_bytes(loaded.device))
     changed = adata.copy() if copy else adata
-    changed.obsm[key_added] = found
+    changed.obsm[key_added] = embed_cells(loaded, processor, cells, genes_at_once)
     return changed if copy else None
 
 
@@ -109,9 +111,3 @@ def loaded_model(model):
         loaded, processor = model
         return loaded, processor, str(loaded.config._name_or_path)
     return (*load_model(str(model), default_device()), str(model))
-
-
-def part_of(cells: RankedCells, start: int, stop: int) -> RankedCells:
-    return RankedCells(
-        cells.names[start:stop], cells.cells[start:stop], cells.n_genes[start:stop], cells.mapped_fraction[start:stop]
-    )

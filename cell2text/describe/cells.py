@@ -1,13 +1,19 @@
 """Ranked cells of an experiment: a file read a range at a time, or an AnnData in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
 
 from cell2text.data.reading import checked_blocks
 from cell2text.data.sources import FileReader, Source, find_sources, open_source
 from cell2text.describe.engine import RankedCells
+from cell2text.describe.groups import Groups, find_groups
 from cell2text.describe.options import DescribeOptions
+from counts_cell2text import count_blocks, select_counts
 from processing_cell2text import Cell2TextProcessor
 from ranking_cell2text import CellRanker
 
@@ -40,6 +46,7 @@ class CellFile:
     def __init__(self, source: Source, processor: Cell2TextProcessor, options: DescribeOptions):
         self.reader: FileReader = open_source(source, options.layer)
         self.options, self.n_cells = options, self.reader.n_cells
+        self.groups = self._find_groups() if options.groupby is not None and self.n_cells else None
         self.ranker = CellRanker(
             self.reader.var(), processor.gene_vocabulary, gene_key=options.gene_key, max_genes=processor.max_genes
         )
@@ -54,9 +61,23 @@ class CellFile:
             cells += np.split(tokens, np.cumsum(lengths)[:-1])
             n_genes.append(expressed)
             mapped.append(share)
-        return RankedCells(
-            self.reader.cell_names(rows).tolist(), cells, np.concatenate(n_genes), np.concatenate(mapped)
-        )
+        names = self.reader.cell_names(rows).tolist()
+        asked = None if self.groups is None else self.groups.drawn[start:stop]
+        return RankedCells(names, cells, np.concatenate(n_genes), np.concatenate(mapped), asked)
+
+    def pseudobulk(self) -> RankedCells:
+        """The summed counts of each group as a cell, in one pass over the file."""
+        assert self.groups is not None
+        sums, rows = np.zeros((len(self.groups.names), len(self.reader.var()))), np.arange(self.n_cells)
+        for part, block in self._blocks(rows):
+            self.groups.add_counts(sums, int(part[0]), block)
+        tokens, lengths, n_genes, mapped = self.ranker.rank(sp.csr_matrix(sums))
+        return RankedCells(self.groups.names, np.split(tokens, np.cumsum(lengths)[:-1]), n_genes, mapped)
+
+    def _find_groups(self) -> Groups:
+        column, options = str(self.options.groupby), self.options
+        check_column(column, self.reader.obs_columns())
+        return find_groups(self.reader.obs([column])[column], column, options.cells_per_group, options.seed)
 
     def _blocks(self, rows: np.ndarray) -> Iterator:
         return checked_blocks(self.reader, rows, self.options.allow_fractional)
@@ -81,6 +102,11 @@ class CellFile:
         self.reader.close()
 
 
+def check_column(column: str, there: Sequence[str]) -> None:
+    if column not in there:
+        raise KeyError(f"groupby={column!r}: obs has no such column, it has {sorted(map(str, there))}.")
+
+
 def ranked_anndata(adata, processor: Cell2TextProcessor, options: DescribeOptions) -> RankedCells:
     """All cells of an AnnData in memory, or backed.
 
@@ -95,3 +121,28 @@ def ranked_anndata(adata, processor: Cell2TextProcessor, options: DescribeOption
         adata, layer=options.layer, gene_key=options.gene_key, allow_fractional=options.allow_fractional
     )
     return RankedCells(adata.obs_names.astype(str).tolist(), cells, report.n_genes, report.mapped_fraction)
+
+
+def groups_of(adata, options: DescribeOptions) -> Groups:
+    """The groups of an AnnData's cells.
+
+    Raises
+    ------
+    KeyError
+        If the column does not exist.
+    ValueError
+        If it is no grouping.
+    """
+    column = str(options.groupby)
+    check_column(column, list(adata.obs))
+    return find_groups(adata.obs[column], column, options.cells_per_group, options.seed)
+
+
+def pseudobulk_of(adata, groups: Groups, processor: Cell2TextProcessor, options: DescribeOptions) -> RankedCells:
+    """The summed counts of each group as a cell."""
+    matrix, var, _ = select_counts(adata, options.layer)
+    sums = np.zeros((len(groups.names), matrix.shape[1]))
+    for start, block in count_blocks(matrix):
+        groups.add_counts(sums, start, block)
+    bulk = AnnData(sp.csr_matrix(sums), obs=pd.DataFrame(index=pd.Index(groups.names)), var=var)
+    return ranked_anndata(bulk, processor, replace(options, layer=None))

@@ -7,14 +7,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from cell2text.describe.memory import free_bytes, genes_that_fit, rows_that_fit
 from cell2text.describe.options import DescribeOptions, conversation
 from cell2text.evaluation.fields import FIELDS, Fields, read_fields
-from generation_cell2text import Answers, CellAnswerer
+from generation_cell2text import Answers, CellAnswerer, encode
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import EMPTY_CELL_TEXT, Cell2TextProcessor
 
 
 ID, TEXT, EMBEDDING = "cell_id", "text", "embedding"
+EMBEDDED_AT_ONCE = 64  # cells that are sorted into parts of like length
 
 
 @dataclass
@@ -31,12 +33,22 @@ class RankedCells:
         Expressed genes of the vocabulary, shape (n_cells,).
     mapped_fraction
         Share of the counts that falls on the vocabulary, shape (n_cells,).
+    asked
+        Which of them get a text, shape (n_cells,); all if None. The others get an embedding alone.
     """
 
     names: Sequence[str]
     cells: list[np.ndarray]
     n_genes: np.ndarray
     mapped_fraction: np.ndarray
+    asked: np.ndarray | None = None
+
+    def part(self, start: int, stop: int) -> "RankedCells":
+        asked = None if self.asked is None else self.asked[start:stop]
+        return RankedCells(
+            self.names[start:stop], self.cells[start:stop], self.n_genes[start:stop], self.mapped_fraction[start:stop],
+            asked,
+        )  # fmt: skip
 
 
 class Describer:
@@ -57,26 +69,35 @@ class Describer:
         second: np.ndarray | None = None,
     ):  # fmt: skip
         self.chat = conversation(options, processor)
-        self.answer = CellAnswerer(model, processor, self.chat, max_new_tokens=options.max_new_tokens)
-        self.options, self.second, self.batch_size = options, second, options.batch_size
+        free = free_bytes(model.device)
+        self.genes_at_once = genes_that_fit(model, processor.max_genes, free)
+        self.answer = CellAnswerer(
+            model, processor, self.chat, self.genes_at_once, max_new_tokens=options.max_new_tokens
+        )
+        n_tokens = len(self.answer.prompt) + options.max_new_tokens
+        self.batch_size = options.batch_size or rows_that_fit(model, n_tokens, free)
+        self.processor, self.options, self.second = processor, options, second
         self.steps = self.useful = 0
 
     def __call__(self, cells: RankedCells) -> pa.Table:
         """One row a cell, in order; see :func:`row_schema`."""
         n = len(cells.cells)
-        texts, confidence = [""] * n, np.empty(n, dtype=np.float32)
+        texts: list[str | None] = [None] * n
+        confidence = np.full(n, np.nan, dtype=np.float32)
+        asked = np.ones(n, dtype=bool) if cells.asked is None else cells.asked
         embeddings = np.empty((n, self.answer.model.config.cell_config.hidden_size), dtype=np.float32)
-        for chosen, answers in self._batches(cells.cells):
+        for chosen, answers in self._batches(cells.cells, np.flatnonzero(asked)):
             for i, text in zip(chosen, answers.texts):
                 texts[i] = text
             confidence[chosen], embeddings[chosen] = answers.confidence, answers.embeddings
             self.steps, self.useful = self.steps + answers.steps, self.useful + answers.useful
+        others = [cells.cells[i] for i in np.flatnonzero(~asked)]
+        embeddings[~asked] = embed_cells(self.answer.model, self.processor, others, self.genes_at_once)
         return make_table(cells, texts, confidence, embeddings, fields_only=self.options.fields_only)
 
-    def _batches(self, cells: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Answers]]:
+    def _batches(self, cells: list[np.ndarray], asked: np.ndarray) -> Iterator[tuple[np.ndarray, Answers]]:
         """Batches of cells of like length, so that little is padded; smaller ones where memory does not suffice."""
-        order = np.argsort([len(cell) for cell in cells], kind="stable")
-        start = 0
+        order, start = asked[by_length([cells[i] for i in asked])], 0
         while start < len(order):
             chosen = order[start : start + self.batch_size]
             second = [] if self.second is None else [self.second]
@@ -85,11 +106,33 @@ class Describer:
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
-                self.batch_size = max(1, self.batch_size // 2)
+                self.batch_size, self.genes_at_once = self.batch_size // 2, self.genes_at_once // 2
+                self.answer.genes_at_once = self.genes_at_once
                 torch.cuda.empty_cache()
                 continue
             yield chosen, answers
             start += len(chosen)
+
+
+def by_length(cells: Sequence[np.ndarray]) -> np.ndarray:
+    """Numbers of cells, shortest cell first."""
+    return np.argsort(np.array([len(cell) for cell in cells], dtype=np.int64), kind="stable")
+
+
+def embed_cells(model, processor, cells: Sequence[np.ndarray], genes_at_once: int | None = None) -> np.ndarray:
+    """Embeddings of cells, float32, shape (n_cells, cell_hidden); zeros for a cell without counts.
+
+    Parameters
+    ----------
+    genes_at_once
+        Gene tokens that go through the encoder together; see :func:`generation_cell2text.encode`.
+    """
+    found = np.zeros((len(cells), model.config.cell_config.hidden_size), dtype=np.float32)
+    order = np.array([i for i in by_length(cells) if not processor.is_empty(cells[i])], dtype=np.int64)
+    for start in range(0, len(order), EMBEDDED_AT_ONCE):
+        chosen = order[start : start + EMBEDDED_AT_ONCE]
+        found[chosen] = encode(model, processor, [[cells[i]] for i in chosen], genes_at_once).embeddings
+    return found
 
 
 def row_schema(width: int, *, fields_only: bool) -> pa.Schema:
@@ -111,10 +154,10 @@ def row_schema(width: int, *, fields_only: bool) -> pa.Schema:
 
 
 def make_table(
-    cells: RankedCells, texts: list[str], confidence: np.ndarray, embeddings: np.ndarray, *, fields_only: bool
+    cells: RankedCells, texts: list[str | None], confidence: np.ndarray, embeddings: np.ndarray, *, fields_only: bool
 ) -> pa.Table:
     schema = row_schema(embeddings.shape[1], fields_only=fields_only)
-    read = [Fields() if text == EMPTY_CELL_TEXT else read_fields(text) for text in texts]
+    read = [Fields() if text in (None, EMPTY_CELL_TEXT) else read_fields(text) for text in texts]
     columns: dict[str, object] = {
         ID: [str(name) for name in cells.names],
         TEXT: texts,

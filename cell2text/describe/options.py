@@ -26,13 +26,18 @@ class DescribeOptions:
     layer, gene_key, allow_fractional
         Where counts and gene names are; see :meth:`Cell2TextProcessor.rank_encode`.
     batch_size
-        Cells at a time; halved by itself where memory does not suffice. The texts do not depend on it.
+        Cells at a time; found by itself from the free memory if left out, and halved where a GPU's does not suffice.
+        The texts do not depend on it.
     max_new_tokens
         Longest text, in tokens.
     fields_only
         Leave the texts out and keep what they say.
+    groupby
+        Column of `obs` whose groups are described as well, each as a whole; see :mod:`cell2text.describe.groups`.
+    cells_per_group
+        Cells of each group that get a text, drawn by `seed`; all if left out. Every cell gets an embedding.
     seed
-        Of sampling, where the model's generation settings ask for it.
+        Of the cells that are drawn from a group. The texts themselves are decoded greedily.
     """
 
     prompt: str | None = None
@@ -40,15 +45,20 @@ class DescribeOptions:
     layer: str | None = None
     gene_key: str | None = None
     allow_fractional: bool = False
-    batch_size: int = 32
+    batch_size: int | None = None
     max_new_tokens: int = 160
     fields_only: bool = False
+    groupby: str | None = None
+    cells_per_group: int | None = None
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1.")
+        for name in ("batch_size", "max_new_tokens", "cells_per_group"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1.")
+        if self.cells_per_group is not None and self.groupby is None:
+            raise ValueError("cells_per_group needs the column of the groups: pass groupby (--groupby COLUMN).")
 
 
 def conversation(options: DescribeOptions, processor) -> list[dict]:
@@ -111,7 +121,9 @@ def read_chat(path: Path) -> list[dict]:
     return chat
 
 
-def provenance(model, processor, chat: list[dict], options: DescribeOptions, model_name: str) -> dict[str, str]:
+def provenance(
+    model, processor, chat: list[dict], options: DescribeOptions, model_name: str, groups=None
+) -> dict[str, str]:
     """What the texts depend on, as plain text: it is kept in `uns["cell2text"]["params"]`."""
     chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}  # of no effect
     return {
@@ -124,4 +136,5 @@ def provenance(model, processor, chat: list[dict], options: DescribeOptions, mod
         "gene_vocabulary": processor.gene_vocabulary.fingerprint,
         "ontologies": json.dumps(ontology_versions()),
         "libraries": json.dumps({name: version(name) for name in LIBRARIES}),
+        **({} if groups is None else {"groups": json.dumps(groups.summary())}),
     }

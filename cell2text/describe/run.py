@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from cell2text.describe.cells import CellFile, find_file
 from cell2text.describe.engine import Describer
+from cell2text.describe.groups import describe_groups
 from cell2text.describe.loading import load_model
 from cell2text.describe.options import DescribeOptions, provenance
-from cell2text.describe.writers import format_of, write_output
+from cell2text.describe.writers import format_of, groups_path, read_shards, write_output
 from vocabulary_cell2text import write_atomically
 
 
@@ -41,6 +42,7 @@ def describe_file(
         An h5ad file or zarr store with raw counts.
     out
         Where the result goes; its ending says how: h5ad and zarr (the input with what was said), jsonl, parquet, csv.
+        A table of groups goes into the first two's `uns`, or into a file beside the others, `NAME.groups.ENDING`.
     model
         Folder or Hub id of a Cell2Text model.
     options
@@ -67,7 +69,8 @@ def describe_file(
     options, out = options or DescribeOptions(), Path(out)
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_file(str(source))
-    check_output(found.url, out, overwrite=overwrite or rank > 0)  # the first process may have finished already
+    # The first process may have finished already.
+    check_output(found.url, out, overwrite=overwrite or rank > 0, grouped=options.groupby is not None)
     loaded, processor = load_model(model, device or default_device())
     cells = CellFile(found, processor, options)
     if not cells.n_cells:
@@ -79,7 +82,7 @@ def describe_file(
             row = cells.find(options.compare_to)
             second = cells.read(row, row + 1).cells[0]
         describer = Describer(loaded, processor, options, second)
-        params = provenance(loaded, processor, describer.chat, options, str(model))
+        params = provenance(loaded, processor, describer.chat, options, str(model), cells.groups)
         plan = {"source": identity(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
         folder = open_folder(out, plan, overwrite=overwrite, first=rank == 0)
         starts = range(0, cells.n_cells, shard_rows)
@@ -89,16 +92,18 @@ def describe_file(
                 stop = min(start + shard_rows, cells.n_cells)
                 path = shard_path(folder, start)
                 if not path.exists():
-                    torch.manual_seed(options.seed + start)
                     write_shard(describer(cells.read(start, stop)), path)
                 bar.update(stop - start)
+        if rank > 0:
+            return None
+        shards = [shard_path(folder, start) for start in starts]
+        wait_for(shards)
+        groups = None
+        if cells.groups is not None:
+            groups = describe_groups(cells.groups, read_shards(shards), describer(cells.pseudobulk()))
     finally:
         cells.close()
-    if rank > 0:
-        return None
-    shards = [shard_path(folder, start) for start in starts]
-    wait_for(shards)
-    write_output(found, out, shards, params)
+    write_output(found, out, shards, params, groups)
     shutil.rmtree(folder)
     return out
 
@@ -108,14 +113,15 @@ def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def check_output(source: str, out: Path, *, overwrite: bool) -> None:
+def check_output(source: str, out: Path, *, overwrite: bool, grouped: bool = False) -> None:
     """Refuse an output that would harm the input, or another file."""
     format_of(out)
     inside = Path(source.removeprefix("file://")).resolve()
     if out.resolve() == inside or inside in out.resolve().parents:
         raise ValueError(f"--out {out} is the input or lies inside it, and the input is never changed: choose another.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"--out {out} exists already: pass --overwrite, or choose another path.")
+    for path in (out, groups_path(out)) if grouped else (out,):
+        if path.exists() and not overwrite:
+            raise ValueError(f"--out {path} exists already: pass --overwrite, or choose another path.")
     if not out.resolve().parent.is_dir():
         raise ValueError(f"--out {out}: the folder {out.parent} does not exist.")
 

@@ -39,12 +39,19 @@ def format_of(path: Path) -> str:
     return name
 
 
-def write_output(source: Source, out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
-    """Write the shards' rows in the format of `out`, which is there whole or not at all."""
+def write_output(
+    source: Source, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None = None
+) -> None:
+    """Write the shards' rows in the format of `out`, which is there whole or not at all, and the table of groups."""
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     remove(partial)
     try:
-        FORMATS[format_of(out)](source, partial, shards, params)
+        if out.suffix in TABLES:
+            if groups is not None:
+                write_groups(groups, groups_path(out))
+            TABLES[out.suffix](partial, shards, params)
+        else:
+            write_anndata(source, partial, shards, params, groups)
         if out.is_dir():  # which nothing can replace at once: it is kept under another name until the new one stands
             before = out.with_name(f".{out.stem}.before{out.suffix}")
             remove(before)
@@ -61,20 +68,26 @@ def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def rows(shards: Sequence[Path]) -> Iterator[dict]:
-    """Every row without its embedding."""
+def read_shards(shards: Sequence[Path]) -> Iterator[pa.Table]:
+    """The shards without their embeddings."""
     for path in shards:
         names = [name for name in pq.read_schema(path).names if name != EMBEDDING]
-        yield from pq.read_table(path, columns=names).to_pylist()
+        yield pq.read_table(path, columns=names)
 
 
-def write_jsonl(source: Source, out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
+def rows(shards: Sequence[Path]) -> Iterator[dict]:
+    """Every row without its embedding."""
+    for table in read_shards(shards):
+        yield from table.to_pylist()
+
+
+def write_jsonl(out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
     with open(out, "w", encoding="utf-8") as file:
         for row in rows(shards):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def write_csv(source: Source, out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
+def write_csv(out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
     names = [name for name in pq.read_schema(shards[0]).names if name != EMBEDDING]
     with open(out, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)
@@ -82,14 +95,47 @@ def write_csv(source: Source, out: Path, shards: Sequence[Path], params: dict[st
         writer.writerows(rows(shards))
 
 
-def write_parquet(source: Source, out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
+def write_parquet(out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
     schema = pq.read_schema(shards[0]).with_metadata({KEY: json.dumps({"params": params})})
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for path in shards:
             writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
 
 
-def write_anndata(source: Source, out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
+def groups_path(out: Path) -> Path:
+    """Where the table of groups of a plain table lies: `described.groups.csv` beside `described.csv`."""
+    return out.with_name(f"{out.stem}.groups{out.suffix}")
+
+
+def write_groups(groups: pd.DataFrame, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix == ".parquet":
+            groups.to_parquet(partial, index=False)
+        elif path.suffix == ".csv":
+            groups.to_csv(partial, index=False)
+        else:
+            groups.to_json(partial, orient="records", lines=True, force_ascii=False)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def as_frame(groups: pd.DataFrame) -> pd.DataFrame:
+    """The table of groups as AnnData can hold it: no text is missing, labels are categories."""
+    texts = [name for name in groups if name == TEXT or str(name).endswith(f"_{TEXT}")]
+    changed: dict = {}
+    for name in groups.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in groups.dtypes]]:
+        column = groups[name]
+        changed[name] = column.fillna("").astype(object) if name in texts else pd.Categorical(column)
+    frame = groups.assign(**changed)
+    frame.index = frame.index.astype(str)
+    return frame
+
+
+def write_anndata(
+    source: Source, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None
+) -> None:
     """Copy the input as it is and add to the copy; an input of the other format is read and written anew."""
     path, format_ = source.url.removeprefix("file://"), format_of(out)
     with warnings.catch_warnings():
@@ -97,9 +143,9 @@ def write_anndata(source: Source, out: Path, shards: Sequence[Path], params: dic
         copy_anndata(source, path, format_, out)
         if format_ == "h5ad":
             with h5py.File(out, "r+") as root:
-                add_results(root, shards, params)
+                add_results(root, shards, params, groups)
         else:
-            add_to_zarr(out, shards, params)
+            add_to_zarr(out, shards, params, groups)
 
 
 def copy_anndata(source: Source, path: str, format_: str, out: Path) -> None:
@@ -111,35 +157,36 @@ def copy_anndata(source: Source, path: str, format_: str, out: Path) -> None:
             adata.write_h5ad(out) if format_ == "h5ad" else adata.write_zarr(out)
 
 
-def add_to_zarr(out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
+def add_to_zarr(out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None) -> None:
     import zarr
 
-    add_results(zarr.open_group(str(out), mode="r+", use_consolidated=False), shards, params)
+    add_results(zarr.open_group(str(out), mode="r+", use_consolidated=False), shards, params, groups)
     metadata = out / "zarr.json"
     listed = metadata.exists() and "consolidated_metadata" in json.loads(metadata.read_text(encoding="utf-8"))
     if listed or (out / ".zmetadata").exists():  # one list of all arrays, which must know the new ones
         zarr.consolidate_metadata(str(out))
 
 
-def add_results(root, shards: Sequence[Path], params: dict[str, str], key: str = KEY) -> None:
-    """Write columns, embedding and parameters into an open AnnData; nothing else in it is touched."""
+def add_results(root, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None) -> None:
+    """Write columns, embedding, parameters and groups into an open AnnData; nothing else in it is touched."""
     obs, order = root["obs"], [str(name) for name in root["obs"].attrs["column-order"]]
-    for name, column in columns(shards, key):
+    for name, column in columns(shards):
         if column not in order:
             order.append(column)
         ad.io.write_elem(obs, column, read_column(shards, name))
     obs.attrs["column-order"] = np.array(order, dtype=object) if isinstance(root, h5py.Group) else order
-    write_embedding(root, f"X_{key}", shards)
+    write_embedding(root, f"X_{KEY}", shards)
     for group in ("obsm", "uns"):
         if group not in root:
             ad.io.write_elem(root, group, {})
-    ad.io.write_elem(root["uns"], key, {"params": params})
+    tables = {} if groups is None else {"groups": as_frame(groups)}
+    ad.io.write_elem(root["uns"], KEY, {"params": params, **tables})
 
 
-def columns(shards: Sequence[Path], key: str) -> list[tuple[str, str]]:
+def columns(shards: Sequence[Path]) -> list[tuple[str, str]]:
     """Columns of the shards, and what they are called in `obs`."""
     names = [name for name in pq.read_schema(shards[0]).names if name not in (ID, EMBEDDING)]
-    return [(name, key if name == TEXT else f"{key}_{name}") for name in names]
+    return [(name, KEY if name == TEXT else f"{KEY}_{name}") for name in names]
 
 
 def as_obs(column: pa.ChunkedArray, name: str):
@@ -147,7 +194,7 @@ def as_obs(column: pa.ChunkedArray, name: str):
     if not pa.types.is_string(column.type):
         return column.to_numpy()
     values = column.to_pandas()
-    return values.to_numpy(dtype=object) if name == TEXT else pd.Categorical(values)
+    return values.fillna("").to_numpy(dtype=object) if name == TEXT else pd.Categorical(values)
 
 
 def read_column(shards: Sequence[Path], name: str):
@@ -179,10 +226,5 @@ def write_embedding(root, name: str, shards: Sequence[Path]) -> None:
         start += len(block)
 
 
-FORMATS = {
-    "h5ad": write_anndata,
-    "zarr": write_anndata,
-    "jsonl": write_jsonl,
-    "parquet": write_parquet,
-    "csv": write_csv,
-}
+TABLES: dict[str, Callable] = {".jsonl": write_jsonl, ".parquet": write_parquet, ".csv": write_csv}
+FORMATS = ("h5ad", "zarr", *(ending.removeprefix(".") for ending in TABLES))
