@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from preparation import REPETITIONS, interleaved
+from preparation import interleaved
 from synthetic import synthetic_adata
 
 from cell2text.data import example_cells
@@ -39,6 +39,7 @@ from vocabulary_cell2text import write_atomically
 RESULTS = Path(__file__).resolve().parent / "results" / "describing.json"
 N_CELLS, BATCH = 64, 32
 MEMORY_CELLS = (5_000, 50_000)
+DRAWN = 2_000
 KILL_CELLS, KILL_SHARD, MOMENTS, DONE = 320, 32, 10, "rows-*.parquet"
 PEAK = """
 import sys
@@ -181,11 +182,12 @@ def files(model_name: str, folder: str, pictures: Path) -> dict:
             before, after = ad.read_h5ad(path), sc.read_h5ad(out)
             assert (before.X != after.X).nnz == 0 and before.var.equals(after.var)
             assert before.obs.equals(after.obs[before.obs.columns])
-            sc.pp.neighbors(after, use_rep="X_cell2text", n_neighbors=min(15, after.n_obs - 1))
-            sc.tl.umap(after)
-            figure = sc.pl.umap(after, color=["cell_type", "cell2text_cell_type"], show=False, return_fig=True)
-            figure.savefig(pictures / f"{path.stem}.png", bbox_inches="tight", dpi=70)
             after.write_h5ad(out)  # what anndata wrote it can write again
+            drawn = sc.pp.subsample(after, n_obs=min(DRAWN, after.n_obs), copy=True)
+            sc.pp.neighbors(drawn, use_rep="X_cell2text", n_neighbors=min(15, drawn.n_obs - 1))
+            sc.tl.umap(drawn)
+            figure = sc.pl.umap(drawn, color=["cell_type", "cell2text_cell_type"], show=False, return_fig=True)
+            figure.savefig(pictures / f"{path.stem}.png", bbox_inches="tight", dpi=70)
             same = after.obs["cell2text_cell_type"].astype(str) == after.obs["cell_type"].astype(str)
             groups = after.uns["cell2text"]["groups"]
             found |= {

@@ -1,4 +1,4 @@
-"""The command line: `cell2text prepare`, `vocab`, `evaluate`, `push`.
+"""The command line: `cell2text prepare`, `vocab`, `describe`, `report`, `evaluate`, `push`.
 
 Options become a call of the function that a Python user has; nothing is decided here. Exit codes: 0 done, 2 wrong usage
 or wrong input (one line on standard error), 1 a fault of ours or of the machine.
@@ -211,6 +211,24 @@ def describe(
     )  # fmt: skip
     if written is not None:
         typer.echo(f"{written} is written.")
+
+
+@app.command()
+def report(
+    source: Annotated[str, typer.Argument(metavar="DESCRIBED", help="h5ad or zarr that `cell2text describe` wrote.")],
+    out: Annotated[str, typer.Option(help="The page, an html file.")] = "report.html",
+    groupby: Annotated[
+        str | None, typer.Option(help="Column of `obs` to sum up by; the groups or cell types described if left out.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="Name under which the cells were described.")] = "cell2text",
+    max_cells: Annotated[int, typer.Option(help="Cells on the map, drawn by the seed if there are more.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of the cells on the map, and of UMAP.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
+) -> None:
+    """Write a page of a described experiment: a map to look around in, texts, groups, losses, provenance."""
+    from cell2text.describe.report import write_report
+
+    typer.echo(write_report(source, out, groupby=groupby, key=key, max_cells=max_cells, seed=seed, overwrite=overwrite))
 
 
 @app.command()

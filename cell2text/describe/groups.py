@@ -171,7 +171,7 @@ class Tally:
 
 
 def most_common(counts: Counter) -> str:
-    """The most frequent, of several the first by name."""
+    """The most frequent; of several the first, terms by their ids and names by letters."""
     return min(counts, key=lambda value: (-counts[value], value))
 
 

@@ -1,0 +1,157 @@
+"""A described experiment read back without its counts: what was said of its cells and groups, and where cells lie."""
+
+import json
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+
+from cell2text.data.sources import first_line, index_name, read_column
+
+
+MAPS = ("X_umap", "X_draw_graph_fa", "X_tsne")  # maps that others may have drawn, best first
+FEW = 12  # cells of which no map by neighbours can be drawn
+NEIGHBOURS = 15
+
+
+@dataclass
+class Described:
+    """What a described experiment says.
+
+    Parameters
+    ----------
+    cells
+        One row a cell, named by it: `text` and the fields as :func:`cell2text.describe.engine.row_schema` names them.
+    others
+        Names of the other columns of `obs`.
+    groups
+        The table of groups, None where none were described.
+    params
+        What the texts depend on.
+    maps
+        Maps that the file has, and the embedding, by their names in `obsm`.
+    """
+
+    path: Path
+    cells: pd.DataFrame
+    others: list[str]
+    groups: pd.DataFrame | None
+    params: dict[str, str]
+    maps: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def groups_column(self) -> str:
+        """The column by which groups were described."""
+        return str(json.loads(self.params.get("groups", "{}")).get("column", "group"))
+
+    def column(self, name: str) -> pd.Series:
+        """Another column of `obs`.
+
+        Raises
+        ------
+        KeyError
+            If there is none of that name.
+        """
+        if name not in self.others:
+            raise KeyError(f"groupby={name!r}: obs has no such column, it has {sorted(self.others)}.")
+        with open_group(self.path) as root:
+            return pd.Series(np.asarray(read_column(root["obs"], name), dtype=object))
+
+
+def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described:
+    """Read what `cell2text describe` or `tl.describe` added.
+
+    Raises
+    ------
+    ValueError
+        If it is no h5ad file or zarr store, or nothing was described in it under `key`.
+    """
+    path = Path(path)
+    with open_group(path) as root:
+        names = [name for name in root["obs"] if name not in (index_name(root["obs"]), "__categories")]
+        ours = [name for name in names if name == key or name.startswith(f"{key}_")]
+        if f"{key}_confidence" not in ours or f"X_{key}" not in root.get("obsm", {}):
+            raise ValueError(f"{path} holds no described cells under {key!r}: run `cell2text describe {path}` first.")
+        cells = {
+            name.removeprefix(f"{key}_") if name != key else "text": read_column(root["obs"], name) for name in ours
+        }
+        index = np.asarray(ad.io.read_elem(root["obs"][index_name(root["obs"])])).astype(object)
+        kept = ad.io.read_elem(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
+        maps = {name: as_floats(root["obsm"][name]) for name in (*MAPS, f"X_{key}") if name in root["obsm"]}
+    others = [name for name in names if name not in ours]
+    params = {name: str(value) for name, value in kept.get("params", {}).items()}
+    return Described(path, pd.DataFrame(cells, index=index), others, kept.get("groups"), params, maps)
+
+
+def as_floats(element) -> np.ndarray:
+    return np.asarray(ad.io.read_elem(element), dtype=np.float32)
+
+
+class open_group:  # noqa: N801  reads as the function it is used as
+    """An h5ad file or zarr store, open for reading."""
+
+    def __init__(self, path: Path):
+        if not path.exists():
+            raise ValueError(f"{path} does not exist.")
+        if path.suffix not in (".h5ad", ".zarr"):
+            raise ValueError(f"{path}: expected an .h5ad file or a .zarr store that `cell2text describe` wrote.")
+        self.path, self.root = path, None
+
+    def __enter__(self) -> Any:
+        try:
+            if self.path.suffix == ".zarr":
+                import zarr
+
+                return zarr.open_group(str(self.path), mode="r")
+            self.root = h5py.File(self.path, "r")
+            return self.root
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path} cannot be opened: damaged, or no AnnData ({first_line(error)}).") from error
+
+    def __exit__(self, *_) -> None:
+        if self.root is not None:
+            self.root.close()
+
+
+def place_cells(described: Described, rows: np.ndarray, key: str, seed: int) -> tuple[np.ndarray, str]:
+    """Where cells lie on the map, shape (len(rows), 2), and what map it is.
+
+    The file's own map, or UMAP of the cells' embeddings; their first two principal components where there are too few.
+    """
+    for name in MAPS:
+        if name in described.maps and np.isfinite(described.maps[name][rows, :2]).all():
+            return described.maps[name][rows, :2], f"the file's own {name.removeprefix('X_')}"
+    embeddings = described.maps[f"X_{key}"][rows]
+    if len(rows) < FEW:
+        centred = embeddings - embeddings.mean(axis=0)
+        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+        places = np.zeros((len(rows), 2), dtype=np.float32)
+        places[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
+        return places, "first two principal components of the embeddings"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one thread, which a seed asks for, and of what umap could import besides
+        from umap import UMAP
+
+        reducer = UMAP(n_neighbors=min(NEIGHBOURS, len(rows) - 1), random_state=seed, init="pca")
+        return reducer.fit_transform(embeddings), "UMAP of the embeddings"
+
+
+def parameters(params: dict[str, str]) -> dict[str, str]:
+    """Parameters as a page shows them: what is JSON in one line each."""
+    shown: dict[str, str] = {}
+    for name, value in params.items():
+        try:
+            parts = json.loads(value)
+        except ValueError:
+            parts = None
+        if isinstance(parts, dict):
+            shown |= {f"{name}: {part}": str(said) for part, said in parts.items() if said not in (None, "", False)}
+        elif value:
+            shown[name] = value
+    return shown

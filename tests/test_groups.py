@@ -1,0 +1,208 @@
+"""Groups of cells: what most say, how far they agree, their summed counts, and columns that are no groups."""
+
+import threading
+import time
+from itertools import combinations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import scipy.sparse as sp
+
+from cell2text import tl
+from cell2text.describe import DescribeOptions, describe_file
+from cell2text.describe.engine import RankedCells, make_table
+from cell2text.describe.groups import describe_groups, find_groups
+from cell2text.describe.run import shard_path
+from cell2text.evaluation.similarity import load_graph
+
+from .describing import N_CELLS, experiment, model  # noqa: F401
+
+
+BY_CLUSTER = DescribeOptions(max_new_tokens=10, batch_size=8, groupby="cluster")
+
+
+@pytest.fixture(scope="module")
+def clustered(experiment, tmp_path_factory):
+    """The experiment with clusters 2, 10 and, of one cell, 9; two cells are in none, and one has no counts."""
+    adata = ad.read_h5ad(experiment)
+    clusters = np.array([["2", "10"][i % 2] for i in range(N_CELLS)], dtype=object)
+    clusters[3], clusters[[7, 8]] = "9", None
+    adata.obs["cluster"] = pd.Categorical(clusters)
+    adata.obs["number"] = np.arange(N_CELLS) * 1.5
+    adata.obs["none"] = pd.Categorical([None] * N_CELLS, categories=["a"])
+    path = tmp_path_factory.mktemp("clustered") / "clustered.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+def rows_of(texts):
+    n = len(texts)
+    ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n))
+    confidence = np.array([np.nan if text is None else 0.5 for text in texts], dtype=np.float32)
+    return make_table(ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), fields_only=False)
+
+
+def test_the_consensus_is_what_most_say_and_counts_who_says_otherwise():
+    said = [
+        "This cell is a T cell. It comes from the blood of a healthy male donor.",
+        "This cell is a T cell. It comes from the blood of a healthy female donor.",
+        "This cell is a CD8-positive, alpha-beta T cell. It comes from the lung of a healthy female donor.",
+        "This cell is a B cell. Its most active pathways are TNF-alpha signaling via NF-kB and adipogenesis.",
+        "Who knows.",
+        None,
+        "This cell is a B cell.",
+        "This cell is a neuron.",
+    ]
+    groups = find_groups(pd.Series([*["x"] * 6, "y", None]), "cluster", None, 0)
+    table = describe_groups(groups, [rows_of(said[:3]), rows_of(said[3:])], rows_of(["This cell is a T cell.", None]))
+    x, y = table.to_dict("records")
+    assert (x["group"], x["n_cells"], x["n_described"], x["mean_confidence"]) == ("x", 6, 5, 0.5)
+    assert (x["cell_type"], x["cell_type_ontology_term_id"], x["cell_type_n"]) == ("T cell", "CL:0000084", 4)
+    terms = ["CL:0000084", "CL:0000084", "CL:0000625", "CL:0000236"]
+    assert x["cell_type_agreement"] == np.mean([a == b for a, b in combinations(terms, 2)])
+    assert load_graph("CL").related("CL:0000625", "CL:0000084") and x["cell_type_disagree"] == 1 / 4
+    assert (x["tissue"], x["tissue_n"], x["tissue_disagree"]) == ("blood", 3, 1 / 3)
+    assert (x["sex"], x["disease"], x["disease_agreement"]) == ("female", "normal", 1.0)
+    assert x["life_stage"] is None and x["life_stage_n"] == 0 and np.isnan(x["life_stage_agreement"])
+    assert x["text"] == "This cell is a T cell. It comes from the blood of a healthy female donor."
+    assert x["pathways"] is None and x["pseudobulk_cell_type"] == "T cell"
+    assert (y["n_cells"], y["cell_type"]) == (1, "B cell") and np.isnan(y["cell_type_agreement"])
+    assert y["pseudobulk_text"] is None and groups.summary()["cells_without_group"] == 1
+
+
+def test_ties_go_to_the_first_term_and_pathways_need_half_of_the_cells():
+    said = ["This cell is a T cell. Its most active pathway is adipogenesis.", "This cell is a B cell."]
+    groups = find_groups(pd.Series(["x", "x"]), "cluster", None, 0)
+    for texts in (said, said[::-1]):
+        row = describe_groups(groups, [rows_of(texts)], rows_of([None])).iloc[0]
+        assert row["cell_type_ontology_term_id"] == "CL:0000084" < "CL:0000236" and row["pathways"] == "adipogenesis"
+
+
+def test_groups_are_in_order_and_cells_are_drawn_from_each():
+    values = pd.Series([10, 2, 10, 10, 2, 10])
+    groups = find_groups(values, "cluster", 2, 0)
+    assert groups.names == ["2", "10"] and groups.sizes.tolist() == [2, 4]
+    assert groups.drawn.sum() == 4 and groups.drawn[[1, 4]].all()
+    assert (groups.drawn == find_groups(values, "cluster", 2, 0).drawn).all()
+
+
+@pytest.fixture(scope="module")
+def by_cluster(clustered, model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("by_cluster") / "out.h5ad"
+    return ad.read_h5ad(describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False))
+
+
+def test_the_pseudobulk_is_the_groups_counts_described_as_a_cell(by_cluster, clustered, model):
+    groups = by_cluster.uns["cell2text"]["groups"]
+    assert groups["group"].tolist() == ["2", "9", "10"] and groups["n_cells"].sum() == N_CELLS - 2
+    before = ad.read_h5ad(clustered)
+    sums = np.stack([before.X[(before.obs["cluster"] == name).to_numpy()].sum(axis=0).A1 for name in groups["group"]])
+    summed = ad.AnnData(sp.csr_matrix(sums), obs=pd.DataFrame(index=list(groups["group"])), var=before.var)
+    tl.describe(summed, str(model), max_new_tokens=10)
+    assert groups["pseudobulk_text"].tolist() == summed.obs["cell2text"].tolist()
+    assert groups["pseudobulk_n_genes"].tolist() == summed.obs["cell2text_n_genes"].tolist()
+    np.testing.assert_allclose(groups["pseudobulk_confidence"], summed.obs["cell2text_confidence"], rtol=1e-4)
+    described = by_cluster.obs["cell2text_confidence"].notna().groupby(by_cluster.obs["cluster"], observed=True).sum()
+    assert groups["n_described"].tolist() == described[groups["group"]].tolist()
+    assert '"cells_without_group": 2' in by_cluster.uns["cell2text"]["params"]["groups"]
+
+
+def test_python_shards_and_ranks_say_the_same_of_groups(by_cluster, clustered, model, tmp_path, monkeypatch):
+    expected = by_cluster.uns["cell2text"]["groups"]
+    adata = ad.read_h5ad(clustered)
+    tl.describe(adata, str(model), max_new_tokens=10, groupby="cluster")
+    pd.testing.assert_frame_equal(adata.uns["cell2text"]["groups"], expected, check_exact=False, rtol=1e-4)
+
+    def run(out, **options):
+        return describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False, **options)
+
+    one = run(tmp_path / "one.csv", shard_rows=7)
+    two = tmp_path / "two.csv"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "two.csv.describing").mkdir()
+    plan = threading.Thread(target=run, args=(two,), kwargs={"shard_rows": 7})  # the first rank, which waits
+    monkeypatch.setenv("RANK", "0")
+    plan.start()
+    while not (tmp_path / "two.csv.describing" / "plan.json").exists():
+        time.sleep(0.01)
+    monkeypatch.setenv("RANK", "1")
+    assert run(two, shard_rows=7) is None
+    plan.join()
+    assert one.with_suffix(".groups.csv").read_bytes() == two.with_suffix(".groups.csv").read_bytes()
+    assert one.read_bytes() == two.read_bytes()
+    assert pd.read_csv(one.with_suffix(".groups.csv"))["n_cells"].tolist() == [14, 1, 13]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_plain_table_has_its_groups_beside_it(ending, by_cluster, clustered, model, tmp_path):
+    out = describe_file(clustered, tmp_path / f"o.{ending}", model=str(model), options=BY_CLUSTER, progress=False)
+    beside = tmp_path / f"o.groups.{ending}"
+    table = pd.read_parquet(beside) if ending == "parquet" else pd.read_json(beside, lines=True, dtype={"group": str})
+    assert table["group"].tolist() == ["2", "9", "10"] and len(pd.DataFrame(table)) == 3
+    assert table["pseudobulk_text"].tolist() == by_cluster.uns["cell2text"]["groups"]["pseudobulk_text"].tolist()
+    out.unlink()
+    with pytest.raises(ValueError, match=f"o.groups.{ending} exists already: pass --overwrite"):
+        describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
+
+
+def test_of_large_groups_some_cells_are_described_and_all_embedded(by_cluster, clustered, model, tmp_path):
+    options = DescribeOptions(max_new_tokens=10, batch_size=8, groupby="cluster", cells_per_group=3)
+    out = describe_file(clustered, tmp_path / "o.h5ad", model=str(model), options=options, progress=False)
+    some = ad.read_h5ad(out)
+    texts = some.obs["cell2text"] != ""
+    assert texts.sum() == 7 and (some.obs["cell2text"][texts] == by_cluster.obs["cell2text"][texts]).all()
+    np.testing.assert_allclose(some.obsm["X_cell2text"], by_cluster.obsm["X_cell2text"], atol=1e-5)
+    assert some.uns["cell2text"]["groups"]["n_cells"].tolist() == [14, 1, 13]
+    assert '"cells_without_text": 23' in some.uns["cell2text"]["params"]["groups"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groupby": "leiden"}, "groupby='leiden': obs has no such column, it has \\['cluster'"),
+        ({"groupby": "none"}, "none of the 30 cells has a value"),
+        ({"cells_per_group": 3}, "pass groupby"),
+        ({"groupby": "cluster", "cells_per_group": 0}, "cells_per_group=0: expected at least 1"),
+    ],
+)
+def test_columns_that_are_no_groups_are_refused(options, message, clustered, model, tmp_path):
+    with pytest.raises((KeyError, ValueError), match=message):
+        describe_file(
+            clustered, tmp_path / "o.csv", model=str(model), options=DescribeOptions(**options), progress=False
+        )
+    adata = ad.read_h5ad(clustered)
+    with pytest.raises((KeyError, ValueError), match=message):
+        tl.describe(adata, str(model), **options)
+    assert not list(tmp_path.iterdir()) and "cell2text" not in adata.obs
+
+
+def test_numbers_that_are_no_groups_are_refused():
+    with pytest.raises(ValueError, match=r"'n_counts': 1,500 values for 1,500 cells, expected at most 1,000 groups"):
+        find_groups(pd.Series(np.arange(1500) / 7), "n_counts", None, 0)
+
+
+def test_a_kill_while_groups_are_described_leaves_the_shards(clustered, model, tmp_path, monkeypatch):
+    from cell2text.describe import run
+
+    out = tmp_path / "o.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "describe_groups", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
+    assert shard_path(tmp_path / "o.csv.describing", 0).exists() and not out.exists()
+    monkeypatch.setattr(run, "write_shard", None)  # nothing is described again
+    describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
+    assert len(texts_of_csv(out)) == N_CELLS and (tmp_path / "o.groups.csv").exists()
+
+
+def texts_of_csv(path):
+    return pd.read_csv(path)["text"].tolist()
+
+
+def test_a_table_of_rows_has_no_text_where_none_was_asked():
+    table = rows_of(["This cell is a T cell.", None])
+    assert table["text"].to_pylist() == ["This cell is a T cell.", None] and isinstance(table, pa.Table)
+    assert table["confidence"].null_count == 1 and table["cell_type"].to_pylist() == ["T cell", None]

@@ -1,0 +1,253 @@
+"""The page of a described experiment, opened in a browser: it shows, filters and tells a cell's text."""
+
+import json
+import re
+import shutil
+import sys
+import time
+import warnings
+from html import unescape
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from cell2text import cli
+from cell2text.describe.described import place_cells, read_described
+from cell2text.describe.engine import RankedCells, make_table
+from cell2text.describe.groups import describe_groups, find_groups
+from cell2text.describe.report import write_report
+from cell2text.describe.writers import as_frame, as_obs
+from processing_cell2text import EMPTY_CELL_TEXT
+
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+SAID = {
+    "T": "This cell is a T cell. It comes from the blood of a healthy female donor.",
+    "B": "This cell is a B cell. It comes from the spleen of a healthy male donor.",
+    "N": "This cell is a neuron.",
+}
+EVIL = "</script><script>document.body.dataset.evil='yes'</script><img src=x onerror=alert(1)>"
+
+
+def described_adata(n=60, groups=True):
+    """Cells in three clouds that say three things; the last one has no counts."""
+    kinds = np.array(["T", "B", "N"])[np.arange(n) % 3]
+    texts = [SAID[kind] for kind in kinds[:-1]] + [EMPTY_CELL_TEXT]
+    random = np.random.default_rng(0)
+    centres = {"T": (0, 0), "B": (8, 0), "N": (0, 8)}
+    places = np.array([centres[kind] for kind in kinds]) + random.normal(0, 0.4, (n, 2))
+    confidence = np.linspace(0.2, 1, n).astype(np.float32)
+    confidence[-1] = np.nan
+    ranked = RankedCells([f"cell{i}" for i in range(n)], [], random.integers(100, 900, n), np.full(n, 0.9))
+    table = make_table(ranked, texts, confidence, places.astype(np.float32), fields_only=False)
+    adata = ad.AnnData(sp.csr_matrix((n, 3), dtype=np.float32), obs=pd.DataFrame(index=ranked.names))
+    for name in table.column_names:
+        if name not in ("cell_id", "embedding"):
+            adata.obs["cell2text" if name == "text" else f"cell2text_{name}"] = as_obs(table[name], name)
+    adata.obs["cluster"] = pd.Categorical(["one" if kind == "T" else "two" for kind in kinds])
+    adata.obsm["X_cell2text"] = places.astype(np.float32)
+    adata.uns["cell2text"] = {"params": {"model": "runs/it", "options": json.dumps({"max_new_tokens": 9})}}
+    if groups:
+        found = find_groups(adata.obs["cluster"], "cluster", None, 0)
+        bulk = RankedCells(found.names, [], np.full(2, 9), np.ones(2))
+        bulk = make_table(bulk, [SAID["T"], SAID["N"]], np.ones(2, "f4"), np.zeros((2, 2), "f4"), fields_only=False)
+        adata.uns["cell2text"]["groups"] = as_frame(describe_groups(found, [table], bulk))
+        adata.uns["cell2text"]["params"]["groups"] = json.dumps(found.summary())
+    return adata
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    path = tmp_path_factory.mktemp("described") / "described.h5ad"
+    adata = described_adata()
+    adata.obsm["X_umap"] = adata.obsm["X_cell2text"]
+    adata.obs_names = [*adata.obs_names[:1], EVIL, *adata.obs_names[2:]]
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium with its driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update",
+                 "disable-sync", "no-first-run", "disable-quic", "window-size=1300,1000"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)) as driver:
+        yield driver
+
+
+def opened(browser, page):
+    browser.get(page.resolve().as_uri())
+    wait_until(lambda: browser.execute_script("return document.body.dataset.ready") == "yes")
+
+
+def wait_until(holds, seconds=20):
+    end = time.time() + seconds
+    while not holds():
+        assert time.time() < end, "the page did not get there"
+        time.sleep(0.05)
+
+
+def text_of(browser, selector):
+    return browser.execute_script("return document.querySelector(arguments[0]).innerText", selector)
+
+
+def at_cell(browser, row):
+    """Where a cell is on the screen, from the plot's middle, as the mouse is moved."""
+    return browser.execute_script(
+        """
+        const view = [...Bokeh.index][0], box = view.canvas_view.el.getBoundingClientRect();
+        const data = view.model.renderers[0].data_source.data;
+        return [Math.round(view.frame.x_scale.compute(data.x[arguments[0]]) - box.width / 2),
+                Math.round(view.frame.y_scale.compute(data.y[arguments[0]]) - box.height / 2)];
+        """,
+        row,
+    )
+
+
+def move_to(browser, row):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    plot = browser.execute_script("return [...Bokeh.index][0].canvas_view.el")
+    return ActionChains(browser).move_to_element_with_offset(plot, *at_cell(browser, row))
+
+
+def test_a_browser_shows_filters_and_tells_a_cells_text(browser, described, tmp_path):
+    page = write_report(described, tmp_path / "report.html")
+    opened(browser, page)
+    assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
+    errors = [
+        entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and "favicon" not in str(entry)
+    ]
+    assert not errors and browser.execute_script("return document.body.dataset.evil") is None
+    assert text_of(browser, "#shown") == "60 of 60 cells shown"
+    labels = browser.execute_script("return [...document.querySelectorAll('#legend button')].map(b => b.innerText)")
+    assert [label.split("\n") for label in labels] == [
+        ["B cell", "20"], ["T cell", "20"], ["neuron", "19"], ["not said", "1"],
+    ]  # fmt: skip
+    colours = "return new Set([...Bokeh.index][0].model.renderers[0].data_source.data.colour).size"
+    assert browser.execute_script(colours) == 4
+
+    move_to(browser, 3).perform()
+    wait_until(lambda: "cell3" in text_of(browser, "#cell"))
+    assert SAID["T"] in text_of(browser, "#cell") and "tissue" in text_of(browser, "#cell")
+    move_to(browser, 4).click().perform()
+    wait_until(lambda: "cell4" in text_of(browser, "#cell"))
+    move_to(browser, 5).perform()  # a cell that was clicked stays
+    assert SAID["B"] in text_of(browser, "#cell")
+
+    click = "document.querySelector(arguments[0]).click()"
+    browser.execute_script(click, "#legend button[data-label='T cell']")
+    assert text_of(browser, "#shown") == "20 of 60 cells shown"
+    booleans = "return [...Bokeh.index][0].model.renderers[0].view.filter.booleans.filter(Boolean).length"
+    assert browser.execute_script(booleans) == 20
+    browser.execute_script(click, "#clear")
+    box = browser.find_element("id", "words")
+    box.send_keys("spleen")
+    assert text_of(browser, "#shown") == "20 of 60 cells shown"
+    browser.execute_script(click, "#clear")
+    browser.execute_script("const r = document.getElementById('least'); r.value = 0.6; r.oninput();")
+    n = int((read_described(described).cells["confidence"] >= 0.6).sum())
+    assert text_of(browser, "#shown") == f"{n} of 60 cells shown" and 20 < n < 40
+    browser.execute_script(click, "#clear")
+    for name in ("tissue", "confidence of the text", "group: cluster"):
+        browser.execute_script(
+            "const c = document.getElementById('colour'); c.value = arguments[0]; c.onchange();", name
+        )
+        assert browser.execute_script(colours) >= 2 and text_of(browser, "#shown") == "60 of 60 cells shown"
+    picture = tmp_path / "page.png"
+    assert browser.save_screenshot(str(picture)) and picture.stat().st_size > 20_000
+    rows = browser.execute_script("return [...document.querySelectorAll('#groups tr')].map(row => row.innerText)")
+    assert rows[1].startswith("two\t40\t39\tB cell") and "This cell is a neuron" in rows[1] and len(rows) == 3
+
+
+def test_the_page_has_summaries_losses_and_provenance(described, tmp_path):
+    text = write_report(described, tmp_path / "r.html").read_text()
+    plain = unescape(
+        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text[text.index("<h1>") : text.index('<script id="data"')]))
+    )
+    n_genes = read_described(described).cells["n_genes"]
+    for wanted in [
+        "60 cells", "59 described", "3 cell types", "2 tissues", "90.0 % of the counts mapped", "the file's own umap",
+        f"{(n_genes < 200).sum()} cells have fewer than 200", "1 cells have none and got a reason", "runs/it",
+        "options: max_new_tokens 9", "groups: column cluster",
+    ]:  # fmt: skip
+        assert wanted in plain, wanted
+
+
+def test_groups_come_from_a_column_or_from_the_described_types(tmp_path):
+    described_adata(groups=False).write_h5ad(tmp_path / "d.h5ad")
+    plain = write_report(tmp_path / "d.h5ad", tmp_path / "a.html").read_text()
+    assert "By described cell type" in plain and "UMAP of the embeddings" in plain
+    rows = re.findall(r"<tr><td class=\"text\">([^<]+)</td><td>(\d+)</td><td>(\d+)</td>", plain)
+    assert rows == [("B cell", "20", "20"), ("T cell", "20", "20"), ("neuron", "19", "19")]
+    by_cluster = write_report(tmp_path / "d.h5ad", tmp_path / "b.html", groupby="cluster").read_text()
+    rows = re.findall(r"<tr><td class=\"text\">([^<]+)</td><td>(\d+)</td><td>(\d+)</td>", by_cluster)
+    assert rows == [("two", "40", "39"), ("one", "20", "20")] and "group: cluster" in by_cluster
+
+
+def test_many_cells_are_drawn_in_part_and_the_page_says_so(tmp_path):
+    described_adata().write_h5ad(tmp_path / "d.h5ad")
+    pages = [
+        write_report(tmp_path / "d.h5ad", tmp_path / f"{i}.html", max_cells=30, seed=1).read_text() for i in (1, 2)
+    ]
+    data = [json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1]) for page in pages]
+    assert "30 of 60\ncells, drawn at random" in pages[0] and len(data[0]["names"]) == 30
+    assert data[0] == data[1] and sum(data[0]["labels"]["cell_type"]["counts"]) <= 30
+
+
+def test_few_cells_get_a_map_too(tmp_path):
+    for n in (1, 2, 5):
+        described_adata(groups=False)[:n].copy().write_h5ad(tmp_path / f"{n}.h5ad")
+        found = read_described(tmp_path / f"{n}.h5ad")
+        places, name = place_cells(found, np.arange(n), "cell2text", 0)
+        assert places.shape == (n, 2) and np.isfinite(places).all() and "principal components" in name
+        assert write_report(tmp_path / f"{n}.h5ad", tmp_path / f"{n}.html").exists()
+
+
+def test_a_zarr_store_and_another_name_are_read(tmp_path):
+    adata = described_adata()
+    adata.obs = adata.obs.rename(columns=lambda name: name.replace("cell2text", "said"))
+    adata.obsm["X_said"], adata.uns["said"] = adata.obsm.pop("X_cell2text"), adata.uns.pop("cell2text")
+    with warnings.catch_warnings(), ad.settings.override(zarr_write_format=3):
+        warnings.simplefilter("ignore")
+        adata.write_zarr(tmp_path / "d.zarr")
+    assert write_report(tmp_path / "d.zarr", tmp_path / "r.html", key="said").stat().st_size > 1_000_000
+    with pytest.raises(ValueError, match="holds no described cells under 'cell2text'"):
+        write_report(tmp_path / "d.zarr", tmp_path / "s.html")
+
+
+def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, monkeypatch, capsys):
+    (tmp_path / "there.html").write_text("precious")
+    (tmp_path / "bad.h5ad").write_text("no HDF5")
+    (tmp_path / "rows.jsonl").write_text("{}")
+    described_adata()[:0].copy().write_h5ad(tmp_path / "none.h5ad")
+    cases = [
+        (small_h5ad, "r.html", {}, "holds no described cells under 'cell2text': run `cell2text describe"),
+        (described, "there.html", {}, "exists already: pass --overwrite"),
+        (described, "r.pdf", {}, r"expected a name that ends with \.html"),
+        (described, "no/r.html", {}, "does not exist"),
+        (tmp_path / "gone.h5ad", "r.html", {}, r"gone\.h5ad does not exist"),
+        (tmp_path / "bad.h5ad", "r.html", {}, "cannot be opened: damaged, or no AnnData"),
+        (tmp_path / "rows.jsonl", "r.html", {}, r"expected an \.h5ad file or a \.zarr store"),
+        (tmp_path / "none.h5ad", "r.html", {}, "holds no cell"),
+        (described, "r.html", {"groupby": "leiden"}, r"obs has no such column, it has \['cluster'\]"),
+        (described, "r.html", {"max_cells": 0}, "max_cells=0: expected at least 1"),
+    ]
+    for source, out, options, message in cases:
+        with pytest.raises((ValueError, KeyError), match=message):
+            write_report(source, tmp_path / out, **options)
+    assert (tmp_path / "there.html").read_text() == "precious" and not (tmp_path / "r.html").exists()
+    monkeypatch.setattr(sys, "argv", ["cell2text", "report", str(described), "--out", str(tmp_path / "there.html")])
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("cell2text: --out")
