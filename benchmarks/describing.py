@@ -225,7 +225,7 @@ def main() -> None:
         options = {"folder": args.files, "pictures": args.pictures} if name == "files" else {}
         measured = globals()[name](args.model, **options)
         bars = {bar: bool(holds(measured)) for bar, holds in BARS[name].items()}
-        rounded = {key: float(f"{value:.4g}") for key, value in measured.items()}
+        rounded = {key: value if isinstance(value, int) else float(f"{value:.4g}") for key, value in measured.items()}
         results[name] = {"measured": rounded, "bars": bars}
         print(json.dumps({name: results[name]}, indent=1), flush=True)
         write_atomically(RESULTS, json.dumps(dict(sorted(results.items())), indent=1) + "\n")

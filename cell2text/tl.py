@@ -28,7 +28,7 @@ def describe(
     model
         Folder or Hub id of a Cell2Text model; or a pair of a loaded model and its processor.
     layer, gene_key, prompt, compare_to, batch_size, max_new_tokens, groupby, cells_per_group, allow_fractional
-        See :class:`DescribeOptions`.
+        See :class:`~cell2text.describe.options.DescribeOptions`.
     seed
         Of the cells that are drawn from a group.
     key_added

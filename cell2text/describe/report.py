@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from bokeh.embed import components
 from bokeh.models import BooleanFilter, CDSView, ColumnDataSource
-from bokeh.palettes import Category20_20, Viridis256
+from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.resources import Resources
+from colorcet import b_glasbey_category10
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
@@ -150,11 +151,10 @@ def coloured(values: pd.Series) -> dict:
     counts = values.astype(object).value_counts()
     names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
     numbers = {name: number for number, name in enumerate(names)}
-    colours = [*Category20_20[::2], *Category20_20[1::2]]
     return {
         "names": [str(name) for name in names],
         "counts": [int(counts[name]) for name in names],
-        "colours": [colours[i] if i < len(colours) else OTHER for i in range(len(names))],
+        "colours": [*b_glasbey_category10, *[OTHER] * len(names)][: len(names)],
         "codes": [numbers.get(value, -1) if pd.notna(value) else -1 for value in values.astype(object)],
     }
 
