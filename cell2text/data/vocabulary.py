@@ -88,7 +88,8 @@ def fit_vocabulary(
     Parameters
     ----------
     adatas
-        Human cells with Ensembl ids in the index of `var`; a version after the id is cut off.
+        Human cells with Ensembl ids in the index of `var`; a version after the id is cut off. One AnnData is taken as
+        a list of one.
     layer
         Layer that holds the raw counts, or `"raw"`; `X` when left out.
     max_genes
@@ -105,7 +106,7 @@ def fit_vocabulary(
     """
     symbols: dict[str, str] = {}
     accumulator = MedianAccumulator()
-    for adata in adatas:
+    for adata in [adatas] if hasattr(adatas, "obs_names") else adatas:  # which by itself would run over its cells
         matrix, var, source = select_counts(adata, layer)
         genes = gene_numbers(var.index)
         symbols |= symbols_of(var)
