@@ -226,7 +226,10 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
 ) -> None:
     """Write a page of a described experiment: a map to look around in, texts, groups, losses, provenance."""
-    from cell2text.describe.report import write_report
+    try:
+        from cell2text.describe.report import write_report
+    except ModuleNotFoundError as error:
+        raise ValueError(f'The report needs {error.name}: pip install "cell2text[report]".') from error
 
     typer.echo(write_report(source, out, groupby=groupby, key=key, max_cells=max_cells, seed=seed, overwrite=overwrite))
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 from anndata import AnnData
 
-from cell2text.describe.cells import groups_of, pseudobulk_of, ranked_anndata
+from cell2text.describe.cells import check_second, groups_of, pseudobulk_of, ranked_anndata
 from cell2text.describe.engine import EMBEDDING, ID, TEXT, Describer, embed_cells
 from cell2text.describe.groups import describe_groups
 from cell2text.describe.loading import load_model
@@ -58,6 +58,8 @@ def describe(
     )  # fmt: skip
     if not adata.n_obs:
         raise ValueError("The AnnData holds no cell.")
+    if adata.isbacked and (copy or adata.is_view):
+        raise ValueError("A backed AnnData cannot be copied, nor a part of it changed: pass adata.to_memory().")
     groups = None if groupby is None else groups_of(adata, options)
     loaded, processor, name = loaded_model(model)
     cells = ranked_anndata(adata, processor, options)
@@ -67,18 +69,20 @@ def describe(
         if len(found) != 1:
             raise ValueError(f"compare_to={compare_to!r}: {len(found)} cells of {adata.n_obs:,} have this name.")
         second = cells.cells[found[0]]
+        check_second(second, processor, options)
     describer = Describer(loaded, processor, options, second)
     cells.asked = None if groups is None else groups.drawn
     table = pa.concat_tables([describer(cells.part(i, i + SHARD)) for i in range(0, adata.n_obs, SHARD)])
+    added = {"params": provenance(loaded, processor, describer.chat, options, name, groups)}
+    if groups is not None:
+        bulk = describer(pseudobulk_of(adata, groups, processor, options))
+        added["groups"] = as_frame(describe_groups(groups, [table.drop_columns([EMBEDDING])], bulk))
     changed = adata.copy() if copy else adata
     for column in table.column_names:
         if column not in (ID, EMBEDDING):
             changed.obs[key_added if column == TEXT else f"{key_added}_{column}"] = as_obs(table[column], column)
     changed.obsm[f"X_{key_added}"] = as_matrix(table[EMBEDDING])
-    changed.uns[key_added] = {"params": provenance(loaded, processor, describer.chat, options, name, groups)}
-    if groups is not None:
-        bulk = describer(pseudobulk_of(adata, groups, processor, options))
-        changed.uns[key_added]["groups"] = as_frame(describe_groups(groups, [table.drop_columns([EMBEDDING])], bulk))
+    changed.uns[key_added] = added
     return changed if copy else None
 
 

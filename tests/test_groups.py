@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
+import torch
 
 from cell2text import tl
-from cell2text.describe import DescribeOptions, describe_file
+from cell2text.describe import DescribeOptions, describe_file, engine
 from cell2text.describe.engine import RankedCells, make_table
 from cell2text.describe.groups import describe_groups, find_groups
 from cell2text.describe.run import shard_path
@@ -159,9 +160,71 @@ def test_of_large_groups_some_cells_are_described_and_all_embedded(by_cluster, c
     assert '"cells_without_text": 23' in some.uns["cell2text"]["params"]["groups"]
 
 
+def test_names_of_equal_numbers_have_one_order_and_spellings_are_no_disagreement():
+    for values in (["1", "01", "001"] * 4, ["001", "1", "01"] * 4):
+        assert find_groups(pd.Series(values), "x", 2, 0).names == ["001", "01", "1"]
+    said = ["This cell is a FOO cell.", "This cell is a foo cell."]
+    row = describe_groups(find_groups(pd.Series(["x", "x"]), "x", None, 0), [rows_of(said)], rows_of([None])).iloc[0]
+    assert (row["cell_type"], row["cell_type_agreement"], row["cell_type_disagree"]) == ("FOO cell", 1.0, 0.0)
+
+
+def test_a_kill_between_the_two_tables_is_gone_on_from(clustered, model, tmp_path, monkeypatch):
+    from cell2text.describe import writers
+
+    out, beside = tmp_path / "o.csv", tmp_path / "o.groups.csv"
+
+    def killed(groups, path, real=writers.write_groups):
+        real(groups, path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writers, "write_groups", killed)
+        with pytest.raises(KeyboardInterrupt):
+            describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
+    assert beside.exists() and not out.exists()
+    describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
+    assert len(pd.read_csv(out)) == N_CELLS and len(pd.read_csv(beside)) == 3
+    plain = DescribeOptions(max_new_tokens=2)
+    describe_file(clustered, out, model=str(model), options=plain, progress=False, overwrite=True)
+    assert not beside.exists()  # it would tell of other texts
+    with pytest.raises(ValueError, match="is named as the table of groups of another output"):
+        describe_file(clustered, beside, model=str(model), options=plain, progress=False)
+
+
+def test_a_process_that_comes_when_all_is_done_ends(clustered, model, tmp_path, monkeypatch):
+    out = describe_file(clustered, tmp_path / "o.csv", model=str(model), options=BY_CLUSTER, progress=False)
+    before = out.read_bytes()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False) is None
+    assert out.read_bytes() == before
+
+
+def test_memory_that_ends_is_halved_for_cells_without_a_text_too(by_cluster, clustered, model, tmp_path, monkeypatch):
+    def small(loaded, processor, questions, genes_at_once=None, real=engine.encode):
+        if len(questions) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(loaded, processor, questions, genes_at_once)
+
+    monkeypatch.setattr(engine, "encode", small)
+    options = DescribeOptions(max_new_tokens=3, groupby="cluster", cells_per_group=1)
+    out = describe_file(clustered, tmp_path / "o.h5ad", model=str(model), options=options, progress=False)
+    np.testing.assert_allclose(ad.read_h5ad(out).obsm["X_cell2text"], by_cluster.obsm["X_cell2text"], atol=1e-5)
+
+
+def test_backed_cells_are_refused_where_they_cannot_be_written(clustered, model):
+    backed = ad.read_h5ad(clustered, backed="r")
+    for adata, copy in ((backed, True), (backed[:3], False)):
+        with pytest.raises(ValueError, match=r"pass adata\.to_memory\(\)"):
+            tl.describe(adata, str(model), copy=copy)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"compare_to": "cell5"}, "compare_to='cell5' has no counts on the genes that the model knows"),
+        ({"groupby": "cluster", "seed": -1}, "seed=-1: expected one from 0"),
+        ({"groupby": "cluster", "cells_per_group": 2.5}, "cells_per_group=2.5: expected a whole number"),
         ({"groupby": "leiden"}, "groupby='leiden': obs has no such column, it has \\['cluster'"),
         ({"groupby": "none"}, "none of the 30 cells has a value"),
         ({"cells_per_group": 3}, "pass groupby"),
@@ -203,6 +266,6 @@ def texts_of_csv(path):
 
 
 def test_a_table_of_rows_has_no_text_where_none_was_asked():
-    table = rows_of(["This cell is a T cell.", None])
+    table = rows_of(["This cell\0 is a T cell.", None])  # HDF5 cannot hold the sign between
     assert table["text"].to_pylist() == ["This cell is a T cell.", None] and isinstance(table, pa.Table)
     assert table["confidence"].null_count == 1 and table["cell_type"].to_pylist() == ["T cell", None]

@@ -9,6 +9,7 @@ import warnings
 from html import unescape
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,12 +147,22 @@ def test_a_browser_shows_filters_and_tells_a_cells_text(browser, described, tmp_
     assert SAID["B"] in text_of(browser, "#cell")
 
     click = "document.querySelector(arguments[0]).click()"
+    ranges = (
+        "const m = [...Bokeh.index][0].model; return [m.x_range.start, m.x_range.end, m.y_range.start, m.y_range.end]"
+    )
+    whole = browser.execute_script(ranges)
     browser.execute_script(click, "#legend button[data-label='T cell']")
+    assert browser.execute_script(ranges) == whole  # a label is seen in its place
+    move_to(browser, 3).perform()  # the cell that was kept is not shown any more, and let go
+    wait_until(lambda: "cell3" in text_of(browser, "#cell"))
     assert text_of(browser, "#shown") == "20 of 60 cells shown"
     booleans = "return [...Bokeh.index][0].model.renderers[0].view.filter.booleans.filter(Boolean).length"
     assert browser.execute_script(booleans) == 20
     browser.execute_script(click, "#clear")
     box = browser.find_element("id", "words")
+    box.send_keys("nothing says this")
+    assert text_of(browser, "#shown") == "0 of 60 cells shown" and browser.execute_script(ranges) == whole
+    browser.execute_script(click, "#clear")
     box.send_keys("spleen")
     assert text_of(browser, "#shown") == "20 of 60 cells shown"
     browser.execute_script(click, "#clear")
@@ -195,7 +206,7 @@ def test_groups_come_from_a_column_or_from_the_described_types(tmp_path):
     assert rows == [("two", "40", "39"), ("one", "20", "20")] and "group: cluster" in by_cluster
 
 
-def test_many_cells_are_drawn_in_part_and_the_page_says_so(tmp_path):
+def test_many_cells_are_drawn_in_part_and_the_page_says_so(described, tmp_path):
     described_adata().write_h5ad(tmp_path / "d.h5ad")
     pages = [
         write_report(tmp_path / "d.h5ad", tmp_path / f"{i}.html", max_cells=30, seed=1).read_text() for i in (1, 2)
@@ -203,6 +214,29 @@ def test_many_cells_are_drawn_in_part_and_the_page_says_so(tmp_path):
     data = [json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1]) for page in pages]
     assert "30 of 60\ncells, drawn at random" in pages[0] and len(data[0]["names"]) == 30
     assert data[0] == data[1] and sum(data[0]["labels"]["cell_type"]["counts"]) <= 30
+
+
+def test_a_page_is_the_same_from_run_to_run_and_columns_of_ours_are_columns_too(described, tmp_path):
+    pages = [write_report(described, tmp_path / f"{i}.html", groupby="cell2text_cell_type").read_text() for i in (1, 2)]
+    numbered = [re.sub(r"\bp\d{4,}\b", "p", page) for page in pages]  # models, numbered on in one process
+    assert numbered[0] == numbered[1] and "By cell2text_cell_type" in pages[0]
+
+
+def test_maps_that_are_none_are_passed_over_and_embeddings_that_are_none_refused(tmp_path):
+    adata = described_adata(groups=False)[:8].copy()
+    adata.obsm["X_umap"] = np.ones((8, 1), dtype=np.float32)
+    adata.obsm["X_tsne"] = np.full((8, 2), np.nan, dtype=np.float32)
+    adata.uns["cell2text"] = {"params": "none", "groups": {"a": 1}}
+    adata.write_h5ad(tmp_path / "d.h5ad")
+    assert "components of the embeddings" in write_report(tmp_path / "d.h5ad", tmp_path / "r.html").read_text()
+    adata.obsm["X_cell2text"][3] = np.nan
+    adata.write_h5ad(tmp_path / "e.h5ad")
+    with pytest.raises(ValueError, match=r"obsm\['X_cell2text'\] holds NaN"):
+        write_report(tmp_path / "e.h5ad", tmp_path / "s.html")
+    del adata.obs["cell2text_disease"]
+    adata.write_h5ad(tmp_path / "f.h5ad")
+    with pytest.raises(ValueError, match=r"lacks the columns \['cell2text_disease'\]"):
+        write_report(tmp_path / "f.h5ad", tmp_path / "s.html")
 
 
 def test_few_cells_get_a_map_too(tmp_path):
@@ -216,6 +250,7 @@ def test_few_cells_get_a_map_too(tmp_path):
 
 def test_a_zarr_store_and_another_name_are_read(tmp_path):
     adata = described_adata()
+    adata.obsm["X_umap"] = adata.obsm["X_cell2text"]
     adata.obs = adata.obs.rename(columns=lambda name: name.replace("cell2text", "said"))
     adata.obsm["X_said"], adata.uns["said"] = adata.obsm.pop("X_cell2text"), adata.uns.pop("cell2text")
     with warnings.catch_warnings(), ad.settings.override(zarr_write_format=3):
@@ -230,6 +265,9 @@ def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, 
     (tmp_path / "there.html").write_text("precious")
     (tmp_path / "bad.h5ad").write_text("no HDF5")
     (tmp_path / "rows.jsonl").write_text("{}")
+    (tmp_path / "folder.html").mkdir()
+    with h5py.File(tmp_path / "other.h5ad", "w") as file:
+        file["values"] = [1, 2]
     described_adata()[:0].copy().write_h5ad(tmp_path / "none.h5ad")
     cases = [
         (small_h5ad, "r.html", {}, "holds no described cells under 'cell2text': run `cell2text describe"),
@@ -241,6 +279,9 @@ def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, 
         (tmp_path / "rows.jsonl", "r.html", {}, r"expected an \.h5ad file or a \.zarr store"),
         (tmp_path / "none.h5ad", "r.html", {}, "holds no cell"),
         (described, "r.html", {"groupby": "leiden"}, r"obs has no such column, it has \['cluster'\]"),
+        (tmp_path / "other.h5ad", "r.html", {}, r"is no AnnData: it lacks obs \(it has \['values'\]\)"),
+        (described, "folder.html", {"overwrite": True}, "is a folder"),
+        (described, "r.html", {"seed": -1}, "seed=-1: expected one from 0"),
         (described, "r.html", {"max_cells": 0}, "max_cells=0: expected at least 1"),
     ]
     for source, out, options, message in cases:

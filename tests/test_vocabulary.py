@@ -138,7 +138,9 @@ def test_a_fitted_vocabulary_holds_non_zero_medians():
         else:
             assert vocabulary.medians[vocabulary.token_ids[name]] == pytest.approx(np.median(expressed), rel=1e-3)
     assert vocabulary.max_genes == 64 and vocabulary.symbols[4] == "GENE0"
-    assert fit_vocabulary(adata, max_genes=64, min_cells=5).fingerprint == vocabulary.fingerprint  # not its single cells
+    assert (
+        fit_vocabulary(adata, max_genes=64, min_cells=5).fingerprint == vocabulary.fingerprint
+    )  # not its single cells
 
 
 def test_fitting_refuses_symbols_and_nothing():

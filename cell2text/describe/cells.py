@@ -18,6 +18,9 @@ from processing_cell2text import Cell2TextProcessor
 from ranking_cell2text import CellRanker
 
 
+RANKED_AT_ONCE = 64  # groups
+
+
 def find_file(path: str) -> Source:
     """The one experiment that an input names.
 
@@ -66,13 +69,19 @@ class CellFile:
         return RankedCells(names, cells, np.concatenate(n_genes), np.concatenate(mapped), asked)
 
     def pseudobulk(self) -> RankedCells:
-        """The summed counts of each group as a cell, in one pass over the file."""
+        """The summed counts of each group as a cell, in one pass over the file. Memory: groups times genes."""
         assert self.groups is not None
         sums, rows = np.zeros((len(self.groups.names), len(self.reader.var()))), np.arange(self.n_cells)
         for part, block in self._blocks(rows):
             self.groups.add_counts(sums, int(part[0]), block)
-        tokens, lengths, n_genes, mapped = self.ranker.rank(sp.csr_matrix(sums))
-        return RankedCells(self.groups.names, np.split(tokens, np.cumsum(lengths)[:-1]), n_genes, mapped)
+        cells: list[np.ndarray] = []
+        n_genes, mapped = [], []
+        for start in range(0, len(sums), RANKED_AT_ONCE):
+            tokens, lengths, expressed, share = self.ranker.rank(sp.csr_matrix(sums[start : start + RANKED_AT_ONCE]))
+            cells += np.split(tokens, np.cumsum(lengths)[:-1])
+            n_genes.append(expressed)
+            mapped.append(share)
+        return RankedCells(self.groups.names, cells, np.concatenate(n_genes), np.concatenate(mapped))
 
     def _find_groups(self) -> Groups:
         column, options = str(self.options.groupby), self.options
@@ -100,6 +109,12 @@ class CellFile:
 
     def close(self) -> None:
         self.reader.close()
+
+
+def check_second(cell: np.ndarray, processor: Cell2TextProcessor, options: DescribeOptions) -> None:
+    """Refuse to compare to a cell that has nothing to compare."""
+    if processor.is_empty(cell):
+        raise ValueError(f"compare_to={options.compare_to!r} has no counts on the genes that the model knows.")
 
 
 def check_column(column: str, there: Sequence[str]) -> None:

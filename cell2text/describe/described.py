@@ -13,9 +13,12 @@ import numpy as np
 import pandas as pd
 
 from cell2text.data.sources import first_line, index_name, read_column
+from cell2text.describe.engine import TEXT, row_schema
+from cell2text.evaluation.fields import FIELDS
 
 
 MAPS = ("X_umap", "X_draw_graph_fa", "X_tsne")  # maps that others may have drawn, best first
+NEEDED = (*FIELDS, "pathways", "n_genes", "mapped_fraction")
 FEW = 12  # cells of which no map by neighbours can be drawn
 NEIGHBOURS = 15
 
@@ -58,9 +61,9 @@ class Described:
         KeyError
             If there is none of that name.
         """
-        if name not in self.others:
-            raise KeyError(f"groupby={name!r}: obs has no such column, it has {sorted(self.others)}.")
         with open_group(self.path) as root:
+            if name not in root["obs"] or name == index_name(root["obs"]):
+                raise KeyError(f"groupby={name!r}: obs has no such column, it has {sorted(self.others)}.")
             return pd.Series(np.asarray(read_column(root["obs"], name), dtype=object))
 
 
@@ -74,23 +77,36 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
     """
     path = Path(path)
     with open_group(path) as root:
+        if "obs" not in root or "_index" not in root["obs"].attrs:
+            raise ValueError(f"{path} is no AnnData: it lacks obs (it has {sorted(root)}).")
         names = [name for name in root["obs"] if name not in (index_name(root["obs"]), "__categories")]
-        ours = [name for name in names if name == key or name.startswith(f"{key}_")]
-        if f"{key}_confidence" not in ours or f"X_{key}" not in root.get("obsm", {}):
+        ours = {name: key if name == TEXT else f"{key}_{name}" for name in row_schema(1, fields_only=False).names}
+        ours = {name: column for name, column in ours.items() if column in names}
+        if "confidence" not in ours or f"X_{key}" not in root.get("obsm", {}):
             raise ValueError(f"{path} holds no described cells under {key!r}: run `cell2text describe {path}` first.")
-        cells = {
-            name.removeprefix(f"{key}_") if name != key else "text": read_column(root["obs"], name) for name in ours
-        }
+        missing = [f"{key}_{name}" for name in NEEDED if name not in ours]
+        if missing:
+            raise ValueError(f"{path} lacks the columns {missing} of its description: describe it anew.")
+        cells = {name: read_column(root["obs"], column) for name, column in ours.items()}
         index = np.asarray(ad.io.read_elem(root["obs"][index_name(root["obs"])])).astype(object)
         kept = ad.io.read_elem(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
         maps = {name: as_floats(root["obsm"][name]) for name in (*MAPS, f"X_{key}") if name in root["obsm"]}
-    others = [name for name in names if name not in ours]
-    params = {name: str(value) for name, value in kept.get("params", {}).items()}
-    return Described(path, pd.DataFrame(cells, index=index), others, kept.get("groups"), params, maps)
+    others = [name for name in names if name not in ours.values()]
+    kept = kept if isinstance(kept, dict) else {}
+    params, groups = kept.get("params"), kept.get("groups")
+    return Described(
+        path,
+        pd.DataFrame(cells, index=index),
+        others,
+        groups if isinstance(groups, pd.DataFrame) else None,
+        {name: str(value) for name, value in params.items()} if isinstance(params, dict) else {},
+        maps,
+    )
 
 
 def as_floats(element) -> np.ndarray:
-    return np.asarray(ad.io.read_elem(element), dtype=np.float32)
+    values = ad.io.read_elem(element)
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
 
 
 class open_group:  # noqa: N801  reads as the function it is used as
@@ -125,10 +141,12 @@ def place_cells(described: Described, rows: np.ndarray, key: str, seed: int) -> 
     The file's own map, or UMAP of the cells' embeddings; their first two principal components where there are too few.
     """
     for name in MAPS:
-        if name in described.maps and np.isfinite(described.maps[name][rows, :2]).all():
+        if name in described.maps and is_map(described.maps[name][rows]):
             return described.maps[name][rows, :2], f"the file's own {name.removeprefix('X_')}"
     embeddings = described.maps[f"X_{key}"][rows]
-    if len(rows) < FEW:
+    if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+        raise ValueError(f"{described.path}: obsm['X_{key}'] holds NaN or has not two dimensions: describe it anew.")
+    if len(rows) < FEW or embeddings.shape[1] < 2:
         centred = embeddings - embeddings.mean(axis=0)
         left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
         places = np.zeros((len(rows), 2), dtype=np.float32)
@@ -140,6 +158,10 @@ def place_cells(described: Described, rows: np.ndarray, key: str, seed: int) -> 
 
         reducer = UMAP(n_neighbors=min(NEIGHBOURS, len(rows) - 1), random_state=seed, init="pca")
         return reducer.fit_transform(embeddings), "UMAP of the embeddings"
+
+
+def is_map(places: np.ndarray) -> bool:
+    return places.ndim == 2 and places.shape[1] >= 2 and bool(np.isfinite(places[:, :2]).all())
 
 
 def parameters(params: dict[str, str]) -> dict[str, str]:

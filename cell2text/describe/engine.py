@@ -129,9 +129,18 @@ def embed_cells(model, processor, cells: Sequence[np.ndarray], genes_at_once: in
     """
     found = np.zeros((len(cells), model.config.cell_config.hidden_size), dtype=np.float32)
     order = np.array([i for i in by_length(cells) if not processor.is_empty(cells[i])], dtype=np.int64)
-    for start in range(0, len(order), EMBEDDED_AT_ONCE):
-        chosen = order[start : start + EMBEDDED_AT_ONCE]
-        found[chosen] = encode(model, processor, [[cells[i]] for i in chosen], genes_at_once).embeddings
+    start, size = 0, EMBEDDED_AT_ONCE
+    while start < len(order):
+        chosen = order[start : start + size]
+        try:
+            found[chosen] = encode(model, processor, [[cells[i]] for i in chosen], genes_at_once).embeddings
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size, genes_at_once = size // 2, genes_at_once and genes_at_once // 2
+            torch.cuda.empty_cache()
+            continue
+        start += len(chosen)
     return found
 
 
@@ -153,6 +162,11 @@ def row_schema(width: int, *, fields_only: bool) -> pa.Schema:
     )
 
 
+def rounded(number: float) -> float:
+    """Four digits, which do not depend on the cells that were worked on together."""
+    return float(f"{number:.4g}")
+
+
 def make_table(
     cells: RankedCells, texts: list[str | None], confidence: np.ndarray, embeddings: np.ndarray, *, fields_only: bool
 ) -> pa.Table:
@@ -160,9 +174,9 @@ def make_table(
     read = [Fields() if text in (None, EMPTY_CELL_TEXT) else read_fields(text) for text in texts]
     columns: dict[str, object] = {
         ID: [str(name) for name in cells.names],
-        TEXT: texts,
+        TEXT: [text and text.replace("\0", "") for text in texts],  # which HDF5 cannot hold
         "pathways": ["; ".join(fields.pathways) or None for fields in read],
-        "confidence": pa.array(confidence, from_pandas=True),
+        "confidence": pa.array([rounded(value) for value in confidence], pa.float32(), from_pandas=True),
         "n_genes": np.asarray(cells.n_genes, dtype=np.int32),
         "mapped_fraction": np.asarray(cells.mapped_fraction, dtype=np.float32),
         EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),

@@ -106,7 +106,7 @@ def find_groups(values: pd.Series, column: str, cells_per_group: int | None, see
 
 def natural(name: str) -> tuple:
     """Numbers by size, before words by letters."""
-    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
 
 
 @dataclass
@@ -150,8 +150,9 @@ class Tally:
         counts: Counter = Counter()
         names: dict[str, Counter] = {}
         for (value, term), n in self.values[name].items():
-            counts[term or value] += n
-            names.setdefault(term or value, Counter())[value] += n
+            key = term or value.casefold()
+            counts[key] += n
+            names.setdefault(key, Counter())[value] += n
         terms = {term for _, term in self.values[name]}
         with_terms: dict = {} if name == "life_stage" else {"_ontology_term_id": None}
         if not counts:

@@ -55,8 +55,12 @@ class DescribeOptions:
     def __post_init__(self):
         for name in ("batch_size", "max_new_tokens", "cells_per_group"):
             value = getattr(self, name)
+            if not isinstance(value, int | None):
+                raise ValueError(f"{name}={value!r}: expected a whole number.")
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}: expected one from 0 to {2**32 - 1}.")
         if self.cells_per_group is not None and self.groupby is None:
             raise ValueError("cells_per_group needs the column of the groups: pass groupby (--groupby COLUMN).")
 

@@ -1,12 +1,13 @@
 """A described experiment as one page that needs nothing else: a map of the cells, their texts, groups and losses."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from bokeh.embed import components
-from bokeh.models import BooleanFilter, CDSView, ColumnDataSource
+from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, Range1d
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -25,6 +26,7 @@ from vocabulary_cell2text import write_atomically
 
 MOST_POINTS = 20_000  # on the map; more slow a browser down, and hide each other
 MOST_GROUPS_SHOWN = 200
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FEW_GENES, LOW_MAPPED = 200, 0.5
 NOT_SAID, OTHER = "#d9d9d9", "#9a9a9a"
 NUMBERS = {
@@ -66,6 +68,10 @@ def write_report(
     out = Path(out)
     if out.suffix != ".html":
         raise ValueError(f"--out {out}: expected a name that ends with .html.")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: expected the name of a page.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: expected one from 0 to {2**32 - 1}.")
     if out.exists() and not overwrite:
         raise ValueError(f"--out {out} exists already: pass --overwrite, or choose another path.")
     if not out.resolve().parent.is_dir():
@@ -80,8 +86,8 @@ def write_report(
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
     places, map_name = place_cells(described, rows, key, seed)
     groups, grouped_by = group_table(described, groupby, seed)
-    column = described.column(grouped_by) if grouped_by in described.others else None
-    script, plot = components(cell_map(places))
+    column = described.column(grouped_by) if groupby or grouped_by in described.others else None
+    script, plot = with_fixed_ids(*components(cell_map(places)))
     page = Environment(
         loader=PackageLoader("cell2text.describe"), autoescape=select_autoescape(), trim_blocks=True
     ).get_template("described.html")
@@ -104,6 +110,7 @@ def cell_map(places: np.ndarray) -> figure:
     plot = figure(
         height=560, sizing_mode="stretch_width", tools="pan,wheel_zoom,box_zoom,reset,save,tap",
         active_scroll="wheel_zoom", output_backend="canvas", name="map",
+        x_range=span_of(places[:, 0]), y_range=span_of(places[:, 1]),
     )  # fmt: skip
     size = float(np.clip(400 / np.sqrt(n), 3, 10))
     plot.scatter(
@@ -113,6 +120,19 @@ def cell_map(places: np.ndarray) -> figure:
     plot.toolbar.logo = None
     plot.xaxis.visible = plot.yaxis.visible = plot.xgrid.visible = plot.ygrid.visible = False
     return plot
+
+
+def span_of(values: np.ndarray) -> Range1d:
+    """All of an axis with some room, whatever cells are shown."""
+    low, high = float(values.min()), float(values.max())
+    room = 0.05 * (high - low) or 1.0
+    return Range1d(start=low - room, end=high + room)
+
+
+def with_fixed_ids(*parts: str) -> list[str]:
+    """Bokeh's random ids as numbers: a page does not change from run to run."""
+    ids: dict[str, str] = {}
+    return [UUID.sub(lambda found: ids.setdefault(found[0], f"cell2text-{len(ids)}"), part) for part in parts]
 
 
 def page_data(described: Described, rows: np.ndarray, column: pd.Series | None, grouped_by: str) -> dict:
@@ -128,7 +148,7 @@ def page_data(described: Described, rows: np.ndarray, column: pd.Series | None, 
     for name, title in NUMBERS.items():
         values = cells[name].astype(float)
         if values.notna().any():
-            numbers[title] = [None if np.isnan(value) else float(f"{value:.4g}") for value in values]
+            numbers[title] = [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
     texts = cells[TEXT] if TEXT in cells else cells["cell_type"].astype(object).fillna("")
     codes, unique = pd.factorize(texts.astype(str))
     pathways = cells["pathways"].astype(object).fillna("") if "pathways" in cells else pd.Series([""] * len(cells))
@@ -196,7 +216,7 @@ def summarise(described: Described) -> dict:
         "diseases": int(cells["disease"].nunique()),
         "confidence": float(confidence.median()) if len(confidence) else None,
         "genes": float(cells["n_genes"].median()),
-        "mapped": float(cells["mapped_fraction"].mean()),
+        "mapped": float(cells["mapped_fraction"].mean()) if cells["mapped_fraction"].notna().any() else None,
         "few_genes": int((cells["n_genes"] < FEW_GENES).sum()),
         "low_mapped": int((cells["mapped_fraction"] < LOW_MAPPED).sum()),
     }

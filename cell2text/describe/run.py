@@ -3,7 +3,7 @@
     INPUT -> shards of rows (OUT.describing/rows-*.parquet, each whole or not there) -> OUT
 
 A process that is killed loses the shard it was at. The shards do not depend on how many processes there are, and so
-neither does the output.
+neither do the texts.
 """
 
 import json
@@ -12,17 +12,18 @@ import shutil
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from cell2text.describe.cells import CellFile, find_file
+from cell2text.describe.cells import CellFile, check_second, find_file
 from cell2text.describe.engine import Describer
 from cell2text.describe.groups import describe_groups
 from cell2text.describe.loading import load_model
 from cell2text.describe.options import DescribeOptions, provenance
-from cell2text.describe.writers import format_of, groups_path, read_shards, write_output
+from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from vocabulary_cell2text import write_atomically
 
 
@@ -48,7 +49,7 @@ def describe_file(
     options
         What is asked.
     overwrite
-        Replace `out`, and forget what an earlier run with other options had done.
+        Replace `out` and its table of groups, and forget what an earlier run with other options had done.
     device
         Such as `cuda:1`; the best there is if left out.
     shard_rows
@@ -70,7 +71,7 @@ def describe_file(
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_file(str(source))
     # The first process may have finished already.
-    check_output(found.url, out, overwrite=overwrite or rank > 0, grouped=options.groupby is not None)
+    check_output(found.url, out, overwrite=overwrite or rank > 0)
     loaded, processor = load_model(model, device or default_device())
     cells = CellFile(found, processor, options)
     if not cells.n_cells:
@@ -81,10 +82,13 @@ def describe_file(
         if options.compare_to is not None:
             row = cells.find(options.compare_to)
             second = cells.read(row, row + 1).cells[0]
+            check_second(second, processor, options)
         describer = Describer(loaded, processor, options, second)
         params = provenance(loaded, processor, describer.chat, options, str(model), cells.groups)
         plan = {"source": identity(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
         folder = open_folder(out, plan, overwrite=overwrite, first=rank == 0)
+        if folder is None:
+            return None
         starts = range(0, cells.n_cells, shard_rows)
         mine = [start for number, start in enumerate(starts) if number % ranks == rank]
         with tqdm(total=cells.n_cells if ranks == 1 else None, unit=" cells", disable=not progress or rank > 0) as bar:
@@ -113,13 +117,14 @@ def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def check_output(source: str, out: Path, *, overwrite: bool, grouped: bool = False) -> None:
+def check_output(source: str, out: Path, *, overwrite: bool) -> None:
     """Refuse an output that would harm the input, or another file."""
     format_of(out)
     inside = Path(source.removeprefix("file://")).resolve()
     if out.resolve() == inside or inside in out.resolve().parents:
         raise ValueError(f"--out {out} is the input or lies inside it, and the input is never changed: choose another.")
-    for path in (out, groups_path(out)) if grouped else (out,):
+    goes_on = (shards_folder(out) / PLAN).exists()  # it may have ended between its two tables
+    for path in (out, groups_path(out)) if out.suffix in TABLES and not goes_on else (out,):
         if path.exists() and not overwrite:
             raise ValueError(f"--out {path} exists already: pass --overwrite, or choose another path.")
     if not out.resolve().parent.is_dir():
@@ -135,15 +140,21 @@ def identity(url: str) -> dict:
     return {"url": url, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
 
 
-def open_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path:
+def shards_folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.describing")
+
+
+def open_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path | None:
     """The folder of the shards beside the output; the first process makes it, the others wait for it.
+
+    None for another process that comes when the first has found all shards, and is done.
 
     Raises
     ------
     ValueError
         If it belongs to a run with another input, model or options.
     """
-    folder = out.with_name(f"{out.name}.describing")
+    folder = shards_folder(out)
     path = folder / PLAN
     text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
     if first:
@@ -157,9 +168,19 @@ def open_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path:
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         write_atomically(path, text)
-    while not path.exists() or path.read_text(encoding="utf-8") != text:
+    started = psutil.Process().create_time()
+    while not first and not same_plan(path, text):
+        if not folder.exists() and out.exists() and out.stat().st_mtime > started:
+            return None
         time.sleep(WAIT)
     return folder
+
+
+def same_plan(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except FileNotFoundError:  # not yet there, or there no more
+        return False
 
 
 def differing(before: dict, now: dict) -> list[str]:

@@ -36,6 +36,8 @@ def format_of(path: Path) -> str:
     name = path.suffix.removeprefix(".")
     if name not in FORMATS:
         raise ValueError(f"--out {path}: expected an ending of {', '.join(FORMATS)}.")
+    if path.suffix in TABLES and path.stem.endswith(".groups"):
+        raise ValueError(f"--out {path} is named as the table of groups of another output: choose another name.")
     return name
 
 
@@ -47,9 +49,11 @@ def write_output(
     remove(partial)
     try:
         if out.suffix in TABLES:
-            if groups is not None:
-                write_groups(groups, groups_path(out))
             TABLES[out.suffix](partial, shards, params)
+            if groups is not None:  # a run that ends between the two goes on, and writes both again
+                write_groups(groups, groups_path(out))
+            else:
+                groups_path(out).unlink(missing_ok=True)  # of the output that is replaced
         else:
             write_anndata(source, partial, shards, params, groups)
         if out.is_dir():  # which nothing can replace at once: it is kept under another name until the new one stands
