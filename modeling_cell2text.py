@@ -5,6 +5,7 @@ knows nothing of genes, files or prompts; `processing_cell2text.py` turns those 
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,9 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
 class Cell2TextModel(Cell2TextPreTrainedModel):
     """Cell encoder, projector and decoder, without a language modelling head."""
 
+    augment_cells: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    """What training does to ranked cells and their mask before a trained encoder reads them; never saved."""
+
     def __init__(self, config: Cell2TextConfig):
         super().__init__(config)
         self.cell_encoder = AutoModel.from_config(config.cell_config)
@@ -185,6 +189,8 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         cell_input_ids, mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
         shape = cell_input_ids.shape
         ids, mask = cell_input_ids.flatten(0, 1), mask.flatten(0, 1)
+        if self.training and not self.config.freeze_cell_encoder and self.augment_cells is not None:
+            ids, mask = self.augment_cells(ids, mask)
         gene_mask = mask & self._is_gene(ids)
         if self.training and not self.config.freeze_cell_encoder and self.config.gene_dropout > 0:
             hidden_share = torch.rand(len(ids), 1, device=ids.device) * self.config.gene_dropout

@@ -16,6 +16,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.augmentation import cell_augmentation, row_weights
 from cell2text.training.card import write_model_card
 from cell2text.training.checkpoints import find_checkpoint
 from cell2text.training.choosing import check_choosing, check_metric, chosen_cells
@@ -51,6 +52,8 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     check_choosing(args, training_args, rows)
     model, processor = load_components(args, parts_args, rows)
     check_vocabulary(rows, args, processor.gene_vocabulary)
+    model.model.augment_cells = cell_augmentation(args, rows.train, processor.gene_vocabulary)
+    weights = row_weights(rows.train, args.class_balance) if args.class_balance else None
     if args.gene_embeddings == "svd":
         if not resume:
             training_cells = [cells[0] for cells in rows.train["cells"]]
@@ -64,6 +67,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             training_args,
             epochs=args.warm_start_epochs,
             learning_rate=args.warm_start_learning_rate,
+            weights=weights,
         )
     stage = apply_stage(model, args, model_args)
     if training_args.use_liger_kernel:
@@ -77,7 +81,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     if stage == "lora" and not resume:
         save_base(model, processor, model_args, base, training_args)
 
-    trainer = make_trainer(model, processor, rows, caches, args, training_args, model_args)
+    trainer = make_trainer(model, processor, rows, caches, weights, args, training_args, model_args)
     preflight(trainer, rows, processor, resume)
     try:
         trainer.train(resume_from_checkpoint=resume)
@@ -100,9 +104,14 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
 
 
 def make_trainer(
-    model, processor, rows: TrainingRows, caches: dict[str, CellStateCache], args: Cell2TextArguments,
+    model, processor, rows: TrainingRows, caches: dict[str, CellStateCache], weights, args: Cell2TextArguments,
     training_args: SFTConfig, model_args: ModelConfig,
 ) -> Cell2TextTrainer:  # fmt: skip
+    if weights is not None and training_args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"class_balance draws rows by itself: not with train_sampling_strategy="
+            f"{training_args.train_sampling_strategy}."
+        )
     patience = args.early_stopping_patience
     evaluated = rows.held_out if rows.validation is None else rows.validation
     trainer = Cell2TextTrainer(
@@ -117,6 +126,7 @@ def make_trainer(
         ),
         learning_rates={part: getattr(args, f"{part.removeprefix('cell_')}_learning_rate") for part in PARTS},
         max_loss_jump=args.max_loss_jump,
+        row_weights=weights,
         callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
     )
     if args.describe_validation and training_args.eval_strategy != "no":

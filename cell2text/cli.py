@@ -61,7 +61,13 @@ def prepare(
     ] = None,
     sampling: Annotated[str | None, typer.Option(help="all, random, balanced or published.")] = None,
     n_cells: Annotated[int | None, typer.Option(help="Size of the sample.")] = None,
-    split: Annotated[str | None, typer.Option(help="donor, dataset, tissue, cell_type or random.")] = None,
+    split: Annotated[str | None, typer.Option(help="donor, dataset, tissue, cell_type, random or named.")] = None,
+    test_cells: Annotated[
+        list[str] | None, typer.Option(help="Cells that test in a named split: dataset_id=pbmc3k. Repeatable.")
+    ] = None,
+    validation_cells: Annotated[
+        list[str] | None, typer.Option(help="Cells that validate in a named split: donor_id=human2. Repeatable.")
+    ] = None,
     shares: Annotated[str | None, typer.Option(help="Such as train=0.8,validation=0.1,test=0.1.")] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Weights in training, such as describe=4,annotate=1,ask=2,pathways=1,compare=1.")
@@ -77,7 +83,9 @@ def prepare(
     from cell2text.data.config import PrepareConfig
     from cell2text.data.prepare import prepare as run
 
+    held_out = {"test": test_cells, "validation": validation_cells}
     chosen: dict[str, Any] = {
+        "named": {name: texts for name, texts in held_out.items() if texts} or None,
         "source": source, "census_version": census_version, "census_uri": census_uri, "value_filter": value_filter,
         "gene_vocab": gene_vocab, "max_genes": max_genes, "gene_sets": gene_sets, "layer": layer, "gene_key": gene_key,
         "columns": pairs(columns, str, "--columns"), "allow_fractional": allow_fractional,

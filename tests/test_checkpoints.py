@@ -20,7 +20,7 @@ from .training_runs import PROJECT, make_trainer, run, weights, write_config
 def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
-        "gene_dropout": 0.5, "save_total_limit": 1,
+        "gene_dropout": 0.5, "save_total_limit": 1, "depth_loss": 0.3, "rank_cut": 0.3, "class_balance": 0.5,
     }  # fmt: skip
     run(tmp_path / "whole", **options)
     path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true")

@@ -605,6 +605,9 @@ def test_the_name_unknown_never_becomes_a_label(world, tmp_path):
     [
         ({"sampling": "some"}, "sampling='some': expected one of all, random, balanced, published"),
         ({"split": "batch"}, "split='batch': expected one of donor, dataset"),
+        ({"split": "named"}, "cells are named for test or validation where the split is named, and only there"),
+        ({"named": {"test": ["a=b"]}}, "split=donor, named="),
+        ({"split": "named", "named": {"tset": ["a=b"]}}, "and only there"),
         ({"tasks": {"sing": 1.0}}, "expected weights of"),
         ({"tasks": {"describe": 0.0}}, "expected weights of"),
         ({"seed": "one"}, "seed='one': expected int, such as 0"),

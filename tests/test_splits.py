@@ -116,6 +116,29 @@ def test_choosing_on_validation_moves_no_test_cell():
         assert ((final == 2) == (choosing == 2)).all() and (choosing == 1).any()
 
 
+def test_named_cells_are_held_out_and_no_others():
+    cells = make_cells()
+    named = {"test": ["dataset_id=s2", "donor_id=d1"], "validation": ["donor_id=d1", "donor_id=d13"]}
+    splits = split_cells(cells, "named", shares=SHARES, named=named, seed=0)
+    test = (cells["dataset_id"] == "s2") | (cells["donor_id"] == "d1")
+    assert (splits == np.where(test, 2, np.where(cells["donor_id"] == "d13", 1, 0))).all()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"test": ["donor_id=d99"]}, "test cells 'donor_id=d99': no cell has this donor_id; there are d"),
+        ({"test": ["donor"]}, "no cell has this donor"),
+        ({"validation": ["age=3"]}, r"'age=3': expected COLUMN=VALUE, a column of \['assay'"),
+        ({"test": [f"dataset_id=s{i}" for i in range(6)]}, "leave none to train"),
+        ({}, "leave none to hold out"),
+    ],
+)
+def test_names_of_no_cell_are_refused(named, message):
+    with pytest.raises(ValueError, match=message):
+        split_cells(make_cells(), "named", shares=SHARES, named=named, seed=0)
+
+
 def test_seeds_decide():
     cells = make_cells()
     for method in ("random", "donor"):

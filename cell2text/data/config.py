@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from cell2text.data.rows import METADATA_COLUMNS
-from cell2text.data.splits import GROUPED, SPLITS
+from cell2text.data.splits import GROUPED, NAMED, SPLITS
 from cell2text.data.tasks import TASKS
 from processing_cell2text import SYSTEM_PROMPT
 
@@ -61,7 +61,7 @@ class PrepareConfig:
         Columns that must be known, or the cell is left out.
     sampling, n_cells, balance
         See :func:`cell2text.data.sampling.sample_cells`.
-    split, shares, stratify
+    split, shares, stratify, named
         See :func:`cell2text.data.splits.split_cells`.
     tasks
         Weight of each task in training; validation and test are described, with the fixed instruction.
@@ -99,6 +99,7 @@ class PrepareConfig:
     split: str = "donor"
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
     stratify: list[str] = field(default_factory=lambda: ["cell_type"])
+    named: dict[str, list[str]] = field(default_factory=dict)
     tasks: dict[str, float] = field(default_factory=lambda: {"describe": 1.0})
     system_prompt: str = SYSTEM_PROMPT
     cells_per_shard: int = 4096
@@ -134,12 +135,17 @@ class PrepareConfig:
         choices = {
             "source": ("files", "census"),
             "sampling": SAMPLINGS,
-            "split": (*GROUPED, "random"),
+            "split": (*GROUPED, "random", NAMED),
             "ties": ("expected", "seeded"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}.")
+        if (self.split == NAMED) != bool(self.named) or set(self.named) - {"test", "validation"}:
+            raise ValueError(
+                f"split={self.split}, named={self.named}: cells are named for test or validation where the split is "
+                "named, and only there."
+            )
         unknown = [*(set(self.tasks) - set(TASKS)), *(set(self.shares) - set(SPLITS))]
         if unknown or not self.tasks or min(self.tasks.values()) < 0 or sum(self.tasks.values()) <= 0:
             raise ValueError(

@@ -139,8 +139,9 @@ def make_plan(
     )
     cells = cells.iloc[chosen].reset_index(drop=True)
     cells["split"] = split_cells(
-        cells, config.split, shares=config.shares, stratify=tuple(config.stratify), seed=config.seed
-    )
+        cells, config.split, shares=config.shares, stratify=tuple(config.stratify), named=config.named,
+        seed=config.seed,
+    )  # fmt: skip
     jobs = write_jobs(cells, folder, config.cells_per_shard)
     types = cells["cell_type_ontology_term_id"].dropna().unique()
     plan = {

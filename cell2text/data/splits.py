@@ -1,6 +1,6 @@
 """Which cells train a model and which test it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import pandas as pd
 
 SPLITS = ("train", "validation", "test")
 GROUPED = {"donor": "donor", "dataset": "dataset_id", "tissue": "tissue", "cell_type": "cell_type"}
+NAMED = "named"
 COVERED = ("cell_type", "tissue", "disease")
 
 
@@ -17,6 +18,7 @@ def split_cells(
     *,
     shares: Mapping[str, float],
     stratify: tuple[str, ...] = ("cell_type",),
+    named: Mapping[str, Sequence[str]] | None = None,
     seed: int,
 ) -> np.ndarray:
     """Assign every cell to a split.
@@ -28,9 +30,13 @@ def split_cells(
     method
         `"donor"`: no donor in two splits, and every cell type, tissue and disease of validation and test occurs in
         training. `"dataset"`, `"tissue"`, `"cell_type"`: none of those that are held out occurs in training; nothing
-        is promised of the others. `"random"`: every combination of the columns `stratify` keeps its share.
+        is promised of the others. `"random"`: every combination of the columns `stratify` keeps its share. `"named"`:
+        see `named`; all other cells train.
     shares
-        Share of the cells of each of `SPLITS`; they add up to 1.
+        Share of the cells of each of `SPLITS`; they add up to 1. Of no effect on a named split.
+    named
+        Cells of `"test"` and `"validation"`, by columns and values such as `"dataset_id=pbmc3k"` or
+        `"donor_id=human2"`; a cell that both name is tested.
 
     Returns
     -------
@@ -39,8 +45,10 @@ def split_cells(
     Raises
     ------
     ValueError
-        If the shares are none, or there are too few groups for the splits that are asked for.
+        If the shares are none, there are too few groups for the splits that are asked for, or nothing has a name.
     """
+    if method == NAMED:
+        return named_split(cells, named or {})
     if set(shares) - set(SPLITS) or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"shares={dict(shares)}: expected shares of {SPLITS} that add up to 1.")
     # Test first, whatever is asked for validation: choosing on validation never moves a cell into test or out of it.
@@ -51,7 +59,7 @@ def split_cells(
         splits = group_split(cells, method, held_out, seed)
         check_split(cells, splits, method)
     else:
-        raise ValueError(f"split={method!r}: expected 'random' or one of {list(GROUPED)}.")
+        raise ValueError(f"split={method!r}: expected 'random', 'named' or one of {list(GROUPED)}.")
     for index in held_out:
         if not (splits == index).any():
             raise ValueError(
@@ -68,6 +76,24 @@ def describe_groups(cells: pd.DataFrame, method: str) -> str:
     return text + (
         ", and training needs those that alone carry a cell type, tissue or disease" if method == "donor" else ""
     )
+
+
+def named_split(cells: pd.DataFrame, named: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The cells that are named to test and validation, the others to training."""
+    splits = np.zeros(len(cells), dtype=np.int8)
+    for name in ("test", "validation"):
+        for text in named.get(name, ()):
+            column, _, value = text.partition("=")
+            if column not in cells.columns:
+                raise ValueError(f"{name} cells {text!r}: expected COLUMN=VALUE, a column of {sorted(cells.columns)}.")
+            values = cells[column].astype(object)
+            if not (values == value).any():
+                some = sorted(map(str, values.dropna().unique()))[:5]
+                raise ValueError(f"{name} cells {text!r}: no cell has this {column}; there are {', '.join(some)}, ...")
+            splits[((values == value) & (splits == 0)).to_numpy(dtype=bool)] = SPLITS.index(name)
+    if not (splits == 0).any() or not splits.any():
+        raise ValueError(f"The named cells {dict(named)} leave none to {'train' if splits.any() else 'hold out'}.")
+    return splits
 
 
 def random_split(cells: pd.DataFrame, held_out: Mapping[int, float], stratify, seed: int) -> np.ndarray:

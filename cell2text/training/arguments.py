@@ -121,6 +121,21 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
     gene_dropout: float = field(
         default=0.0, metadata={"help": "Largest share of genes hidden from an encoder in training."}
     )
+    panel_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of training cells that are restricted to the genes of another data set."},
+    )
+    depth_loss: float = field(
+        default=0.0, metadata={"help": "Largest share of genes that a training cell loses, those of low rank first."}
+    )
+    rank_cut: float = field(default=0.0, metadata={"help": "Largest share of genes cut off a training cell's end."})
+    class_balance: float = field(
+        default=0.0,
+        metadata={
+            "help": "Draw each data set's cells of a type in proportion to their number to the power of 1 minus this: "
+            "0 as they are, 0.5 the root, 1 all types alike."
+        },
+    )
     instruction: str | None = field(default=None, metadata={"help": "Instruction; the processor's own if left out."})
 
     decoder_hidden_size: int = field(default=256, metadata={"help": "Width of a fresh language model."})
@@ -191,6 +206,9 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("panel_share", "depth_loss", "rank_cut", "class_balance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected one between 0 and 1.")
         if self.warm_start_epochs > 0 and self.cell_encoder is not None:
             raise ValueError(
                 "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained "

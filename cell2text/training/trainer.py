@@ -13,6 +13,7 @@ from peft import PeftModel
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from cell2text.training.augmentation import BalancedRows
 from cell2text.training.checkpoints import WholeCheckpoints, is_sharded
 from cell2text.training.choosing import ValidationTexts, describe_with_shards
 from cell2text.training.held_out import describe_cells
@@ -61,7 +62,7 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
         return batch
 
 
-class Cell2TextTrainer(WholeCheckpoints, SFTTrainer):
+class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
     """An SFTTrainer whose rows hold cells.
 
     Parameters
@@ -70,6 +71,8 @@ class Cell2TextTrainer(WholeCheckpoints, SFTTrainer):
         Of parts of the model, keys of `PARTS`; the trainer's own where left out or None.
     max_loss_jump
         Nats above the recent median that stop the run.
+    row_weights
+        How often each training row is drawn; every row once an epoch if None.
 
     Attributes
     ----------
@@ -83,7 +86,11 @@ class Cell2TextTrainer(WholeCheckpoints, SFTTrainer):
     model: torch.nn.Module
     train_dataset: Dataset
 
-    def __init__(self, *args, learning_rates: Mapping[str, float | None] | None = None, max_loss_jump=None, **kwargs):
+    def __init__(
+        self, *args, learning_rates: Mapping[str, float | None] | None = None, max_loss_jump=None, row_weights=None,
+        **kwargs,
+    ):  # fmt: skip
+        self.weights = row_weights
         self.learning_rates = {part: rate for part, rate in (learning_rates or {}).items() if rate is not None}
         self.validation_texts: ValidationTexts | None = None
         self.batch_shapes: dict[str, tuple[int, ...]] = {}

@@ -4,12 +4,14 @@ A language model's loss on a few words is a weak signal for an encoder that know
 strong one. The classification head is thrown away.
 """
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from cell2text.data.ontology import known
+from cell2text.training.augmentation import BalancedRows
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
@@ -29,6 +31,10 @@ class CellClassifier(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+class BalancedTrainer(BalancedRows, Trainer):
+    """transformers' own, that may draw rare kinds of rows more often."""
+
+
 def warm_start_encoder(
     model: Cell2TextForConditionalGeneration,
     processor: Cell2TextProcessor,
@@ -37,6 +43,7 @@ def warm_start_encoder(
     *,
     epochs: float,
     learning_rate: float,
+    weights: np.ndarray | None = None,
 ) -> float:
     """Train the encoder and the projector on the rows' cell types, in place.
 
@@ -46,6 +53,8 @@ def warm_start_encoder(
         Rows with `cells` and `cell_type`; rows of an unknown type are left out.
     args
         Batch size, precision, device and seed are taken from here.
+    weights
+        How often each row is drawn; every row once an epoch if None.
 
     Returns
     -------
@@ -82,7 +91,8 @@ def warm_start_encoder(
     )
     model.train()  # the classifier borrows the model's parts, and gene dropout looks at the model
     classifier = CellClassifier(model, len(classes))
-    trainer = Trainer(classifier, options, data_collator=collate, train_dataset=rows.select(labelled))
+    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=rows.select(labelled))
+    trainer.weights = None if weights is None else weights[labelled]
     loss = trainer.train().training_loss
     model.to(device=args.device)  # type: ignore[call-arg]
     return loss

@@ -1,0 +1,142 @@
+"""Training cells made to look like those of other studies, and rare kinds of cells drawn more often.
+
+What a study measures differs from the next by its panel of genes, its depth and the length of its ranked cells, more
+than by what its cells are. A model that has seen each cell under several of these learns what is left.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.sources import arrow_column
+from vocabulary_cell2text import GeneVocabulary
+
+
+FEWEST_GENES = 16  # that a cut leaves
+
+
+class CellAugmentation:
+    """Hides genes of ranked cells, and moves the others up as if the hidden ones had never been measured.
+
+    Parameters
+    ----------
+    panels
+        Gene tokens that each data set has, bool, shape (n_panels, n_tokens).
+    panel_share
+        Share of the cells that are restricted to the panel of a data set drawn at random.
+    depth_loss
+        Largest share of genes that a shallower measurement loses; genes of low rank are lost first.
+    rank_cut
+        Largest share of genes that is cut off from a cell's end.
+    kept
+        Tokens that stay whatever is drawn: special ones.
+    """
+
+    def __init__(
+        self, panels: torch.Tensor, *, panel_share: float = 0.0, depth_loss: float = 0.0, rank_cut: float = 0.0,
+        kept: tuple[int, ...] = (),
+    ):  # fmt: skip
+        self.panels, self.panel_share = panels, panel_share
+        self.depth_loss, self.rank_cut, self.kept = depth_loss, rank_cut, kept
+
+    def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cells and their boolean mask, both of shape (n_cells, n_genes), as they look elsewhere; of the same shape.
+
+        Every draw comes from torch's own generator, whose state a checkpoint holds.
+        """
+        n_cells, n_genes = ids.shape
+        self.panels = self.panels.to(ids.device)
+
+        def drawn(*shape):
+            return torch.rand(*shape, device=ids.device)
+
+        special = torch.isin(ids, torch.tensor(self.kept, device=ids.device)) if self.kept else torch.zeros_like(mask)
+        genes = mask & ~special
+        left = genes.clone()
+        if self.panel_share:
+            chosen = torch.randint(len(self.panels), (n_cells, 1), device=ids.device)
+            restricted = drawn(n_cells, 1) < self.panel_share
+            left &= self.panels[chosen, ids] | ~restricted
+        if self.depth_loss:
+            place = genes.cumsum(-1) / genes.sum(-1, keepdim=True).clamp(min=1)
+            left &= drawn(n_cells, n_genes) >= 2 * self.depth_loss * drawn(n_cells, 1) * place
+        if self.rank_cut:
+            n_left = left.sum(-1, keepdim=True)
+            longest = (n_left * (1 - self.rank_cut * drawn(n_cells, 1))).ceil().clamp(min=FEWEST_GENES)
+            left &= left.cumsum(-1) <= longest
+        left = torch.where(left.any(-1, keepdim=True), left, genes) | (special & mask)  # never a cell without a gene
+        order = torch.argsort(~left, dim=-1, stable=True)
+        return ids.gather(-1, order), left.gather(-1, order)
+
+
+def cell_augmentation(args: Cell2TextArguments, rows: Dataset, vocabulary: GeneVocabulary) -> CellAugmentation | None:
+    """What the arguments ask for, None for nothing."""
+    options = {"panel_share": args.panel_share, "depth_loss": args.depth_loss, "rank_cut": args.rank_cut}
+    if not any(options.values()):
+        return None
+    n_tokens = len(vocabulary)
+    panels = gene_panels(rows, n_tokens) if args.panel_share else torch.ones(1, n_tokens, dtype=torch.bool)
+    special = (vocabulary.cls_token_id, vocabulary.eos_token_id)
+    return CellAugmentation(panels, **options, kept=tuple(token for token in special if token is not None))
+
+
+def gene_panels(rows: Dataset, n_tokens: int) -> torch.Tensor:
+    """Gene tokens that are seen in the cells of each data set, bool, shape (n_datasets, n_tokens).
+
+    Raises
+    ------
+    ValueError
+        If there is but one data set, whose panel would restrict nothing.
+    """
+    names = np.asarray(rows["dataset_id"], dtype=object)
+    found = sorted(set(names), key=str)
+    if len(found) < 2:
+        raise ValueError(f"panel_share needs the panels of at least two data sets, found {found}: leave it out.")
+    cells = arrow_column(rows, "cells").combine_chunks()
+    flat = cells.flatten().flatten().to_numpy()
+    lengths = np.array([sum(map(len, row)) for row in cells.to_pylist()])
+    owner = np.repeat(np.array([found.index(name) for name in names]), lengths)
+    panels = torch.zeros(len(found), n_tokens, dtype=torch.bool)
+    panels[torch.from_numpy(owner), torch.from_numpy(flat.astype(np.int64))] = True
+    return panels
+
+
+def row_weights(rows: Dataset, balance: float) -> np.ndarray:
+    """How often each row is drawn, shape (n_rows,): n rows of a data set and type together by n ** (1 - balance)."""
+    kinds = list(zip(rows["dataset_id"], rows["cell_type"]))
+    sizes: dict = {}
+    for kind in kinds:
+        sizes[kind] = sizes.get(kind, 0) + 1
+    return np.array([sizes[kind] ** -balance for kind in kinds])
+
+
+class BalancedSampler(Sampler):
+    """Rows drawn by weight, with replacement, as many as there are; an epoch's draw depends on seed and epoch alone."""
+
+    def __init__(self, weights: np.ndarray, seed: int):
+        self.chances, self.seed, self.epoch = weights / weights.sum(), seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.chances)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        return iter(generator.choice(len(self), len(self), p=self.chances).tolist())
+
+
+class BalancedRows:
+    """A Trainer that draws rare kinds of rows more often; `weights` is None for one that shuffles as usual."""
+
+    weights: np.ndarray | None = None
+
+    def _get_train_sampler(self, *args, **kwargs):
+        if self.weights is None:
+            return super()._get_train_sampler(*args, **kwargs)
+        return BalancedSampler(self.weights, self.args.data_seed or self.args.seed)

@@ -1,0 +1,139 @@
+"""Training cells as other studies would have measured them, and rows drawn by their kind."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.augmentation import (
+    FEWEST_GENES,
+    BalancedSampler,
+    CellAugmentation,
+    cell_augmentation,
+    gene_panels,
+    row_weights,
+)
+
+from .conftest import make_model
+from .test_modeling import batch_of
+from .training_runs import run
+
+
+N_TOKENS = 300
+
+
+def ranked(n_cells=200, n_genes=200):
+    """Cells of 2 and more genes with padding, first and last a special token, 2 and 3."""
+    torch.manual_seed(0)
+    ids = torch.stack([torch.randperm(N_TOKENS - 4)[:n_genes] + 4 for _ in range(n_cells)])
+    lengths = torch.randint(4, n_genes + 1, (n_cells,))
+    mask = torch.arange(n_genes) < lengths[:, None]
+    ids[:, 0] = 2
+    ids[torch.arange(n_cells), lengths - 1] = 3
+    return ids.where(mask, 0), mask
+
+
+def cells_of(ids, mask):
+    return [row[there].tolist() for row, there in zip(ids, mask)]
+
+
+def panels():
+    found = torch.zeros(2, N_TOKENS, dtype=torch.bool)
+    found[0, 4:100] = found[1, 90:] = True
+    return found
+
+
+def test_cells_keep_the_order_of_what_is_left_and_their_special_tokens():
+    ids, mask = ranked()
+    augment = CellAugmentation(panels(), panel_share=0.5, depth_loss=0.8, rank_cut=0.8, kept=(2, 3))
+    new_ids, new_mask = augment(ids, mask)
+    assert new_ids.shape == ids.shape and (new_mask.int().diff(dim=1) <= 0).all()  # no gap
+    shorter = 0
+    for before, after in zip(cells_of(ids, mask), cells_of(new_ids, new_mask)):
+        assert after[0] == 2 and after[-1] == 3 and len(after) > 2  # never without a gene
+        places = [before.index(token) for token in after]
+        assert places == sorted(places)
+        shorter += len(after) < len(before)
+    assert shorter > 150
+
+
+def test_a_panel_leaves_the_genes_of_one_data_set():
+    ids, mask = ranked()
+    new = cells_of(*CellAugmentation(panels(), panel_share=1.0, kept=(2, 3))(ids, mask))
+    kept = panels()
+    fits = [any(all(kept[i, token] for token in cell[1:-1]) for i in (0, 1)) for cell in new]
+    whole = [before == after for before, after in zip(cells_of(ids, mask), new)]
+    assert all(fit or same for fit, same in zip(fits, whole)) and sum(fits) > 180
+    untouched = cells_of(*CellAugmentation(panels(), panel_share=0.0)(ids, mask))
+    assert untouched == cells_of(ids, mask)
+
+
+def test_shallow_cells_lose_genes_of_low_rank_and_cut_ones_their_end():
+    ids = torch.stack([torch.randperm(N_TOKENS - 4)[:180] + 4 for _ in range(100)])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    shallow = CellAugmentation(panels(), depth_loss=0.5)(ids, mask)
+    lost = np.zeros(180)
+    for before, after in zip(cells_of(ids, mask), cells_of(*shallow)):
+        lost += ~np.isin(before, after)
+    assert lost[:45].sum() * 3 < lost[-45:].sum() and lost.sum() > 0.1 * mask.sum()
+    for before, after in zip(cells_of(ids, mask), cells_of(*CellAugmentation(panels(), rank_cut=1.0)(ids, mask))):
+        assert after == before[: len(after)] and len(after) >= FEWEST_GENES
+
+
+def test_cells_are_changed_in_training_of_a_trained_encoder_alone(tiny_processor):
+    model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
+    args = Cell2TextArguments(rank_cut=1.0, depth_loss=1.0)
+    model.model.augment_cells = cell_augmentation(args, None, tiny_processor.gene_vocabulary)
+    inputs = batch_of(tiny_processor, [[np.arange(4, 60)]])
+    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+    model.train()
+    assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+    model.model.freeze_cell_encoder()
+    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+    assert cell_augmentation(Cell2TextArguments(), None, tiny_processor.gene_vocabulary) is None
+
+
+def rows_of(kinds):
+    return Dataset.from_dict(
+        {
+            "dataset_id": [kind[0] for kind in kinds],
+            "cell_type": [kind[1] for kind in kinds],
+            "cells": [[[5, 6 + i % 3], [7]] for i in range(len(kinds))],
+        }
+    )
+
+
+def test_panels_are_what_each_data_set_holds():
+    found = gene_panels(rows_of([("a", "T"), ("b", "T"), ("a", "B")]), 20)
+    assert [row.nonzero().flatten().tolist() for row in found] == [[5, 6, 7, 8], [5, 7]]
+    with pytest.raises(ValueError, match="at least two data sets, found"):
+        gene_panels(rows_of([("a", "T")]), 20)
+
+
+def test_rare_kinds_are_drawn_by_the_root_of_their_number_and_epochs_differ():
+    kinds = [("a", "T")] * 90 + [("a", "B")] * 9 + [("b", "B")]
+    weights = row_weights(rows_of(kinds), 0.5)
+    sampler = BalancedSampler(weights, seed=1)
+    drawn = []
+    for epoch in range(200):
+        sampler.set_epoch(epoch)
+        drawn.append(list(sampler))
+    counts = np.bincount(np.concatenate(drawn), minlength=100)
+    shares = np.array([counts[:90].sum(), counts[90:99].sum(), counts[99]]) / counts.sum()
+    np.testing.assert_allclose(shares, np.sqrt([90, 9, 1]) / np.sqrt([90, 9, 1]).sum(), atol=0.01)
+    assert drawn[0] != drawn[1] and len(drawn[0]) == 100
+    sampler.set_epoch(0)
+    assert list(sampler) == drawn[0]
+    assert len(set(row_weights(rows_of(kinds), 0.0))) == 1
+
+
+def test_a_run_with_all_of_it_and_what_does_not_go_together(small_h5ad, tmp_path):
+    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 2, "warm_start_epochs": 1}
+    run(tmp_path / "all", **options, panel_share=0.5, depth_loss=0.5, rank_cut=0.5, class_balance=0.5)
+    assert (tmp_path / "all" / "out" / "model.safetensors").exists()
+    balanced = {**options, "class_balance": 0.5, "train_sampling_strategy": "group_by_length"}
+    done = run(tmp_path / "both", **balanced, expect=2)
+    assert "class_balance draws rows by itself: not with train_sampling_strategy=group_by_length" in done.stderr
+    done = run(tmp_path / "wrong", **options, panel_share=1.5, expect=2)
+    assert "panel_share=1.5: expected one between 0 and 1" in done.stderr
