@@ -109,6 +109,7 @@ def test_dependencies_are_declared():
     text = (PROJECT / "pyproject.toml").read_text()
     known = {
         "sklearn": "scikit-learn",
+        "umap": "umap-learn",
         "yaml": "pyyaml",
     }
     siblings = {path.stem for path in PROJECT.glob("benchmarks/*.py")}
@@ -182,4 +183,8 @@ def test_the_readme_quotes_what_describing_measured():
     assert f"{batches['batch_32_over_batch_1']:.2f} times as many cells" in readme
     assert f"{batches['steps_over_tokens']:.2f} steps a token" in readme
     assert f"{batches['steps_over_tokens_if_no_row_were_cut']:.2f} if no row were cut out" in readme
-    assert f"50,000 cells {memory['growth']:.1%}".replace("%", " %") in readme
+    growth = f"{abs(memory['growth']):.1%} {'below' if memory['growth'] < 0 else 'above'}".replace("%", " %")
+    assert f"50,000 cells {growth}\nthat at 5,000" in readme
+    kills, files = results["kills"]["measured"], results["files"]["measured"]
+    assert f"{kills['equal']} of {kills['moments']} runs of two processes that were killed" in readme
+    assert f"all {sum(n for name, n in files.items() if name.endswith(' cells')):,} cells" in readme
