@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import (
@@ -14,6 +15,7 @@ from cell2text.training.augmentation import (
     gene_panels,
     row_weights,
 )
+from cell2text.training.warm_start import warm_start_encoder
 
 from .conftest import make_model
 from .test_modeling import batch_of
@@ -137,3 +139,17 @@ def test_a_run_with_all_of_it_and_what_does_not_go_together(small_h5ad, tmp_path
     assert "class_balance draws rows by itself: not with train_sampling_strategy=group_by_length" in done.stderr
     done = run(tmp_path / "wrong", **options, panel_share=1.5, expect=2)
     assert "panel_share=1.5: expected one between 0 and 1" in done.stderr
+
+
+def test_a_warm_start_learns_the_first_cell_of_rows_that_compare_two(tiny_processor, tmp_path):
+    model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
+    kinds = [("a", "T cell"), ("a", "B cell")] * 8
+    rows = rows_of(kinds).map(
+        lambda row, i: {"cells": [[5 + i % 2, 7 + i % 2], [9]] if i % 3 else [[5 + i % 2, 7 + i % 2]]},
+        with_indices=True,
+    )
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    loss = warm_start_encoder(
+        model, tiny_processor, rows, args, epochs=12, learning_rate=1e-2, weights=row_weights(rows, 0.5)
+    )
+    assert loss < np.log(2)

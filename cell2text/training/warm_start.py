@@ -50,7 +50,7 @@ def warm_start_encoder(
     Parameters
     ----------
     rows
-        Rows with `cells` and `cell_type`; rows of an unknown type are left out.
+        Rows with `cells`, of which the first counts, and its `cell_type`; rows of an unknown type are left out.
     args
         Batch size, precision, device and seed are taken from here.
     weights
@@ -68,7 +68,7 @@ def warm_start_encoder(
     def collate(examples):
         labels = torch.tensor([classes.index(example["cell_type"]) for example in examples])
         return {
-            **processor.pad_cells([example["cells"] for example in examples], return_tensors="pt"),
+            **processor.pad_cells([example["cells"][:1] for example in examples], return_tensors="pt"),
             "labels": labels,
         }
 
