@@ -3,6 +3,8 @@
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,7 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
         path,
         pd.DataFrame(cells, index=index),
         others,
-        groups if isinstance(groups, pd.DataFrame) else None,
+        groups if isinstance(groups, pd.DataFrame) and {"group", "n_cells", "cell_type"} <= set(groups) else None,
         {name: str(value) for name, value in params.items()} if isinstance(params, dict) else {},
         maps,
     )
@@ -109,30 +111,27 @@ def as_floats(element) -> np.ndarray:
     return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
 
 
-class open_group:  # noqa: N801  reads as the function it is used as
+@contextmanager
+def open_group(path: Path) -> Iterator[Any]:
     """An h5ad file or zarr store, open for reading."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist.")
+    if path.suffix not in (".h5ad", ".zarr"):
+        raise ValueError(f"{path}: expected an .h5ad file or a .zarr store that `cell2text describe` wrote.")
+    try:
+        if path.suffix == ".zarr":
+            import zarr
 
-    def __init__(self, path: Path):
-        if not path.exists():
-            raise ValueError(f"{path} does not exist.")
-        if path.suffix not in (".h5ad", ".zarr"):
-            raise ValueError(f"{path}: expected an .h5ad file or a .zarr store that `cell2text describe` wrote.")
-        self.path, self.root = path, None
-
-    def __enter__(self) -> Any:
-        try:
-            if self.path.suffix == ".zarr":
-                import zarr
-
-                return zarr.open_group(str(self.path), mode="r")
-            self.root = h5py.File(self.path, "r")
-            return self.root
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.path} cannot be opened: damaged, or no AnnData ({first_line(error)}).") from error
-
-    def __exit__(self, *_) -> None:
-        if self.root is not None:
-            self.root.close()
+            root = zarr.open_group(str(path), mode="r")
+        else:
+            root = h5py.File(path, "r")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be opened: damaged, or no AnnData ({first_line(error)}).") from error
+    try:
+        yield root
+    finally:
+        if isinstance(root, h5py.File):
+            root.close()
 
 
 def place_cells(described: Described, rows: np.ndarray, key: str, seed: int) -> tuple[np.ndarray, str]:
