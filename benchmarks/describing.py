@@ -180,8 +180,9 @@ def files(model_name: str, folder: str, pictures: Path) -> dict:
             options = DescribeOptions(allow_fractional=True, groupby="cell_type")
             describe_file(path, out, model=model_name, options=options, progress=False)
             before, after = ad.read_h5ad(path), sc.read_h5ad(out)
-            assert (before.X != after.X).nnz == 0 and before.var.equals(after.var)
-            assert before.obs.equals(after.obs[before.obs.columns])
+            unchanged = (before.X != after.X).nnz == 0 and before.var.equals(after.var)
+            if not unchanged or not before.obs.equals(after.obs[before.obs.columns]):
+                raise RuntimeError(f"{path.name} was changed by its description.")
             after.write_h5ad(out)  # what anndata wrote it can write again
             drawn = sc.pp.subsample(after, n_obs=min(DRAWN, after.n_obs), copy=True)
             sc.pp.neighbors(drawn, use_rep="X_cell2text", n_neighbors=min(15, drawn.n_obs - 1))

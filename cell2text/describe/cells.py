@@ -68,12 +68,11 @@ class CellFile:
         asked = None if self.groups is None else self.groups.drawn[start:stop]
         return RankedCells(names, cells, np.concatenate(n_genes), np.concatenate(mapped), asked)
 
-    def pseudobulk(self) -> RankedCells:
+    def pseudobulk(self, groups: Groups) -> RankedCells:
         """The summed counts of each group as a cell, in one pass over the file. Memory: groups times genes."""
-        assert self.groups is not None
-        sums, rows = np.zeros((len(self.groups.names), len(self.reader.var()))), np.arange(self.n_cells)
+        sums, rows = np.zeros((len(groups.names), len(self.reader.var()))), np.arange(self.n_cells)
         for part, block in self._blocks(rows):
-            self.groups.add_counts(sums, int(part[0]), block)
+            groups.add_counts(sums, int(part[0]), block)
         cells: list[np.ndarray] = []
         n_genes, mapped = [], []
         for start in range(0, len(sums), RANKED_AT_ONCE):
@@ -81,7 +80,7 @@ class CellFile:
             cells += np.split(tokens, np.cumsum(lengths)[:-1])
             n_genes.append(expressed)
             mapped.append(share)
-        return RankedCells(self.groups.names, cells, np.concatenate(n_genes), np.concatenate(mapped))
+        return RankedCells(groups.names, cells, np.concatenate(n_genes), np.concatenate(mapped))
 
     def _find_groups(self) -> Groups:
         column, options = str(self.options.groupby), self.options

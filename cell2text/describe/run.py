@@ -90,9 +90,8 @@ def describe_file(
         if folder is None:
             return None
         starts = range(0, cells.n_cells, shard_rows)
-        mine = [start for number, start in enumerate(starts) if number % ranks == rank]
         with tqdm(total=cells.n_cells if ranks == 1 else None, unit=" cells", disable=not progress or rank > 0) as bar:
-            for start in mine:
+            for start in starts[rank::ranks]:
                 stop = min(start + shard_rows, cells.n_cells)
                 path = shard_path(folder, start)
                 if not path.exists():
@@ -104,7 +103,7 @@ def describe_file(
         wait_for(shards)
         groups = None
         if cells.groups is not None:
-            groups = describe_groups(cells.groups, read_shards(shards), describer(cells.pseudobulk()))
+            groups = describe_groups(cells.groups, read_shards(shards), describer(cells.pseudobulk(cells.groups)))
     finally:
         cells.close()
     write_output(found, out, shards, params, groups)
