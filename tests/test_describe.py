@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModel, AutoProcessor
 
 import cell2text
 from cell2text import tl
-from cell2text.describe import DescribeOptions, describe_file
+from cell2text.describe import DescribeOptions, describe_file, engine
+from cell2text.describe.cells import ranked_anndata
+from cell2text.describe.memory import MOST_GENES, MOST_ROWS, genes_that_fit, rows_that_fit
 from cell2text.describe.options import conversation
 from cell2text.describe.run import shard_path
 from generation_cell2text import CellAnswerer
@@ -37,8 +40,6 @@ ADDED = [
 
 
 def test_answers_are_those_of_generate_and_rows_that_ended_cost_nothing(model):
-    from transformers import AutoModel, AutoProcessor
-
     loaded, processor = AutoModel.from_pretrained(model).eval(), AutoProcessor.from_pretrained(model)
     cells = processor.rank_encode(make_adata(N_CELLS))
     answer = CellAnswerer(loaded, processor, max_new_tokens=12)
@@ -57,8 +58,6 @@ def test_answers_are_those_of_generate_and_rows_that_ended_cost_nothing(model):
 
 
 def test_confidence_is_the_probability_of_the_text(model):
-    from transformers import AutoModel, AutoProcessor
-
     loaded, processor = AutoModel.from_pretrained(model).eval(), AutoProcessor.from_pretrained(model)
     cell = processor.rank_encode(make_adata(1))[0]
     answer = CellAnswerer(loaded, processor, max_new_tokens=6)
@@ -147,8 +146,6 @@ def test_describing_again_replaces_what_was_said(model, experiment, tmp_path):
 
 
 def test_tl_returns_a_copy_where_asked_and_takes_a_loaded_model(model, experiment):
-    from transformers import AutoModel, AutoProcessor
-
     adata = ad.read_h5ad(experiment)
     pair = AutoModel.from_pretrained(model).eval(), AutoProcessor.from_pretrained(model)
     copy = tl.describe(adata, pair, key_added="said", max_new_tokens=3, copy=True)
@@ -246,6 +243,25 @@ def test_a_zarr_store_is_replaced(model, experiment, tmp_path):
         warnings.simplefilter("ignore")
         params = ad.read_zarr(out).uns["cell2text"]["params"]
     assert json.loads(params["options"])["max_new_tokens"] == 6 and [p.name for p in tmp_path.iterdir()] == ["o.zarr"]
+
+
+def test_batches_follow_from_the_free_memory_and_the_texts_do_not(model, experiment, tmp_path, monkeypatch):
+    loaded = make_model(processor=make_processor())
+    rows = [rows_that_fit(loaded, 200, free) for free in (0, 2**22, 2**24, 2**40)]
+    genes = [genes_that_fit(loaded, 64, free) for free in (0, 2**22, 2**40)]
+    assert rows[0] == 1 < rows[1] < rows[2] <= rows[3] == MOST_ROWS["cpu"] and all(n & (n - 1) == 0 for n in rows)
+    assert genes[0] == 1 < genes[1] < genes[2] == MOST_GENES["cpu"]
+    assert rows_that_fit(loaded, 2_000, 2**24) < rows[2]  # longer texts need more
+    texts, sizes = [], []
+    for free in (2**40, 2**18):
+        monkeypatch.setattr(engine, "free_bytes", lambda _, free=free: free)
+        pair = AutoModel.from_pretrained(model).eval(), AutoProcessor.from_pretrained(model)
+        describer = engine.Describer(*pair, DescribeOptions(max_new_tokens=10))
+        sizes.append(describer.batch_size)
+        texts.append(
+            describer(ranked_anndata(ad.read_h5ad(experiment), pair[1], DescribeOptions()))["text"].to_pylist()
+        )
+    assert sizes[0] > sizes[1] and texts[0] == texts[1]
 
 
 def test_memory_that_ends_halves_the_batch(model, experiment, tmp_path, monkeypatch):

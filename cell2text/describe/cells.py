@@ -1,6 +1,6 @@
 """Ranked cells of an experiment: a file read a range at a time, or an AnnData in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,30 +57,29 @@ class CellFile:
     def read(self, start: int, stop: int) -> RankedCells:
         """Cells of a range of rows."""
         rows = np.arange(start, stop)
-        cells: list[np.ndarray] = []
-        n_genes, mapped = [], []
-        for _, block in self._blocks(rows):
-            tokens, lengths, expressed, share = self.ranker.rank(block)
-            cells += np.split(tokens, np.cumsum(lengths)[:-1])
-            n_genes.append(expressed)
-            mapped.append(share)
+        ranked = self._rank(block for _, block in self._blocks(rows))
         names = self.reader.cell_names(rows).tolist()
         asked = None if self.groups is None else self.groups.drawn[start:stop]
-        return RankedCells(names, cells, np.concatenate(n_genes), np.concatenate(mapped), asked)
+        return RankedCells(names, *ranked, asked)
 
     def pseudobulk(self, groups: Groups) -> RankedCells:
         """The summed counts of each group as a cell, in one pass over the file. Memory: groups times genes."""
         sums, rows = np.zeros((len(groups.names), len(self.reader.var()))), np.arange(self.n_cells)
         for part, block in self._blocks(rows):
             groups.add_counts(sums, int(part[0]), block)
+        parts = (sp.csr_matrix(sums[i : i + RANKED_AT_ONCE]) for i in range(0, len(sums), RANKED_AT_ONCE))
+        return RankedCells(groups.names, *self._rank(parts))
+
+    def _rank(self, blocks: Iterable[sp.csr_matrix]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Gene tokens, expressed genes and mapped share of the cells of some blocks of counts."""
         cells: list[np.ndarray] = []
         n_genes, mapped = [], []
-        for start in range(0, len(sums), RANKED_AT_ONCE):
-            tokens, lengths, expressed, share = self.ranker.rank(sp.csr_matrix(sums[start : start + RANKED_AT_ONCE]))
+        for block in blocks:
+            tokens, lengths, expressed, share = self.ranker.rank(block)
             cells += np.split(tokens, np.cumsum(lengths)[:-1])
             n_genes.append(expressed)
             mapped.append(share)
-        return RankedCells(groups.names, cells, np.concatenate(n_genes), np.concatenate(mapped))
+        return cells, np.concatenate(n_genes), np.concatenate(mapped)
 
     def _find_groups(self) -> Groups:
         column, options = str(self.options.groupby), self.options

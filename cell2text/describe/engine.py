@@ -163,7 +163,7 @@ def row_schema(width: int, *, fields_only: bool) -> pa.Schema:
 
 
 def rounded(number: float) -> float:
-    """Four digits, which do not depend on the cells that were worked on together."""
+    """Four digits: those after them depend on the cells that were worked on together."""
     return float(f"{number:.4g}")
 
 

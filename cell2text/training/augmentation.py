@@ -4,9 +4,11 @@ What a study measures differs from the next by its panel of genes, its depth and
 than by what its cells are. A model that has seen each cell under several of these learns what is left.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -97,20 +99,20 @@ def gene_panels(rows: Dataset, n_tokens: int) -> torch.Tensor:
     if len(found) < 2:
         raise ValueError(f"panel_share needs the panels of at least two data sets, found {found}: leave it out.")
     cells = arrow_column(rows, "cells").combine_chunks()
-    flat = cells.flatten().flatten().to_numpy()
-    lengths = np.array([sum(map(len, row)) for row in cells.to_pylist()])
-    owner = np.repeat(np.array([found.index(name) for name in names]), lengths)
+    of_row = np.array([found.index(name) for name in names])
+    owner = np.repeat(
+        of_row[pc.list_parent_indices(cells).to_numpy()], pc.list_value_length(cells.flatten()).to_numpy()
+    )
+    tokens = cells.flatten().flatten().to_numpy().astype(np.int64)
     panels = torch.zeros(len(found), n_tokens, dtype=torch.bool)
-    panels[torch.from_numpy(owner), torch.from_numpy(flat.astype(np.int64))] = True
+    panels[torch.from_numpy(owner), torch.from_numpy(tokens)] = True
     return panels
 
 
 def row_weights(rows: Dataset, balance: float) -> np.ndarray:
     """How often each row is drawn, shape (n_rows,): n rows of a data set and type together by n ** (1 - balance)."""
     kinds = list(zip(rows["dataset_id"], rows["cell_type"]))
-    sizes: dict = {}
-    for kind in kinds:
-        sizes[kind] = sizes.get(kind, 0) + 1
+    sizes = Counter(kinds)
     return np.array([sizes[kind] ** -balance for kind in kinds])
 
 
@@ -139,4 +141,4 @@ class BalancedRows:
     def _get_train_sampler(self, *args, **kwargs):
         if self.weights is None:
             return super()._get_train_sampler(*args, **kwargs)
-        return BalancedSampler(self.weights, self.args.data_seed or self.args.seed)
+        return BalancedSampler(self.weights, self.args.seed if self.args.data_seed is None else self.args.data_seed)
