@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 import cell2text  # noqa: F401  registers the Auto classes
+from cell2text.data.prepare import load_gene_sets
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import cell_augmentation, row_weights
@@ -54,10 +55,11 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     check_vocabulary(rows, args, processor.gene_vocabulary)
     model.model.augment_cells = cell_augmentation(args, rows.train, processor.gene_vocabulary)
     weights = row_weights(rows.train, args.class_balance) if args.class_balance else None
-    if args.gene_embeddings == "svd":
+    if args.gene_embeddings != "random":
         if not resume:
             training_cells = [cells[0] for cells in rows.train["cells"]]
-            initialise_gene_embeddings(model, processor, training_cells, seed=training_args.seed)
+            gene_sets = load_gene_sets(args.gene_sets) if args.gene_embeddings == "svd_sets" else None
+            initialise_gene_embeddings(model, processor, training_cells, seed=training_args.seed, gene_sets=gene_sets)
         freeze_gene_embeddings(model)
     if args.warm_start_epochs > 0 and not resume:
         warm_start_encoder(

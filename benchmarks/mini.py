@@ -43,12 +43,12 @@ def prepared(data: Path, gene_sets: Path, work: Path, fold: str, named: dict, so
     return folder
 
 
-def trained(recipe: str, changes: dict, dataset: Path, out: Path) -> dict:
+def trained(changes: dict, dataset: Path, gene_sets: Path, out: Path) -> dict:
     """Metrics of the texts of one run, which is made if it is not there."""
     metrics = out / "evaluation" / "metrics.json"
     if not metrics.exists():
         command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(MINI / "train.yaml")]
-        options = {**changes, "dataset": dataset, "output_dir": out, "hold_out": "validation"}
+        options = {**changes, "dataset": dataset, "gene_sets": gene_sets, "output_dir": out, "hold_out": "validation"}
         command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
         with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
@@ -72,7 +72,7 @@ def main() -> None:
             continue
         dataset = prepared(args.data, args.gene_sets, args.work, fold, named, sources)
         for recipe in args.recipes or tried:
-            metrics = trained(recipe, tried[recipe], dataset, args.work / f"{recipe}_{fold}")
+            metrics = trained(tried[recipe], dataset, args.gene_sets, args.work / f"{recipe}_{fold}")
             found = {
                 name: float(f"{metrics['cell_type'][name]:.4g}") for name in METRICS if name in metrics["cell_type"]
             }

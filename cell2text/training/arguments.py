@@ -23,7 +23,9 @@ class DataArguments:
     layer: str | None = field(default=None, metadata={"help": "Layer with the counts, or `raw`, of the h5ad files."})
     gene_key: str | None = field(default=None, metadata={"help": "Column of `var` with the gene names."})
     allow_fractional: bool = field(default=False, metadata={"help": "Accept expected counts that are no integers."})
-    gene_sets: str | None = field(default=None, metadata={"help": "GMT file of the pathways that texts name."})
+    gene_sets: str | None = field(
+        default=None, metadata={"help": "GMT file of the pathways that texts name, or `hallmark`."}
+    )
     split: Literal["random", "donor", "dataset", "tissue", "cell_type"] = field(
         default="random", metadata={"help": "What no two splits of the files' cells share."}
     )
@@ -151,16 +153,15 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         default=None, metadata={"help": "Folder of those states; `cell_states` in the output folder if left out."}
     )
 
-    gene_embeddings: Literal["random", "svd"] = field(
+    gene_embeddings: Literal["random", "svd", "svd_sets"] = field(
         default="random",
         metadata={
-            "help": "Gene embeddings of a fresh encoder: `random` ones that train, or `svd` ones from the "
-            "co-expression of the "
-            "training cells, which stay fixed."
+            "help": "Gene embeddings of a fresh encoder: `random` ones that train, `svd` ones from the co-expression "
+            "of the training cells, which stay fixed, or `svd_sets`, which know the --gene_sets as well."
         },
     )
     warm_start_epochs: float = field(
-        default=0.0, metadata={"help": "Epochs in which a fresh encoder first learns to tell cell types apart."}
+        default=0.0, metadata={"help": "Epochs in which a fresh encoder first learns cell types and pathways."}
     )
     warm_start_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm start."})
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "The encoder's own learning rate."})
@@ -214,8 +215,12 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
                 "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained "
                 "--cell_encoder."
             )
-        if self.gene_embeddings == "svd" and self.cell_encoder is not None:
-            raise ValueError("gene_embeddings=svd would overwrite those of the pretrained --cell_encoder.")
+        if self.gene_embeddings != "random" and self.cell_encoder is not None:
+            raise ValueError(
+                f"gene_embeddings={self.gene_embeddings} would overwrite those of the pretrained --cell_encoder."
+            )
+        if self.gene_embeddings == "svd_sets" and self.gene_sets is None:
+            raise ValueError("gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt.")
         self.baselines = [name for name in self.baselines if name != "none"]
         if set(self.baselines) - set(METHODS):
             raise ValueError(f"baselines={self.baselines}: expected some of {METHODS}, or none.")

@@ -2,7 +2,8 @@
 
 Trained from random values, an embedding table of thousands of genes memorises a small set of cells: rare genes above
 all. Left singular directions of the ranked cells place genes that are expressed together side by side, without any
-label, and are then kept as they are.
+label, and are then kept as they are. Dimensions of their own may say which gene sets a gene belongs to: the mean over a
+cell's genes is then a score of every set.
 """
 
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.decomposition import TruncatedSVD
+from transformers.utils import logging
 
+from cell2text.data.pathways import GeneSets
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from projectors_cell2text import rank_weights
@@ -19,22 +22,29 @@ from projectors_cell2text import rank_weights
 
 MIN_CELLS = 3  # a gene seen in fewer says nothing about its neighbours
 SCALE = 0.1  # standard deviation of a well-described gene's embedding, large beside what positions learn
+MEMBER = 1.0  # what stands for being in a gene set
+
+logger = logging.get_logger(__name__)
 
 
 def initialise_gene_embeddings(
-    model: Cell2TextForConditionalGeneration, processor: Cell2TextProcessor, cells: list, *, seed: int
-) -> None:
+    model: Cell2TextForConditionalGeneration, processor: Cell2TextProcessor, cells: list, *, seed: int,
+    gene_sets: GeneSets | None = None,
+) -> None:  # fmt: skip
     """Set the encoder's gene embeddings, in place.
 
     Parameters
     ----------
     cells
         Ranked training cells, one sequence of token ids each.
+    gene_sets
+        Each takes one dimension of the embeddings from co-expression.
 
     Raises
     ------
     ValueError
-        If the encoder has no BERT-like embedding tables.
+        If the encoder has no BERT-like embedding tables, is no wider than there are gene sets, or knows none of their
+        genes.
     """
     tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
     if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
@@ -44,7 +54,11 @@ def initialise_gene_embeddings(
         )
     matrix = ranked_matrix(cells, processor)
     table = tables.word_embeddings.weight
-    n_components = min(table.shape[1], min(matrix.shape) - 1)
+    members = None if gene_sets is None else set_members(gene_sets, processor)
+    n_sets = 0 if members is None else members.shape[1]
+    if n_sets >= table.shape[1]:
+        raise ValueError(f"{n_sets} gene sets fill the {table.shape[1]} dimensions of the encoder: make it wider.")
+    n_components = min(table.shape[1] - n_sets, min(matrix.shape) - 1)
     directions = TruncatedSVD(n_components, random_state=seed).fit(matrix).components_.T
     spread = directions.std(axis=1)
     directions *= SCALE / np.quantile(spread[spread > 0], 0.9)
@@ -53,6 +67,24 @@ def initialise_gene_embeddings(
             offset.weight.zero_()  # LayerNorm brings every gene to one length: an offset would drown the rare ones
         table.zero_()
         table[:, :n_components] = torch.from_numpy(directions).to(table)
+        if members is not None:
+            table[:, -n_sets:] = torch.from_numpy(MEMBER * members).to(table)
+
+
+def set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarray:
+    """Which genes of the vocabulary are in which set, 0 or 1, shape (n_tokens, n_sets)."""
+    members = np.zeros((len(processor.gene_vocabulary), len(gene_sets)))
+    for column, genes in enumerate(gene_sets.genes):
+        tokens, _ = processor.gene_vocabulary.map_genes(genes)
+        members[tokens[tokens >= 0], column] = 1
+    named = {gene for genes in gene_sets.genes for gene in genes}
+    found = int(members.any(axis=1).sum())
+    if not found:
+        raise ValueError(
+            f"The vocabulary knows none of the {len(named):,} genes of the gene sets: expected human symbols."
+        )
+    logger.info(f"{found:,} of the {len(named):,} genes of {len(gene_sets)} gene sets are in the vocabulary.")
+    return members
 
 
 def freeze_gene_embeddings(model: Cell2TextForConditionalGeneration) -> None:
