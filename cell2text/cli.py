@@ -143,6 +143,9 @@ def evaluate(
     embeddings: Annotated[
         str | None, typer.Option(help="npz file with `cell_id` and `embedding`, for the map and the linear head.")
     ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Key of the rows, such as dataset_id, to score by as well. Repeatable.")
+    ] = None,
     bertscore_model: Annotated[
         str, typer.Option(help="Path or Hub id; `auto` for all-MiniLM-L6-v2 if installed, `none` for no BERTScore.")
     ] = "auto",
@@ -167,7 +170,7 @@ def evaluate(
             methods=methods.split(",") if methods else METHODS,
         )  # fmt: skip
     metrics = evaluate_predictions(
-        rows, out, references=references, against=against, training=training, embeddings=found,
+        rows, out, references=references, against=against, training=training, embeddings=found, by=by or (),
         bertscore_model=None if bertscore_model == "none" else bertscore_model, n_resamples=resamples, seed=seed,
     )  # fmt: skip
     for part in ("cell_type", "tissue", "disease", "sex", "life_stage"):

@@ -13,6 +13,7 @@ from cell2text.evaluation.baselines import (
     majority,
     rank_features,
     shuffled,
+    usual_pathways,
 )
 from cell2text.evaluation.predictions import truth_rows
 from cell2text.evaluation.systems import system_of_texts
@@ -53,7 +54,7 @@ def test_ranks_as_features_by_hand():
     assert np.allclose(found, [[0, 0, 1 / np.log2(3), 0, 0, 1], [0] * 6])
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "majority"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("majority", "usual_pathways")])
 def test_every_baseline_learns_what_can_be_learned(systems, method):
     test, found = systems
     system = found[method]
@@ -71,6 +72,20 @@ def test_the_majority_is_that_of_the_training_cells(systems):
     assert set(found["majority"].pathways) == {("HALLMARK_APOPTOSIS", "HALLMARK_HYPOXIA")}
     assert "disease" not in found["majority"].fields  # no training cell knows one
     assert majority([], 3).fields == {}
+
+
+def test_the_usual_pathways_are_those_of_the_true_type():
+    def rows(*found):
+        return truth_rows(
+            {"cell_id": f"c{i}", "cell_type": kind, "pathways": sets} for i, (kind, sets) in enumerate(found)
+        )
+
+    train = rows(
+        ("B cell", ["A", "B"]), ("B cell", ["A", "C"]), ("B cell", ["C", "D"]), ("T cell", ["D", "E"]), (None, ["D"])
+    )
+    test = rows(("B cell", ["E"]), ("T cell", None), ("neuron", ["A"]), (None, ["A"]))
+    system = usual_pathways(train, test)
+    assert system.pathways == [("A", "C"), ("D", "E"), ("D", "A"), ("D", "A")] and system.fields == {}
 
 
 def test_one_pathway_that_varies_and_hardly_any_cells_are_no_reason_to_stop():

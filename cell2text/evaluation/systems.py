@@ -1,6 +1,6 @@
 """A system is whatever answers: the model, a control, a baseline. Each is scored on the same rows in the same way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,21 @@ class System:
     pathways: list[tuple[str, ...]] | None = None
     texts: list[str] | None = None
     contradictions: list[tuple[str, ...]] = field(default_factory=list)
+
+    def take(self, rows: Iterable[int]) -> "System":
+        """Its answers for some rows, in their order."""
+
+        rows = list(rows)
+
+        def taken(values):
+            return values and [values[row] for row in rows]
+
+        return System(
+            fields={name: [claims[row] for row in rows] for name, claims in self.fields.items()},
+            pathways=taken(self.pathways),
+            texts=taken(self.texts),
+            contradictions=taken(self.contradictions),
+        )
 
 
 @dataclass
@@ -104,11 +119,13 @@ def score_system(
     extra: dict[str, dict] = {}
     if system.texts is not None:
         score_texts(system, rows, resampler, bertscore_model, replicates, sizes, extra)
+    if system.pathways is not None:
+        score_claims(system.pathways, rows, resampler, replicates, sizes, extra)
     return summarise(replicates, sizes, extra), replicates
 
 
 def score_texts(system, rows, resampler, bertscore_model, replicates, sizes, extra) -> None:
-    """Add the figures of texts: `text` against the references, `truthfulness` against the cell itself."""
+    """Add the figures of texts: `text` against the references, and contradictions to `truthfulness`."""
     there = np.array([i for i, row in enumerate(rows) if row["reference"] is not None], dtype=np.int64)
     if len(there):
         texts, references = [system.texts[i] for i in there], [rows[i]["reference"] for i in there]
@@ -119,16 +136,22 @@ def score_texts(system, rows, resampler, bertscore_model, replicates, sizes, ext
     contradicting = np.array([bool(found) for found in system.contradictions], dtype=float)
     replicates["truthfulness"] = {"contradicts_itself": resampler.means(contradicting, everyone)}
     sizes["truthfulness"] = group_sizes(resampler, everyone)
+
+
+def score_claims(pathways, rows, resampler, replicates, sizes, extra) -> None:
+    """Add to `truthfulness` how many of the named pathways are active in that very cell."""
     claiming = np.array(
-        [i for i, row in enumerate(rows) if row["pathways_active"] is not None and system.pathways[i]], dtype=np.int64
+        [i for i, row in enumerate(rows) if row["pathways_active"] is not None and pathways[i]], dtype=np.int64
     )
-    if len(claiming):
-        right = [[name in rows[i]["pathways_active"] for name in system.pathways[i]] for i in claiming]
-        replicates["truthfulness"] |= {
-            "pathway_claims_true": resampler.means(np.array([all(found) for found in right], dtype=float), claiming),
-            "share_of_pathway_claims_true": resampler.means(np.array([np.mean(found) for found in right]), claiming),
-        }
-        extra["truthfulness"] = {"texts_with_pathway_claims": len(claiming)}
+    if not len(claiming):
+        return
+    right = [[name in rows[i]["pathways_active"] for name in pathways[i]] for i in claiming]
+    replicates.setdefault("truthfulness", {}).update(
+        pathway_claims_true=resampler.means(np.array([all(found) for found in right], dtype=float), claiming),
+        share_of_pathway_claims_true=resampler.means(np.array([np.mean(found) for found in right]), claiming),
+    )
+    sizes.setdefault("truthfulness", group_sizes(resampler, claiming))
+    extra["truthfulness"] = {"answers_with_pathway_claims": len(claiming)}
 
 
 def group_sizes(resampler: Resampler, rows: np.ndarray) -> dict:
