@@ -28,6 +28,7 @@ AutoProcessor.register(Cell2TextConfig, Cell2TextProcessor, exist_ok=True)
 _LAZY = {
     "example_cells": "cell2text.data",
     "fit_vocabulary": "cell2text.data",
+    "load": "cell2text.describe.loading",
     "prepare": "cell2text.data.prepare",
 }
 

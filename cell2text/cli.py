@@ -1,4 +1,4 @@
-"""The command line: `cell2text prepare`, `vocab`, `describe`, `report`, `evaluate`, `push`.
+"""The command line: `cell2text example`, `describe`, `report`, `prepare`, `vocab`, `evaluate`, `push`.
 
 Options become a call of the function that a Python user has; nothing is decided here. Exit codes: 0 done, 2 wrong usage
 or wrong input (one line on standard error), 1 a fault of ours or of the machine.
@@ -180,10 +180,26 @@ def evaluate(
 
 
 @app.command()
+def example(
+    out: Annotated[str, typer.Option(help="The h5ad file.")] = "example.h5ad",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write 200 real cells to try things on: of donors that the model of this package was not trained on."""
+    from cell2text.data.example import write_example
+
+    typer.echo(f"{write_example(out, overwrite=overwrite)} is written.")
+
+
+@app.command()
 def describe(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="h5ad file or zarr store with raw counts.")],
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a Cell2Text model.")],
-    out: Annotated[str, typer.Option(help="h5ad, zarr, jsonl, parquet or csv, by its ending.")],
+    model: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of a Cell2Text model; the one of this package if left out.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="h5ad, zarr, jsonl, parquet or csv, by its ending; NAME.described.h5ad here if left out."),
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="A question, a task (annotate, ask:tissue, ...), or a JSON file with a chat.")
     ] = None,

@@ -1,4 +1,4 @@
-"""The scverse face: `cell2text.tl.describe(adata, model)` and `cell2text.tl.embed(adata, model)`."""
+"""The scverse face: `cell2text.tl.describe(adata)` and `cell2text.tl.embed(adata)`."""
 
 import pyarrow as pa
 from anndata import AnnData
@@ -6,15 +6,15 @@ from anndata import AnnData
 from cell2text.describe.cells import check_second, groups_of, pseudobulk_of, ranked_anndata
 from cell2text.describe.engine import EMBEDDING, ID, TEXT, Describer, embed_cells
 from cell2text.describe.groups import describe_groups
-from cell2text.describe.loading import load_model
+from cell2text.describe.loading import default_device, load_model, model_name
 from cell2text.describe.memory import free_bytes, genes_that_fit
 from cell2text.describe.options import DescribeOptions, provenance
-from cell2text.describe.run import SHARD, default_device
+from cell2text.describe.run import SHARD
 from cell2text.describe.writers import as_frame, as_matrix, as_obs
 
 
 def describe(
-    adata: AnnData, model, *, layer: str | None = None, gene_key: str | None = None, prompt: str | None = None,
+    adata: AnnData, model=None, *, layer: str | None = None, gene_key: str | None = None, prompt: str | None = None,
     compare_to: str | None = None, key_added: str = "cell2text", batch_size: int | None = None,
     max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
     allow_fractional: bool = False, seed: int = 0, copy: bool = False,
@@ -26,7 +26,8 @@ def describe(
     adata
         Raw counts, cells by genes.
     model
-        Folder or Hub id of a Cell2Text model; or a pair of a loaded model and its processor.
+        Folder or Hub id of a Cell2Text model; or a pair of a loaded model and its processor, as :func:`cell2text.load`
+        gives them. The small model that ships with the package if left out.
     layer, gene_key, prompt, compare_to, batch_size, max_new_tokens, groupby, cells_per_group, allow_fractional
         See :class:`~cell2text.describe.options.DescribeOptions`.
     seed
@@ -87,8 +88,8 @@ def describe(
 
 
 def embed(
-    adata: AnnData, model, *, layer: str | None = None, gene_key: str | None = None, key_added: str = "X_cell2text",
-    allow_fractional: bool = False, copy: bool = False,
+    adata: AnnData, model=None, *, layer: str | None = None, gene_key: str | None = None,
+    key_added: str = "X_cell2text", allow_fractional: bool = False, copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Embed every cell: the mean over its genes of the encoder's states at the projected layer.
 
@@ -114,4 +115,5 @@ def loaded_model(model):
     if isinstance(model, tuple):
         loaded, processor = model
         return loaded, processor, str(loaded.config._name_or_path)
-    return (*load_model(str(model), default_device()), str(model))
+    name = None if model is None else str(model)
+    return (*load_model(name, default_device()), model_name(name))

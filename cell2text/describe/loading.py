@@ -1,24 +1,60 @@
-"""A model and its processor from a folder or the Hub."""
+"""A model and its processor: from a folder, the Hub, or this package, which brings one."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoProcessor
 
 import cell2text  # noqa: F401  registers the classes
+from cell2text.models import MINI, MINI_NAME
 from modeling_cell2text import Cell2TextForConditionalGeneration, check_encoder_fits
 from processing_cell2text import Cell2TextProcessor
 
 
-def load_model(name: str, device: str) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
-    """Load a Cell2Text model onto a device.
+def load(
+    model: str | os.PathLike | None = None, device: str | None = None
+) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
+    """Load a Cell2Text model and its processor, ready to describe cells.
+
+    Parameters
+    ----------
+    model
+        Folder or Hub id; the small model that ships with the package if left out, which needs no network.
+    device
+        Such as `cuda:1`; the best there is if left out.
+
+    Returns
+    -------
+    The model, in evaluation mode, and its processor; both together are a `model` for :func:`cell2text.tl.describe`.
 
     Raises
     ------
     ValueError
-        If it is none, has no processor, or its encoder and its gene vocabulary do not belong together.
+        If it is no Cell2Text model, has no processor, or its encoder and its gene vocabulary do not belong together.
     """
+    return load_model(None if model is None else os.fspath(model), device or default_device())
+
+
+def default_device() -> str:
+    """This process's own GPU, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def model_name(model: str | os.PathLike | None) -> str:
+    """What a model is called in what it wrote."""
+    return MINI_NAME if model is None else str(model)
+
+
+def load_model(name: str | None, device: str) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
+    """Load a model onto a device; see :func:`load`."""
+    if name is None:
+        if not (MINI / "config.json").is_file():
+            raise ValueError(
+                "This installation of Cell2Text has lost its own model: install it again, or pass --model."
+            )
+        name = str(MINI)
     folder = Path(name)
     if folder.is_dir():
         config = folder / "config.json"

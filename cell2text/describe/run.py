@@ -10,18 +10,17 @@ import json
 import os
 import shutil
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from tqdm import tqdm
 
 from cell2text.describe.cells import CellFile, check_second, find_file
 from cell2text.describe.engine import Describer
 from cell2text.describe.groups import describe_groups
-from cell2text.describe.loading import load_model
+from cell2text.describe.loading import default_device, load_model, model_name
 from cell2text.describe.options import DescribeOptions, provenance
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from vocabulary_cell2text import write_atomically
@@ -32,8 +31,9 @@ PLAN, WAIT = "plan.json", 0.2
 
 
 def describe_file(
-    source: str | os.PathLike, out: str | os.PathLike, *, model: str, options: DescribeOptions | None = None,
-    overwrite: bool = False, device: str | None = None, progress: bool = True, shard_rows: int = SHARD,
+    source: str | os.PathLike, out: str | os.PathLike | None = None, *, model: str | None = None,
+    options: DescribeOptions | None = None, overwrite: bool = False, device: str | None = None,
+    progress: bool = True, shard_rows: int = SHARD,
 ) -> Path | None:  # fmt: skip
     """Describe every cell of a file.
 
@@ -44,8 +44,9 @@ def describe_file(
     out
         Where the result goes; its ending says how: h5ad and zarr (the input with what was said), jsonl, parquet, csv.
         A table of groups goes into the first two's `uns`, or into a file beside the others, `NAME.groups.ENDING`.
+        `NAME.described.h5ad` (or zarr) in the current folder if left out.
     model
-        Folder or Hub id of a Cell2Text model.
+        Folder or Hub id of a Cell2Text model; the one that ships with the package if left out.
     options
         What is asked.
     overwrite
@@ -67,9 +68,10 @@ def describe_file(
     """
     if shard_rows < 1:
         raise ValueError(f"shard_rows={shard_rows}: expected at least 1.")
-    options, out = options or DescribeOptions(), Path(out)
+    options = options or DescribeOptions()
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_file(str(source))
+    out = described_path(found.url) if out is None else Path(out)
     # The first process may have finished already.
     check_output(found.url, out, overwrite=overwrite or rank > 0)
     loaded, processor = load_model(model, device or default_device())
@@ -84,7 +86,7 @@ def describe_file(
             second = cells.read(row, row + 1).cells[0]
             check_second(second, processor, options)
         describer = Describer(loaded, processor, options, second)
-        params = provenance(loaded, processor, describer.chat, options, str(model), cells.groups)
+        params = provenance(loaded, processor, describer.chat, options, model_name(model), cells.groups)
         plan = {"source": identity(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
         folder = open_folder(out, plan, overwrite=overwrite, first=rank == 0)
         if folder is None:
@@ -111,9 +113,11 @@ def describe_file(
     return out
 
 
-def default_device() -> str:
-    """This process's own GPU, or the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+def described_path(url: str) -> Path:
+    """Where the result goes if nothing is said: into the current folder, under the input's name."""
+    name = PurePosixPath(url.rstrip("/")).name
+    suffix = ".zarr" if name.endswith(".zarr") else ".h5ad"
+    return Path(name.removesuffix(suffix) + ".described" + suffix)
 
 
 def check_output(source: str, out: Path, *, overwrite: bool) -> None:
