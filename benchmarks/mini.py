@@ -1,84 +1,152 @@
-"""The small default model from the reference files: recipes on validation folds.
+"""The small model of the package, from the reference files: recipes tried, the chosen one trained, shipped and tested.
 
-    python benchmarks/mini.py ../shared/data ../shared/genesets/h.all.v7.0.symbols.gmt    # configs/mini/tried.yaml
-    python benchmarks/mini.py DATA GENE_SETS --recipes augmented --folds donors           # some of it
+    python benchmarks/mini.py ../shared/data ../shared/genesets/h.all.v7.0.symbols.gmt
+    python benchmarks/mini.py DATA GENE_SETS --steps select --recipes augmented --folds donors     # some of it
 
-Each recipe is trained on each fold, and its texts for the fold's held-out cells are scored: once donors of the training
-studies, and for three studies all their cells. Writes benchmarks/results/mini_selection.json, and goes on where it
-stopped: what a run left in --work is not done twice. The test donors and the studies under other terms are in no fold.
+1. select: each recipe of configs/mini/tried.yaml on validation cells: donors of the training studies, and three studies
+   left out of training as a whole. benchmarks/results/mini_selection.json
+2. train: configs/mini/train.yaml on all training files but the test donors; 16-bit weights into cell2text/models/mini.
+3. test: the shipped model on the test donors and on studies that trained nothing, by `cell2text evaluate`, beside
+   baselines from the same cells. benchmarks/results/mini.json, mini_cells.json
+4. card: what those files say, and what was read in single cells, as cell2text/models/mini/README.md
+
+Each step goes on where it stopped: what a run left in --work is not done twice.
 """
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mini_card
+import mini_test
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from cell2text.data.prepare import prepare
+from cell2text.models import MINI as SHIPPED
 from vocabulary_cell2text import write_atomically
 
 
 PROJECT = Path(__file__).resolve().parents[1]
-MINI = PROJECT / "configs" / "mini"
-RESULTS = PROJECT / "benchmarks" / "results" / "mini_selection.json"
-METRICS = ("n", "accuracy", "lenient_accuracy", "pagerank_similarity")
+CONFIGS = PROJECT / "configs" / "mini"
+SELECTION = PROJECT / "benchmarks" / "results" / "mini_selection.json"
+STEPS = ("select", "train", "test", "card")
+METRICS = {
+    "cell_type": ("n", "accuracy", "lenient_accuracy", "pagerank_similarity"),
+    "pathways": ("jaccard",),
+    "truthfulness": ("share_of_pathway_claims_true",),
+}
+CODE = (
+    "auto_map",
+    "custom_pipelines",
+)  # of a folder that brings its own code; the shipped one is read by the package's
 
 
-def folds(sources: dict) -> dict[str, dict[str, list[str]]]:
-    """Cells of each fold that validate, and those of the test, which no fold trains on."""
+def folds(sources: dict) -> dict[str, dict]:
+    """Files that each fold trains on, its cells that validate, and those of the test, which no fold trains on."""
     test = [f"donor_id={donor}" for donor in sources["test_donors"]]
-    found = {"donors": [f"donor_id={donor}" for donor in sources["validation_donors"]]}
-    found |= {study: [f"dataset_id={study}"] for study in sources["validation_studies"]}
-    return {name: {"validation": cells, "test": test} for name, cells in found.items()}
+    found = {"donors": {"validation": [f"donor_id={donor}" for donor in sources["validation_donors"]]}}
+    found |= {study: {"validation": [f"dataset_id={study}"]} for study in sources["validation_studies"]}
+    every = {name: {**fold, "test": test, "files": list(sources["train"])} for name, fold in found.items()}
+    richer = every[sources["with_all_files"]]
+    every[f"{sources['with_all_files']} with all files"] = richer | {"files": richer["files"] + list(sources["unseen"])}
+    return every
 
 
-def prepared(data: Path, gene_sets: Path, work: Path, fold: str, named: dict, sources: dict) -> Path:
-    folder = work / "data" / fold
+def final_fold(sources: dict) -> dict:
+    """Everything trains but the test donors; the unseen studies are prepared to be tested on."""
+    donors = [f"donor_id={donor}" for donor in sources["test_donors"]]
+    studies = [f"dataset_id={study}" for study in sources["unseen"]]
+    return {"test": donors + studies, "files": [*sources["train"], *sources["unseen"]]}
+
+
+def prepared(args, name: str, fold: dict, sources: dict) -> Path:
+    folder = args.work / "data" / name.replace(" ", "_")
     if not (folder / "report.json").exists():
-        files = [str(data / f"{name}.h5ad") for name in sources["train"]]
-        options = {**sources["prepare"], "split": "named", "named": named, "gene_sets": str(gene_sets)}
-        prepare(files, folder, progress=False, **options)
+        named = {split: cells for split, cells in fold.items() if split != "files"}
+        options = {**sources["prepare"], "split": "named", "named": named, "gene_sets": str(args.gene_sets)}
+        prepare([str(args.data / f"{file}.h5ad") for file in fold["files"]], folder, progress=False, **options)
     return folder
 
 
-def trained(changes: dict, dataset: Path, gene_sets: Path, out: Path) -> dict:
-    """Metrics of the texts of one run, which is made if it is not there."""
-    metrics = out / "evaluation" / "metrics.json"
-    if not metrics.exists():
-        command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(MINI / "train.yaml")]
-        options = {**changes, "dataset": dataset, "gene_sets": gene_sets, "output_dir": out, "hold_out": "validation"}
+def trained(args, dataset: Path, out: Path, **changes) -> Path:
+    """Folder of a run of train_sft.py, which is made if it is not there; beside it its log."""
+    if not (out / "README.md").exists():  # the card, which a run writes last
+        command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(CONFIGS / "train.yaml")]
+        options = {"dataset": dataset, "gene_sets": args.gene_sets, "output_dir": out, "disable_tqdm": True, **changes}
         command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
         with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-    return json.loads(metrics.read_text())
+    return out
+
+
+def select(args, sources: dict) -> None:
+    tried = yaml.safe_load((CONFIGS / "tried.yaml").read_text())
+    results = json.loads(SELECTION.read_text()) if SELECTION.exists() else {}
+    every = folds(sources)
+    for recipe, tries in tried.items():
+        if args.recipes and recipe not in args.recipes:
+            continue
+        for name in tries["folds"]:
+            if args.folds and name not in args.folds:
+                continue
+            dataset = prepared(args, name, every[name], sources)
+            out = args.work / f"{recipe}_{name}".replace(" ", "_")
+            trained(args, dataset, out, hold_out="validation", **tries["changes"])
+            metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
+            found = {
+                figure: float(f"{metrics[part][figure]:.4g}") for part, figures in METRICS.items() for figure in figures
+            }
+            entry = results.setdefault(recipe, {"changes": tries["changes"], "folds": {}})
+            entry["folds"][name] = found
+            print(recipe, name, found, flush=True)
+            write_atomically(SELECTION, json.dumps(results, indent=1) + "\n")
+
+
+def ship(run: Path) -> None:
+    """The run's model into the package, without code: weights in 16 bits, which load as 32."""
+    SHIPPED.mkdir(parents=True, exist_ok=True)
+    for path in run.iterdir():
+        if path.suffix in (".json", ".jinja", ".tsv"):
+            if path.suffix == ".json":
+                content = {key: value for key, value in json.loads(path.read_text()).items() if key not in CODE}
+                write_atomically(SHIPPED / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            else:
+                shutil.copyfile(path, SHIPPED / path.name)
+    weights = load_file(run / "model.safetensors")
+    small = {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in weights.items()}
+    partial = SHIPPED / ".model.partial"
+    save_file(small, partial, metadata={"format": "pt"})
+    os.replace(partial, SHIPPED / "model.safetensors")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with the reference files")
     parser.add_argument("gene_sets", type=Path, help="GMT file of the Hallmark gene sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/mini_selection"))
-    parser.add_argument("--recipes", nargs="*")
-    parser.add_argument("--folds", nargs="*")
+    parser.add_argument("--work", type=Path, default=Path("runs/mini"))
+    parser.add_argument("--steps", nargs="*", choices=STEPS, default=STEPS)
+    parser.add_argument("--recipes", nargs="*", help="of the first step; all if left out")
+    parser.add_argument("--folds", nargs="*", help="of the first step; all if left out")
     args = parser.parse_args()
-    sources = yaml.safe_load((MINI / "sources.yaml").read_text())
-    tried = yaml.safe_load((MINI / "tried.yaml").read_text())
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     args.work.mkdir(parents=True, exist_ok=True)
-    for fold, named in folds(sources).items():
-        if args.folds and fold not in args.folds:
-            continue
-        dataset = prepared(args.data, args.gene_sets, args.work, fold, named, sources)
-        for recipe in args.recipes or tried:
-            metrics = trained(tried[recipe], dataset, args.gene_sets, args.work / f"{recipe}_{fold}")
-            found = {
-                name: float(f"{metrics['cell_type'][name]:.4g}") for name in METRICS if name in metrics["cell_type"]
-            }
-            results.setdefault(recipe, {"changes": tried[recipe]})[fold] = found
-            print(recipe, fold, found, flush=True)
-            write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
+    sources = yaml.safe_load((CONFIGS / "sources.yaml").read_text())
+    if "select" in args.steps:
+        select(args, sources)
+    if {"train", "test"} & set(args.steps):
+        dataset = prepared(args, "final", final_fold(sources), sources)
+        if "train" in args.steps:
+            ship(trained(args, dataset, args.work / "final", describe_held_out=False))
+        if "test" in args.steps:
+            files = [str(args.data / f"{name}.h5ad") for name in (*sources["train"], *sources["unseen"])]
+            mini_test.test(dataset, files, sources, args.work / "test")
+    if "card" in args.steps:
+        mini_card.write_card(sources)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Fixtures: tiny random models and synthetic cells, on CPU and offline."""
 
 import os
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -176,3 +177,14 @@ def pytest_runtest_makereport(item, call):
             f"{item.name} passes: take it out of transformers_exceptions.FAILURES",
         )
     return report
+
+
+def run_cli(*arguments: object) -> int:
+    """Exit code of the command line."""
+    from cell2text import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["cell2text", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.run()
+    return stopped.value.code or 0

@@ -1,7 +1,6 @@
 """Evaluation as a whole: systems that are wrong on purpose, wrong input, baselines, the report, the command line."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from cell2text.data.ontology import life_stage, term_definition
 from cell2text.data.prepare import prepare
 from cell2text.evaluation import eval_results, evaluate_predictions
 from cell2text.evaluation.predictions import checked_rows, read_rows
+
+from .conftest import run_cli
 
 
 QUICK = {"bertscore_model": None, "n_resamples": 20}
@@ -194,17 +195,6 @@ def test_the_same_rows_give_the_same_figures_in_any_order(rows):
     assert 0 < first["cell_type"]["accuracy"] < 1 and first["settings"]["hash"] == again["settings"]["hash"]
 
 
-def run(arguments) -> int:
-    """Exit code of the command line."""
-    from cell2text import cli
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["cell2text", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.run()
-    return stopped.value.code or 0
-
-
 # --- wrong input --------------------------------------------------------------------------------------------------
 
 
@@ -355,21 +345,10 @@ def test_the_command_line_trains_baselines_on_counts_or_ranks(prepared, tmp_path
         "--bertscore-model",
         "none",
     ]
-    assert (
-        run(
-            [
-                *common,
-                "--out",
-                str(tmp_path / "ranks"),
-                "--methods",
-                "knn,logistic_regression,majority,nearest_description,linear_head",
-                "--embeddings",
-                str(tmp_path / "e.npz"),
-            ]
-        )
-        == 0
-    )
-    assert run([*common, "--out", str(tmp_path / "counts"), "--methods", "knn", "--counts", str(counts)]) == 0
+    methods = "knn,logistic_regression,majority,nearest_description,linear_head"
+    ranked = ["--methods", methods, "--embeddings", tmp_path / "e.npz"]
+    assert run_cli(*common, "--out", tmp_path / "ranks", *ranked) == 0
+    assert run_cli(*common, "--out", tmp_path / "counts", "--methods", "knn", "--counts", counts) == 0
     ranks, on_counts = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("ranks", "counts"))
     accuracy = {name: found["cell_type"]["accuracy"] for name, found in ranks["systems"].items()}
     assert (
@@ -400,7 +379,7 @@ def test_the_command_line_tells_wrong_input_in_one_line(prepared, tmp_path, caps
             "absent.h5ad",
         ),
     ):
-        assert run(["evaluate", *arguments, *out, "--bertscore-model", "none"]) == 2, arguments
+        assert run_cli("evaluate", *arguments, *out, "--bertscore-model", "none") == 2, arguments
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
     assert not (tmp_path / "out").exists()

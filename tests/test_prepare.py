@@ -28,7 +28,7 @@ from cell2text.data.sources import BadFileError, find_sources, open_source
 from ranking_cell2text import rank_anndata
 from vocabulary_cell2text import GeneVocabulary
 
-from .conftest import SHARED, make_adata, make_vocabulary, shared_path
+from .conftest import SHARED, make_adata, make_vocabulary, run_cli, shared_path
 
 
 TYPES = [("B cell", "CL:0000236"), ("T cell", "CL:0000084"), ("monocyte", "CL:0000576")]
@@ -718,13 +718,8 @@ def test_the_command_line_reports_and_refuses(world, tmp_path):
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments, message, capsys, monkeypatch, tmp_path):
-    from cell2text import cli
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["cell2text", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.run()
-    assert stopped.value.code == 2 and capsys.readouterr().err.startswith(f"cell2text: {message}")
+    assert run_cli(*arguments) == 2 and capsys.readouterr().err.startswith(f"cell2text: {message}")
 
 
 # The reference data

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 import time
 import warnings
 from html import unescape
@@ -15,13 +14,14 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cell2text import cli
 from cell2text.describe.described import place_cells, read_described
 from cell2text.describe.engine import RankedCells, make_table
 from cell2text.describe.groups import describe_groups, find_groups
 from cell2text.describe.report import write_report
 from cell2text.describe.writers import as_frame, as_obs
 from processing_cell2text import EMPTY_CELL_TEXT
+
+from .conftest import run_cli
 
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -261,7 +261,7 @@ def test_a_zarr_store_and_another_name_are_read(tmp_path):
         write_report(tmp_path / "d.zarr", tmp_path / "s.html")
 
 
-def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, capsys):
     (tmp_path / "there.html").write_text("precious")
     (tmp_path / "bad.h5ad").write_text("no HDF5")
     (tmp_path / "rows.jsonl").write_text("{}")
@@ -288,7 +288,5 @@ def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, 
         with pytest.raises((ValueError, KeyError), match=message):
             write_report(source, tmp_path / out, **options)
     assert (tmp_path / "there.html").read_text() == "precious" and not (tmp_path / "r.html").exists()
-    monkeypatch.setattr(sys, "argv", ["cell2text", "report", str(described), "--out", str(tmp_path / "there.html")])
-    with pytest.raises(SystemExit) as ended:
-        cli.run()
-    assert ended.value.code == 2 and capsys.readouterr().err.startswith("cell2text: --out")
+    assert run_cli("report", described, "--out", tmp_path / "there.html") == 2
+    assert capsys.readouterr().err.startswith("cell2text: --out")

@@ -29,15 +29,9 @@ def describe_held_out(
 ) -> dict:
     """Write `predictions.jsonl` and the folder `evaluation`, print five texts and a table, and return the metrics."""
     rows, model = training_rows.held_out, model.eval()
-    options = {"batch_size": args.generation_batch_size, "max_new_tokens": args.max_new_tokens, "do_sample": False}
-    texts = describe_cells(model, processor, [cells[0] for cells in rows["cells"]], **options)
-    references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
-    predictions = [
-        {**row, "prediction": text, "reference": reference}
-        for row, text, reference in zip(rows.select_columns(list(COPIED)), texts, references)
-    ]
-    lines = [json.dumps(row, ensure_ascii=False) for row in predictions]
-    write_atomically(Path(output_dir, PREDICTIONS), "\n".join(lines) + "\n")
+    options = {"batch_size": args.generation_batch_size, "max_new_tokens": args.max_new_tokens}
+    predictions = predict_rows(model, processor, rows, **options)
+    write_predictions(predictions, Path(output_dir, PREDICTIONS))
     training, embeddings = None, embed_cells(model, processor, rows, args.generation_batch_size)
     if args.baselines:
         head = "linear_head" in args.baselines
@@ -54,6 +48,21 @@ def describe_held_out(
     metrics = evaluate_predictions(predictions, out, training=training, embeddings=embeddings, seed=seed)
     print_results(metrics, predictions, out)
     return metrics
+
+
+def predict_rows(model, processor, rows: Dataset, **options) -> list[dict]:
+    """Rows as evaluation reads them: what is said of each cell, and what is true of it."""
+    texts = describe_cells(model, processor, [cells[0] for cells in rows["cells"]], do_sample=False, **options)
+    references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
+    return [
+        {**row, "prediction": text, "reference": reference}
+        for row, text, reference in zip(rows.select_columns(list(COPIED)), texts, references)
+    ]
+
+
+def write_predictions(predictions: list[dict], path: Path) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) for row in predictions]
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def describe_cells(model, processor, cells: list, **options) -> list[str]:

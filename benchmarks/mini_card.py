@@ -1,0 +1,84 @@
+"""The shipped model's card: configs/mini/model_card.md, filled from the files that the other steps wrote."""
+
+import json
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from cell2text.evaluation.report import SYSTEM_NAMES
+from cell2text.models import MINI
+from vocabulary_cell2text import write_atomically
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONFIGS, RESULTS = PROJECT / "configs" / "mini", PROJECT / "benchmarks" / "results"
+LEFT_OUT = ("constant", "nearest_description")
+COLUMNS = {
+    "cell type": ("cell_type", "accuracy"),
+    "lenient": ("cell_type", "lenient_accuracy"),
+    "PageRank": ("cell_type", "pagerank_similarity"),
+    "tissue": ("tissue", "accuracy"),
+    "disease": ("disease", "accuracy"),
+    "pathways, Jaccard": ("pathways", "jaccard"),
+    "pathway claims true": ("truthfulness", "share_of_pathway_claims_true"),
+}
+
+
+def write_card(sources: dict) -> None:
+    """Write the card beside the shipped weights."""
+    write_atomically(MINI / "README.md", render_card(sources))
+
+
+def render_card(sources: dict) -> str:
+    """The card's text.
+
+    Raises
+    ------
+    ValueError
+        If a cell that was drawn to be read has no verdict in configs/mini/reading.yaml, or another text than was read.
+    """
+    results, selection, cells = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("mini", "mini_selection", "mini_cells")
+    )
+    verdicts = yaml.safe_load((CONFIGS / "reading.yaml").read_text())
+    for cell in cells:
+        read = verdicts.get(cell["cell"])
+        if read is None or read["text"] != cell["text"]:
+            raise ValueError(f"{cell['cell']} of {cell['study']} was not read as it is described now: {cell['text']}")
+        cell["verdict"] = read["verdict"]
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"figure": figure, "percent": percent, "thousands": lambda value: f"{value:,}"}
+    return environment.from_string((CONFIGS / "model_card.md").read_text()).render(
+        sources=sources,
+        results=results,
+        selection=selection,
+        cells=cells,
+        columns=list(COLUMNS),
+        table=table,
+        analysis=(CONFIGS / "analysis.md").read_text().strip(),
+        recipe=(CONFIGS / "train.yaml").read_text().strip(),
+        config=json.loads((MINI / "config.json").read_text()),
+    )
+
+
+def table(part: dict) -> list[list[str]]:
+    """A line a system: its name and its figures, empty where it has none."""
+    lines = []
+    for name, scores in part["systems"].items():
+        if name not in LEFT_OUT:
+            figures = [scores.get(group, {}).get(key) for group, key in COLUMNS.values()]
+            lines.append([SYSTEM_NAMES[name], *("" if values is None else figure(values) for values in figures)])
+    return lines
+
+
+def figure(values: list[float]) -> str:
+    """In percent, with its interval where it has one."""
+    value, *bounds = (f"{100 * value:.1f}" for value in values)
+    return f"{value} ({' to '.join(bounds)})" if bounds else value
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"

@@ -1,0 +1,130 @@
+"""The shipped model on cells that it never saw, and single cells of every study to be read beside their genes."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+from datasets import load_dataset
+
+import cell2text
+from cell2text.models import MINI
+from cell2text.training.held_out import predict_rows, write_predictions
+from vocabulary_cell2text import write_atomically
+
+
+RESULTS = Path(__file__).resolve().parent / "results"
+FIGURES = {
+    "cell_type": ("accuracy", "lenient_accuracy", "pagerank_similarity"),
+    "tissue": ("accuracy",),
+    "disease": ("accuracy",),
+    "pathways": ("subset_accuracy", "jaccard"),
+    "truthfulness": ("share_of_pathway_claims_true", "contradicts_itself"),
+    "text": ("exact_match", "bleu4", "rougeL", "bertscore_f1"),
+}
+COMPARED = {"cell_type": ("accuracy", "pagerank_similarity"), "pathways": ("jaccard",)}
+READ, MARKERS = 5, 12  # cells of each study, and genes shown of each
+HIDDEN = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # genes that name no type
+
+
+def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
+    """Describe and score the test cells of a prepared data set; benchmarks/results/mini.json, mini_cells.json."""
+    work.mkdir(parents=True, exist_ok=True)
+    predictions, metrics = work / "predictions.jsonl", work / "evaluation" / "metrics.json"
+    model, processor = cell2text.load(device="cpu")
+    rows = predict_rows(model, processor, load_dataset(str(dataset), split="test"), batch_size=64, max_new_tokens=160)
+    for row in rows:
+        row["held_out"] = "studies" if row["dataset_id"] in sources["unseen"] else "donors"
+    write_predictions(rows, predictions)
+    command = ["cell2text", "evaluate", predictions, "--out", metrics.parent, "--baselines", dataset]
+    command += [part for file in files for part in ("--counts", file)] + ["--by", "held_out", "--by", "dataset_id"]
+    subprocess.run([str(part) for part in command], check=True)
+    found = json.loads(metrics.read_text())
+    results = {
+        "model": {
+            "parameters": model.num_parameters(),
+            "megabytes": round(sum(path.stat().st_size for path in MINI.iterdir()) / 1e6, 1),
+        },
+        "training_cells": found["settings"]["training_cells"],
+        "baselines_trained_on": found["settings"]["baselines_trained_on"],
+        "settings": found["settings"]["hash"],
+        **found["by"]["held_out"],
+        "by_study": found["by"]["dataset_id"],
+    }
+    for part in ("donors", "studies"):
+        results[part] = summary(results[part])
+    results["by_study"] = {name: summary(scores) for name, scores in results["by_study"].items()}
+    write_atomically(RESULTS / "mini.json", json.dumps(results, indent=1) + "\n")
+    read = [cell for file in files for cell in cells_to_read(Path(file), (model, processor), sources)]
+    write_atomically(RESULTS / "mini_cells.json", json.dumps(read, indent=1, ensure_ascii=False) + "\n")
+
+
+def summary(scores: dict) -> dict:
+    """Chosen figures of every system as value, lower and upper bound, and how far the model is ahead of each."""
+    systems = {"cell2text": scores} | scores["systems"]
+    return {
+        "cells": scores["rows"],
+        "resampled": scores["cell_type"]["resampled"],
+        "systems": {name: figures_of(found) for name, found in systems.items()},
+        "ahead_of": {
+            name: {
+                part: {
+                    figure: [short(difference["difference"]), *map(short, difference["interval"] or ())]
+                    for figure in figures
+                    if (difference := found.get(part, {}).get(figure))
+                }
+                for part, figures in COMPARED.items()
+                if part in found
+            }
+            for name, found in scores["differences"].items()
+        },
+    }
+
+
+def figures_of(scores: dict) -> dict:
+    return {
+        part: {"n": scores[part]["n"]}
+        | {
+            name: [short(scores[part][name]), *map(short, scores[part]["intervals"].get(name, ()))]
+            for name in figures
+            if scores[part].get(name) is not None
+        }
+        for part, figures in FIGURES.items()
+        if part in scores
+    }
+
+
+def short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def cells_to_read(file: Path, model: tuple, sources: dict) -> list[dict]:
+    """Some cells of a study, each of another type: what is said of them, and their highest-ranked genes.
+
+    Cells of test donors or of unseen studies where the study has any; else of those that trained the model.
+    """
+    adata = ad.read_h5ad(file)
+    labelled = adata[(adata.obs["cell_type"].astype(str) != "unknown").to_numpy()]
+    unseen = labelled.obs["donor_id"].isin(sources["test_donors"]).to_numpy() | (file.stem in sources["unseen"])
+    pool = np.flatnonzero(unseen) if unseen.any() else np.arange(labelled.n_obs)
+    rng = np.random.default_rng(0)
+    types = labelled.obs["cell_type"].astype(str).to_numpy()
+    drawn = rng.permutation(sorted(set(types[pool])))[:READ]
+    chosen = labelled[[int(rng.choice(pool[types[pool] == kind])) for kind in drawn]].copy()
+    cell2text.tl.describe(chosen, model, allow_fractional=True)
+    _, processor = model
+    ranked = processor.rank_encode(chosen, allow_fractional=True)
+    symbols = processor.gene_vocabulary.symbols
+    return [
+        {
+            "study": file.stem,
+            "trained_on": not unseen.any(),
+            "cell": str(name),
+            "label": str(row["cell_type"]),
+            "text": str(row["cell2text"]),
+            "confidence": round(float(row["cell2text_confidence"]), 2),
+            "genes": [symbols[token] for token in genes if not str(symbols[token]).startswith(HIDDEN)][:MARKERS],
+        }
+        for (name, row), genes in zip(chosen.obs.iterrows(), ranked)
+    ]

@@ -1,0 +1,122 @@
+"""The model that ships with the package: what is there, where it comes from, and that it works on the first command."""
+
+import importlib.util
+import json
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+import cell2text
+from cell2text.data.example import UNSEEN_DONORS, example_cells
+from cell2text.models import MINI, MINI_NAME
+
+from .conftest import run_cli
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+SOURCES = yaml.safe_load((PROJECT / "configs" / "mini" / "sources.yaml").read_text())
+MOST_BYTES = 60e6
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return cell2text.load(device="cpu")
+
+
+def benchmark(name: str):
+    """A module of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_package_carries_it_whole_small_and_without_code():
+    files = sorted(path for path in MINI.iterdir() if path.name != "__pycache__")
+    shipped = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert {"config.json", "model.safetensors", "processor_config.json", "gene_vocabulary.tsv", "README.md"} <= {
+        path.name for path in files
+    }
+    assert all(any(fnmatch(f"mini/{path.name}", kind) for kind in shipped["cell2text.models"]) for path in files)
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES and not list(MINI.glob("*.py"))
+    with safe_open(MINI / "model.safetensors", "pt") as weights:
+        kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    assert kinds == {"BF16"}
+
+
+def test_it_computes_in_full_precision_and_saves_as_a_model_for_others(mini, tmp_path):
+    model, processor = mini
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32} and not model.training
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert (tmp_path / "modeling_cell2text.py").exists() and "auto_map" in json.loads(
+        (tmp_path / "config.json").read_text()
+    )
+
+
+def test_the_first_commands_describe_donors_it_never_saw(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_cli("example") == 0 and run_cli("example") == 2
+    assert "exists already" in capsys.readouterr().err
+    adata = ad.read_h5ad("example.h5ad")
+    assert adata.n_obs == 200 and set(adata.obs["donor_id"]) <= set(UNSEEN_DONORS) == set(SOURCES["test_donors"])
+    adata[::4].copy().write_h5ad("few.h5ad")
+    assert run_cli("describe", "few.h5ad", "--quiet") == 0
+    described = ad.read_h5ad("few.described.h5ad")
+    said, truth = (described.obs[name].astype(str) for name in ("cell2text_cell_type", "cell_type"))
+    assert (said == truth).mean() > 0.6 and described.uns["cell2text"]["params"]["model"] == MINI_NAME
+    assert described.obs["cell2text_pathways"].str.len().gt(0).all()
+
+
+def test_it_is_what_a_call_without_a_model_takes(mini):
+    adata = example_cells(unseen=True)[:3].copy()
+    named = cell2text.tl.describe(adata, mini, copy=True)
+    cell2text.tl.describe(adata)
+    pd.testing.assert_series_equal(adata.obs["cell2text"], named.obs["cell2text"])
+
+
+def test_a_package_that_lost_its_model_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("cell2text.describe.loading.MINI", tmp_path)
+    with pytest.raises(ValueError, match="has lost its own model"):
+        cell2text.load()
+
+
+def test_an_example_is_written_whole_or_refused(tmp_path, capsys):
+    for out, message in (("example.csv", "ends in .h5ad"), ("no/where.h5ad", "does not exist")):
+        assert run_cli("example", "--out", tmp_path / out) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_is_what_the_measured_files_say():
+    sys.path.insert(0, str(PROJECT / "benchmarks"))
+    try:
+        assert benchmark("mini_card").render_card(SOURCES) == (MINI / "README.md").read_text()
+    finally:
+        sys.path.pop(0)
+
+
+def test_no_cell_was_chosen_on_that_is_tested_on():
+    assert not set(SOURCES["test_donors"]) & set(SOURCES["validation_donors"])
+    assert not set(SOURCES["train"]) & set(SOURCES["unseen"]) and set(SOURCES["validation_studies"]) <= set(
+        SOURCES["train"]
+    )
+    results = json.loads((PROJECT / "benchmarks" / "results" / "mini.json").read_text())
+    assert set(SOURCES["unseen"]) < set(results["by_study"])
+
+
+def test_the_readme_quotes_what_the_model_reaches():
+    results = json.loads((PROJECT / "benchmarks" / "results" / "mini.json").read_text())
+    readme = (PROJECT / "README.md").read_text()
+    for part in ("donors", "studies"):
+        for system in ("cell2text", "logistic_regression", "knn", "lightgbm"):
+            found = results[part]["systems"][system]["cell_type"]
+            assert f"| {100 * found['accuracy'][0]:.1f} | {100 * found['pagerank_similarity'][0]:.1f} |" in readme
