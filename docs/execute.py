@@ -1,7 +1,7 @@
 """Run the tutorial from its first cell to its last.
 
 python docs/execute.py                          # in the project's folder: docs/tutorial.ipynb with its output
-python docs/execute.py --out done.ipynb         # or into another file, from any folder that has runs/default
+python docs/execute.py --out done.ipynb         # or into another file
 """
 
 import argparse
