@@ -222,7 +222,7 @@ def describe(
     shard_rows: Annotated[int, typer.Option(help="Cells that a kill may lose. The texts do not depend on it.")] = 1024,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the best there is if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Of the cells drawn from a group.")] = 0,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, and no texts at the end.")] = False,
 ) -> None:
     """Describe every cell of an experiment: texts, ontology terms and embeddings, added to a copy of it."""
     from cell2text.describe import DescribeOptions, describe_file

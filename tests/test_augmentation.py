@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from datasets import Dataset
-from transformers import TrainingArguments
 
+from cell2text.data import example_cells
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import (
     FEWEST_GENES,
@@ -15,11 +16,10 @@ from cell2text.training.augmentation import (
     gene_panels,
     row_weights,
 )
-from cell2text.training.warm_start import warm_start_encoder
 
 from .conftest import make_model
 from .test_modeling import batch_of
-from .training_runs import run
+from .training_runs import PROJECT, TINY, run, weights
 
 
 N_TOKENS = 300
@@ -130,26 +130,22 @@ def test_rare_kinds_are_drawn_by_the_root_of_their_number_and_epochs_differ():
     assert len(set(row_weights(rows_of(kinds), 0.0))) == 1
 
 
-def test_a_run_with_all_of_it_and_what_does_not_go_together(small_h5ad, tmp_path):
+def test_the_small_models_recipe_and_what_does_not_go_together(small_h5ad, tmp_path):
+    genes = example_cells().var["feature_name"].astype(str)[:400]
+    sets = {"HALLMARK_HYPOXIA": genes[:200], "HALLMARK_GLYCOLYSIS": genes[200:]}
+    gmt = tmp_path / "sets.gmt"
+    gmt.write_text("".join("\t".join([name, "", *members]) + "\n" for name, members in sets.items()))
     options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 2, "warm_start_epochs": 1}
-    run(tmp_path / "all", **options, panel_share=0.5, depth_loss=0.5, rank_cut=0.5, class_balance=0.5)
-    assert (tmp_path / "all" / "out" / "model.safetensors").exists()
+    recipe = yaml.safe_load((PROJECT / "configs" / "mini" / "train.yaml").read_text())
+    recipe = {name: value for name, value in recipe.items() if name not in (*TINY, *options, "output_dir")}
+    run(tmp_path / "all", **options, **recipe, gene_sets=str(gmt))
+    saved = weights(tmp_path / "all" / "out")
+    (table,) = (value for name, value in saved.items() if name.endswith("word_embeddings.weight") and len(value) > 1000)
+    assert set(table[:, -2:].unique().tolist()) == {0, 1} and 100 < table[:, -2:].sum() <= 400
+    done = run(tmp_path / "without", **options, gene_embeddings="svd_sets", expect=2)
+    assert "gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt" in done.stderr
     balanced = {**options, "class_balance": 0.5, "train_sampling_strategy": "group_by_length"}
     done = run(tmp_path / "both", **balanced, expect=2)
     assert "class_balance draws rows by itself: not with train_sampling_strategy=group_by_length" in done.stderr
     done = run(tmp_path / "wrong", **options, panel_share=1.5, expect=2)
     assert "panel_share=1.5: expected one between 0 and 1" in done.stderr
-
-
-def test_a_warm_start_learns_the_first_cell_of_rows_that_compare_two(tiny_processor, tmp_path):
-    model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
-    kinds = [("a", "T cell"), ("a", "B cell")] * 8
-    rows = rows_of(kinds).map(
-        lambda row, i: {"cells": [[5 + i % 2, 7 + i % 2], [9]] if i % 3 else [[5 + i % 2, 7 + i % 2]]},
-        with_indices=True,
-    )
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
-    loss = warm_start_encoder(
-        model, tiny_processor, rows, args, epochs=12, learning_rate=1e-2, weights=row_weights(rows, 0.5)
-    )
-    assert loss < np.log(2)

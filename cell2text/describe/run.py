@@ -11,14 +11,16 @@ import os
 import shutil
 import time
 from pathlib import Path, PurePosixPath
+from textwrap import fill
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from cell2text.describe.cells import CellFile, check_second, find_file
-from cell2text.describe.engine import Describer
+from cell2text.describe.engine import ID, TEXT, Describer
 from cell2text.describe.groups import describe_groups
 from cell2text.describe.loading import default_device, load_model, model_name
 from cell2text.describe.options import DescribeOptions, provenance
@@ -28,6 +30,7 @@ from vocabulary_cell2text import write_atomically
 
 SHARD = 1024  # rows: what a kill may lose, and what is sorted by length together
 PLAN, WAIT = "plan.json", 0.2
+SHOWN, WIDTH = 5, 100  # texts that are printed at the end, and their lines
 
 
 def describe_file(
@@ -53,6 +56,8 @@ def describe_file(
         Replace `out` and its table of groups, and forget what an earlier run with other options had done.
     device
         Such as `cuda:1`; the best there is if left out.
+    progress
+        Show how far it is, and at the end some of the texts.
     shard_rows
         Rows of a shard.
 
@@ -109,8 +114,17 @@ def describe_file(
     finally:
         cells.close()
     write_output(found, out, shards, params, groups)
+    if progress and not options.fields_only:
+        show_texts(shards[0])
     shutil.rmtree(folder)
     return out
+
+
+def show_texts(shard: Path) -> None:
+    """Print some texts of a shard, so that one sees what was written."""
+    table = pq.read_table(shard, columns=[ID, TEXT])
+    for row in np.linspace(0, len(table) - 1, min(SHOWN, len(table))).astype(int):
+        print(f"{table[ID][row].as_py()}\n{fill(table[TEXT][row].as_py() or '', WIDTH)}\n")
 
 
 def described_path(url: str) -> Path:

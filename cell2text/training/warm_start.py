@@ -85,7 +85,8 @@ def warm_start_encoder(
     if len(classes) < 2:
         raise ValueError(f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {classes}.")
 
-    sets = sorted({name for named in rows["pathways"] for name in named or ()})
+    scored = rows["pathways"] if "pathways" in rows.column_names else ()
+    sets = sorted({name for named in scored for name in named or ()})
 
     def collate(examples):
         batch = processor.pad_cells([example["cells"][:1] for example in examples], return_tensors="pt")

@@ -1,0 +1,86 @@
+"""What a fresh encoder begins with: gene embeddings from co-expression and gene sets, cell types and pathways."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+
+from cell2text.data.pathways import GeneSets
+from cell2text.training.augmentation import row_weights
+from cell2text.training.gene_embeddings import initialise_gene_embeddings
+from cell2text.training.warm_start import PATHWAY_WEIGHT, CellClassifier, named_sets, warm_start_encoder
+
+from .conftest import N_GENES, make_adata, make_model
+
+
+def rows_of(n=16, **columns):
+    """Cells of two types in turn, told apart by their first genes."""
+    found = {
+        "dataset_id": ["a"] * n,
+        "cell_type": ["T cell", "B cell"] * (n // 2),
+        "cells": [[[5 + i % 2, 7 + i % 2], [9]] if i % 3 else [[5 + i % 2, 7 + i % 2]] for i in range(n)],
+    }
+    return Dataset.from_dict(found | columns)
+
+
+@pytest.fixture
+def fresh(tiny_processor):
+    return make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
+
+
+def start(model, processor, rows, folder) -> float:
+    args = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True)
+    weights = row_weights(rows, 0.5)
+    return warm_start_encoder(model, processor, rows, args, epochs=12, learning_rate=1e-2, weights=weights)
+
+
+def test_a_warm_start_learns_the_first_cell_of_rows_that_compare_two(fresh, tiny_processor, tmp_path):
+    assert start(fresh, tiny_processor, rows_of(), tmp_path) < np.log(2)
+
+
+def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
+    """Pathways that go with the cells are learned, those that do not are not: the type is the same in both."""
+    losses = []
+    rng = np.random.default_rng(0)
+    for order in (np.arange(32), rng.permutation(32)):
+        sets = [["HYPOXIA"], ["GLYCOLYSIS"]] * 16
+        rows = rows_of(32, pathways=[sets[i] for i in order])
+        model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
+        losses.append(start(model, tiny_processor, rows, tmp_path))
+    assert losses[0] < losses[1] - 0.1
+
+
+def test_the_loss_by_hand_and_unknown_pathways_weigh_nothing(fresh):
+    torch.manual_seed(0)
+    classifier = CellClassifier(fresh, 3, 2).eval()
+    cells = {
+        "cell_input_ids": torch.tensor([[5, 7], [6, 8]]),
+        "cell_attention_mask": torch.ones(2, 2, dtype=torch.long),
+    }
+    labels, nothing = torch.tensor([0, 2]), [float("nan")] * 2
+    plain = classifier(**cells, labels=labels, pathways=torch.tensor([nothing, nothing]))["loss"]
+    torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(classifier(**cells, labels=labels,
+                               pathways=torch.tensor([nothing, nothing]))["logits"], labels))  # fmt: skip
+    one = classifier(**cells, labels=labels, pathways=torch.tensor([[1.0, 0.0], nothing]))["loss"]
+    features = fresh.model.get_cell_features(**cells).pooler_output.flatten(1)
+    odds = classifier.pathways(features)[0].sigmoid()
+    torch.testing.assert_close(one - plain, PATHWAY_WEIGHT * -(odds[0].log() + (1 - odds[1]).log()) / 2)
+    assert named_sets(["B"], ["A", "B"]) == [0, 1] and np.isnan(named_sets(None, ["A"]) + named_sets([], ["A"])).all()
+
+
+def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor, caplog):
+    cells = [cell.tolist() for cell in tiny_processor.rank_encode(make_adata(20))]
+    sets = GeneSets(["A", "B"], [["GENE1", "GENE3", "OLDNAME"], ["GENE3", "NOBODY"]])
+    initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=sets)
+    table = fresh.model.cell_encoder.get_input_embeddings().weight
+    tokens = tiny_processor.gene_vocabulary.map_genes([f"GENE{i}" for i in range(N_GENES)])[0]
+    expected = np.zeros((N_GENES, 2))
+    expected[[0, 1, 3], 0] = expected[3, 1] = 1
+    assert np.array_equal(table[tokens, -2:].detach(), expected) and table[:, :-2].abs().sum() > 0
+    for wrong, message in (
+        (GeneSets(["A"], [["NOBODY"]]), "knows none of the 1 genes"),
+        (GeneSets([f"S{i}" for i in range(99)], [["GENE1"]] * 99), "99 gene sets fill the"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=wrong)
