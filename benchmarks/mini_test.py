@@ -10,7 +10,7 @@ from datasets import load_dataset
 
 import cell2text
 from cell2text.models import MINI
-from cell2text.training.held_out import predict_rows, write_predictions
+from cell2text.training.held_out import embed_cells, predict_rows, write_predictions
 from vocabulary_cell2text import write_atomically
 
 
@@ -24,6 +24,7 @@ FIGURES = {
     "text": ("exact_match", "bleu4", "rougeL", "bertscore_f1"),
 }
 COMPARED = {"cell_type": ("accuracy", "pagerank_similarity"), "pathways": ("jaccard",)}
+BATCH = 64
 READ, MARKERS = 5, 12  # cells of each study, and genes shown of each
 HIDDEN = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # genes that name no type
 
@@ -33,28 +34,37 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     predictions, metrics = work / "predictions.jsonl", work / "evaluation" / "metrics.json"
     model, processor = cell2text.load(device="cpu")
-    rows = predict_rows(model, processor, load_dataset(str(dataset), split="test"), batch_size=64, max_new_tokens=160)
+    splits = load_dataset(str(dataset))
+    rows = predict_rows(model, processor, splits["test"], batch_size=BATCH, max_new_tokens=160)
+    trained_types = set(splits["train"]["cell_type"])
     for row in rows:
         row["held_out"] = "studies" if row["dataset_id"] in sources["unseen"] else "donors"
+        kind = "types trained on" if row["cell_type"] in trained_types else "other types"
+        row["types"] = f"{row['held_out']}: {kind}"
     write_predictions(rows, predictions)
+    embeddings = work / "embeddings.npz"
+    np.savez(
+        embeddings,
+        cell_id=np.array([cell for part in splits.values() for cell in part["cell_id"]]),
+        embedding=np.concatenate([embed_cells(model, processor, part, BATCH) for part in splits.values()]),
+    )
     command = ["cell2text", "evaluate", predictions, "--out", metrics.parent, "--baselines", dataset]
-    command += [part for file in files for part in ("--counts", file)] + ["--by", "held_out", "--by", "dataset_id"]
+    command += ["--embeddings", embeddings, "--by", "held_out", "--by", "dataset_id", "--by", "types"]
+    command += [part for file in files for part in ("--counts", file)]
     subprocess.run([str(part) for part in command], check=True)
     found = json.loads(metrics.read_text())
     results = {
         "model": {
             "parameters": model.num_parameters(),
-            "megabytes": round(sum(path.stat().st_size for path in MINI.iterdir()) / 1e6, 1),
+            "megabytes": round(sum(path.stat().st_size for path in MINI.iterdir() if path.suffix != ".md") / 1e6, 1),
         },
         "training_cells": found["settings"]["training_cells"],
         "baselines_trained_on": found["settings"]["baselines_trained_on"],
         "settings": found["settings"]["hash"],
-        **found["by"]["held_out"],
-        "by_study": found["by"]["dataset_id"],
+        **{part: summary(scores) for part, scores in found["by"]["held_out"].items()},
+        "by_study": {name: summary(scores) for name, scores in found["by"]["dataset_id"].items()},
+        "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
     }
-    for part in ("donors", "studies"):
-        results[part] = summary(results[part])
-    results["by_study"] = {name: summary(scores) for name, scores in results["by_study"].items()}
     write_atomically(RESULTS / "mini.json", json.dumps(results, indent=1) + "\n")
     read = [cell for file in files for cell in cells_to_read(Path(file), (model, processor), sources)]
     write_atomically(RESULTS / "mini_cells.json", json.dumps(read, indent=1, ensure_ascii=False) + "\n")
