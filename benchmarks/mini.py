@@ -122,6 +122,7 @@ def ship(run: Path) -> None:
     small = {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in weights.items()}
     partial = SHIPPED / ".model.partial"
     save_file(small, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # safetensors writes for its owner alone, and packages are installed for others
     os.replace(partial, SHIPPED / "model.safetensors")
 
 

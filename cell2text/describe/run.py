@@ -124,7 +124,7 @@ def show_texts(shard: Path) -> None:
     """Print some texts of a shard, so that one sees what was written."""
     table = pq.read_table(shard, columns=[ID, TEXT])
     for row in np.linspace(0, len(table) - 1, min(SHOWN, len(table))).astype(int):
-        print(f"{table[ID][row].as_py()}\n{fill(table[TEXT][row].as_py() or '', WIDTH)}\n")
+        print(f"{table[ID][row].as_py()}\n{fill(table[TEXT][row].as_py() or '', WIDTH, break_on_hyphens=False)}\n")
 
 
 def described_path(url: str) -> Path:
