@@ -164,14 +164,18 @@ def test_pathway_claims_are_held_against_the_cell_itself():
     assert metrics["pathways"]["n"] == 5 and metrics["pathways"]["subset_accuracy"] == 0.2
 
 
-def test_rows_are_scored_by_what_they_carry(rows):
+def test_rows_are_scored_by_what_they_carry(rows, tmp_path):
     told = saying(rows, lambda row: row["prediction"] if row["dataset_id"] == "retina" else "This cell is a B cell.")
-    metrics = evaluate_predictions(told, by=["dataset_id", "tissue"], **QUICK)
+    metrics = evaluate_predictions(told, tmp_path, by=["dataset_id", "tissue"], **QUICK)
     parts = metrics["by"]["dataset_id"]
     assert sum(part["rows"] for part in parts.values()) == len(rows) and set(metrics["by"]) == {"dataset_id", "tissue"}
     alone = evaluate_predictions([row for row in told if row["dataset_id"] == "heart_san"], **QUICK)
     assert parts["retina"]["cell_type"]["accuracy"] == 1 and parts["heart_san"]["cell_type"] == alone["cell_type"]
     assert parts["heart_san"]["differences"]["shuffled_cells"]["tissue"]["accuracy"]["difference"] == 0
+    page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert (
+        "<h2>By dataset_id</h2>" in page and f"| retina | {parts['retina']['rows']} | 100.0 (100.0 to 100.0) |" in text
+    )
     with pytest.raises(ValueError, match=r"predictions have no donor, by which"):
         evaluate_predictions(told, by=["donor"], **QUICK)
 

@@ -75,6 +75,7 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
         "confusions": {name: found[:10] for name, found in metrics["confusions"].items() if found},
         "errors": worst_errors(evaluation, pairs),
         "differences": differences_table(metrics["differences"]),
+        "by": {key: part_table(parts) for key, parts in metrics["by"].items()},
         "learned": learned(metrics["settings"]),
     }
     environment = Environment(
@@ -111,7 +112,7 @@ def table_of(metrics: dict, part: str) -> dict:
     return {"part": PARTS[part], "size": size, "columns": [FIGURE_NAMES[c] for c in columns], "lines": lines}
 
 
-DIFFERENCES = {
+DIFFERENCES = {  # the one figure of each part that short tables show
     **dict.fromkeys(FIELDS, "accuracy"),
     "pathways": "jaccard",
     "text": "rougeL",
@@ -127,6 +128,17 @@ def differences_table(differences: dict) -> dict:
         for name, found in differences.items()
     ]
     return {"columns": columns, "lines": lines}
+
+
+def part_table(parts: dict) -> dict:
+    """The model's figures on each part of the rows, a line a part."""
+    names = [name for name in DIFFERENCES if any(name in scores for scores in parts.values())]
+    lines = [
+        (value, [f"{scores['rows']:,}", *(cell(scores[n], DIFFERENCES[n]) if n in scores else "" for n in names)])
+        for value, scores in parts.items()
+    ]
+    columns = [f"{PARTS[name]}, {FIGURE_NAMES[DIFFERENCES[name]]}" for name in names]
+    return {"columns": ["cells", *columns], "lines": lines}
 
 
 def difference(found: dict | None) -> str:
