@@ -7,8 +7,10 @@
    left out of training as a whole. benchmarks/results/mini_selection.json
 2. train: configs/mini/train.yaml on all training files but the test donors; 16-bit weights into cell2text/models/mini.
 3. test: the shipped model on the test donors and on studies that trained nothing, by `cell2text evaluate`, beside
-   baselines from the same cells. benchmarks/results/mini.json, mini_cells.json
-4. card: what those files say, and what was read in single cells, as cell2text/models/mini/README.md
+   baselines from the same cells. benchmarks/results/mini.json
+4. read: single cells of every study beside their leading genes, to be judged in configs/mini/reading.yaml.
+   benchmarks/results/mini_cells.json
+5. card: what all these files say, as cell2text/models/mini/README.md
 
 Each step goes on where it stopped: what a run left in --work is not done twice.
 """
@@ -35,7 +37,7 @@ from vocabulary_cell2text import write_atomically
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "configs" / "mini"
 SELECTION = PROJECT / "benchmarks" / "results" / "mini_selection.json"
-STEPS = ("select", "train", "test", "card")
+STEPS = ("select", "train", "test", "read", "card")
 METRICS = {
     "cell_type": ("n", "accuracy", "lenient_accuracy", "pagerank_similarity"),
     "pathways": ("jaccard",),
@@ -137,6 +139,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     sources = yaml.safe_load((CONFIGS / "sources.yaml").read_text())
+    files = [str(args.data / f"{name}.h5ad") for name in (*sources["train"], *sources["unseen"])]
     if "select" in args.steps:
         select(args, sources)
     if {"train", "test"} & set(args.steps):
@@ -144,8 +147,9 @@ def main() -> None:
         if "train" in args.steps:
             ship(trained(args, dataset, args.work / "final", describe_held_out=False))
         if "test" in args.steps:
-            files = [str(args.data / f"{name}.h5ad") for name in (*sources["train"], *sources["unseen"])]
             mini_test.test(dataset, files, sources, args.work / "test")
+    if "read" in args.steps:
+        mini_test.read(files, sources)
     if "card" in args.steps:
         mini_card.write_card(sources)
 

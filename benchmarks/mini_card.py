@@ -58,7 +58,6 @@ def render_card(sources: dict) -> str:
         cells=cells,
         columns=list(COLUMNS),
         table=table,
-        analysis=(CONFIGS / "analysis.md").read_text().strip(),
         recipe=(CONFIGS / "train.yaml").read_text().strip(),
         config=json.loads((MINI / "config.json").read_text()),
     )

@@ -1,6 +1,7 @@
 """The shipped model on cells that it never saw, and single cells of every study to be read beside their genes."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -25,12 +26,13 @@ FIGURES = {
 }
 COMPARED = {"cell_type": ("accuracy", "pagerank_similarity"), "pathways": ("jaccard",)}
 BATCH = 64
-READ, MARKERS = 5, 12  # cells of each study, and genes shown of each
+NAMED_TWICE = re.compile(r"pathways are (.+) and \1\.")
+READ, MARKERS, COUNTED = 5, 12, 3  # cells of each study, genes shown of each, and their fewest counts
 HIDDEN = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # genes that name no type
 
 
 def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
-    """Describe and score the test cells of a prepared data set; benchmarks/results/mini.json, mini_cells.json."""
+    """Describe and score the test cells of a prepared data set; benchmarks/results/mini.json."""
     work.mkdir(parents=True, exist_ok=True)
     predictions, metrics = work / "predictions.jsonl", work / "evaluation" / "metrics.json"
     model, processor = cell2text.load(device="cpu")
@@ -41,17 +43,19 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         row["held_out"] = "studies" if row["dataset_id"] in sources["unseen"] else "donors"
         kind = "types trained on" if row["cell_type"] in trained_types else "other types"
         row["types"] = f"{row['held_out']}: {kind}"
+    before = predictions.read_bytes() if predictions.exists() else None
     write_predictions(rows, predictions)
-    embeddings = work / "embeddings.npz"
-    np.savez(
-        embeddings,
-        cell_id=np.array([cell for part in splits.values() for cell in part["cell_id"]]),
-        embedding=np.concatenate([embed_cells(model, processor, part, BATCH) for part in splits.values()]),
-    )
-    command = ["cell2text", "evaluate", predictions, "--out", metrics.parent, "--baselines", dataset]
-    command += ["--embeddings", embeddings, "--by", "held_out", "--by", "dataset_id", "--by", "types"]
-    command += [part for file in files for part in ("--counts", file)]
-    subprocess.run([str(part) for part in command], check=True)
+    if predictions.read_bytes() != before or not metrics.exists():
+        embeddings = work / "embeddings.npz"
+        np.savez(
+            embeddings,
+            cell_id=np.array([cell for part in splits.values() for cell in part["cell_id"]]),
+            embedding=np.concatenate([embed_cells(model, processor, part, BATCH) for part in splits.values()]),
+        )
+        command = ["cell2text", "evaluate", predictions, "--out", metrics.parent, "--baselines", dataset]
+        command += ["--embeddings", embeddings, "--by", "held_out", "--by", "dataset_id", "--by", "types"]
+        command += [part for file in files for part in ("--counts", file)]
+        subprocess.run([str(part) for part in command], check=True)
     found = json.loads(metrics.read_text())
     results = {
         "model": {
@@ -61,13 +65,19 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "training_cells": found["settings"]["training_cells"],
         "baselines_trained_on": found["settings"]["baselines_trained_on"],
         "settings": found["settings"]["hash"],
+        "texts_that_name_one_pathway_twice": sum(bool(NAMED_TWICE.search(row["prediction"])) for row in rows),
         **{part: summary(scores) for part, scores in found["by"]["held_out"].items()},
         "by_study": {name: summary(scores) for name, scores in found["by"]["dataset_id"].items()},
         "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
     }
     write_atomically(RESULTS / "mini.json", json.dumps(results, indent=1) + "\n")
-    read = [cell for file in files for cell in cells_to_read(Path(file), (model, processor), sources)]
-    write_atomically(RESULTS / "mini_cells.json", json.dumps(read, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(files: list[str], sources: dict) -> None:
+    """Describe some cells of every study, to be read; benchmarks/results/mini_cells.json."""
+    model = cell2text.load(device="cpu")
+    cells = [cell for file in files for cell in cells_to_read(Path(file), model, sources)]
+    write_atomically(RESULTS / "mini_cells.json", json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(scores: dict) -> dict:
@@ -110,22 +120,19 @@ def short(value: float | None) -> float | None:
 
 
 def cells_to_read(file: Path, model: tuple, sources: dict) -> list[dict]:
-    """Some cells of a study, each of another type: what is said of them, and their highest-ranked genes.
+    """Some cells of a study, of different types where it has as many: what is said of them, and their leading genes.
 
     Cells of test donors or of unseen studies where the study has any; else of those that trained the model.
     """
     adata = ad.read_h5ad(file)
     labelled = adata[(adata.obs["cell_type"].astype(str) != "unknown").to_numpy()]
     unseen = labelled.obs["donor_id"].isin(sources["test_donors"]).to_numpy() | (file.stem in sources["unseen"])
-    pool = np.flatnonzero(unseen) if unseen.any() else np.arange(labelled.n_obs)
-    rng = np.random.default_rng(0)
-    types = labelled.obs["cell_type"].astype(str).to_numpy()
-    drawn = rng.permutation(sorted(set(types[pool])))[:READ]
-    chosen = labelled[[int(rng.choice(pool[types[pool] == kind])) for kind in drawn]].copy()
+    pool = np.random.default_rng(0).permutation(np.flatnonzero(unseen) if unseen.any() else labelled.n_obs)
+    types = labelled.obs["cell_type"].astype(str).to_numpy()[pool]
+    first = np.sort(np.unique(types, return_index=True)[1])  # of each type, in the order drawn
+    drawn = [*first, *np.setdiff1d(np.arange(len(pool)), first)][:READ]
+    chosen = labelled[pool[drawn]].copy()
     cell2text.tl.describe(chosen, model, allow_fractional=True)
-    _, processor = model
-    ranked = processor.rank_encode(chosen, allow_fractional=True)
-    symbols = processor.gene_vocabulary.symbols
     return [
         {
             "study": file.stem,
@@ -134,7 +141,21 @@ def cells_to_read(file: Path, model: tuple, sources: dict) -> list[dict]:
             "label": str(row["cell_type"]),
             "text": str(row["cell2text"]),
             "confidence": round(float(row["cell2text_confidence"]), 2),
-            "genes": [symbols[token] for token in genes if not str(symbols[token]).startswith(HIDDEN)][:MARKERS],
+            "genes": genes,
         }
-        for (name, row), genes in zip(chosen.obs.iterrows(), ranked)
+        for (name, row), genes in zip(chosen.obs.iterrows(), leading_genes(chosen, model[1]))
     ]
+
+
+def leading_genes(adata: ad.AnnData, processor) -> list[list[str]]:
+    """Of each cell the highest-ranked genes that were counted more than once or twice."""
+    vocabulary, found = processor.gene_vocabulary, []
+    place = {name: column for column, name in enumerate(adata.var_names)}
+    for row, ranked in enumerate(processor.rank_encode(adata, allow_fractional=True)):
+        counts = adata.X[row].toarray().ravel()
+        genes = [token for token in ranked if vocabulary.tokens[token] in place]
+        names = [
+            str(vocabulary.symbols[token]) for token in genes if counts[place[vocabulary.tokens[token]]] >= COUNTED
+        ]
+        found.append([name for name in names if not name.startswith(HIDDEN)][:MARKERS])
+    return found
