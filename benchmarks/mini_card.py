@@ -1,6 +1,7 @@
 """The shipped model's card: configs/mini/model_card.md, filled from the files that the other steps wrote."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -46,7 +47,11 @@ def render_card(sources: dict) -> str:
         read = verdicts.get(cell["cell"])
         if read is None or read["text"] != cell["text"]:
             raise ValueError(f"{cell['cell']} of {cell['study']} was not read as it is described now: {cell['text']}")
-        cell["verdict"] = read["verdict"]
+        cell |= {"verdict": read["verdict"], "type": read["type"]}
+    by_field = {
+        part: {name: found for name, found in results[part]["ahead_of"].items() if "cell_type" in found}
+        for part in ("donors", "studies")
+    }
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -55,7 +60,18 @@ def render_card(sources: dict) -> str:
         sources=sources,
         results=results,
         selection=selection,
+        mean=results["mean_over_studies"],
+        other=results["by_types"]["studies: other types"],
+        same=results["by_types"]["studies: types trained on"],
+        ahead={
+            "donors": {name: found["cell_type"]["accuracy"] for name, found in by_field["donors"].items()},
+            "studies": {name: found["cell_type"]["pagerank_similarity"] for name, found in by_field["studies"].items()},
+        },
+        ahead_pathways={
+            part: results[part]["ahead_of"]["usual_pathways"]["pathways"]["jaccard"] for part in ("donors", "studies")
+        },
         cells=cells,
+        read=Counter(cell["type"] for cell in cells if not cell["trained_on"]),
         columns=list(COLUMNS),
         table=table,
         recipe=(CONFIGS / "train.yaml").read_text().strip(),

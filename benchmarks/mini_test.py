@@ -68,6 +68,7 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "texts_that_name_one_pathway_twice": sum(bool(NAMED_TWICE.search(row["prediction"])) for row in rows),
         **{part: summary(scores) for part, scores in found["by"]["held_out"].items()},
         "by_study": {name: summary(scores) for name, scores in found["by"]["dataset_id"].items()},
+        "mean_over_studies": mean_over([found["by"]["dataset_id"][name] for name in sources["unseen"]]),
         "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
     }
     write_atomically(RESULTS / "mini.json", json.dumps(results, indent=1) + "\n")
@@ -99,6 +100,19 @@ def summary(scores: dict) -> dict:
             }
             for name, found in scores["differences"].items()
         },
+    }
+
+
+def mean_over(parts: list[dict]) -> dict:
+    """Of each system the figures of the cell type, every part weighing the same whatever its number of cells."""
+    systems = [{"cell2text": scores} | scores["systems"] for scores in parts]
+    return {
+        name: {
+            figure: short(float(np.mean([of[name]["cell_type"][figure] for of in systems])))
+            for figure in FIGURES["cell_type"]
+        }
+        for name, scores in systems[0].items()
+        if "cell_type" in scores
     }
 
 
