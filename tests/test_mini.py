@@ -68,12 +68,16 @@ def test_the_first_commands_describe_donors_it_never_saw(tmp_path, monkeypatch, 
     assert "exists already" in capsys.readouterr().err
     adata = ad.read_h5ad("example.h5ad")
     assert adata.n_obs == 200 and set(adata.obs["donor_id"]) <= set(UNSEEN_DONORS) == set(SOURCES["test_donors"])
-    adata[::4].copy().write_h5ad("few.h5ad")
-    assert run_cli("describe", "few.h5ad", "--quiet") == 0
+    shown = [0, 49, 99, 149, 199]  # by the command on the whole file
+    adata[sorted({*range(0, 200, 5), *shown})].copy().write_h5ad("few.h5ad")
+    assert run_cli("describe", "few.h5ad") == 0
+    assert capsys.readouterr().out.count("This cell is") == 5
     described = ad.read_h5ad("few.described.h5ad")
     said, truth = (described.obs[name].astype(str) for name in ("cell2text_cell_type", "cell_type"))
     assert (said == truth).mean() > 0.6 and described.uns["cell2text"]["params"]["model"] == MINI_NAME
-    assert described.obs["cell2text_pathways"].str.len().gt(0).all()
+    assert "MYC targets (set 1)" in set(described.obs["cell2text_pathways"].str.split("; ").explode())
+    readme = " ".join((PROJECT / "README.md").read_text().split())
+    assert all(f"{name} {described.obs.loc[name, 'cell2text']}" in readme for name in adata.obs_names[shown])
 
 
 def test_it_is_what_a_call_without_a_model_takes(mini):
