@@ -122,7 +122,7 @@ def test_a_tokenizer_without_template_or_padding_gets_both():
     assert processor.tokenizer.pad_token == "<|im_end|>"
     assert (
         processor.apply_chat_template(chat(CELL), add_generation_prompt=True)
-        == "user: <cell>Describe this cell.\nassistant: "
+        == "user:\n<cell>Describe this cell.\nassistant:\n"
     )
 
 

@@ -98,7 +98,7 @@ def make_processor(args: Cell2TextArguments, model_args: ModelConfig, rows: Trai
             model_args.model_name_or_path, revision=model_args.model_revision, **gguf
         )
     else:
-        tokenizer = train_tokenizer([*rows.texts(), *["system: user: assistant: \n"] * 10], args.decoder_vocab_size)
+        tokenizer = train_tokenizer([*rows.texts(), *["system:\nuser:\nassistant:\n"] * 10], args.decoder_vocab_size)
     return Cell2TextProcessor.from_components(
         tokenizer, vocabulary_of(rows, args), num_cell_tokens=args.num_cell_tokens, max_genes=args.max_genes, **prompts
     )
