@@ -34,8 +34,8 @@ SYSTEM_PROMPT = (
 INSTRUCTION = "Describe this cell."
 EMPTY_CELL_TEXT = "This cell cannot be described: it has no counts on the genes that the model knows."
 # For language models whose tokenizer has no chat template of its own.
-# A role ends with its line: after a blank, a byte-level tokenizer would make one token of the blank and the answer's first
-# word, which is then in no answer's loss and not what generation begins after.
+# A role ends with its line: a byte-level tokenizer makes one token of a blank and the answer's first word, and text
+# would be generated after a blank that no training row has.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ':\\n' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"

@@ -77,13 +77,18 @@ def prepared(args, name: str, fold: dict, sources: dict) -> Path:
 
 
 def trained(args, dataset: Path, out: Path, **changes) -> Path:
-    """Folder of a run of train_sft.py, which is made if it is not there; beside it its log."""
-    if not (out / "README.md").exists():  # the card, which a run writes last
+    """Folder of a run of train_sft.py, which is made if it is not there, or was of another recipe, and its log."""
+    options = {"dataset": dataset, "gene_sets": args.gene_sets, "output_dir": out, "disable_tqdm": True, **changes}
+    recipe = (CONFIGS / "train.yaml").read_text() + json.dumps(changes)
+    done = out.with_suffix(".recipe")
+    if not done.exists() or done.read_text() != recipe:
+        done.unlink(missing_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(CONFIGS / "train.yaml")]
-        options = {"dataset": dataset, "gene_sets": args.gene_sets, "output_dir": out, "disable_tqdm": True, **changes}
         command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
         with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+        write_atomically(done, recipe)
     return out
 
 
@@ -104,8 +109,8 @@ def select(args, sources: dict) -> None:
             found = {
                 figure: float(f"{metrics[part][figure]:.4g}") for part, figures in METRICS.items() for figure in figures
             }
-            entry = results.setdefault(recipe, {"changes": tries["changes"], "folds": {}})
-            entry["folds"][name] = found
+            before = results.get(recipe, {"folds": {}})
+            results[recipe] = {"changes": tries["changes"], "folds": before["folds"] | {name: found}}
             print(recipe, name, found, flush=True)
             write_atomically(SELECTION, json.dumps(results, indent=1) + "\n")
 

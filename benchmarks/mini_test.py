@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import anndata as ad
@@ -10,6 +11,7 @@ import numpy as np
 from datasets import load_dataset
 
 import cell2text
+from cell2text.evaluation.predictions import read_rows
 from cell2text.models import MINI
 from cell2text.training.held_out import embed_cells, predict_rows, write_predictions
 from vocabulary_cell2text import write_atomically
@@ -43,16 +45,28 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         row["held_out"] = "studies" if row["dataset_id"] in sources["unseen"] else "donors"
         kind = "types trained on" if row["cell_type"] in trained_types else "other types"
         row["types"] = f"{row['held_out']}: {kind}"
-    before = predictions.read_bytes() if predictions.exists() else None
+    said = [row["prediction"] for row in read_rows(predictions)] if predictions.exists() else None
+    if said != [row["prediction"] for row in rows]:
+        metrics.unlink(missing_ok=True)  # of other texts
     write_predictions(rows, predictions)
-    if predictions.read_bytes() != before or not metrics.exists():
+    if not metrics.exists():
         embeddings = work / "embeddings.npz"
         np.savez(
             embeddings,
             cell_id=np.array([cell for part in splits.values() for cell in part["cell_id"]]),
             embedding=np.concatenate([embed_cells(model, processor, part, BATCH) for part in splits.values()]),
         )
-        command = ["cell2text", "evaluate", predictions, "--out", metrics.parent, "--baselines", dataset]
+        command = [
+            sys.executable,
+            "-m",
+            "cell2text",
+            "evaluate",
+            predictions,
+            "--out",
+            metrics.parent,
+            "--baselines",
+            dataset,
+        ]
         command += ["--embeddings", embeddings, "--by", "held_out", "--by", "dataset_id", "--by", "types"]
         command += [part for file in files for part in ("--counts", file)]
         subprocess.run([str(part) for part in command], check=True)

@@ -7,6 +7,7 @@ or wrong input (one line on standard error), 1 a fault of ours or of the machine
 import errno
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,6 +159,9 @@ def evaluate(
     from cell2text.evaluation.predictions import read_rows
     from cell2text.evaluation.training_cells import load_training, read_embeddings
 
+    lacking = [name for name in ("lightgbm", "nltk", "rouge_score", "sacrebleu") if find_spec(name) is None]
+    if lacking:
+        raise ValueError(f'The evaluation needs {", ".join(lacking)}: pip install "cell2text[eval]".')
     rows = read_rows(predictions)
     training, found = None, None
     ids = [str(row.get("cell_id")) for row in rows]
@@ -198,7 +202,9 @@ def describe(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="h5ad, zarr, jsonl, parquet or csv, by its ending; NAME.described.h5ad here if left out."),
+        typer.Option(
+            help="h5ad, zarr, jsonl, parquet or csv, by its ending; NAME.described.h5ad (or zarr) here if left out."
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="A question, a task (annotate, ask:tissue, ...), or a JSON file with a chat.")

@@ -61,7 +61,8 @@ def files_to_push(folder: Path, *, adapter: bool = False) -> list[Upload]:
         wanted |= {"config.json": "a model", "processor_config.json": "a processor", "gene_vocabulary.tsv": "its genes"}
         if not any(name.endswith(".safetensors") for name in names):
             wanted["model.safetensors"] = "weights"
-        wanted |= dict.fromkeys(code_files(root / "config.json"), "code that loads it")
+        code = code_files(root / "config.json") or {"modeling_cell2text.py"}
+        wanted |= dict.fromkeys(code, "code that loads it, which save_pretrained writes")
     missing = {name: what for name, what in wanted.items() if name not in names}
     if missing:
         lacking = ", ".join(f"{name} ({what})" for name, what in sorted(missing.items()))

@@ -143,7 +143,7 @@ def test_the_small_models_recipe_and_what_does_not_go_together(small_h5ad, tmp_p
     (table,) = (value for name, value in saved.items() if name.endswith("word_embeddings.weight") and len(value) > 1000)
     assert set(table[:, -2:].unique().tolist()) == {0, 1} and 100 < table[:, -2:].sum() <= 400
     done = run(tmp_path / "without", **options, gene_embeddings="svd_sets", expect=2)
-    assert "gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt" in done.stderr
+    assert "gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt, or hallmark" in done.stderr
     balanced = {**options, "class_balance": 0.5, "train_sampling_strategy": "group_by_length"}
     done = run(tmp_path / "both", **balanced, expect=2)
     assert "class_balance draws rows by itself: not with train_sampling_strategy=group_by_length" in done.stderr

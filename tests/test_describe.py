@@ -4,8 +4,10 @@ import json
 import shutil
 import time
 import warnings
+from pathlib import Path
 
 import anndata as ad
+import fsspec
 import h5py
 import numpy as np
 import pandas as pd
@@ -350,6 +352,20 @@ def test_wrong_places_and_models_end_in_one_line(model, experiment, tmp_path):
     assert (tmp_path / "there.csv").read_text() == "precious" and not (tmp_path / "o.csv").exists()
     said, code = command(experiment, "--model", model, "--out", tmp_path / "there.csv")
     assert code == 2 and said.startswith("cell2text: --out") and "Traceback" not in said
+
+
+def test_a_file_at_an_address_is_described_beside_where_one_stands(model, experiment, tmp_path, monkeypatch, capsys):
+    with fsspec.open("memory://cells/four.h5ad", "wb") as file:
+        file.write(experiment.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    out = describe_file("memory://cells/four.h5ad", model=str(model), options=FAST)
+    assert out == Path("four.described.h5ad") and [path.name for path in tmp_path.iterdir()] == [out.name]
+    local = describe_file(experiment, tmp_path / "local.h5ad", model=str(model), options=FAST, progress=False)
+    assert list(ad.read_h5ad(out).obs["cell2text"]) == list(ad.read_h5ad(local).obs["cell2text"])
+    assert ad.read_h5ad(out).obs_names[0] in capsys.readouterr().out
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="nothing may be written into"):
+        describe_file(experiment, "other.h5ad", model=str(model), options=FAST)
 
 
 def test_an_interrupted_write_leaves_the_output_that_was_there(model, experiment, tmp_path, monkeypatch):

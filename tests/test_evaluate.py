@@ -174,7 +174,8 @@ def test_rows_are_scored_by_what_they_carry(rows, tmp_path):
     assert parts["heart_san"]["differences"]["shuffled_cells"]["tissue"]["accuracy"]["difference"] == 0
     page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert (
-        "<h2>By dataset_id</h2>" in page and f"| retina | {parts['retina']['rows']} | 100.0 (100.0 to 100.0) |" in text
+        "<h2>By dataset_id</h2>" in page
+        and f"| retina | {parts['retina']['rows']} cells | 100.0 (100.0 to 100.0) |" in text
     )
     with pytest.raises(ValueError, match=r"predictions have no donor, by which"):
         evaluate_predictions(told, by=["donor"], **QUICK)

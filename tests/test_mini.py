@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import safe_open
 import cell2text
 from cell2text.data.example import UNSEEN_DONORS, example_cells
 from cell2text.models import MINI, MINI_NAME
+from cell2text.publish import files_to_push
 
 from .conftest import run_cli
 
@@ -85,6 +85,29 @@ def test_it_is_what_a_call_without_a_model_takes(mini):
     named = cell2text.tl.describe(adata, mini, copy=True)
     cell2text.tl.describe(adata)
     pd.testing.assert_series_equal(adata.obs["cell2text"], named.obs["cell2text"])
+    assert named.uns["cell2text"]["params"] == adata.uns["cell2text"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("annotate", r"pancreatic \w+( cell)?|type B pancreatic cell"),
+        ("ask:cell_type", r"This cell is an? .*cell\."),
+        ("ask:tissue", r"This cell comes from the pancreas\."),
+        ("pathways", r"This cell's most active pathways are .+ and .+\."),
+        ("compare", r"(The first cell is|Both cells) .+\."),
+    ],
+)
+def test_it_answers_every_task_it_was_trained_on(mini, prompt, answer):
+    adata = example_cells(unseen=True)[:4].copy()
+    second = {"compare_to": adata.obs_names[3]} if prompt == "compare" else {}
+    cell2text.tl.describe(adata, mini, prompt=prompt, **second)
+    assert adata.obs["cell2text"].str.fullmatch(answer).all(), list(adata.obs["cell2text"])
+
+
+def test_it_is_not_published_without_the_code_that_loads_it():
+    with pytest.raises(ValueError, match=r"lacks modeling_cell2text\.py \(code that loads it"):
+        files_to_push(MINI)
 
 
 def test_a_package_that_lost_its_model_says_so(monkeypatch, tmp_path):
@@ -101,11 +124,7 @@ def test_an_example_is_written_whole_or_refused(tmp_path, capsys):
 
 
 def test_the_card_is_what_the_measured_files_say():
-    sys.path.insert(0, str(PROJECT / "benchmarks"))
-    try:
-        assert benchmark("mini_card").render_card(SOURCES) == (MINI / "README.md").read_text()
-    finally:
-        sys.path.pop(0)
+    assert benchmark("mini_card").render_card(SOURCES) == (MINI / "README.md").read_text()
 
 
 def test_no_cell_was_chosen_on_that_is_tested_on():

@@ -9,11 +9,13 @@ from trl import ModelConfig
 import train_sft
 from cell2text.training import preflight as checks
 from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.components import train_tokenizer
 from cell2text.training.launch import run as launch
 from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.stages import apply_stage
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, matrix_weights
+from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 
 from .conftest import make_model, make_processor, make_tokenizer, make_vocabulary
 from .training_runs import make_trainer, run, write_config
@@ -21,6 +23,22 @@ from .training_runs import make_trainer, run, write_config
 
 def rows_of(trainer) -> TrainingRows:
     return TrainingRows(trainer.train_dataset, trainer.train_dataset, None, [])
+
+
+def test_a_prompt_that_ends_inside_a_token_is_refused(tmp_path, capsys):
+    """A byte-level tokenizer joins the blank to the answer's first word: no training row has a blank of its own there."""
+    tokenizer = train_tokenizer(["assistant: This cell is a B cell. It comes from the blood."] * 20, 400)
+    processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary(), num_cell_tokens=2)
+    blank = DEFAULT_CHAT_TEMPLATE.replace("':\\n'", "': '").replace("assistant:\\n", "assistant: ")
+    for template, whole in ((DEFAULT_CHAT_TEMPLATE, True), (blank, False)):
+        processor.chat_template = processor.tokenizer.chat_template = template
+        trainer = make_trainer(tmp_path, processor=processor)
+        check = checks.check_answers(trainer, processor)
+        assert (check.problem is None) == whole
+    assert "8 of 8 answers would be learned after another context" in check.problem
+    assert "a prompt ends with the token 'Ġ', which in training is 'ĠThis'" in check.problem
+    with pytest.raises(ValueError, match="has to end where a token ends"):
+        checks.preflight(trainer, rows_of(trainer), processor)
 
 
 def test_the_table_says_what_the_run_will_do(tmp_path, capsys):

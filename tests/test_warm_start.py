@@ -69,7 +69,7 @@ def test_the_loss_by_hand_and_unknown_pathways_weigh_nothing(fresh):
     assert named_sets(["B"], ["A", "B"]) == [0, 1] and np.isnan(named_sets(None, ["A"]) + named_sets([], ["A"])).all()
 
 
-def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor, caplog):
+def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
     cells = [cell.tolist() for cell in tiny_processor.rank_encode(make_adata(20))]
     sets = GeneSets(["A", "B"], [["GENE1", "GENE3", "OLDNAME"], ["GENE3", "NOBODY"]])
     initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=sets)

