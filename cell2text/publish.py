@@ -62,7 +62,7 @@ def files_to_push(folder: Path, *, adapter: bool = False) -> list[Upload]:
         if not any(name.endswith(".safetensors") for name in names):
             wanted["model.safetensors"] = "weights"
         code = code_files(root / "config.json") or {"modeling_cell2text.py"}
-        wanted |= dict.fromkeys(code, "code that loads it, which save_pretrained writes")
+        wanted |= dict.fromkeys(code, "code that loads it")
     missing = {name: what for name, what in wanted.items() if name not in names}
     if missing:
         lacking = ", ".join(f"{name} ({what})" for name, what in sorted(missing.items()))
