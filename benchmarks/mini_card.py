@@ -42,7 +42,7 @@ def render_card(sources: dict) -> str:
     results, selection, cells = (
         json.loads((RESULTS / f"{name}.json").read_text()) for name in ("mini", "mini_selection", "mini_cells")
     )
-    verdicts = yaml.safe_load((CONFIGS / "reading.yaml").read_text())
+    verdicts, tried = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("reading", "tried"))
     for cell in cells:
         read = verdicts.get(cell["cell"])
         if read is None or read["text"] != cell["text"]:
@@ -61,6 +61,12 @@ def render_card(sources: dict) -> str:
         sources=sources,
         results=results,
         selection=selection,
+        not_run=[
+            f"{recipe} on {fold}"
+            for recipe, tries in tried.items()
+            for fold in tries["folds"]
+            if fold not in selection.get(recipe, {"folds": {}})["folds"]
+        ],
         mean=results["mean_over_studies"],
         other=results["by_types"]["studies: other types"],
         same=results["by_types"]["studies: types trained on"],
