@@ -355,10 +355,10 @@ def test_wrong_places_and_models_end_in_one_line(model, experiment, tmp_path):
 
 
 def test_a_file_at_an_address_is_described_beside_where_one_stands(model, experiment, tmp_path, monkeypatch, capsys):
-    with fsspec.open("memory://cells/four.h5ad", "wb") as file:
+    with fsspec.open("memory://described/four.h5ad", "wb") as file:
         file.write(experiment.read_bytes())
     monkeypatch.chdir(tmp_path)
-    out = describe_file("memory://cells/four.h5ad", model=str(model), options=FAST)
+    out = describe_file("memory://described/four.h5ad", model=str(model), options=FAST)
     assert out == Path("four.described.h5ad") and [path.name for path in tmp_path.iterdir()] == [out.name]
     local = describe_file(experiment, tmp_path / "local.h5ad", model=str(model), options=FAST, progress=False)
     assert list(ad.read_h5ad(out).obs["cell2text"]) == list(ad.read_h5ad(local).obs["cell2text"])
