@@ -119,12 +119,11 @@ def ship(run: Path) -> None:
     """The run's model into the package, without code: weights in 16 bits, which load as 32."""
     SHIPPED.mkdir(parents=True, exist_ok=True)
     for path in run.iterdir():
-        if path.suffix in (".json", ".jinja", ".tsv"):
-            if path.suffix == ".json":
-                content = {key: value for key, value in json.loads(path.read_text()).items() if key not in CODE}
-                write_atomically(SHIPPED / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-            else:
-                shutil.copyfile(path, SHIPPED / path.name)
+        if path.suffix == ".json":
+            content = {key: value for key, value in json.loads(path.read_text()).items() if key not in CODE}
+            write_atomically(SHIPPED / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        elif path.suffix in (".jinja", ".tsv"):
+            shutil.copyfile(path, SHIPPED / path.name)
     weights = load_file(run / "model.safetensors")
     small = {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in weights.items()}
     partial = SHIPPED / ".model.partial"

@@ -27,7 +27,7 @@ FIGURES = {
     "text": ("exact_match", "bleu4", "rougeL", "bertscore_f1"),
 }
 COMPARED = {"cell_type": ("accuracy", "pagerank_similarity"), "pathways": ("jaccard",)}
-BATCH = 64
+BATCH, CONFUSIONS = 64, 4
 NAMED_TWICE = re.compile(r"pathways are (.+) and \1\.")
 READ, MARKERS, COUNTED = 5, 12, 3  # cells of each study, genes shown of each, and their fewest counts
 HIDDEN = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # genes that name no type
@@ -82,6 +82,9 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "texts_that_name_one_pathway_twice": sum(bool(NAMED_TWICE.search(row["prediction"])) for row in rows),
         **{part: summary(scores) for part, scores in found["by"]["held_out"].items()},
         "by_study": {name: summary(scores) for name, scores in found["by"]["dataset_id"].items()},
+        "confusions": {
+            name: found["by"]["dataset_id"][name]["confusions"]["cell_type"][:CONFUSIONS] for name in sources["unseen"]
+        },
         "mean_over_studies": mean_over([found["by"]["dataset_id"][name] for name in sources["unseen"]]),
         "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
     }

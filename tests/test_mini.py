@@ -127,7 +127,7 @@ def test_the_card_is_what_the_measured_files_say():
     assert benchmark("mini_card").render_card(SOURCES) == (MINI / "README.md").read_text()
 
 
-def test_no_cell_was_chosen_on_that_is_tested_on():
+def test_the_lists_of_cells_that_choose_and_that_test_share_none():
     assert not set(SOURCES["test_donors"]) & set(SOURCES["validation_donors"])
     assert not set(SOURCES["train"]) & set(SOURCES["unseen"]) and set(SOURCES["validation_studies"]) <= set(
         SOURCES["train"]
@@ -143,3 +143,13 @@ def test_the_readme_quotes_what_the_model_reaches():
         for system in ("cell2text", "logistic_regression", "knn", "lightgbm"):
             found = results[part]["systems"][system]["cell_type"]
             assert f"| {100 * found['accuracy'][0]:.1f} | {100 * found['pagerank_similarity'][0]:.1f} |" in readme
+    readme = " ".join(readme.split())
+    ours, usual = (
+        [100 * results[part]["systems"][system]["pathways"]["jaccard"][0] for part in ("donors", "studies")]
+        for system in ("cell2text", "usual_pathways")
+    )
+    assert f"Jaccard index: {ours[0]:.1f} on donors, {ours[1]:.1f} on studies;" in readme
+    assert f"true type {usual[0]:.1f} and {usual[1]:.1f}." in readme
+    mean = {name: 100 * found["pagerank_similarity"] for name, found in results["mean_over_studies"].items()}
+    assert f"PageRank is {mean['cell2text']:.1f} against {mean['logistic_regression']:.1f} of logistic" in readme
+    assert f"regression and {mean['knn']:.1f} of kNN." in readme
