@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from cell2text.data.pathways import GeneSets
 from cell2text.training.augmentation import row_weights
-from cell2text.training.gene_embeddings import initialise_gene_embeddings
+from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.warm_start import PATHWAY_WEIGHT, CellClassifier, named_sets, warm_start_encoder
 
 from .conftest import N_GENES, make_adata, make_model
@@ -84,3 +84,19 @@ def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
     ):
         with pytest.raises(ValueError, match=message):
             initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=wrong)
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_without_attention_no_offset_tells_how_long_a_cell_is(layers, tiny_processor, tmp_path):
+    """The position's offset learns only where attention has no other way to see a rank; gene embeddings never do."""
+    model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False, cell_feature_layer=-1)
+    model.model.cell_encoder.encoder.layer = model.model.cell_encoder.encoder.layer[:layers]
+    model.model.cell_encoder.config.num_hidden_layers = layers
+    cells = [cell.tolist() for cell in tiny_processor.rank_encode(make_adata(20))]
+    initialise_gene_embeddings(model, tiny_processor, cells, seed=0)
+    freeze_gene_embeddings(model)
+    embeddings = model.model.cell_encoder.embeddings
+    genes = embeddings.word_embeddings.weight.detach().clone()
+    start(model, tiny_processor, rows_of(), tmp_path)
+    assert torch.equal(embeddings.word_embeddings.weight, genes)
+    assert bool(embeddings.position_embeddings.weight.any()) == (layers > 0)

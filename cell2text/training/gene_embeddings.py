@@ -91,8 +91,16 @@ def set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarra
 
 
 def freeze_gene_embeddings(model: Cell2TextForConditionalGeneration) -> None:
-    """Keep the encoder's gene embeddings as they are in this run."""
-    model.model.cell_encoder.get_input_embeddings().requires_grad_(False)
+    """Keep the encoder's gene embeddings as they are in this run.
+
+    Without an attention layer the offsets by position stay as well: a learned one says little more than how long a
+    cell is, by which a study is told from the next. With one, attention has no other way to see a gene's rank.
+    """
+    encoder = model.model.cell_encoder
+    encoder.get_input_embeddings().requires_grad_(False)
+    if not encoder.config.num_hidden_layers:
+        for offset in (encoder.embeddings.position_embeddings, encoder.embeddings.token_type_embeddings):
+            offset.requires_grad_(False)
 
 
 def ranked_matrix(cells: list, processor: Cell2TextProcessor) -> sp.csr_matrix:
