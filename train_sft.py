@@ -7,7 +7,9 @@ Parses, prepares or loads rows, trains, saves, describes the held-out cells. `ce
 """
 
 import copy
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import EarlyStoppingCallback, set_seed
@@ -31,7 +33,8 @@ from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.stages import apply_stage, save_base, save_final, use_liger_kernels
 from cell2text.training.state_cache import CellStateCache, keep_cell_states
 from cell2text.training.trainer import PARTS, Cell2TextCollator, Cell2TextTrainer
-from cell2text.training.warm_start import warm_start_encoder
+from cell2text.training.warm_start import WARM_START, warm_start_encoder
+from vocabulary_cell2text import write_atomically
 
 
 PROJECT = Path(__file__).resolve().parent
@@ -62,7 +65,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             initialise_gene_embeddings(model, processor, training_cells, seed=training_args.seed, gene_sets=gene_sets)
         freeze_gene_embeddings(model)
     if args.warm_start_epochs > 0 and not resume:
-        warm_start_encoder(
+        learned = warm_start_encoder(
             model,
             processor,
             rows.train,
@@ -70,7 +73,11 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             epochs=args.warm_start_epochs,
             learning_rate=args.warm_start_learning_rate,
             weights=weights,
+            held_out=rows.held_out if args.describe_held_out else None,
         )
+        if training_args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(output_dir, WARM_START), json.dumps(asdict(learned), indent=1) + "\n")
     stage = apply_stage(model, args, model_args)
     if training_args.use_liger_kernel:
         training_args.use_liger_kernel = False  # the Trainer would look for kernels of the whole, and find none

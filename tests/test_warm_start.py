@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from cell2text.data.pathways import GeneSets
 from cell2text.training.augmentation import row_weights
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
-from cell2text.training.warm_start import PATHWAY_WEIGHT, CellClassifier, named_sets, warm_start_encoder
+from cell2text.training.warm_start import PATHWAY_WEIGHT, CellClassifier, WarmStart, named_sets, warm_start_encoder
 
 from .conftest import N_GENES, make_adata, make_model
 
@@ -19,6 +19,7 @@ def rows_of(n=16, **columns):
     found = {
         "dataset_id": ["a"] * n,
         "cell_type": ["T cell", "B cell"] * (n // 2),
+        "cell_type_ontology_term_id": [None] * n,
         "cells": [[[5 + i % 2, 7 + i % 2], [9]] if i % 3 else [[5 + i % 2, 7 + i % 2]] for i in range(n)],
     }
     return Dataset.from_dict(found | columns)
@@ -29,14 +30,14 @@ def fresh(tiny_processor):
     return make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
 
 
-def start(model, processor, rows, folder) -> float:
+def start(model, processor, rows, folder, **options) -> WarmStart:
     args = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True)
     weights = row_weights(rows, 0.5)
-    return warm_start_encoder(model, processor, rows, args, epochs=12, learning_rate=1e-2, weights=weights)
+    return warm_start_encoder(model, processor, rows, args, epochs=12, learning_rate=1e-2, weights=weights, **options)
 
 
 def test_a_warm_start_learns_the_first_cell_of_rows_that_compare_two(fresh, tiny_processor, tmp_path):
-    assert start(fresh, tiny_processor, rows_of(), tmp_path) < np.log(2)
+    assert start(fresh, tiny_processor, rows_of(), tmp_path).loss < np.log(2)
 
 
 def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
@@ -47,7 +48,7 @@ def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
         sets = [["HYPOXIA"], ["GLYCOLYSIS"]] * 16
         rows = rows_of(32, pathways=[sets[i] for i in order])
         model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
-        losses.append(start(model, tiny_processor, rows, tmp_path))
+        losses.append(start(model, tiny_processor, rows, tmp_path).loss)
     assert losses[0] < losses[1] - 0.1
 
 
@@ -100,3 +101,14 @@ def test_without_attention_no_offset_tells_how_long_a_cell_is(layers, tiny_proce
     start(model, tiny_processor, rows_of(), tmp_path)
     assert torch.equal(embeddings.word_embeddings.weight, genes)
     assert bool(embeddings.position_embeddings.weight.any()) == (layers > 0)
+
+
+def test_a_warm_start_tells_what_it_knows_of_cells_held_out(fresh, tiny_processor, tmp_path):
+    """Right on the two kinds of cells it learned; a narrower truth counts as lenient; unknown types are not asked."""
+    naive = "naive B cell"
+    held_out = rows_of(6, cell_type=["T cell", "B cell", "T cell", naive, "unknown", "B cell"])
+    figures = start(fresh, tiny_processor, rows_of(), tmp_path, held_out=held_out).held_out
+    assert figures["n"] == 5 and figures["lenient_accuracy"] == 1
+    assert figures["accuracy"] == 0.8 and 0.8 < figures["pagerank_similarity"] < 1
+    unknown = rows_of(2, cell_type=["unknown"] * 2)
+    assert start(fresh, tiny_processor, rows_of(), tmp_path, held_out=unknown).held_out is None

@@ -1,8 +1,11 @@
 """The warm start: a fresh encoder and projector learn cell types and pathways before they meet the language model.
 
 A language model's loss on a few words is a weak signal for an encoder that knows nothing yet; a classifier's is a
-strong one. The classification heads are thrown away.
+strong one. The classification heads are thrown away, once they have told what encoder and projector know without any
+text: what a text gets wrong beyond that was lost on its way into words.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,12 +14,34 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from cell2text.data.ontology import known
+from cell2text.evaluation.bootstrap import Resampler
+from cell2text.evaluation.classification import FieldPairs, truth_claim
+from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import BalancedRows
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
 PATHWAY_WEIGHT = 0.2  # of one gene set's loss beside that of the cell type
+WARM_START = "warm_start.json"
+FIGURES = ("accuracy", "lenient_accuracy", "pagerank_similarity")
+
+
+@dataclass
+class WarmStart:
+    """What a warm start came to.
+
+    Parameters
+    ----------
+    loss
+        Training loss, averaged over the whole.
+    held_out
+        `n` cells that took no part, and of their types what the head names: `accuracy` and the others of `FIGURES`,
+        shares from 0 to 1; None where there are none.
+    """
+
+    loss: float
+    held_out: dict[str, float] | None = None
 
 
 class CellClassifier(nn.Module):
@@ -37,8 +62,7 @@ class CellClassifier(nn.Module):
 
     def forward(self, cell_input_ids, cell_attention_mask, labels, pathways=None):
         """`labels` of shape (n_cells,); `pathways` of shape (n_cells, n_pathways), NaN where they are unknown."""
-        features = self.get_cell_features(cell_input_ids, cell_attention_mask).pooler_output
-        features = features.flatten(1).to(self.types.weight.dtype)
+        features = self.features(cell_input_ids, cell_attention_mask)
         logits = self.types(features)
         loss = nn.functional.cross_entropy(logits, labels)
         if self.pathways is not None:
@@ -48,6 +72,11 @@ class CellClassifier(nn.Module):
             )
             loss = loss + PATHWAY_WEIGHT * losses / len(labels)
         return {"loss": loss, "logits": logits}
+
+    def features(self, cell_input_ids, cell_attention_mask) -> torch.Tensor:
+        """What the language model would see of each cell, shape (n_cells, num_cell_tokens * text_hidden)."""
+        features = self.get_cell_features(cell_input_ids, cell_attention_mask).pooler_output
+        return features.flatten(1).to(self.types.weight.dtype)
 
 
 class BalancedTrainer(BalancedRows, Trainer):
@@ -63,7 +92,8 @@ def warm_start_encoder(
     epochs: float,
     learning_rate: float,
     weights: np.ndarray | None = None,
-) -> float:
+    held_out: Dataset | None = None,
+) -> WarmStart:
     """Train the encoder and the projector on the rows' cell types and named pathways, in place.
 
     Parameters
@@ -75,13 +105,12 @@ def warm_start_encoder(
         Batch size, precision, device and seed are taken from here.
     weights
         How often each row is drawn; every row once an epoch if None.
-
-    Returns
-    -------
-    The training loss, averaged over the warm start.
+    held_out
+        Rows to be asked for in the end, which train nothing; those of an unknown type are left out.
     """
     labelled = [index for index, name in enumerate(rows["cell_type"]) if known(name)]
-    classes = sorted(set(rows.select(labelled)["cell_type"]))
+    learned = rows.select(labelled)
+    classes = sorted(set(learned["cell_type"]))
     if len(classes) < 2:
         raise ValueError(f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {classes}.")
 
@@ -114,11 +143,39 @@ def warm_start_encoder(
     )
     model.train()  # the classifier borrows the model's parts, and gene dropout looks at the model
     classifier = CellClassifier(model, len(classes), len(sets))
-    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=rows.select(labelled))
+    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
     trainer.weights = None if weights is None else weights[labelled]
     loss = trainer.train().training_loss
+    figures = None
+    if held_out is not None:
+        claims = dict(zip(learned["cell_type"], type_claims(learned)))
+        figures = held_out_figures(classifier, processor, held_out, [claims[name] for name in classes], options)
     model.to(device=args.device)  # type: ignore[call-arg]
-    return loss
+    return WarmStart(loss, figures)
+
+
+def held_out_figures(
+    classifier: CellClassifier, processor: Cell2TextProcessor, held_out: Dataset, claims: list[Claim],
+    options: TrainingArguments,
+) -> dict[str, float] | None:  # fmt: skip
+    """How near the head, whose classes make these claims, comes to held-out types; None where none of them is known."""
+    asked = held_out.select([index for index, name in enumerate(held_out["cell_type"]) if known(name)])
+    if not len(asked):
+        return None
+    chosen: list[int] = []
+    classifier.eval()
+    with torch.no_grad():
+        for batch in asked.select_columns("cells").iter(options.per_device_eval_batch_size):
+            padded = processor.pad_cells([ranked[:1] for ranked in batch["cells"]], return_tensors="pt")
+            cells = {name: values.to(options.device) for name, values in padded.items()}
+            chosen += classifier.types(classifier.features(**cells)).argmax(-1).tolist()
+    pairs = FieldPairs("cell_type", type_claims(asked), [claims[index] for index in chosen], np.arange(len(asked)))
+    found = pairs.metrics(Resampler([None] * len(asked), n_resamples=0))
+    return {"n": len(asked), **{name: float(found[name][0]) for name in FIGURES}}
+
+
+def type_claims(rows: Dataset) -> list[Claim]:
+    return [truth_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
 
 
 def named_sets(named: list[str] | None, sets: list[str]) -> list[float]:
