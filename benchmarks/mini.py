@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from cell2text.data.prepare import prepare
 from cell2text.models import MINI as SHIPPED
+from cell2text.training.warm_start import FIGURES, WARM_START
 from vocabulary_cell2text import write_atomically
 
 
@@ -109,6 +110,8 @@ def select(args, sources: dict) -> None:
             found = {
                 figure: float(f"{metrics[part][figure]:.4g}") for part, figures in METRICS.items() for figure in figures
             }
+            head = json.loads((out / WARM_START).read_text())["held_out"]
+            found |= {f"head_{figure}": float(f"{head[figure]:.4g}") for figure in FIGURES}
             before = results.get(recipe, {"folds": {}})
             results[recipe] = {"changes": tries["changes"], "folds": before["folds"] | {name: found}}
             print(recipe, name, found, flush=True)

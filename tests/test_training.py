@@ -59,6 +59,15 @@ def test_parts_may_have_learning_rates_of_their_own(tmp_path):
         assert rate_of[id(parameter)] == expected, name
 
 
+def test_a_part_whose_learning_rate_is_zero_stays_as_it_is(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rates={"projector": 0.0}, max_steps=1)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        stays = ".projector." in name or ".cell_encoder." in name  # the encoder is frozen by default
+        assert torch.equal(parameter, before[name]) == stays, name
+
+
 def test_a_row_that_max_length_would_cut_is_refused(tmp_path):
     with pytest.raises(ValueError, match="max_length=20 would cut 8 of 8 rows.*Raise it to at least"):
         make_trainer(tmp_path, max_length=20)

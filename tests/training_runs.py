@@ -77,7 +77,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def make_trainer(folder, processor=None, **options):
+def make_trainer(folder, processor=None, learning_rates=None, **options):
     processor = processor or make_processor()
     model = make_model(processor=processor)
     cells = [[cell.tolist()] for cell in processor.rank_encode(make_adata(8))]
@@ -92,6 +92,7 @@ def make_trainer(folder, processor=None, **options):
         train_dataset=rows,
         processing_class=processor,
         data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
+        learning_rates=learning_rates,
     )
 
 

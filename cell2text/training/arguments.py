@@ -164,8 +164,12 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         default=0.0, metadata={"help": "Epochs in which a fresh encoder first learns cell types and pathways."}
     )
     warm_start_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm start."})
-    encoder_learning_rate: float | None = field(default=None, metadata={"help": "The encoder's own learning rate."})
-    projector_learning_rate: float | None = field(default=None, metadata={"help": "The projector's own learning rate."})
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "The encoder's own learning rate; 0 leaves it as it is."}
+    )
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"help": "The projector's own learning rate; 0 leaves it as it is."}
+    )
     language_model_learning_rate: float | None = field(
         default=None, metadata={"help": "The language model's own learning rate; LoRA's with LoRA."}
     )

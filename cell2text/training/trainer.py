@@ -68,7 +68,7 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
     Parameters
     ----------
     learning_rates
-        Of parts of the model, keys of `PARTS`; the trainer's own where left out or None.
+        Of parts of the model, keys of `PARTS`; the trainer's own where left out or None. A part at 0 stays as it is.
     max_loss_jump
         Nats above the recent median that stop the run.
     row_weights
@@ -87,14 +87,17 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
     train_dataset: Dataset
 
     def __init__(
-        self, *args, learning_rates: Mapping[str, float | None] | None = None, max_loss_jump=None, row_weights=None,
-        **kwargs,
+        self, model, *args, learning_rates: Mapping[str, float | None] | None = None, max_loss_jump=None,
+        row_weights=None, **kwargs,
     ):  # fmt: skip
         self.weights = row_weights
         self.learning_rates = {part: rate for part, rate in (learning_rates or {}).items() if rate is not None}
+        for name, parameter in model.named_parameters():
+            if self.learning_rates.get(part_of(name)) == 0:
+                parameter.requires_grad_(False)
         self.validation_texts: ValidationTexts | None = None
         self.batch_shapes: dict[str, tuple[int, ...]] = {}
-        super().__init__(*args, **kwargs)
+        super().__init__(model, *args, **kwargs)
         self.loss_watch = LossWatch(Path(str(self.args.output_dir)), max_loss_jump)
         plain: Any = self.accelerator.unwrap_model(self.model)
         plain = plain.get_base_model() if isinstance(plain, PeftModel) else plain
