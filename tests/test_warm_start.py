@@ -7,9 +7,18 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from cell2text.data.pathways import GeneSets
+from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import row_weights
-from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
-from cell2text.training.warm_start import PATHWAY_WEIGHT, CellClassifier, WarmStart, named_sets, warm_start_encoder
+from cell2text.training.gene_embeddings import MEMBER, freeze_gene_embeddings, initialise_gene_embeddings
+from cell2text.training.warm_start import (
+    BROADER_WEIGHT,
+    PATHWAY_WEIGHT,
+    CellClassifier,
+    WarmStart,
+    broader_types,
+    named_sets,
+    warm_start_encoder,
+)
 
 from .conftest import N_GENES, make_adata, make_model
 
@@ -54,7 +63,7 @@ def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
 
 def test_the_loss_by_hand_and_unknown_pathways_weigh_nothing(fresh):
     torch.manual_seed(0)
-    classifier = CellClassifier(fresh, 3, 2).eval()
+    classifier = CellClassifier(fresh, torch.zeros(3, 0), 2).eval()
     cells = {
         "cell_input_ids": torch.tensor([[5, 7], [6, 8]]),
         "cell_attention_mask": torch.ones(2, 2, dtype=torch.long),
@@ -65,8 +74,16 @@ def test_the_loss_by_hand_and_unknown_pathways_weigh_nothing(fresh):
                                pathways=torch.tensor([nothing, nothing]))["logits"], labels))  # fmt: skip
     one = classifier(**cells, labels=labels, pathways=torch.tensor([[1.0, 0.0], nothing]))["loss"]
     features = fresh.model.get_cell_features(**cells).pooler_output.flatten(1)
+    features = features / fresh.model.projector.output_norm.weight[0]  # as large as a head's first weights expect
+    torch.testing.assert_close(features.pow(2).mean(), torch.tensor(1.0), rtol=1e-2, atol=0)
     odds = classifier.pathways(features)[0].sigmoid()
     torch.testing.assert_close(one - plain, PATHWAY_WEIGHT * -(odds[0].log() + (1 - odds[1]).log()) / 2)
+    known = CellClassifier(fresh, torch.tensor([[1.0], [0.0], [float("nan")]]), 0).eval()
+    both = known(**cells, labels=labels)  # the second cell's type is unknown to the ontology
+    above = known.broader(features)[0].sigmoid().log().squeeze() / 2
+    torch.testing.assert_close(
+        both["loss"], torch.nn.functional.cross_entropy(both["logits"], labels) - BROADER_WEIGHT * above
+    )
     assert named_sets(["B"], ["A", "B"]) == [0, 1] and np.isnan(named_sets(None, ["A"]) + named_sets([], ["A"])).all()
 
 
@@ -78,7 +95,7 @@ def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
     tokens = tiny_processor.gene_vocabulary.map_genes([f"GENE{i}" for i in range(N_GENES)])[0]
     expected = np.zeros((N_GENES, 2))
     expected[[0, 1, 3], 0] = expected[3, 1] = 1
-    assert np.array_equal(table[tokens, -2:].detach(), expected) and table[:, :-2].abs().sum() > 0
+    assert np.allclose(table[tokens, -2:].detach(), MEMBER * expected) and table[:, :-2].abs().sum() > 0
     for wrong, message in (
         (GeneSets(["A"], [["NOBODY"]]), "knows none of the 1 genes"),
         (GeneSets([f"S{i}" for i in range(99)], [["GENE1"]] * 99), "99 gene sets fill the"),
@@ -112,3 +129,15 @@ def test_a_warm_start_tells_what_it_knows_of_cells_held_out(fresh, tiny_processo
     assert figures["accuracy"] == 0.8 and 0.8 < figures["pagerank_similarity"] < 1
     unknown = rows_of(2, cell_type=["unknown"] * 2)
     assert start(fresh, tiny_processor, rows_of(), tmp_path, held_out=unknown).held_out is None
+
+
+def test_types_are_learned_with_the_terms_they_fall_under():
+    t_cell, cd4, unknown = (
+        Claim("T cell", "CL:0000084"),
+        Claim("CD4-positive, alpha-beta T cell", "CL:0000624"),
+        Claim("x"),
+    )
+    broader = broader_types([t_cell, cd4, unknown])
+    assert broader.shape[0] == 3 and broader[2].isnan().all()
+    assert not broader[0].any() and broader[1].all()  # what is above both tells nothing; the rest is the narrower one's
+    assert broader_types([unknown]).shape == (1, 0)

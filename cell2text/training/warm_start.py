@@ -3,6 +3,7 @@
 A language model's loss on a few words is a weak signal for an encoder that knows nothing yet; a classifier's is a
 strong one. The classification heads are thrown away, once they have told what encoder and projector know without any
 text: what a text gets wrong beyond that was lost on its way into words.
+Types are learned at every level of the Cell Ontology, as neighbours of each other.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from cell2text.data.ontology import known
+from cell2text.data.ontology import ancestors, known
 from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs, truth_claim
 from cell2text.evaluation.fields import Claim
@@ -23,6 +24,7 @@ from processing_cell2text import Cell2TextProcessor
 
 
 PATHWAY_WEIGHT = 0.2  # of one gene set's loss beside that of the cell type
+BROADER_WEIGHT = 0.1  # of one broader type's loss
 WARM_START = "warm_start.json"
 FIGURES = ("accuracy", "lenient_accuracy", "pagerank_similarity")
 
@@ -49,34 +51,48 @@ class CellClassifier(nn.Module):
 
     Parameters
     ----------
-    n_types, n_pathways
-        Cell types, of which a cell has one, and gene sets, of which its text names some; 0 gene sets for no such head.
+    broader
+        Cell types, of which a cell has one, by the broader types that they fall under: 1 or 0, NaN in the row of a type
+        of which that is not known, shape (n_types, n_broader).
+    n_pathways
+        Gene sets, of which a cell's text names some; 0 for no such head.
     """
 
-    def __init__(self, model: Cell2TextForConditionalGeneration, n_types: int, n_pathways: int):
+    def __init__(self, model: Cell2TextForConditionalGeneration, broader: torch.Tensor, n_pathways: int):
         super().__init__()
         self.cell_encoder, self.projector = model.model.cell_encoder, model.model.projector
         self.get_cell_features = model.model.get_cell_features
+        # Features are as small as a language model's embeddings, which a head would take long to make up for.
+        self.scale = float(self.projector.output_norm.weight.detach().abs().mean())
         size = model.config.num_cell_tokens * model.config.text_config.hidden_size
-        self.types, self.pathways = nn.Linear(size, n_types), nn.Linear(size, n_pathways) if n_pathways else None
+        n_types, n_broader = broader.shape
+        self.types = nn.Linear(size, n_types)
+        self.broader = nn.Linear(size, n_broader) if n_broader else None
+        self.pathways = nn.Linear(size, n_pathways) if n_pathways else None
+        self.register_buffer("falls_under", broader)
 
     def forward(self, cell_input_ids, cell_attention_mask, labels, pathways=None):
         """`labels` of shape (n_cells,); `pathways` of shape (n_cells, n_pathways), NaN where they are unknown."""
         features = self.features(cell_input_ids, cell_attention_mask)
         logits = self.types(features)
         loss = nn.functional.cross_entropy(logits, labels)
+        if self.broader is not None:
+            loss = loss + BROADER_WEIGHT * loss_where_known(self.broader(features), self.falls_under[labels])
         if self.pathways is not None:
-            scored = ~pathways.isnan()
-            losses = nn.functional.binary_cross_entropy_with_logits(
-                self.pathways(features), pathways.nan_to_num(), weight=scored, reduction="sum"
-            )
-            loss = loss + PATHWAY_WEIGHT * losses / len(labels)
+            loss = loss + PATHWAY_WEIGHT * loss_where_known(self.pathways(features), pathways)
         return {"loss": loss, "logits": logits}
 
     def features(self, cell_input_ids, cell_attention_mask) -> torch.Tensor:
         """What the language model would see of each cell, shape (n_cells, num_cell_tokens * text_hidden)."""
         features = self.get_cell_features(cell_input_ids, cell_attention_mask).pooler_output
-        return features.flatten(1).to(self.types.weight.dtype)
+        return features.flatten(1).to(self.types.weight.dtype) / self.scale
+
+
+def loss_where_known(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy over columns added up, mean over cells; what is NaN in truth weighs nothing."""
+    known = ~truth.isnan()
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), weight=known, reduction="sum")
+    return losses / len(truth)
 
 
 class BalancedTrainer(BalancedRows, Trainer):
@@ -114,6 +130,8 @@ def warm_start_encoder(
     if len(classes) < 2:
         raise ValueError(f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {classes}.")
 
+    named = dict(zip(learned["cell_type"], type_claims(learned)))
+    claims = [named[name] for name in classes]
     scored = rows["pathways"] if "pathways" in rows.column_names else ()
     sets = sorted({name for named in scored for name in named or ()})
 
@@ -142,14 +160,13 @@ def warm_start_encoder(
         dataloader_pin_memory=False,
     )
     model.train()  # the classifier borrows the model's parts, and gene dropout looks at the model
-    classifier = CellClassifier(model, len(classes), len(sets))
+    classifier = CellClassifier(model, broader_types(claims), len(sets))
     trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
     trainer.weights = None if weights is None else weights[labelled]
     loss = trainer.train().training_loss
     figures = None
     if held_out is not None:
-        claims = dict(zip(learned["cell_type"], type_claims(learned)))
-        figures = held_out_figures(classifier, processor, held_out, [claims[name] for name in classes], options)
+        figures = held_out_figures(classifier, processor, held_out, claims, options)
     model.to(device=args.device)  # type: ignore[call-arg]
     return WarmStart(loss, figures)
 
@@ -176,6 +193,18 @@ def held_out_figures(
 
 def type_claims(rows: Dataset) -> list[Claim]:
     return [truth_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
+
+
+def broader_types(types: list[Claim]) -> torch.Tensor:
+    """Which types fall under which terms of the Cell Ontology, their own among them, as :class:`CellClassifier` has it.
+
+    Terms above all of the types tell nothing and are left out.
+    """
+    above = [ancestors(claim.term_id) if claim.term_id else frozenset() for claim in types]
+    located = [terms for terms in above if terms]
+    columns = sorted(frozenset().union(*located) - frozenset.intersection(*located)) if located else []
+    rows = [[float(term in terms) if terms else float("nan") for term in columns] for terms in above]
+    return torch.tensor(rows).reshape(len(types), len(columns))
 
 
 def named_sets(named: list[str] | None, sets: list[str]) -> list[float]:
