@@ -122,7 +122,7 @@ def ship(run: Path) -> None:
     """The run's model into the package, without code: weights in 16 bits, which load as 32."""
     SHIPPED.mkdir(parents=True, exist_ok=True)
     for path in run.iterdir():
-        if path.suffix == ".json":
+        if path.suffix == ".json" and path.name != WARM_START:
             content = {key: value for key, value in json.loads(path.read_text()).items() if key not in CODE}
             write_atomically(SHIPPED / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         elif path.suffix in (".jinja", ".tsv"):
