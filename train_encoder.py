@@ -15,7 +15,7 @@ from trl import TrlParser
 
 from cell2text.training.arguments import MaskedGeneArguments
 from cell2text.training.checkpoints import find_checkpoint, is_sharded, saved_whole
-from cell2text.training.launch import run, use_threads
+from cell2text.training.launch import leave_together, run, use_threads
 from cell2text.training.masked_genes import (
     EncoderTrainer,
     GeneMasker,
@@ -76,8 +76,7 @@ def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
             f"guessed (loss {reached['loss']:.3f}); without looking at a cell {blind['guessed']:.1%} (loss "
             f"{blind['loss']:.3f})."
         )
-    trainer.accelerator.wait_for_everyone()
-    trainer.end()
+    leave_together(trainer)
 
 
 def save(model, vocabulary, folder: Path, max_genes: int) -> None:

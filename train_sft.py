@@ -26,7 +26,7 @@ from cell2text.training.choosing import check_choosing, check_metric, chosen_cel
 from cell2text.training.components import load_components
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
-from cell2text.training.launch import run, use_threads
+from cell2text.training.launch import leave_together, run, use_threads
 from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.preflight import preflight
 from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
@@ -99,8 +99,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             raise MemoryError(advice(model, trainer.batch_shapes, args, training_args, model_args)) from error
         raise
     trained = save_final(trainer, processor)
-    trainer.accelerator.wait_for_everyone()
-    trainer.end()  # what follows is the main rank's, and may take longer than the others would wait
+    leave_together(trainer)
     if trained is None:
         return
     metrics = None
