@@ -12,7 +12,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 # What a run leaves beside its model, or a model never needs.
 LEFT_OUT = ("base", "checkpoint-", "data", "data_cache", "runs", "logs")
 KINDS = {".json", ".jinja", ".md", ".model", ".py", ".safetensors", ".tsv", ".txt"}
-LEFT_OUT_FILES = {"predictions.jsonl"}
+LEFT_OUT_FILES = {"predictions.jsonl", "warm_start.json"}
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ def warm_start_encoder(
     if len(classes) < 2:
         raise ValueError(f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {classes}.")
 
-    named = dict(zip(learned["cell_type"], type_claims(learned)))
-    claims = [named[name] for name in classes]
+    claim_of = dict(zip(learned["cell_type"], type_claims(learned)))
+    claims = [claim_of[name] for name in classes]
     scored = rows["pathways"] if "pathways" in rows.column_names else ()
     sets = sorted({name for named in scored for name in named or ()})
 
