@@ -34,6 +34,7 @@ def saved(tmp_path):
         "training_args.bin",
         ".cache/x.json",
         "predictions.jsonl",
+        "warm_start.json",
         "base/config.json",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
