@@ -21,6 +21,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mini_card
@@ -69,28 +71,44 @@ def final_fold(sources: dict) -> dict:
 
 
 def prepared(args, name: str, fold: dict, sources: dict) -> Path:
+    """Folder of a fold's data set, which is made if it is not there, or was of other cells or options."""
     folder = args.work / "data" / name.replace(" ", "_")
-    if not (folder / "report.json").exists():
-        named = {split: cells for split, cells in fold.items() if split != "files"}
-        options = {**sources["prepare"], "split": "named", "named": named, "gene_sets": str(args.gene_sets)}
-        prepare([str(args.data / f"{file}.h5ad") for file in fold["files"]], folder, progress=False, **options)
+    named = {split: cells for split, cells in fold.items() if split != "files"}
+    options = {**sources["prepare"], "split": "named", "named": named, "gene_sets": str(args.gene_sets)}
+    with made_of(folder, json.dumps([fold["files"], options])) as to_do:
+        if to_do:
+            prepare([str(args.data / f"{file}.h5ad") for file in fold["files"]], folder, progress=False, **options)
     return folder
 
 
 def trained(args, dataset: Path, out: Path, **changes) -> Path:
     """Folder of a run of train_sft.py, which is made if it is not there, or was of another recipe, and its log."""
     options = {"dataset": dataset, "gene_sets": args.gene_sets, "output_dir": out, "disable_tqdm": True, **changes}
-    recipe = (CONFIGS / "train.yaml").read_text() + json.dumps(changes)
-    done = out.with_suffix(".recipe")
-    if not done.exists() or done.read_text() != recipe:
-        done.unlink(missing_ok=True)
-        shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(CONFIGS / "train.yaml")]
-        command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-        write_atomically(done, recipe)
+    recipe = (CONFIGS / "train.yaml").read_text() + json.dumps(changes) + recipe_of(dataset).read_text()
+    with made_of(out, recipe) as to_do:
+        if to_do:
+            command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(CONFIGS / "train.yaml")]
+            command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+            with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
+                subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     return out
+
+
+def recipe_of(folder: Path) -> Path:
+    return folder.with_suffix(".recipe")
+
+
+@contextmanager
+def made_of(folder: Path, recipe: str) -> Iterator[bool]:
+    """Whether a folder is still to be made by this recipe, emptied if it is; the recipe is written down in the end."""
+    done = recipe_of(folder)
+    to_do = not done.exists() or done.read_text() != recipe
+    if to_do:
+        done.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    yield to_do
+    if to_do:
+        write_atomically(done, recipe)
 
 
 def select(args, sources: dict) -> None:
