@@ -29,8 +29,11 @@ import mini_card
 import mini_test
 import torch
 import yaml
+from datasets import load_dataset
+from mini_compare import score_comparisons
 from safetensors.torch import load_file, save_file
 
+import cell2text
 from cell2text.data.prepare import prepare
 from cell2text.models import MINI as SHIPPED
 from cell2text.training.warm_start import FIGURES, WARM_START
@@ -130,6 +133,8 @@ def select(args, sources: dict) -> None:
             }
             head = json.loads((out / WARM_START).read_text())["held_out"]
             found |= {f"head_{figure}": float(f"{head[figure]:.4g}") for figure in FIGURES}
+            rows = load_dataset(str(dataset), split="validation")
+            found["comparing"] = score_comparisons(*cell2text.load(out, device="cpu"), rows)
             before = results.get(recipe, {"folds": {}})
             results[recipe] = {"changes": tries["changes"], "folds": before["folds"] | {name: found}}
             print(recipe, name, found, flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 from datasets import load_dataset
+from mini_compare import score_comparisons
 
 import cell2text
 from cell2text.evaluation.predictions import read_rows
@@ -79,6 +80,10 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "training_cells": found["settings"]["training_cells"],
         "baselines_trained_on": found["settings"]["baselines_trained_on"],
         "settings": found["settings"]["hash"],
+        "comparing": {
+            part: score_comparisons(model, processor, splits["test"].select(found_in(rows, part)))
+            for part in ("donors", "studies")
+        },
         "texts_that_name_one_pathway_twice": sum(bool(NAMED_TWICE.search(row["prediction"])) for row in rows),
         **{part: summary(scores) for part, scores in found["by"]["held_out"].items()},
         "by_study": {name: summary(scores) for name, scores in found["by"]["dataset_id"].items()},
@@ -89,6 +94,10 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
     }
     write_atomically(RESULTS / "mini.json", json.dumps(results, indent=1) + "\n")
+
+
+def found_in(rows: list[dict], part: str) -> list[int]:
+    return [position for position, row in enumerate(rows) if row["held_out"] == part]
 
 
 def read(files: list[str], sources: dict) -> None:

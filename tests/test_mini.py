@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -103,6 +104,22 @@ def test_it_answers_every_task_it_was_trained_on(mini, prompt, answer):
     second = {"compare_to": adata.obs_names[3]} if prompt == "compare" else {}
     cell2text.tl.describe(adata, mini, prompt=prompt, **second)
     assert adata.obs["cell2text"].str.fullmatch(answer).all(), list(adata.obs["cell2text"])
+
+
+def test_it_tells_the_second_cell_from_the_first(mini):
+    """Every cell of three types is named as it is alone, whichever place it has and whatever stands beside it."""
+    adata = example_cells(unseen=True)
+    adata = adata[(adata.obs["dataset_id"] == "baron_pancreas").to_numpy()].copy()
+    cell2text.tl.describe(adata, mini, prompt="annotate")
+    chosen = adata[~adata.obs["cell2text"].duplicated()][:3].copy()
+    alone = chosen.obs["cell2text"].astype(str).copy()
+    for beside in chosen.obs_names:
+        cell2text.tl.describe(chosen, mini, prompt="compare", compare_to=beside)
+        for cell in chosen.obs_names.drop(beside):
+            text = chosen.obs["cell2text"][cell]
+            assert re.match(
+                rf"The first cell is an? {alone[cell]} and the second cell is an? {alone[beside]}\.", text
+            ), text
 
 
 def test_it_is_not_published_without_the_code_that_loads_it():

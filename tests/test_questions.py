@@ -16,6 +16,7 @@ from cell2text.training.sources import TrainingRows
 from .training_runs import run
 
 
+BATCH = 64
 TASKS = {"describe": 2, "annotate": 1, "ask": 1, "compare": 2}
 
 
@@ -99,10 +100,11 @@ def test_training_asks_as_many_questions_and_keeps_each_cell_once_elsewhere(prep
         run(
             folder, dataset=[str(prepared)], questions_per_cell=times, class_balance=0.5, warm_start_epochs=1,
             cache_cell_states=False, describe_held_out=False, save_strategy="epoch", max_genes=64,
+            per_device_train_batch_size=BATCH,
         )  # fmt: skip
         losses.append(json.loads((folder / "out" / "warm_start.json").read_text())["loss"])
         state = next((folder / "out").glob("checkpoint-*/trainer_state.json"))
         steps.append(json.loads(state.read_text())["global_step"])
         assert f"{len(rows.train):,} training rows" in (folder / "out" / "README.md").read_text()
     assert losses[0] == losses[1]
-    assert steps == [-(-len(rows.train) // 4), -(-2 * len(rows.train) // 4)]
+    assert steps == [-(-len(rows.train) // BATCH), -(-2 * len(rows.train) // BATCH)]

@@ -4,11 +4,13 @@ A prepared row asks one, and a language model that meets a cell with one questio
 """
 
 from functools import partial
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
+from datasets.fingerprint import Hasher
 
 from cell2text.data.ontology import term_definition
 from cell2text.data.rows import FIELDS, Chat, cells_array, completion_array
@@ -51,8 +53,7 @@ def ask_more(rows: TrainingRows, questions_per_cell: int) -> Dataset:
             batched=True,
             batch_size=CELLS_AT_ONCE,
             features=rows.train.features,
-            # without a fingerprint `datasets` would pickle the chat to find one
-            new_fingerprint=f"{rows.train._fingerprint}_{options['seed'] + number}",
+            new_fingerprint=Hasher.hash([rows.train._fingerprint, options, number, version("cell2text")]),
         )
         parts.append(asked.with_format(None))
     return concatenate_datasets(parts)
