@@ -32,7 +32,6 @@ SYSTEM_PROMPT = (
     "in plain, accurate sentences."
 )
 INSTRUCTION = "Describe this cell."
-ORDINALS = ("First cell", "Second cell")  # as answers that compare them say
 EMPTY_CELL_TEXT = "This cell cannot be described: it has no counts on the genes that the model knows."
 # For language models whose tokenizer has no chat template of its own.
 # A role ends with its line: a byte-level tokenizer makes one token of a blank and the answer's first word, and text
@@ -410,19 +409,8 @@ class Cell2TextProcessor(ProcessorMixin):
 
 
 def conversation_of(instruction: str, system_prompt: str, *, n_cells: int = 1) -> list[dict]:
-    """A prompt about cells as chat messages, the cells before the instruction; no system message if it is empty.
-
-    Several cells are named, each before it comes: told apart by their place alone, the second is soon taken for the
-    first.
-    """
-    cells: list[dict] = [{"type": "cell"}] * n_cells
-    if n_cells > 1:
-        names = [*ORDINALS, *(f"Cell {number}" for number in range(len(ORDINALS) + 1, n_cells + 1))]
-        cells = [
-            block
-            for name in names[:n_cells]
-            for block in ({"type": "text", "text": f"{name}: "}, {"type": "cell"}, {"type": "text", "text": "\n"})
-        ]
+    """A prompt about cells as chat messages, the cells before the instruction; no system message if it is empty."""
+    cells = [{"type": "cell"} for _ in range(n_cells)]
     system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
     return [*system, {"role": "user", "content": [*cells, {"type": "text", "text": instruction}]}]
 

@@ -9,10 +9,9 @@ Parses, prepares or loads rows, trains, saves, describes the held-out cells. `ce
 import copy
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
@@ -30,7 +29,6 @@ from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import leave_together, run, use_threads
 from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.preflight import preflight
-from cell2text.training.questions import ask_more
 from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.stages import apply_stage, save_base, save_final, use_liger_kernels
 from cell2text.training.state_cache import CellStateCache, keep_cell_states
@@ -80,10 +78,6 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         if training_args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             write_atomically(Path(output_dir, WARM_START), json.dumps(asdict(learned), indent=1) + "\n")
-    with training_args.main_process_first(desc="asking more of the cells"):
-        asked = replace(rows, train=ask_more(rows, args.questions_per_cell))
-    if weights is not None:
-        weights = np.tile(weights, args.questions_per_cell)
     stage = apply_stage(model, args, model_args)
     if training_args.use_liger_kernel:
         training_args.use_liger_kernel = False  # the Trainer would look for kernels of the whole, and find none
@@ -92,12 +86,12 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     if args.cache_cell_states:
         with training_args.main_process_first(desc="encoding the cells"):
             builds = training_args.local_process_index == 0
-            caches = keep_cell_states(model, processor, asked, args, output_dir, builds=builds)
+            caches = keep_cell_states(model, processor, rows, args, output_dir, builds=builds)
     if stage == "lora" and not resume:
         save_base(model, processor, model_args, base, training_args)
 
-    trainer = make_trainer(model, processor, asked, caches, weights, args, training_args, model_args)
-    preflight(trainer, asked, processor, resume)
+    trainer = make_trainer(model, processor, rows, caches, weights, args, training_args, model_args)
+    preflight(trainer, rows, processor, resume)
     try:
         trainer.train(resume_from_checkpoint=resume)
     except (RuntimeError, MemoryError) as error:

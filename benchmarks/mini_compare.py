@@ -5,7 +5,7 @@ import re
 import numpy as np
 from datasets import Dataset
 
-from cell2text.data.tasks import INSTRUCTIONS
+from cell2text.data.tasks import fixed_instruction
 from generation_cell2text import CellAnswerer
 
 
@@ -14,13 +14,14 @@ TWO = re.compile(r"The first cell is an? (?P<first>.+?) and the second cell is a
 ONE = re.compile(r"Both cells are of the type (?P<type>.+?)\.")
 
 
-def score_comparisons(model, processor, rows: Dataset) -> dict[str, float]:
+def score_comparisons(model, processor, rows: Dataset, instruction: str | None = None) -> dict[str, float]:
     """Pairs of cells of one study, drawn by a fixed seed: the share whose first, second and both types are right.
 
     `of_one_type` is the share of pairs that are, `said_rightly_if_one` how often it is said rightly whether they are.
+    Asked by the task's fixed instruction, unless there is another.
     """
     pairs = draw_pairs(rows)
-    chat = processor.conversation(2, INSTRUCTIONS["compare"][0])
+    chat = processor.conversation(2, instruction or fixed_instruction("compare"))
     answer = CellAnswerer(model, processor, chat, max_new_tokens=80)
     cells, types = [listed[0] for listed in rows["cells"]], np.array(rows["cell_type"])
     texts = []

@@ -12,6 +12,7 @@ from datasets import load_dataset
 from mini_compare import score_comparisons
 
 import cell2text
+from cell2text.data.tasks import INSTRUCTIONS
 from cell2text.evaluation.predictions import read_rows
 from cell2text.models import MINI
 from cell2text.training.held_out import embed_cells, predict_rows, write_predictions
@@ -72,6 +73,8 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         command += [part for file in files for part in ("--counts", file)]
         subprocess.run([str(part) for part in command], check=True)
     found = json.loads(metrics.read_text())
+    held_out = np.array([row["held_out"] for row in rows])
+    parts = {part: splits["test"].select(np.flatnonzero(held_out == part)) for part in ("donors", "studies")}
     results = {
         "model": {
             "parameters": model.num_parameters(),
@@ -80,9 +83,10 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "training_cells": found["settings"]["training_cells"],
         "baselines_trained_on": found["settings"]["baselines_trained_on"],
         "settings": found["settings"]["hash"],
-        "comparing": {
-            part: score_comparisons(model, processor, splits["test"].select(found_in(rows, part)))
-            for part in ("donors", "studies")
+        "comparing": {part: score_comparisons(model, processor, cells) for part, cells in parts.items()},
+        "comparing_by_instruction": {
+            instruction: score_comparisons(model, processor, parts["donors"], instruction)
+            for instruction in INSTRUCTIONS["compare"]
         },
         "texts_that_name_one_pathway_twice": sum(bool(NAMED_TWICE.search(row["prediction"])) for row in rows),
         **{part: summary(scores) for part, scores in found["by"]["held_out"].items()},
@@ -94,10 +98,6 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
     }
     write_atomically(RESULTS / "mini.json", json.dumps(results, indent=1) + "\n")
-
-
-def found_in(rows: list[dict], part: str) -> list[int]:
-    return [position for position, row in enumerate(rows) if row["held_out"] == part]
 
 
 def read(files: list[str], sources: dict) -> None:

@@ -166,7 +166,7 @@ def test_questions_tasks_chats_and_second_cells(model, experiment, tmp_path):
     assert asked(prompt="Which tissue?") == "Which tissue?" and asked() == processor.instruction
     assert asked(prompt="annotate") == "Name the cell type of this cell. Answer with the name alone."
     assert asked(prompt="ask:tissue") == "Which tissue is this cell from?"
-    assert asked(compare_to="cell3") == "Compare these two cells."
+    assert asked(compare_to="cell3") == "Describe the differences and similarities of these two cells."
     chat = tmp_path / "chat.json"
     chat.write_text(json.dumps([{"role": "user", "content": [{"type": "cell"}, {"type": "text", "text": "Well?"}]}]))
     assert asked(prompt=str(chat)) == "Well?"

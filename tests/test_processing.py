@@ -91,18 +91,6 @@ def test_an_empty_system_prompt_is_left_out(tiny_processor):
     assert [message["role"] for message in tiny_processor.conversation()] == ["user"]
 
 
-@pytest.mark.parametrize("n_cells", [2, 4])
-def test_several_cells_are_named_before_they_come(n_cells):
-    """By place alone the second of two cells is taken for the first."""
-    names = ["First cell", "Second cell", "Cell 3", "Cell 4"][:n_cells]
-    processor = make_processor()
-    text = processor.apply_chat_template(processor.conversation(n_cells, "Compare them."))
-    assert "".join(f"{name}: {processor.cell_token}\n" for name in names) + "Compare them." in text
-    assert text.count(processor.cell_token) == n_cells
-    inputs = processor(text=text, cells=[CELL] * n_cells)
-    assert inputs["input_ids"][0].count(processor.cell_token_id) == n_cells * processor.num_cell_tokens
-
-
 def test_assistant_tokens_are_found_behind_expanded_placeholders(tiny_processor):
     messages = [*chat(CELL), {"role": "assistant", "content": "A B cell."}]
     inputs = tiny_processor.apply_chat_template(

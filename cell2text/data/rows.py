@@ -11,7 +11,7 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 
-from cell2text.data.tasks import ASKABLE, answer, answerable, draws, wordings
+from cell2text.data.tasks import ASKABLE, answer, answerable, draws, fixed_instruction, wordings
 from processing_cell2text import conversation_of
 
 
@@ -98,7 +98,7 @@ class Chat:
                 instruction = options[int(wording_lots[i] * len(options))]
             else:
                 task, field, second = "describe", None, None
-                instruction = wordings(task)[0]
+                instruction = fixed_instruction(task)
             if task != "compare":
                 partners[i], second = -1, None
             tasks.append(task)

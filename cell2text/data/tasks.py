@@ -23,7 +23,6 @@ from cell2text.data.ontology import known
 TASKS = ("describe", "annotate", "ask", "pathways", "compare")
 ASKABLE = ("cell_type", "tissue", "disease", "sex", "life_stage")
 
-# The first of each is the one for evaluation.
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "describe": (
         "Describe this cell.",
@@ -173,8 +172,17 @@ def answerable(row: Mapping, *, partner: bool) -> tuple[list[str], list[str]]:
 
 
 def wordings(task: str, field: str | None = None) -> Sequence[str]:
-    """Instructions of a task; the first is the one for evaluation."""
+    """Instructions of a task."""
     return QUESTIONS[str(field)] if task == "ask" else INSTRUCTIONS[task]
+
+
+def fixed_instruction(task: str, field: str | None = None) -> str:
+    """The one wording in which a task is asked outside training.
+
+    The first, but one of middle length for `compare`: a small model finds the cells of a pair by how far back they
+    stand, and takes the second for the first behind an instruction that is shorter than most it has learned.
+    """
+    return wordings(task, field)[5 if task == "compare" else 0]
 
 
 def draws(seed: int, stream: str, source: str, rows: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cell2text.data.ontology import ontology_versions
-from cell2text.data.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS
+from cell2text.data.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS, fixed_instruction
 
 
 LIBRARIES = ("cell2text", "transformers", "torch", "anndata", "cellxgene-ontology-guide")
@@ -97,10 +97,10 @@ def instruction_of(prompt: str | None) -> str | None:
     if prompt is None:
         return None
     if prompt in INSTRUCTIONS:
-        return INSTRUCTIONS[prompt][0]
+        return fixed_instruction(prompt)
     task, _, field = prompt.partition(":")
     if task == "ask" and field in QUESTIONS:
-        return QUESTIONS[field][0]
+        return fixed_instruction(task, field)
     if task == "ask" and " " not in prompt:
         raise ValueError(f"prompt={prompt!r}: expected ask: and one of {', '.join(ASKABLE)}.")
     if not prompt.strip():

@@ -131,13 +131,6 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         default=0.0, metadata={"help": "Largest share of genes that a training cell loses, those of low rank first."}
     )
     rank_cut: float = field(default=0.0, metadata={"help": "Largest share of genes cut off a training cell's end."})
-    questions_per_cell: int = field(
-        default=1,
-        metadata={
-            "help": "Questions that an epoch asks of each training cell, each with a task and a wording of its own, by "
-            "the weights that the data set was prepared with."
-        },
-    )
     class_balance: float = field(
         default=0.0,
         metadata={
@@ -221,8 +214,6 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         for name in ("panel_share", "depth_loss", "rank_cut", "class_balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected one between 0 and 1.")
-        if self.questions_per_cell < 1:
-            raise ValueError(f"questions_per_cell={self.questions_per_cell}: expected 1 or more.")
         if self.warm_start_epochs > 0 and self.cell_encoder is not None:
             raise ValueError(
                 "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained "
