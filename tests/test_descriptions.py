@@ -10,7 +10,17 @@ from cell2text.data.descriptions import compare_cells, describe_row, pathway_wor
 from cell2text.data.ontology import LIFE_STAGES, ontology_parser, term_definition
 from cell2text.data.pathways import read_gmt
 from cell2text.data.rows import FIELDS, Chat, find_partners
-from cell2text.data.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS, TASKS, answer, answerable, draws
+from cell2text.data.tasks import (
+    ASKABLE,
+    INSTRUCTIONS,
+    QUESTIONS,
+    TASKS,
+    answer,
+    answerable,
+    draws,
+    fixed_instruction,
+    wordings,
+)
 from processing_cell2text import INSTRUCTION
 
 from .conftest import shared_path
@@ -159,9 +169,10 @@ def test_what_cannot_be_answered_is_not_asked():
 
 
 def test_every_task_has_eight_wordings_beside_the_fixed_one():
-    assert INSTRUCTIONS["describe"][0] == INSTRUCTION
-    for wordings in [*INSTRUCTIONS.values(), *QUESTIONS.values()]:
-        assert len(wordings) >= 9 and len(set(wordings)) == len(wordings)
+    assert fixed_instruction("describe") == INSTRUCTION
+    for task, field in [*((task, None) for task in INSTRUCTIONS), *(("ask", field) for field in ASKABLE)]:
+        assert fixed_instruction(task, field) in wordings(task, field)
+        assert len(wordings(task, field)) == len(set(wordings(task, field))) >= 9
     assert set(INSTRUCTIONS) | {"ask"} == set(TASKS) and set(QUESTIONS) == set(ASKABLE)
 
 
