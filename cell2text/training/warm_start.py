@@ -142,7 +142,22 @@ def warm_start_encoder(
             batch["pathways"] = torch.tensor([named_sets(example["pathways"], sets) for example in examples])
         return batch
 
-    options = TrainingArguments(
+    options = warm_start_arguments(args, epochs, learning_rate)
+    model.train()  # the classifier borrows the model's parts, and gene dropout looks at the model
+    classifier = CellClassifier(model, broader_types(claims), len(sets))
+    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
+    trainer.weights = None if weights is None else weights[labelled]
+    loss = trainer.train().training_loss
+    figures = None
+    if held_out is not None:
+        figures = held_out_figures(classifier, processor, held_out, claims, options)
+    model.to(device=args.device)  # type: ignore[call-arg]
+    return WarmStart(loss, figures)
+
+
+def warm_start_arguments(args: TrainingArguments, epochs: float, learning_rate: float) -> TrainingArguments:
+    """Of a run's arguments those that hold for its warm start, which saves and reports nothing."""
+    return TrainingArguments(
         output_dir=args.output_dir,
         per_device_train_batch_size=args.per_device_train_batch_size,
         num_train_epochs=epochs,
@@ -159,16 +174,6 @@ def warm_start_encoder(
         disable_tqdm=args.disable_tqdm,
         dataloader_pin_memory=False,
     )
-    model.train()  # the classifier borrows the model's parts, and gene dropout looks at the model
-    classifier = CellClassifier(model, broader_types(claims), len(sets))
-    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
-    trainer.weights = None if weights is None else weights[labelled]
-    loss = trainer.train().training_loss
-    figures = None
-    if held_out is not None:
-        figures = held_out_figures(classifier, processor, held_out, claims, options)
-    model.to(device=args.device)  # type: ignore[call-arg]
-    return WarmStart(loss, figures)
 
 
 def held_out_figures(
