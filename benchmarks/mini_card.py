@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import mean
 
 import yaml
 from jinja2 import Environment, StrictUndefined
@@ -67,6 +68,7 @@ def render_card(sources: dict) -> str:
             for fold in tries["folds"]
             if fold not in selection.get(recipe, {"folds": {}})["folds"]
         ],
+        means=means_over_studies(selection, sources["validation_studies"]),
         mean=results["mean_over_studies"],
         other=results["by_types"]["studies: other types"],
         same=results["by_types"]["studies: types trained on"],
@@ -81,6 +83,18 @@ def render_card(sources: dict) -> str:
         recipe=(CONFIGS / "train.yaml").read_text().strip(),
         config=json.loads((MINI / "config.json").read_text()),
     )
+
+
+def means_over_studies(selection: dict, studies: list[str]) -> dict[str, dict[str, float]]:
+    """Figures of the cell type of each recipe that was run on all of these studies, every study weighing the same."""
+    return {
+        recipe: {
+            figure: mean(tries["folds"][name][figure] for name in studies)
+            for figure in ("accuracy", "lenient_accuracy", "pagerank_similarity")
+        }
+        for recipe, tries in selection.items()
+        if set(studies) <= set(tries["folds"])
+    }
 
 
 def ahead_of_baselines(results: dict) -> list[tuple[str, list[list[float]]]]:
