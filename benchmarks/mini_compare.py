@@ -31,12 +31,13 @@ def score_comparisons(model, processor, rows: Dataset, instruction: str | None =
     true = types[pairs]
     right = named == true
     alike = true[:, 0] == true[:, 1]
+    answered = np.array([first is not None for first, _ in named])
     found = {
         "first": right[:, 0],
         "second": right[:, 1],
         "both": right.all(1),
         "of_one_type": alike,
-        "said_rightly_if_one": (named[:, 0] == named[:, 1]) == alike,
+        "said_rightly_if_one": answered & ((named[:, 0] == named[:, 1]) == alike),
     }
     return {"pairs": len(pairs), **{name: round(float(values.mean()), 4) for name, values in found.items()}}
 
