@@ -78,7 +78,8 @@ def prepared(args, name: str, fold: dict, sources: dict) -> Path:
     folder = args.work / "data" / name.replace(" ", "_")
     named = {split: cells for split, cells in fold.items() if split != "files"}
     options = {**sources["prepare"], "split": "named", "named": named, "gene_sets": str(args.gene_sets)}
-    with made_of(folder, json.dumps([fold["files"], options])) as to_do:
+    recipe = json.dumps([fold["files"], options | {"gene_sets": args.gene_sets.name}])
+    with made_of(folder, recipe) as to_do:
         if to_do:
             prepare([str(args.data / f"{file}.h5ad") for file in fold["files"]], folder, progress=False, **options)
     return folder
