@@ -58,20 +58,7 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
             cell_id=np.array([cell for part in splits.values() for cell in part["cell_id"]]),
             embedding=np.concatenate([embed_cells(model, processor, part, BATCH) for part in splits.values()]),
         )
-        command = [
-            sys.executable,
-            "-m",
-            "cell2text",
-            "evaluate",
-            predictions,
-            "--out",
-            metrics.parent,
-            "--baselines",
-            dataset,
-        ]
-        command += ["--embeddings", embeddings, "--by", "held_out", "--by", "dataset_id", "--by", "types"]
-        command += [part for file in files for part in ("--counts", file)]
-        subprocess.run([str(part) for part in command], check=True)
+        evaluate(predictions, metrics.parent, dataset, embeddings, files)
     found = json.loads(metrics.read_text())
     held_out = np.array([row["held_out"] for row in rows])
     parts = {part: splits["test"].select(np.flatnonzero(held_out == part)) for part in ("donors", "studies")}
@@ -98,6 +85,14 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
     }
     write_atomically(RESULTS / "mini.json", json.dumps(results, indent=1) + "\n")
+
+
+def evaluate(predictions: Path, out: Path, dataset: Path, embeddings: Path, files: list[str]) -> None:
+    """Score predictions by `cell2text evaluate`, with baselines from the training cells of a data set."""
+    command = [sys.executable, "-m", "cell2text", "evaluate", predictions, "--out", out, "--baselines", dataset]
+    command += ["--embeddings", embeddings, "--by", "held_out", "--by", "dataset_id", "--by", "types"]
+    command += [part for file in files for part in ("--counts", file)]
+    subprocess.run([str(part) for part in command], check=True)
 
 
 def read(files: list[str], sources: dict) -> None:
