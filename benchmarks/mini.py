@@ -21,8 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import mini_card
@@ -78,23 +77,23 @@ def prepared(args, name: str, fold: dict, sources: dict) -> Path:
     folder = args.work / "data" / name.replace(" ", "_")
     named = {split: cells for split, cells in fold.items() if split != "files"}
     options = {**sources["prepare"], "split": "named", "named": named, "gene_sets": str(args.gene_sets)}
+    files = [str(args.data / f"{file}.h5ad") for file in fold["files"]]
     recipe = json.dumps([fold["files"], options | {"gene_sets": args.gene_sets.name}])
-    with made_of(folder, recipe) as to_do:
-        if to_do:
-            prepare([str(args.data / f"{file}.h5ad") for file in fold["files"]], folder, progress=False, **options)
+    make(folder, recipe, lambda: prepare(files, folder, progress=False, **options))
     return folder
 
 
 def trained(args, dataset: Path, out: Path, **changes) -> Path:
     """Folder of a run of train_sft.py, which is made if it is not there, or was of another recipe, and its log."""
     options = {"dataset": dataset, "gene_sets": args.gene_sets, "output_dir": out, "disable_tqdm": True, **changes}
-    recipe = (CONFIGS / "train.yaml").read_text() + json.dumps(changes) + recipe_of(dataset).read_text()
-    with made_of(out, recipe) as to_do:
-        if to_do:
-            command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(CONFIGS / "train.yaml")]
-            command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-            with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
-                subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(CONFIGS / "train.yaml")]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+    def train() -> None:
+        with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+
+    make(out, (CONFIGS / "train.yaml").read_text() + json.dumps(changes) + recipe_of(dataset).read_text(), train)
     return out
 
 
@@ -102,17 +101,15 @@ def recipe_of(folder: Path) -> Path:
     return folder.with_suffix(".recipe")
 
 
-@contextmanager
-def made_of(folder: Path, recipe: str) -> Iterator[bool]:
-    """Whether a folder is still to be made by this recipe, emptied if it is; the recipe is written down in the end."""
+def make(folder: Path, recipe: str, build: Callable[[], object]) -> None:
+    """Build a folder from nothing, unless it was finished by this recipe, which is written down in the end."""
     done = recipe_of(folder)
-    to_do = not done.exists() or done.read_text() != recipe
-    if to_do:
-        done.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-    yield to_do
-    if to_do:
-        write_atomically(done, recipe)
+    if done.exists() and done.read_text() == recipe:
+        return
+    done.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    build()
+    write_atomically(done, recipe)
 
 
 def select(args, sources: dict) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import tomllib
 from fnmatch import fnmatch
+from itertools import product
 from pathlib import Path
 
 import anndata as ad
@@ -15,6 +16,7 @@ import yaml
 from safetensors import safe_open
 
 import cell2text
+from cell2text.data.descriptions import compare_cells
 from cell2text.data.example import UNSEEN_DONORS, example_cells
 from cell2text.models import MINI, MINI_NAME
 from cell2text.publish import files_to_push
@@ -113,6 +115,7 @@ def test_it_tells_the_second_cell_from_the_first(mini):
     cell2text.tl.describe(adata, mini, prompt="annotate")
     chosen = adata[~adata.obs["cell2text"].duplicated()][:3].copy()
     alone = chosen.obs["cell2text"].astype(str).copy()
+    assert len(chosen) == 3
     for beside in chosen.obs_names:
         cell2text.tl.describe(chosen, mini, prompt="compare", compare_to=beside)
         for cell in chosen.obs_names.drop(beside):
@@ -120,6 +123,14 @@ def test_it_tells_the_second_cell_from_the_first(mini):
             assert re.match(
                 rf"The first cell is an? {alone[cell]} and the second cell is an? {alone[beside]}\.", text
             ), text
+
+
+def test_types_are_read_from_comparisons_as_they_are_written():
+    types_named = benchmark("mini_compare").types_named
+    for first, second in product(["B cell", "type B pancreatic cell", "CD4-positive, alpha-beta T cell"], repeat=2):
+        text = compare_cells({"cell_type": first}, {"cell_type": second, "tissue": "blood"})
+        assert types_named(text) == (first, second)
+    assert types_named("This cell is a B cell.") == (None, None)
 
 
 def test_it_is_not_published_without_the_code_that_loads_it():

@@ -23,6 +23,7 @@ from cell2text.data.ontology import known
 TASKS = ("describe", "annotate", "ask", "pathways", "compare")
 ASKABLE = ("cell_type", "tissue", "disease", "sex", "life_stage")
 
+COMPARE = "Describe the differences and similarities of these two cells."
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "describe": (
         "Describe this cell.",
@@ -63,7 +64,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "How does the first cell differ from the second?",
         "Are these two cells of the same type and origin?",
         "Contrast the first cell with the second cell.",
-        "Describe the differences and similarities of these two cells.",
+        COMPARE,
         "Look at both cells and compare their types and origins.",
         "Set these two cells side by side: what is alike, what is not?",
         "Tell me how these two cells relate to each other.",
@@ -179,10 +180,10 @@ def wordings(task: str, field: str | None = None) -> Sequence[str]:
 def fixed_instruction(task: str, field: str | None = None) -> str:
     """The one wording in which a task is asked outside training.
 
-    The first, but one of middle length for `compare`: a small model finds the cells of a pair by how far back they
+    The first; for `compare` one of middle length: a small model finds the cells of a pair by how far back they
     stand, and takes the second for the first behind an instruction that is shorter than most it has learned.
     """
-    return wordings(task, field)[5 if task == "compare" else 0]
+    return COMPARE if task == "compare" else wordings(task, field)[0]
 
 
 def draws(seed: int, stream: str, source: str, rows: np.ndarray) -> np.ndarray:
