@@ -74,6 +74,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             learning_rate=args.warm_start_learning_rate,
             weights=weights,
             held_out=rows.held_out if args.describe_held_out else None,
+            augment=args.augment_warm_start,
         )
         if training_args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)

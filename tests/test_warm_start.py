@@ -131,6 +131,22 @@ def test_a_warm_start_tells_what_it_knows_of_cells_held_out(fresh, tiny_processo
     assert start(fresh, tiny_processor, rows_of(), tmp_path, held_out=unknown).held_out is None
 
 
+@pytest.mark.parametrize("augment", [True, False])
+def test_genes_are_hidden_in_training_alone_and_only_if_asked_for(augment, fresh, tiny_processor, tmp_path):
+    """Held-out cells are shown whole, whatever the training cells went through."""
+    shown = []
+
+    def hide_all_but_the_first(ids, mask):
+        shown.append(len(ids))
+        return ids, mask & (torch.arange(ids.shape[1]) < 1)
+
+    fresh.model.augment_cells, seen = hide_all_but_the_first, []
+    fresh.model.projector.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].sum(-1).max().item()))
+    start(fresh, tiny_processor, rows_of(), tmp_path, held_out=rows_of(8), augment=augment)
+    assert sum(shown) == (16 * 12 if augment else 0)  # every training cell in every epoch, and no other
+    assert seen == [1 if augment else 2] * (len(seen) - 1) + [2]
+
+
 def test_types_are_learned_with_the_terms_they_fall_under():
     t_cell, cd4, unknown = (
         Claim("T cell", "CL:0000084"),

@@ -131,6 +131,9 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         default=0.0, metadata={"help": "Largest share of genes that a training cell loses, those of low rank first."}
     )
     rank_cut: float = field(default=0.0, metadata={"help": "Largest share of genes cut off a training cell's end."})
+    augment_warm_start: bool = field(
+        default=True, metadata={"help": "Whether the warm start hides genes too, or only the training after it."}
+    )
     class_balance: float = field(
         default=0.0,
         metadata={

@@ -109,6 +109,7 @@ def warm_start_encoder(
     learning_rate: float,
     weights: np.ndarray | None = None,
     held_out: Dataset | None = None,
+    augment: bool = True,
 ) -> WarmStart:
     """Train the encoder and the projector on the rows' cell types and named pathways, in place.
 
@@ -123,6 +124,8 @@ def warm_start_encoder(
         How often each row is drawn; every row once an epoch if None.
     held_out
         Rows to be asked for in the end, which train nothing; those of an unknown type are left out.
+    augment
+        Whether genes are hidden from the encoder as in the rest of the training, or it sees each cell whole.
     """
     labelled = [index for index, name in enumerate(rows["cell_type"]) if known(name)]
     learned = rows.select(labelled)
@@ -143,11 +146,13 @@ def warm_start_encoder(
         return batch
 
     options = warm_start_arguments(args, epochs, learning_rate)
-    model.train()  # the classifier borrows the model's parts, and gene dropout looks at the model
+    # The classifier borrows the model's parts and puts them into training by itself; what hides genes looks at the model.
+    model.train(augment)
     classifier = CellClassifier(model, broader_types(claims), len(sets))
     trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
     trainer.weights = None if weights is None else weights[labelled]
     loss = trainer.train().training_loss
+    model.eval()
     figures = None
     if held_out is not None:
         figures = held_out_figures(classifier, processor, held_out, claims, options)
