@@ -146,7 +146,7 @@ def warm_start_encoder(
         return batch
 
     options = warm_start_arguments(args, epochs, learning_rate)
-    # The classifier borrows the model's parts and puts them into training by itself; what hides genes looks at the model.
+    # The classifier puts the parts it borrows into training by itself; what hides genes looks at the whole model.
     model.train(augment)
     classifier = CellClassifier(model, broader_types(claims), len(sets))
     trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
