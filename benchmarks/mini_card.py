@@ -25,6 +25,16 @@ COLUMNS = {
     "pathways, Jaccard": ("pathways", "jaccard"),
     "pathway claims true": ("truthfulness", "share_of_pathway_claims_true"),
 }
+TRIED = {
+    "cell type": "accuracy",
+    "lenient": "lenient_accuracy",
+    "PageRank": "pagerank_similarity",
+    "head: cell type": "head_accuracy",
+    "head: lenient": "head_lenient_accuracy",
+    "head: PageRank": "head_pagerank_similarity",
+    "pathways, Jaccard": "jaccard",
+    "pathway claims true": "share_of_pathway_claims_true",
+}
 
 
 def write_card(sources: dict) -> None:
@@ -80,6 +90,8 @@ def render_card(sources: dict) -> str:
         read=Counter(cell["type"] for cell in cells if not cell["trained_on"]),
         columns=list(COLUMNS),
         table=table,
+        tried_columns=["recipe", "held out", "cells", *TRIED, "second"],
+        tried_lines=tried_lines(selection),
         recipe=(CONFIGS / "train.yaml").read_text().strip(),
         config=json.loads((MINI / "config.json").read_text()),
     )
@@ -95,6 +107,21 @@ def means_over_studies(selection: dict, studies: list[str]) -> dict[str, dict[st
         for recipe, tries in selection.items()
         if set(studies) <= set(tries["folds"])
     }
+
+
+def tried_lines(selection: dict) -> list[list[str]]:
+    """A line a recipe and fold, empty where a figure was not measured."""
+    return [
+        [
+            recipe,
+            fold,
+            f"{found['n']:,.0f}",
+            *(percent(found[name]) if name in found else "" for name in TRIED.values()),
+            percent(found["comparing"]["second"]),
+        ]
+        for recipe, tries in selection.items()
+        for fold, found in tries["folds"].items()
+    ]
 
 
 def ahead_of_baselines(results: dict) -> list[tuple[str, list[list[float]]]]:
