@@ -140,11 +140,15 @@ def test_genes_are_hidden_in_training_alone_and_only_if_asked_for(augment, fresh
         shown.append(len(ids))
         return ids, mask & (torch.arange(ids.shape[1]) < 1)
 
+    fresh.config.gene_dropout = 0.5
     fresh.model.augment_cells, seen = hide_all_but_the_first, []
-    fresh.model.projector.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].sum(-1).max().item()))
+    fresh.model.projector.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].sum(-1)))
     start(fresh, tiny_processor, rows_of(), tmp_path, held_out=rows_of(8), augment=augment)
+    *learned, asked = seen
     assert sum(shown) == (16 * 12 if augment else 0)  # every training cell in every epoch, and no other
-    assert seen == [1 if augment else 2] * (len(seen) - 1) + [2]
+    assert all((genes <= 1).all() if augment else (genes == 2).all() for genes in learned)
+    assert torch.cat(learned).eq(0).any() == augment  # gene dropout took the last one of some
+    assert len(asked) == 8 and (asked == 2).all()
 
 
 def test_types_are_learned_with_the_terms_they_fall_under():
