@@ -48,6 +48,9 @@ class Cell2TextConfig(PreTrainedConfig):
         gene_dropout (`float`, defaults to 0.0):
             Largest share of a cell's genes hidden from an encoder in training; each cell draws its share uniformly
             between 0 and this. Of no effect on a frozen encoder.
+        cell_feature_noise (`float`, defaults to 0.0):
+            Largest noise on what the language model reads of a cell in training, relative to the features' root mean
+            square; each cell draws its own uniformly between 0 and this, and every feature normal noise of that size.
         freeze_cell_encoder (`bool`, defaults to `True`):
             Keep the encoder in evaluation mode and without gradients, after `from_pretrained` too.
         lm_head_bias (`bool`, defaults to `False`):
@@ -80,6 +83,7 @@ class Cell2TextConfig(PreTrainedConfig):
     cell_cls_token_id: int | None = None
     cell_eos_token_id: int | None = None
     gene_dropout: float = 0.0
+    cell_feature_noise: float = 0.0
     freeze_cell_encoder: bool = True
     lm_head_bias: bool = False
     initializer_range: float = 0.02
@@ -91,6 +95,8 @@ class Cell2TextConfig(PreTrainedConfig):
             raise ValueError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")
         if not 0 <= self.gene_dropout < 1:
             raise ValueError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
+        if not 0 <= self.cell_feature_noise < float("inf"):
+            raise ValueError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
 

@@ -272,6 +272,11 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         token = torch.full((), self.config.cell_token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
+    def _noisy(self, cell_embeds):
+        largest = torch.rand(*cell_embeds.shape[:2], 1, 1, device=cell_embeds.device) * self.config.cell_feature_noise
+        size = cell_embeds.detach().float().square().mean((-1, -2), keepdim=True).sqrt()
+        return cell_embeds + (largest * size * torch.randn_like(cell_embeds, dtype=torch.float32)).to(cell_embeds.dtype)
+
     def _fill_placeholders(self, input_ids, inputs_embeds, cell_embeds, cell_attention_mask):
         n_cells = None if cell_attention_mask is None else cell_attention_mask.any(-1).sum(-1)
         mask = self.get_placeholder_mask(input_ids, inputs_embeds, cell_embeds, n_cells)
@@ -307,6 +312,8 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
             cell_embeds = self.get_cell_features(cell_input_ids, cell_attention_mask, cell_states).pooler_output
         if cell_embeds is not None:
+            if self.training and self.config.cell_feature_noise > 0:
+                cell_embeds = self._noisy(cell_embeds)
             inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, cell_embeds, cell_attention_mask)
         elif input_ids is not None and past_key_values is None:
             self.refuse_placeholders(input_ids)

@@ -6,7 +6,7 @@ import torch
 import yaml
 from datasets import Dataset
 
-from cell2text.data import example_cells
+from cell2text.data import example_cells, fit_vocabulary
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import (
     FEWEST_GENES,
@@ -14,9 +14,11 @@ from cell2text.training.augmentation import (
     CellAugmentation,
     cell_augmentation,
     gene_panels,
+    outside_nuclei,
     row_weights,
 )
 from cell2text.training.gene_embeddings import MEMBER
+from vocabulary_cell2text import GeneVocabulary
 
 from .conftest import make_model
 from .test_modeling import batch_of
@@ -82,6 +84,39 @@ def test_shallow_cells_lose_genes_of_low_rank_and_cut_ones_their_end():
     assert lost[:45].sum() * 3 < lost[-45:].sum() and lost.sum() > 0.1 * mask.sum()
     for before, after in zip(cells_of(ids, mask), cells_of(*CellAugmentation(panels(), rank_cut=1.0)(ids, mask))):
         assert after == before[: len(after)] and len(after) >= FEWEST_GENES
+
+
+def test_nuclei_lose_their_mitochondrial_and_ribosomal_genes_and_nothing_else():
+    ids, mask = ranked()
+    outside = torch.arange(N_TOKENS) % 5 == 4
+    options = {"outside_nuclei": outside, "kept": (2, 3)}
+    before = cells_of(ids, mask)
+    nuclei = cells_of(*CellAugmentation(panels(), nuclei_share=1.0, **options)(ids, mask))
+    expected = [[token for token in cell if not outside[token]] for cell in before]
+    assert nuclei == [left if len(left) > 2 else cell for cell, left in zip(before, expected)]
+    half = cells_of(*CellAugmentation(panels(), nuclei_share=0.5, **options)(ids, mask))
+    shown = [cell != whole for cell, whole in zip(half, before)]
+    assert all(cell == nucleus for cell, nucleus, changed in zip(half, nuclei, shown) if changed)
+    assert 60 < sum(shown) < 140
+    with pytest.raises(ValueError, match="nuclei_share=0.5 needs outside_nuclei"):
+        CellAugmentation(panels(), nuclei_share=0.5)
+
+
+def test_which_genes_a_nucleus_does_not_show():
+    vocabulary = fit_vocabulary(example_cells(), allow_fractional=True)
+    outside = outside_nuclei(vocabulary)
+    hidden = {symbol for symbol, out in zip(vocabulary.symbols, outside) if out}
+    assert hidden and all(symbol.startswith(("MT-", "RPL", "RPS")) for symbol in hidden)
+    symbols = ["MT-CO1", "RPL3", "RPS4X", "RPLP0", "RPSA", "RPS6KA1", "RPS19BP1", "MTOR", "MALAT1", "RPA1", ""]
+    assert outside_nuclei(vocabulary_of(symbols)).tolist() == [False] * 2 + [True] * 5 + [False] * 6
+    with pytest.raises(ValueError, match="the gene vocabulary has none: leave it out, or fit a vocabulary"):
+        outside_nuclei(vocabulary_of([""] * 4))
+
+
+def vocabulary_of(symbols):
+    tokens = ["<pad>", "<mask>", *(f"ENSG{index:011d}" for index in range(len(symbols)))]
+    medians = np.array([np.nan, np.nan, *[1.0] * len(symbols)])
+    return GeneVocabulary(tokens, medians, ["", "", *symbols], {}, max_genes=8)
 
 
 def test_cells_are_changed_in_training_of_a_trained_encoder_alone(tiny_processor):

@@ -232,6 +232,23 @@ def test_gene_dropout_acts_in_training_alone(tiny_processor, cells):
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
 
 
+def test_feature_noise_acts_in_training_alone_on_what_the_text_reads(tiny_processor, cells):
+    """A frozen encoder and features passed in get it, too; its size is relative to that of the features."""
+    model = make_model("pooled", processor=tiny_processor, cell_feature_noise=0.5)
+    inputs = batch_of(tiny_processor, [[cells[0]], [cells[1]]])
+    quiet = model(**inputs)
+    assert torch.equal(quiet.logits, model(**inputs).logits)
+    model.train()
+    noisy = model(**inputs)
+    assert not torch.equal(noisy.logits, model(**inputs).logits)
+    asked = {name: value for name, value in inputs.items() if name.startswith("cell")}
+    features = model.get_cell_features(**asked).pooler_output
+    assert torch.equal(features, model.get_cell_features(**asked).pooler_output)
+    many = torch.cat([features, 100 * features]).repeat(500, 1, 1, 1)
+    relative = (model.model._noisy(many) - many).std((1, 2, 3)) / many.square().mean((1, 2, 3)).sqrt()
+    assert relative.max() < 0.5 * 1.2 and 0.2 < relative.mean() < 0.3 and relative.min() < 0.02
+
+
 @pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("text", ["llama", "gemma3", "qwen3"])
 def test_saved_and_loaded_models_give_equal_logits(text, tie, tiny_processor, cells, tmp_path):
@@ -459,7 +476,10 @@ def test_a_perceiver_that_cannot_split_its_heads_is_refused(tiny_processor):
         make_model("perceiver", processor=tiny_processor, projector_num_heads=5)
 
 
-@pytest.mark.parametrize(("field", "value"), [("num_cell_tokens", 0), ("gene_dropout", 1.0), ("gene_dropout", -0.1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_cell_tokens", 0), ("gene_dropout", 1.0), ("gene_dropout", -0.1), ("cell_feature_noise", -0.1)],
+)
 def test_impossible_configurations_are_refused(field, value, tiny_model):
     values = {**tiny_model.config.to_dict(), field: value}
     with pytest.raises(ValueError, match=field):

@@ -106,6 +106,10 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
     projector_type: Literal["mlp", "perceiver", "pooled"] = field(
         default="mlp", metadata={"help": "Kind of the projector."}
     )
+    projector_hidden_size: int | None = field(
+        default=None,
+        metadata={"help": "Width inside the projector; the language model's if None, a Perceiver's the encoder's."},
+    )
     projector_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the projector."})
     num_cell_tokens: int = field(
         default=256, metadata={"help": "Features, and so text tokens, that stand for one cell."}
@@ -120,8 +124,16 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
             "help": "Train so many of the encoder's last layers that the projected states pass; freeze the rest."
         },
     )
-    gene_dropout: float = field(
-        default=0.0, metadata={"help": "Largest share of genes hidden from an encoder in training."}
+    gene_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Largest share of genes hidden from an encoder in training; the model's own if None."},
+    )
+    cell_feature_noise: float | None = field(
+        default=None,
+        metadata={
+            "help": "Largest noise on the features of a cell that the language model reads in training, relative to "
+            "their size; the model's own if None."
+        },
     )
     panel_share: float = field(
         default=0.0,
@@ -131,6 +143,12 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         default=0.0, metadata={"help": "Largest share of genes that a training cell loses, those of low rank first."}
     )
     rank_cut: float = field(default=0.0, metadata={"help": "Largest share of genes cut off a training cell's end."})
+    nuclei_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of training cells that are shown as nuclei: without mitochondrial and ribosomal genes."
+        },
+    )
     augment_warm_start: bool = field(
         default=True, metadata={"help": "Whether the warm start hides genes too, or only the training after it."}
     )
@@ -214,9 +232,13 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("panel_share", "depth_loss", "rank_cut", "class_balance"):
+        for name in ("panel_share", "depth_loss", "rank_cut", "nuclei_share", "class_balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected one between 0 and 1.")
+        if self.gene_dropout is not None and not 0 <= self.gene_dropout < 1:
+            raise ValueError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
+        if self.cell_feature_noise is not None and not 0 <= self.cell_feature_noise < float("inf"):
+            raise ValueError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
         if self.warm_start_epochs > 0 and self.cell_encoder is not None:
             raise ValueError(
                 "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained "

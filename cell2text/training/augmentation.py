@@ -4,6 +4,7 @@ What a study measures differs from the next by its panel of genes, its depth and
 than by what its cells are. A model that has seen each cell under several of these learns what is left.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ from vocabulary_cell2text import GeneVocabulary
 
 
 FEWEST_GENES = 16  # that a cut leaves
+# What a nucleus hardly has: mitochondrial transcripts, and those of ribosomal proteins (not of RPS6's kinases).
+OUTSIDE_NUCLEI = re.compile(r"MT-|RP[LS](?!\d+(K|BP))")
 
 
 class CellAugmentation:
@@ -34,16 +37,23 @@ class CellAugmentation:
         Largest share of genes that a shallower measurement loses; genes of low rank are lost first.
     rank_cut
         Largest share of genes that is cut off from a cell's end.
+    nuclei_share
+        Share of the cells that are shown as their nuclei.
+    outside_nuclei
+        Gene tokens that a nucleus does not show, bool, shape (n_tokens,); needed for `nuclei_share`.
     kept
         Tokens that stay whatever is drawn: special ones.
     """
 
     def __init__(
         self, panels: torch.Tensor, *, panel_share: float = 0.0, depth_loss: float = 0.0, rank_cut: float = 0.0,
-        kept: tuple[int, ...] = (),
+        nuclei_share: float = 0.0, outside_nuclei: torch.Tensor | None = None, kept: tuple[int, ...] = (),
     ):  # fmt: skip
+        if nuclei_share and outside_nuclei is None:
+            raise ValueError(f"nuclei_share={nuclei_share} needs outside_nuclei: which genes a nucleus does not show.")
         self.panels, self.panel_share = panels, panel_share
         self.depth_loss, self.rank_cut, self.kept = depth_loss, rank_cut, kept
+        self.nuclei_share, self.outside_nuclei = nuclei_share, outside_nuclei
 
     def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cells and their boolean mask, both of shape (n_cells, n_genes), as they look elsewhere; of the same shape.
@@ -63,6 +73,9 @@ class CellAugmentation:
             chosen = torch.randint(len(self.panels), (n_cells, 1), device=ids.device)
             restricted = drawn(n_cells, 1) < self.panel_share
             left &= self.panels[chosen, ids] | ~restricted
+        if self.nuclei_share and self.outside_nuclei is not None:
+            self.outside_nuclei = self.outside_nuclei.to(ids.device)
+            left &= ~self.outside_nuclei[ids] | (drawn(n_cells, 1) >= self.nuclei_share)
         if self.depth_loss:
             place = genes.cumsum(-1) / genes.sum(-1, keepdim=True).clamp(min=1)
             left &= drawn(n_cells, n_genes) >= 2 * self.depth_loss * drawn(n_cells, 1) * place
@@ -77,13 +90,31 @@ class CellAugmentation:
 
 def cell_augmentation(args: Cell2TextArguments, rows: Dataset, vocabulary: GeneVocabulary) -> CellAugmentation | None:
     """What the arguments ask for, None for nothing."""
-    options = {"panel_share": args.panel_share, "depth_loss": args.depth_loss, "rank_cut": args.rank_cut}
+    options = {name: getattr(args, name) for name in ("panel_share", "depth_loss", "rank_cut", "nuclei_share")}
     if not any(options.values()):
         return None
     n_tokens = len(vocabulary)
     panels = gene_panels(rows, n_tokens) if args.panel_share else torch.ones(1, n_tokens, dtype=torch.bool)
-    special = (vocabulary.cls_token_id, vocabulary.eos_token_id)
-    return CellAugmentation(panels, **options, kept=tuple(token for token in special if token is not None))
+    outside = outside_nuclei(vocabulary) if args.nuclei_share else None
+    special = tuple(token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id) if token is not None)
+    return CellAugmentation(panels, **options, outside_nuclei=outside, kept=special)
+
+
+def outside_nuclei(vocabulary: GeneVocabulary) -> torch.Tensor:
+    """Gene tokens of mitochondrial and ribosomal genes, by symbol, bool, shape (n_tokens,).
+
+    Raises
+    ------
+    ValueError
+        If the vocabulary has none of them, so that there would be nothing to hide.
+    """
+    found = torch.tensor([OUTSIDE_NUCLEI.match(symbol) is not None for symbol in vocabulary.symbols])
+    if not found.any():
+        raise ValueError(
+            "nuclei_share hides mitochondrial and ribosomal genes (MT-, RPL, RPS), and the gene vocabulary has none: "
+            "leave it out, or fit a vocabulary that has gene symbols."
+        )
+    return found
 
 
 def gene_panels(rows: Dataset, n_tokens: int) -> torch.Tensor:

