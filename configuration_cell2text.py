@@ -93,6 +93,8 @@ class Cell2TextConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.num_cell_tokens < 1:
             raise ValueError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")
+        if self.projector_hidden_size is not None and self.projector_hidden_size < 1:
+            raise ValueError(f"projector_hidden_size={self.projector_hidden_size}: expected a width of at least 1.")
         if not 0 <= self.gene_dropout < 1:
             raise ValueError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):

@@ -109,6 +109,9 @@ def test_which_genes_a_nucleus_does_not_show():
     assert hidden and all(symbol.startswith(("MT-", "RPL", "RPS")) for symbol in hidden)
     symbols = ["MT-CO1", "RPL3", "RPS4X", "RPLP0", "RPSA", "RPS6KA1", "RPS19BP1", "MTOR", "MALAT1", "RPA1", ""]
     assert outside_nuclei(vocabulary_of(symbols)).tolist() == [False] * 2 + [True] * 5 + [False] * 6
+    augment = cell_augmentation(Cell2TextArguments(nuclei_share=1.0), None, vocabulary_of(symbols))
+    ids = torch.arange(2, 13).unsqueeze(0)
+    assert cells_of(*augment(ids, torch.ones_like(ids, dtype=torch.bool))) == [[7, 8, 9, 10, 11, 12]]
     with pytest.raises(ValueError, match="the gene vocabulary has none: leave it out, or fit a vocabulary"):
         outside_nuclei(vocabulary_of([""] * 4))
 
@@ -117,6 +120,15 @@ def vocabulary_of(symbols):
     tokens = ["<pad>", "<mask>", *(f"ENSG{index:011d}" for index in range(len(symbols)))]
     medians = np.array([np.nan, np.nan, *[1.0] * len(symbols)])
     return GeneVocabulary(tokens, medians, ["", "", *symbols], {}, max_genes=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("nuclei_share", 1.5), ("gene_dropout", 1.0), ("gene_dropout", -0.1), ("cell_feature_noise", -1.0)],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_loaded(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected"):
+        Cell2TextArguments(**{name: value})
 
 
 def test_cells_are_changed_in_training_of_a_trained_encoder_alone(tiny_processor):

@@ -244,6 +244,9 @@ def test_feature_noise_acts_in_training_alone_on_what_the_text_reads(tiny_proces
     asked = {name: value for name, value in inputs.items() if name.startswith("cell")}
     features = model.get_cell_features(**asked).pooler_output
     assert torch.equal(features, model.get_cell_features(**asked).pooler_output)
+    passed = {"input_ids": inputs["input_ids"], "cell_embeds": features}
+    assert not torch.equal(model(**passed).logits, model(**passed).logits)
+    assert torch.equal(model.eval()(**passed).logits, model(**passed).logits)
     many = torch.cat([features, 100 * features]).repeat(500, 1, 1, 1)
     relative = (model.model._noisy(many) - many).std((1, 2, 3)) / many.square().mean((1, 2, 3)).sqrt()
     assert relative.max() < 0.5 * 1.2 and 0.2 < relative.mean() < 0.3 and relative.min() < 0.02
@@ -478,7 +481,14 @@ def test_a_perceiver_that_cannot_split_its_heads_is_refused(tiny_processor):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_cell_tokens", 0), ("gene_dropout", 1.0), ("gene_dropout", -0.1), ("cell_feature_noise", -0.1)],
+    [
+        ("num_cell_tokens", 0),
+        ("gene_dropout", 1.0),
+        ("gene_dropout", -0.1),
+        ("cell_feature_noise", -0.1),
+        ("cell_feature_noise", float("nan")),
+        ("projector_hidden_size", 0),
+    ],
 )
 def test_impossible_configurations_are_refused(field, value, tiny_model):
     values = {**tiny_model.config.to_dict(), field: value}

@@ -99,12 +99,13 @@ def test_a_recipe_trains_from_its_own_file(recipe, parts, tmp_path):
 
 
 def test_the_second_stage_goes_on_from_the_first(parts, tmp_path):
-    train("two_stage_1_projector", parts, tmp_path / "one", gene_dropout=0.25)
+    train("two_stage_1_projector", parts, tmp_path / "one", gene_dropout=0.25, projector_hidden_size=24)
     second = {"model_name_or_path": tmp_path / "one", "describe_held_out": False, "cell_feature_noise": 0.5}
     train("two_stage_2_lm", parts, tmp_path / "two", **second)
     models = [AutoModel.from_pretrained(tmp_path / name) for name in ("one", "two")]
     hidden = [(model.config.gene_dropout, model.config.cell_feature_noise) for model in models]
     assert hidden == [(0.25, 0.0), (0.25, 0.5)]  # the model's own, unless said otherwise
+    assert [model.config.projector_hidden_size for model in models] == [24, 24]
     first, second = (model.state_dict() for model in models)
     changed = {name.split(".")[1] for name in first if not first[name].equal(second[name])}
     assert changed == {"projector", "language_model"}  # the encoder is the same
