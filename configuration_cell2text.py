@@ -21,13 +21,17 @@ class Cell2TextConfig(PreTrainedConfig):
             Text token that holds the place of one cell feature.
         num_cell_tokens (`int`, defaults to 256):
             Features, and so text tokens, that stand for one cell.
-        projector_type (`"mlp"`, `"perceiver"` or `"pooled"`, defaults to `"mlp"`):
+        projector_type (`"mlp"`, `"perceiver"`, `"pooled"` or `"concepts"`, defaults to `"mlp"`):
             `mlp` projects the `num_cell_tokens` highest-ranked genes one by one; `perceiver` lets `num_cell_tokens`
             latents attend to all genes; `pooled` makes `num_cell_tokens` features of the rank-weighted mean of all
-            genes and the `<cls>` state.
+            genes and the `<cls>` state; `concepts` makes them of the probabilities of `cell_concepts` alone, which it
+            tells from such features.
+        cell_concepts (`dict`, *optional*):
+            Names of what the `concepts` projector tells of a cell, by group: under `one_of` the groups of which a cell
+            has one name (`{"cell_type": ["B cell", "T cell"]}`), under `any_of` those of which it may have several.
         projector_hidden_size (`int`, *optional*):
-            Width inside the projector; the language model's hidden size for `mlp` and `pooled`, the encoder's for
-            `perceiver`, when left out.
+            Width inside the projector; the encoder's hidden size for `perceiver`, the language model's for any other,
+            when left out.
         projector_hidden_act (`str`, defaults to `"gelu"`):
             Activation inside the projector.
         projector_dropout (`float`, defaults to 0.1):
@@ -72,7 +76,8 @@ class Cell2TextConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     cell_token_id: int = 0
     num_cell_tokens: int = 256
-    projector_type: Literal["mlp", "perceiver", "pooled"] = "mlp"
+    projector_type: Literal["mlp", "perceiver", "pooled", "concepts"] = "mlp"
+    cell_concepts: dict[str, dict[str, list[str]]] | None = None
     projector_hidden_size: int | None = None
     projector_hidden_act: str = "gelu"
     projector_dropout: float = 0.1
@@ -95,6 +100,12 @@ class Cell2TextConfig(PreTrainedConfig):
             raise ValueError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")
         if self.projector_hidden_size is not None and self.projector_hidden_size < 1:
             raise ValueError(f"projector_hidden_size={self.projector_hidden_size}: expected a width of at least 1.")
+        groups = [group for kind in (self.cell_concepts or {}).values() for group in kind]
+        if set(self.cell_concepts or ()) - {"one_of", "any_of"} or len(set(groups)) < len(groups):
+            raise ValueError(
+                f"cell_concepts has {sorted(self.cell_concepts)} with the groups {groups}: expected `one_of` and "
+                "`any_of`, and no group in both."
+            )
         if not 0 <= self.gene_dropout < 1:
             raise ValueError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):

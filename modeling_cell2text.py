@@ -186,9 +186,47 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             `(batch, n_cells, n_genes, cell_hidden)`; `pooler_output` the features that take the placeholders' place,
             shape `(batch, n_cells, num_cell_tokens, text_hidden)`.
         """
-        cell_input_ids, mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
-        shape = cell_input_ids.shape
-        ids, mask = cell_input_ids.flatten(0, 1), mask.flatten(0, 1)
+        states, gene_mask, outputs = self.encode_cells(cell_input_ids, cell_attention_mask, cell_states, **kwargs)
+        features = self.projector(states.flatten(0, 1), gene_mask.flatten(0, 1))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=features.unflatten(0, states.shape[:2]),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def get_cell_concepts(
+        self, cell_input_ids: torch.LongTensor, cell_attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.FloatTensor]:
+        """How probable each of the configuration's `cell_concepts` is for cells, as the language model reads them.
+
+        Args:
+            cell_input_ids (`torch.LongTensor` of shape `(batch, n_cells, n_genes)` or `(batch, n_genes)`):
+                Gene tokens, highest-ranked first.
+            cell_attention_mask (`torch.Tensor` of the same shape, *optional*):
+                1 for gene tokens, 0 for padding; made from the padding token when left out.
+
+        Returns:
+            `dict[str, torch.FloatTensor]`: of each group its names' probabilities in the order of the configuration,
+            shape `(batch, n_cells, n_names)`. They add up to 1 in a group of which a cell has one.
+
+        Raises:
+            ValueError: If the projector knows no concepts.
+        """
+        if not self.config.cell_concepts:
+            raise ValueError(
+                f"projector_type={self.config.projector_type!r} knows no concepts of cells: only 'concepts' does."
+            )
+        states, gene_mask, _ = self.encode_cells(cell_input_ids, cell_attention_mask)
+        logits = self.projector.logits(states.flatten(0, 1), gene_mask.flatten(0, 1))
+        probabilities = self.projector.probabilities(logits)
+        return {group: values.unflatten(0, states.shape[:2]) for group, values in probabilities.items()}
+
+    def encode_cells(self, cell_input_ids, cell_attention_mask=None, cell_states=None, **kwargs):
+        """What the projector reads of cells: states, which positions of theirs are genes; and the encoder's outputs."""
+        ids, mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
+        shape = ids.shape
+        ids, mask = ids.flatten(0, 1), mask.flatten(0, 1)
         if self.training and not self.config.freeze_cell_encoder and self.augment_cells is not None:
             ids, mask = self.augment_cells(ids, mask)
         gene_mask = mask & self._is_gene(ids)
@@ -198,16 +236,13 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             mask, gene_mask = mask & ~dropped, gene_mask & ~dropped
         if cell_states is None:
             outputs, states = self._encode(ids, mask, **kwargs)
+            states = states.unflatten(0, shape[:2])
         else:
-            outputs, states = BaseModelOutputWithPooling(), cell_states.flatten(0, 1)
+            outputs, states = BaseModelOutputWithPooling(), cell_states
+        outputs.last_hidden_state = states
         # PEFT keeps a projector trained whole in float32, whatever the encoder's precision.
-        features = self.projector(states.to(next(self.projector.parameters()).dtype), gene_mask)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=states.unflatten(0, shape[:2]),
-            pooler_output=features.unflatten(0, shape[:2]),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        states = states.to(next(self.projector.parameters()).dtype)
+        return states, gene_mask.unflatten(0, shape[:2]), outputs
 
     def _encode(self, ids, mask, **kwargs):
         """The encoder's outputs, and of them the layer that is projected."""
@@ -452,6 +487,10 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
     def get_cell_features(self, cell_input_ids, cell_attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
         """See [`Cell2TextModel.get_cell_features`]."""
         return self.model.get_cell_features(cell_input_ids, cell_attention_mask, **kwargs)
+
+    def get_cell_concepts(self, cell_input_ids, cell_attention_mask=None):
+        """See [`Cell2TextModel.get_cell_concepts`]."""
+        return self.model.get_cell_concepts(cell_input_ids, cell_attention_mask)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The language model's head on states of shape `(..., text_hidden)`."""

@@ -56,6 +56,44 @@ class Cell2TextPooledProjector(nn.Module):
         return self.output_norm(self.mlp(pooled).unflatten(-1, (self.num_cell_tokens, -1)))
 
 
+class Cell2TextConceptProjector(nn.Module):
+    """A bottleneck: of a cell, nothing but how probable each of the configuration's `cell_concepts` is gets through.
+
+    Linear heads, one a group, read the probabilities off a pooled projector's features; one linear map turns them into
+    features again. With a learning rate of 0 for encoder and projector the concepts keep the meaning of their names.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        if not config.cell_concepts or not any(config.cell_concepts.values()):
+            raise ValueError("projector_type='concepts' needs cell_concepts: names of what the heads are to tell.")
+        self.num_cell_tokens = config.num_cell_tokens
+        self.one_of = tuple(config.cell_concepts.get("one_of", ()))
+        sizes = {group: len(names) for groups in config.cell_concepts.values() for group, names in groups.items()}
+        text_size = config.text_config.hidden_size
+        width = config.num_cell_tokens * text_size
+        self.pooled = Cell2TextPooledProjector(config)
+        self.heads = nn.ModuleDict({group: nn.Linear(width, size) for group, size in sizes.items()})
+        self.codes = nn.Linear(sum(sizes.values()), width, bias=False)
+        self.output_norm = nn.LayerNorm(text_size)
+
+    def forward(self, states, gene_mask):
+        probabilities = self.probabilities(self.logits(states, gene_mask))
+        weighted = [ONE_OF_WEIGHT * p if group in self.one_of else p for group, p in probabilities.items()]
+        return self.output_norm(self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1)))
+
+    def logits(self, states, gene_mask) -> dict[str, torch.Tensor]:
+        """Of each group of concepts, shape `(cells, n_names)`."""
+        features = self.pooled(states, gene_mask).flatten(1)
+        return {group: head(features) for group, head in self.heads.items()}
+
+    def probabilities(self, logits: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Logits made probabilities: of a group of which a cell has one they add up to 1."""
+        return {
+            group: values.softmax(-1) if group in self.one_of else values.sigmoid() for group, values in logits.items()
+        }
+
+
 class Cell2TextPerceiverProjector(nn.Module):
     """The published Perceiver adapter: latents that read all genes once, then each other.
 
@@ -127,7 +165,10 @@ PROJECTORS = {
     "mlp": Cell2TextMLPProjector,
     "perceiver": Cell2TextPerceiverProjector,
     "pooled": Cell2TextPooledProjector,
+    "concepts": Cell2TextConceptProjector,
 }
+# How much more the concepts of which a cell has one count than those of which it has several.
+ONE_OF_WEIGHT = 2.0
 
 
 def projector_mlp(config, input_size: int, output_size: int) -> nn.Sequential:

@@ -9,14 +9,13 @@ from transformers import TrainingArguments
 from cell2text.data.pathways import GeneSets
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import row_weights
+from cell2text.training.concepts import CellConcepts, broader_types
 from cell2text.training.gene_embeddings import MEMBER, freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.warm_start import (
     BROADER_WEIGHT,
     PATHWAY_WEIGHT,
     CellClassifier,
     WarmStart,
-    broader_types,
-    named_sets,
     warm_start_encoder,
 )
 
@@ -61,30 +60,28 @@ def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
     assert losses[0] < losses[1] - 0.1
 
 
-def test_the_loss_by_hand_and_unknown_pathways_weigh_nothing(fresh):
+def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
     torch.manual_seed(0)
-    classifier = CellClassifier(fresh, torch.zeros(3, 0), 2).eval()
+    above = torch.tensor([[1.0], [0.0], [float("nan")]])  # the ontology does not know the third type
+    concepts = CellConcepts({"a": Claim("a"), "b": Claim("b"), "c": Claim("c")}, ["CL:0000084"], above, ["A", "B"], {})
+    classifier = CellClassifier(fresh, concepts).eval()
     cells = {
         "cell_input_ids": torch.tensor([[5, 7], [6, 8]]),
         "cell_attention_mask": torch.ones(2, 2, dtype=torch.long),
     }
-    labels, nothing = torch.tensor([0, 2]), [float("nan")] * 2
-    plain = classifier(**cells, labels=labels, pathways=torch.tensor([nothing, nothing]))["loss"]
-    torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(classifier(**cells, labels=labels,
-                               pathways=torch.tensor([nothing, nothing]))["logits"], labels))  # fmt: skip
-    one = classifier(**cells, labels=labels, pathways=torch.tensor([[1.0, 0.0], nothing]))["loss"]
+    rows = [{"cell_type": "a", "pathways": ["A"]}, {"cell_type": "c", "pathways": None}]
+    found = classifier(**cells, targets=concepts.targets(rows))
     features = fresh.model.get_cell_features(**cells).pooler_output.flatten(1)
     features = features / fresh.model.projector.output_norm.weight[0]  # as large as a head's first weights expect
     torch.testing.assert_close(features.pow(2).mean(), torch.tensor(1.0), rtol=1e-2, atol=0)
-    odds = classifier.pathways(features)[0].sigmoid()
-    torch.testing.assert_close(one - plain, PATHWAY_WEIGHT * -(odds[0].log() + (1 - odds[1]).log()) / 2)
-    known = CellClassifier(fresh, torch.tensor([[1.0], [0.0], [float("nan")]]), 0).eval()
-    both = known(**cells, labels=labels)  # the second cell's type is unknown to the ontology
-    above = known.broader(features)[0].sigmoid().log().squeeze() / 2
+    odds = classifier.heads["pathways"](features)[0].sigmoid()
+    broader = classifier.heads["broader_cell_type"](features)[0].sigmoid()
     torch.testing.assert_close(
-        both["loss"], torch.nn.functional.cross_entropy(both["logits"], labels) - BROADER_WEIGHT * above
+        found["loss"],
+        torch.nn.functional.cross_entropy(found["logits"], torch.tensor([0, 2]))
+        - PATHWAY_WEIGHT * (odds[0].log() + (1 - odds[1]).log()) / 2
+        - BROADER_WEIGHT * broader.log().squeeze() / 2,
     )
-    assert named_sets(["B"], ["A", "B"]) == [0, 1] and np.isnan(named_sets(None, ["A"]) + named_sets([], ["A"])).all()
 
 
 def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
@@ -157,7 +154,7 @@ def test_types_are_learned_with_the_terms_they_fall_under():
         Claim("CD4-positive, alpha-beta T cell", "CL:0000624"),
         Claim("x"),
     )
-    broader = broader_types([t_cell, cd4, unknown])
-    assert broader.shape[0] == 3 and broader[2].isnan().all()
+    terms, broader = broader_types([t_cell, cd4, unknown])
+    assert broader.shape == (3, len(terms)) and broader[2].isnan().all()
     assert not broader[0].any() and broader[1].all()  # what is above both tells nothing; the rest is the narrower one's
-    assert broader_types([unknown]).shape == (1, 0)
+    assert broader_types([unknown])[1].shape == (1, 0)

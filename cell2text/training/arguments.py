@@ -103,7 +103,7 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         },
     )
     gguf_file: str | None = field(default=None, metadata={"help": "GGUF file inside the language model's folder."})
-    projector_type: Literal["mlp", "perceiver", "pooled"] = field(
+    projector_type: Literal["mlp", "perceiver", "pooled", "concepts"] = field(
         default="mlp", metadata={"help": "Kind of the projector."}
     )
     projector_hidden_size: int | None = field(

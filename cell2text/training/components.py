@@ -11,6 +11,7 @@ from transformers.utils import logging
 from trl import ModelConfig
 
 from cell2text.training.arguments import Cell2TextArguments, EncoderArguments
+from cell2text.training.concepts import concepts_of
 from cell2text.training.sources import TrainingRows, vocabulary_of
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
@@ -60,6 +61,7 @@ def load_components(
 
         language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     encoder = args.cell_encoder or fresh_encoder_config(args, processor.gene_vocabulary, processor.max_genes)
+    concepts = {"cell_concepts": concepts_of(rows.train).names()} if args.projector_type == "concepts" else {}
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
         path or fresh_decoder_config(args, processor),
@@ -67,6 +69,7 @@ def load_components(
         dtype=dtype,
         cell_encoder_kwargs={"subfolder": args.cell_encoder_subfolder} if args.cell_encoder_subfolder else None,
         language_model_kwargs=language_model_kwargs,
+        **concepts,
         **given(args, (*PROJECTOR, *IN_TRAINING_ALONE, "cell_feature_layer", "freeze_cell_encoder")),
     )
     return model, processor

@@ -14,11 +14,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from cell2text.data.ontology import ancestors, known
+from cell2text.data.ontology import known
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.classification import FieldPairs, truth_claim
+from cell2text.evaluation.classification import FieldPairs
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import BalancedRows
+from cell2text.training.concepts import ORIGIN, CellConcepts, concepts_of, type_claims
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
@@ -49,43 +50,48 @@ class WarmStart:
 class CellClassifier(nn.Module):
     """Linear heads on a model's projected cells, which share and train the encoder and the projector.
 
-    Parameters
-    ----------
-    broader
-        Cell types, of which a cell has one, by the broader types that they fall under: 1 or 0, NaN in the row of a type
-        of which that is not known, shape (n_types, n_broader).
-    n_pathways
-        Gene sets, of which a cell's text names some; 0 for no such head.
+    A projector of named concepts has its heads, and keeps them; others are read by heads of types and pathways that go
+    with the classifier. Where a cell comes from, its study tells best, so what does is read off but trains no more.
     """
 
-    def __init__(self, model: Cell2TextForConditionalGeneration, broader: torch.Tensor, n_pathways: int):
+    def __init__(self, model: Cell2TextForConditionalGeneration, concepts: CellConcepts):
         super().__init__()
-        self.cell_encoder, self.projector = model.model.cell_encoder, model.model.projector
-        self.get_cell_features = model.model.get_cell_features
+        projector = model.model.projector
+        self.cell_encoder, self.encode_cells = model.model.cell_encoder, model.model.encode_cells
+        names = concepts.names()
+        if model.config.cell_concepts is None:
+            size = model.config.num_cell_tokens * model.config.text_config.hidden_size
+            learned = {"cell_type": names["one_of"]["cell_type"], **names["any_of"]}
+            heads = {group: nn.Linear(size, len(found)) for group, found in learned.items()}
+            self.projector, self.heads = projector, nn.ModuleDict(heads)
+        elif model.config.cell_concepts == names:
+            self.projector, self.heads = projector.pooled, projector.heads
+        else:
+            raise ValueError(
+                "The model tells other cell_concepts than these rows: leave out warm_start_epochs for a model that is "
+                "trained already, or train a new one."
+            )
         # Features are as small as a language model's embeddings, which a head would take long to make up for.
         self.scale = float(self.projector.output_norm.weight.detach().abs().mean())
-        size = model.config.num_cell_tokens * model.config.text_config.hidden_size
-        n_types, n_broader = broader.shape
-        self.types = nn.Linear(size, n_types)
-        self.broader = nn.Linear(size, n_broader) if n_broader else None
-        self.pathways = nn.Linear(size, n_pathways) if n_pathways else None
-        self.register_buffer("falls_under", broader)
 
-    def forward(self, cell_input_ids, cell_attention_mask, labels, pathways=None):
-        """`labels` of shape (n_cells,); `pathways` of shape (n_cells, n_pathways), NaN where they are unknown."""
+    def forward(self, cell_input_ids, cell_attention_mask, targets):
+        """`targets` as :meth:`CellConcepts.targets` has them; groups without a head are left out."""
         features = self.features(cell_input_ids, cell_attention_mask)
-        logits = self.types(features)
-        loss = nn.functional.cross_entropy(logits, labels)
-        if self.broader is not None:
-            loss = loss + BROADER_WEIGHT * loss_where_known(self.broader(features), self.falls_under[labels])
-        if self.pathways is not None:
-            loss = loss + PATHWAY_WEIGHT * loss_where_known(self.pathways(features), pathways)
+        logits = self.heads["cell_type"](features)
+        loss = nn.functional.cross_entropy(logits, targets["cell_type"])
+        for group, weight in (("broader_cell_type", BROADER_WEIGHT), ("pathways", PATHWAY_WEIGHT)):
+            if group in self.heads:
+                loss = loss + weight * loss_where_known(self.heads[group](features), targets[group])
+        for group in ORIGIN:
+            if group in self.heads:
+                loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), targets[group])
         return {"loss": loss, "logits": logits}
 
     def features(self, cell_input_ids, cell_attention_mask) -> torch.Tensor:
-        """What the language model would see of each cell, shape (n_cells, num_cell_tokens * text_hidden)."""
-        features = self.get_cell_features(cell_input_ids, cell_attention_mask).pooler_output
-        return features.flatten(1).to(self.types.weight.dtype) / self.scale
+        """What the heads read of each cell, shape (n_cells, num_cell_tokens * text_hidden)."""
+        states, gene_mask, _ = self.encode_cells(cell_input_ids, cell_attention_mask)
+        features = self.projector(states.flatten(0, 1), gene_mask.flatten(0, 1))
+        return features.flatten(1).to(self.heads["cell_type"].weight.dtype) / self.scale
 
 
 def loss_where_known(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -128,33 +134,27 @@ def warm_start_encoder(
         Whether genes are hidden from the encoder as in the rest of the training, or it sees each cell whole.
     """
     labelled = [index for index, name in enumerate(rows["cell_type"]) if known(name)]
-    learned = rows.select(labelled)
-    classes = sorted(set(learned["cell_type"]))
-    if len(classes) < 2:
-        raise ValueError(f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {classes}.")
-
-    claim_of = dict(zip(learned["cell_type"], type_claims(learned)))
-    claims = [claim_of[name] for name in classes]
-    scored = rows["pathways"] if "pathways" in rows.column_names else ()
-    sets = sorted({name for named in scored for name in named or ()})
+    concepts = concepts_of(rows)
+    if len(concepts.types) < 2:
+        raise ValueError(
+            f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {list(concepts.types)}."
+        )
 
     def collate(examples):
         batch = processor.pad_cells([example["cells"][:1] for example in examples], return_tensors="pt")
-        batch["labels"] = torch.tensor([classes.index(example["cell_type"]) for example in examples])
-        if sets:
-            batch["pathways"] = torch.tensor([named_sets(example["pathways"], sets) for example in examples])
-        return batch
+        return {**batch, "targets": concepts.targets(examples)}
 
     options = warm_start_arguments(args, epochs, learning_rate)
     # The classifier puts the parts it borrows into training by itself; what hides genes looks at the whole model.
     model.train(augment)
-    classifier = CellClassifier(model, broader_types(claims), len(sets))
-    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
+    classifier = CellClassifier(model, concepts)
+    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=rows.select(labelled))
     trainer.weights = None if weights is None else weights[labelled]
     loss = trainer.train().training_loss
     model.eval()
     figures = None
     if held_out is not None:
+        claims = list(concepts.types.values())
         figures = held_out_figures(classifier, processor, held_out, claims, options)
     model.to(device=args.device)  # type: ignore[call-arg]
     return WarmStart(loss, figures)
@@ -195,28 +195,7 @@ def held_out_figures(
         for batch in asked.select_columns("cells").iter(options.per_device_eval_batch_size):
             padded = processor.pad_cells([ranked[:1] for ranked in batch["cells"]], return_tensors="pt")
             cells = {name: values.to(options.device) for name, values in padded.items()}
-            chosen += classifier.types(classifier.features(**cells)).argmax(-1).tolist()
+            chosen += classifier.heads["cell_type"](classifier.features(**cells)).argmax(-1).tolist()
     pairs = FieldPairs("cell_type", type_claims(asked), [claims[index] for index in chosen], np.arange(len(asked)))
     found = pairs.metrics(Resampler([None] * len(asked), n_resamples=0))
     return {"n": len(asked), **{name: float(found[name][0]) for name in FIGURES}}
-
-
-def type_claims(rows: Dataset) -> list[Claim]:
-    return [truth_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
-
-
-def broader_types(types: list[Claim]) -> torch.Tensor:
-    """Which types fall under which terms of the Cell Ontology, their own among them, as :class:`CellClassifier` has it.
-
-    Terms above all of the types tell nothing and are left out.
-    """
-    above = [ancestors(claim.term_id) if claim.term_id else frozenset() for claim in types]
-    located = [terms for terms in above if terms]
-    columns = sorted(frozenset().union(*located) - frozenset.intersection(*located)) if located else []
-    rows = [[float(term in terms) if terms else float("nan") for term in columns] for terms in above]
-    return torch.tensor(rows).reshape(len(types), len(columns))
-
-
-def named_sets(named: list[str] | None, sets: list[str]) -> list[float]:
-    """Of each gene set whether a cell's text names it; NaN for a cell whose pathways are unknown."""
-    return [float(name in named) for name in sets] if named else [float("nan")] * len(sets)
