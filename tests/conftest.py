@@ -84,6 +84,7 @@ def make_vocabulary(specials=SPECIAL_TOKENS, n_genes=N_GENES, max_genes=32) -> G
     return GeneVocabulary([*specials, *genes], np.array(medians), symbols, aliases, max_genes=max_genes)
 
 
+CONCEPTS = {"one_of": {"cell_type": ["B cell", "T cell"]}, "any_of": {"pathways": ["A", "B", "C"]}}
 TEXT_CONFIGS = {"llama": LlamaConfig, "gemma3": Gemma3TextConfig, "qwen3": Qwen3Config}
 
 
@@ -106,6 +107,8 @@ def make_model(projector="mlp", text="llama", processor=None, tie=False, **confi
         "freeze_cell_encoder": True,
         "projector_dropout": 0.0,
     }
+    if projector == "concepts":
+        defaults["cell_concepts"] = CONCEPTS
     return Cell2TextForConditionalGeneration.from_components(
         encoder, language_model, processor, **{**defaults, **config}
     ).eval()

@@ -22,10 +22,10 @@ from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from projectors_cell2text import sinusoidal_positions
 
-from .conftest import make_adata, make_model, make_processor, make_tokenizer, make_vocabulary
+from .conftest import CONCEPTS, make_adata, make_model, make_processor, make_tokenizer, make_vocabulary
 
 
-PROJECTORS = ["mlp", "perceiver", "pooled"]
+PROJECTORS = ["mlp", "perceiver", "pooled", "concepts"]
 
 
 def batch_of(processor, cells, texts=None):
@@ -467,6 +467,47 @@ def test_mlp_projector_takes_the_highest_ranked_genes_after_cls(tiny_processor, 
     assert torch.allclose(features, expected, atol=1e-6)
 
 
+def test_nothing_but_the_probabilities_of_concepts_reaches_the_text(tiny_processor, cells):
+    model = make_model("concepts", processor=tiny_processor)
+    batch = tiny_processor.pad_cells([[cell] for cell in cells], return_tensors="pt")
+    found = model.get_cell_concepts(**batch)
+    assert {group: values.shape for group, values in found.items()} == {
+        "cell_type": (len(cells), 1, 2),
+        "pathways": (len(cells), 1, 3),
+    }
+    torch.testing.assert_close(found["cell_type"].sum(-1), torch.ones(len(cells), 1))
+    assert (found["pathways"] > 0).all() and (found["pathways"] < 1).all()
+    projector = model.model.projector
+    codes = torch.cat([2 * found["cell_type"], found["pathways"]], -1) @ projector.codes.weight.T
+    features = projector.output_norm(codes.unflatten(-1, (5, -1)))
+    torch.testing.assert_close(model.get_cell_features(**batch).pooler_output, features)
+    for head in projector.heads.values():  # of all cells the same
+        torch.nn.init.zeros_(head.weight)
+    same = model.get_cell_features(**batch).pooler_output
+    assert torch.equal(same, same[:1].expand_as(same))
+
+
+def test_named_concepts_survive_saving(tiny_processor, cells, tmp_path):
+    model = make_model("concepts", processor=tiny_processor)
+    model.save_pretrained(tmp_path)
+    loaded = Cell2TextForConditionalGeneration.from_pretrained(tmp_path)
+    batch = tiny_processor.pad_cells([[cell] for cell in cells], return_tensors="pt")
+    assert loaded.config.cell_concepts == CONCEPTS
+    for group, values in model.get_cell_concepts(**batch).items():
+        assert torch.equal(loaded.get_cell_concepts(**batch)[group], values)
+
+
+def test_a_model_without_concepts_says_so(tiny_model, tiny_processor, cells):
+    with pytest.raises(ValueError, match="'mlp' knows no concepts of cells"):
+        tiny_model.get_cell_concepts(**tiny_processor.pad_cells([[cells[0]]], return_tensors="pt"))
+
+
+@pytest.mark.parametrize("concepts", [None, {}, {"one_of": {}, "any_of": {}}])
+def test_a_projector_of_no_concepts_is_refused(concepts, tiny_processor):
+    with pytest.raises(ValueError, match="needs cell_concepts"):
+        make_model("concepts", processor=tiny_processor, cell_concepts=concepts)
+
+
 def test_positions_are_those_of_vaswani():
     positions = sinusoidal_positions(7, 6).numpy()
     assert positions[3, 0] == pytest.approx(np.sin(3)) and positions[3, 3] == pytest.approx(
@@ -488,6 +529,8 @@ def test_a_perceiver_that_cannot_split_its_heads_is_refused(tiny_processor):
         ("cell_feature_noise", -0.1),
         ("cell_feature_noise", float("nan")),
         ("projector_hidden_size", 0),
+        ("cell_concepts", {"other": {}}),
+        ("cell_concepts", {"one_of": {"tissue": ["blood"]}, "any_of": {"tissue": ["blood"]}}),
     ],
 )
 def test_impossible_configurations_are_refused(field, value, tiny_model):

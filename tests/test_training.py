@@ -6,6 +6,8 @@ import shutil
 import warnings
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -127,6 +129,21 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
     assert pickles <= {"training_args.bin"}  # the Trainer's own record, which nothing here reads
 
 
+def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(small_h5ad, tmp_path):
+    """The text trains no more than the language model: what the concepts learned before it is what they stay."""
+    rates = {"encoder_learning_rate": 0.0, "projector_learning_rate": 0.0}
+    options = {"dataset": [str(small_h5ad)], "projector_type": "concepts", "warm_start_epochs": 30, **rates}
+    run(tmp_path, **options)
+    model, processor = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoProcessor))
+    types = model.config.cell_concepts["one_of"]["cell_type"]
+    assert types == ["fibroblast", "monocyte", "retinal rod cell", "type B pancreatic cell"]
+    adata = ad.read_h5ad(small_h5ad)
+    cells = processor.pad_cells([[cell] for cell in processor.rank_encode(adata)], return_tensors="pt")
+    told = model.get_cell_concepts(**cells)["cell_type"][:, 0].argmax(-1)
+    assert np.mean([types[index] == name for index, name in zip(told, adata.obs["cell_type"])]) > 0.8
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 8
+
+
 def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
     options = {"dataset": [str(small_h5ad)], "warm_start_epochs": 1, "gene_dropout": 0.5, "describe_held_out": False}
     first, second, other = (
@@ -222,7 +239,14 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
         pytest.param({"allow_fractional": False}, "fractional values .cell 'oligo.*", id="fractional"),
         pytest.param({"stratify": ["batch"]}, "there is no column \\['batch'\\]", id="stratify"),
         pytest.param({"model_name_or_path": "."}, "a folder without config.json", id="no_model"),
-        pytest.param({"warm_start_epochs": 1, "cell_encoder": "x"}, "would overwrite the pretrained", id="warm_start"),
+        pytest.param(
+            {"warm_start_epochs": 1, "cell_encoder": "x", "freeze_cell_encoder": False},
+            "would overwrite the pretrained",
+            id="warm_start",
+        ),
+        pytest.param(
+            {"projector_type": "concepts", "dataset": ["example_cells"]}, "set warm_start_epochs", id="concepts"
+        ),
         pytest.param({"resume_from_checkpoint": "runs/checkpoint-7"}, "no complete.json", id="no_checkpoint"),
         pytest.param({"max_length": 20}, "max_length=20 would cut", id="max_length"),
         pytest.param({"use_liger_kernel": True, "dataset": ["example_cells"]}, "pip install liger-kernel", id="liger"),

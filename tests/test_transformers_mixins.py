@@ -21,7 +21,7 @@ from configuration_cell2text import Cell2TextConfig
 from modeling_cell2text import Cell2TextForConditionalGeneration, Cell2TextModel
 from processing_cell2text import Cell2TextProcessor
 
-from .conftest import make_processor
+from .conftest import CONCEPTS, make_processor
 
 
 SOURCE = os.environ.get("TRANSFORMERS_SOURCE")
@@ -62,7 +62,7 @@ GenerationTesterMixin = sys.modules["transformers_tests.generation.test_utils"].
 class Cell2TextModelTester:
     """A tiny model and a batch: one row with two cells, the others with one."""
 
-    projector_type = "mlp"
+    projector_type, cell_concepts = "mlp", None
     batch_size, num_cells, num_genes, num_cell_tokens = 7, 2, 9, 4
     seq_length = 16
     hidden_size, num_hidden_layers, num_attention_heads = 32, 2, 4
@@ -83,7 +83,7 @@ class Cell2TextModelTester:
         return Cell2TextConfig(
             cell_config=cell_config, text_config=text_config, cell_token_id=self.cell_token_id,
             num_cell_tokens=self.num_cell_tokens, projector_type=self.projector_type, projector_num_layers=1,
-            projector_dropout=0.0, cell_feature_layer=-1, cell_cls_token_id=2, freeze_cell_encoder=False,
+            projector_dropout=0.0, cell_concepts=self.cell_concepts, cell_feature_layer=-1, cell_cls_token_id=2, freeze_cell_encoder=False,
         )  # fmt: skip
 
     def prepare_config_and_inputs_for_common(self):
@@ -107,8 +107,10 @@ class PerceiverModelTester(Cell2TextModelTester):
     projector_type = "perceiver"
 
 
-class PooledModelTester(Cell2TextModelTester):
-    projector_type = "pooled"
+class ConceptsModelTester(Cell2TextModelTester):
+    """Holds a pooled projector, too."""
+
+    projector_type, cell_concepts = "concepts", CONCEPTS
 
 
 class ModelTests(modeling_common.ModelTesterMixin, GenerationTesterMixin):
@@ -134,8 +136,8 @@ class TestPerceiverModel(ModelTests, unittest.TestCase):
     model_tester_class = PerceiverModelTester
 
 
-class TestPooledModel(ModelTests, unittest.TestCase):
-    model_tester_class = PooledModelTester
+class TestConceptsModel(ModelTests, unittest.TestCase):
+    model_tester_class = ConceptsModelTester
 
 
 class TestProcessor(processing_common.ProcessorTesterMixin, unittest.TestCase):

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from cell2text.data.pathways import GeneSets
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import row_weights
-from cell2text.training.concepts import CellConcepts, broader_types
+from cell2text.training.concepts import CellConcepts, broader_types, concepts_of
 from cell2text.training.gene_embeddings import MEMBER, freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.warm_start import (
     BROADER_WEIGHT,
@@ -82,6 +82,93 @@ def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
         - PATHWAY_WEIGHT * (odds[0].log() + (1 - odds[1]).log()) / 2
         - BROADER_WEIGHT * broader.log().squeeze() / 2,
     )
+
+
+ORIGINS = {"tissue": ["blood", "brain"] * 8, "disease": ["unknown"] * 16, "sex": ["male", None] * 8}
+
+
+def concept_model(processor, rows, **config):
+    config = {"cell_concepts": concepts_of(rows).names(), "freeze_cell_encoder": False, **config}
+    return make_model("concepts", processor=processor, **config)
+
+
+def test_concepts_are_what_the_rows_name():
+    """Of an origin that some rows do not know, `unknown` is a name; of one that none knows, there is nothing to tell."""
+    types = ["T cell", "unknown", "naive B cell", "B cell"] * 4
+    terms = ["CL:0000084", None, "CL:0000788", "CL:0000236"] * 4
+    rows = rows_of(
+        cell_type=types, cell_type_ontology_term_id=terms, pathways=[["X"], None, ["Y", "X"], []] * 4, **ORIGINS
+    )
+    concepts = concepts_of(rows)
+    names = concepts.names()
+    assert names["one_of"] == {
+        "cell_type": ["B cell", "T cell", "naive B cell"],
+        "tissue": ["blood", "brain"],
+        "sex": ["male", "unknown"],
+    }
+    broader = names["any_of"].pop("broader_cell_type")
+    assert {"B cell", "T cell", "naive B cell"} <= set(broader) and "lymphocyte" not in broader
+    assert names["any_of"] == {"pathways": ["X", "Y"]}
+    targets = concepts.targets([rows[2], rows[3]])
+    assert {group: targets[group].tolist() for group in ("cell_type", "tissue", "sex")} == {
+        "cell_type": [2, 0],
+        "tissue": [0, 1],
+        "sex": [0, 1],
+    }
+    assert targets["broader_cell_type"][:, broader.index("B cell")].tolist() == [1, 1]
+    assert targets["broader_cell_type"][:, broader.index("naive B cell")].tolist() == [1, 0]
+    assert targets["pathways"][0].tolist() == [1, 1] and targets["pathways"][1].isnan().all()
+
+
+def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path):
+    rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
+    model = concept_model(tiny_processor, rows)
+    held_out = start(model, tiny_processor, rows, tmp_path, held_out=rows).held_out
+    assert held_out["accuracy"] == 1
+    batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
+    found = model.get_cell_concepts(**batch)
+    targets = concepts_of(rows).targets(list(rows))
+    for group in ("cell_type", "tissue", "sex"):
+        assert torch.equal(found[group][:, 0].argmax(-1), targets[group]), group
+    for group in ("broader_cell_type", "pathways"):
+        assert group not in found or torch.equal(found[group][:, 0].round(), targets[group]), group
+
+
+def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(tiny_processor):
+    """Tissue, disease and sex go with the study: an encoder that learns them learns the study."""
+    rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
+    concepts = concepts_of(rows)
+    batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
+    found = []
+    for origin in (concepts.origin, {}):
+        model = concept_model(tiny_processor, rows)
+        classifier = CellClassifier(model, concepts)
+        for field in set(concepts.origin) - set(origin):
+            del classifier.heads[field]
+        classifier(**batch, targets=concepts.targets(list(rows)))["loss"].backward()
+        projector = model.model.projector
+        assert all(projector.heads[field].weight.grad.any() for field in origin)
+        trained = [*model.model.cell_encoder.parameters(), *projector.pooled.parameters()]
+        found.append([weight.grad for weight in trained if weight.grad is not None])
+    assert len(found[0]) == len(found[1]) > 5
+    assert all(torch.equal(*pair) for pair in zip(*found))
+
+
+def test_rows_of_other_concepts_are_refused(tiny_processor, tmp_path):
+    model = concept_model(tiny_processor, rows_of())
+    with pytest.raises(ValueError, match="tells other cell_concepts than these rows"):
+        start(model, tiny_processor, rows_of(pathways=[["X"], ["Y"]] * 8), tmp_path)
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_the_projector_learns(tiny_processor, tmp_path):
+    rows = rows_of()
+    model = concept_model(tiny_processor, rows, freeze_cell_encoder=True)
+    encoder, modes = model.model.cell_encoder, []
+    before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    encoder.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    assert start(model, tiny_processor, rows, tmp_path, held_out=rows).held_out["accuracy"] == 1
+    assert modes and not any(modes)
+    assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())
 
 
 def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):

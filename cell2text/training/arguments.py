@@ -182,7 +182,11 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         },
     )
     warm_start_epochs: float = field(
-        default=0.0, metadata={"help": "Epochs in which a fresh encoder first learns cell types and pathways."}
+        default=0.0,
+        metadata={
+            "help": "Epochs in which a fresh encoder and the projector first learn cell types and pathways; with a "
+            "frozen encoder the projector alone."
+        },
     )
     warm_start_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm start."})
     encoder_learning_rate: float | None = field(
@@ -239,10 +243,10 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
             raise ValueError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if self.cell_feature_noise is not None and not 0 <= self.cell_feature_noise < float("inf"):
             raise ValueError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
-        if self.warm_start_epochs > 0 and self.cell_encoder is not None:
+        if self.warm_start_epochs > 0 and self.cell_encoder is not None and self.freeze_cell_encoder is False:
             raise ValueError(
-                "warm_start_epochs trains a fresh encoder as a classifier, and would overwrite the pretrained "
-                "--cell_encoder."
+                "warm_start_epochs would overwrite the pretrained --cell_encoder: leave out freeze_cell_encoder false, "
+                "and it trains the projector alone."
             )
         if self.gene_embeddings != "random" and self.cell_encoder is not None:
             raise ValueError(

@@ -61,7 +61,13 @@ def load_components(
 
         language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     encoder = args.cell_encoder or fresh_encoder_config(args, processor.gene_vocabulary, processor.max_genes)
-    concepts = {"cell_concepts": concepts_of(rows.train).names()} if args.projector_type == "concepts" else {}
+    concepts = {}
+    if args.projector_type == "concepts":
+        if not args.warm_start_epochs:
+            raise ValueError(
+                "projector_type=concepts learns what its concepts mean in a warm start: set warm_start_epochs."
+            )
+        concepts["cell_concepts"] = concepts_of(rows.train).names()
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
         path or fresh_decoder_config(args, processor),

@@ -74,6 +74,12 @@ class CellClassifier(nn.Module):
         # Features are as small as a language model's embeddings, which a head would take long to make up for.
         self.scale = float(self.projector.output_norm.weight.detach().abs().mean())
 
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.cell_encoder.parameters()):
+            self.cell_encoder.eval()  # a frozen one is as it is
+        return self
+
     def forward(self, cell_input_ids, cell_attention_mask, targets):
         """`targets` as :meth:`CellConcepts.targets` has them; groups without a head are left out."""
         features = self.features(cell_input_ids, cell_attention_mask)
