@@ -48,7 +48,7 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
-CELL_INPUTS = ("cell_input_ids", "cell_attention_mask", "cell_embeds")
+CELL_INPUTS = ("cell_input_ids", "cell_attention_mask", "cell_embeds", "known_concepts")
 
 
 @dataclass
@@ -169,6 +169,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         cell_input_ids: torch.LongTensor,
         cell_attention_mask: torch.Tensor | None = None,
         cell_states: torch.FloatTensor | None = None,
+        known_concepts: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Encode cells and project them into the language model's space.
@@ -180,14 +181,25 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
                 1 for gene tokens, 0 for padding; made from the padding token when left out.
             cell_states (`torch.FloatTensor` of shape `(batch, n_cells, n_genes, cell_hidden)`, *optional*):
                 The frozen encoder's states of these tokens, kept from before: the encoder is not run again.
+            known_concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+                What is known of the cells beforehand: the `cell_concepts` of all groups, which stand in the order of
+                their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell; in
+                training it makes up at least half of each group.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` holds the chosen layer of the encoder, shape
             `(batch, n_cells, n_genes, cell_hidden)`; `pooler_output` the features that take the placeholders' place,
             shape `(batch, n_cells, num_cell_tokens, text_hidden)`.
+
+        Raises:
+            ValueError: If `known_concepts` are given to a projector that knows no concepts.
         """
         states, gene_mask, outputs = self.encode_cells(cell_input_ids, cell_attention_mask, cell_states, **kwargs)
-        features = self.projector(states.flatten(0, 1), gene_mask.flatten(0, 1))
+        read = [states.flatten(0, 1), gene_mask.flatten(0, 1)]
+        if known_concepts is not None:
+            self._check_concepts()
+            read.append(known_concepts.flatten(0, 1))
+        features = self.projector(*read)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=features.unflatten(0, states.shape[:2]),
@@ -213,14 +225,17 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         Raises:
             ValueError: If the projector knows no concepts.
         """
-        if not self.config.cell_concepts:
-            raise ValueError(
-                f"projector_type={self.config.projector_type!r} knows no concepts of cells: only 'concepts' does."
-            )
+        self._check_concepts()
         states, gene_mask, _ = self.encode_cells(cell_input_ids, cell_attention_mask)
         logits = self.projector.logits(states.flatten(0, 1), gene_mask.flatten(0, 1))
         probabilities = self.projector.probabilities(logits)
         return {group: values.unflatten(0, states.shape[:2]) for group, values in probabilities.items()}
+
+    def _check_concepts(self):
+        if self.config.projector_type != "concepts":
+            raise ValueError(
+                f"projector_type={self.config.projector_type!r} knows no concepts of cells: only 'concepts' does."
+            )
 
     def encode_cells(self, cell_input_ids, cell_attention_mask=None, cell_states=None, **kwargs):
         """What the projector reads of cells: states, which positions of theirs are genes; and the encoder's outputs."""
@@ -329,6 +344,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         cell_input_ids: torch.LongTensor | None = None,
         cell_attention_mask: torch.Tensor | None = None,
         cell_states: torch.FloatTensor | None = None,
+        known_concepts: torch.FloatTensor | None = None,
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -345,7 +361,9 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             if cell_embeds is not None:
                 raise ValueError("Pass cell_input_ids or cell_embeds, not both.")
             cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
-            cell_embeds = self.get_cell_features(cell_input_ids, cell_attention_mask, cell_states).pooler_output
+            cell_embeds = self.get_cell_features(
+                cell_input_ids, cell_attention_mask, cell_states, known_concepts
+            ).pooler_output
         if cell_embeds is not None:
             if self.training and self.config.cell_feature_noise > 0:
                 cell_embeds = self._noisy(cell_embeds)
@@ -505,6 +523,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         cell_input_ids: torch.LongTensor | None = None,
         cell_attention_mask: torch.Tensor | None = None,
         cell_states: torch.FloatTensor | None = None,
+        known_concepts: torch.FloatTensor | None = None,
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -526,6 +545,10 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
                 first position.
             cell_states (`torch.FloatTensor` of shape `(batch, n_cells, n_genes, cell_hidden)`, *optional*):
                 A frozen encoder's states of the gene tokens, kept from before, so that it is not run again.
+            known_concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+                What is known of the cells beforehand: the `cell_concepts` of all groups, which stand in the order of
+                their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell; in
+                training it makes up at least half of each group.
             cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
                 Features of the cells, in place of `cell_input_ids`.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
@@ -541,6 +564,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_input_ids=cell_input_ids,
             cell_attention_mask=cell_attention_mask,
             cell_states=cell_states,
+            known_concepts=known_concepts,
             cell_embeds=cell_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -588,7 +612,8 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         if kwargs.get("cell_input_ids") is not None and kwargs.get("cell_embeds") is None:
             cells, mask = self.model._as_cell_batch(kwargs.pop("cell_input_ids"), kwargs.get("cell_attention_mask"))
             with torch.no_grad():
-                features = self.get_cell_features(cells, mask).pooler_output
+                known = kwargs.pop("known_concepts", None)
+                features = self.get_cell_features(cells, mask, known_concepts=known).pooler_output
             kwargs.update(cell_embeds=features, cell_attention_mask=mask)
         if kwargs.get("cell_embeds") is None and ids is not None and kwargs.get("past_key_values") is None:
             self.model.refuse_placeholders(ids)

@@ -69,16 +69,30 @@ class Cell2TextConceptProjector(nn.Module):
             raise ValueError("projector_type='concepts' needs cell_concepts: names of what the heads are to tell.")
         self.num_cell_tokens = config.num_cell_tokens
         self.one_of = tuple(config.cell_concepts.get("one_of", ()))
-        sizes = {group: len(names) for groups in config.cell_concepts.values() for group, names in groups.items()}
+        groups = {group: names for kind in config.cell_concepts.values() for group, names in kind.items()}
+        self.sizes = {group: len(groups[group]) for group in sorted(groups)}  # a saved configuration is sorted, too
         text_size = config.text_config.hidden_size
         width = config.num_cell_tokens * text_size
         self.pooled = Cell2TextPooledProjector(config)
-        self.heads = nn.ModuleDict({group: nn.Linear(width, size) for group, size in sizes.items()})
-        self.codes = nn.Linear(sum(sizes.values()), width, bias=False)
+        self.heads = nn.ModuleDict({group: nn.Linear(width, size) for group, size in self.sizes.items()})
+        self.codes = nn.Linear(sum(self.sizes.values()), width, bias=False)
         self.output_norm = nn.LayerNorm(text_size)
 
-    def forward(self, states, gene_mask):
+    def forward(self, states, gene_mask, known_concepts=None):
+        """`known_concepts` of shape `(cells, n_concepts)`, NaN where unknown, stand in for what the heads tell.
+
+        In training, what is known makes up between half and all of each group, drawn anew for each cell: the language
+        model learns to say what is most probable of a group, and not to conclude it from the other groups.
+        """
         probabilities = self.probabilities(self.logits(states, gene_mask))
+        if known_concepts is not None:
+            known_groups = known_concepts.split(list(self.sizes.values()), dim=-1)
+            for (group, told), known in zip(list(probabilities.items()), known_groups):
+                share = torch.ones(len(known), 1, device=known.device)
+                if self.training:
+                    share = 1 - torch.rand_like(share) / 2
+                mixed = share * known.nan_to_num() + (1 - share) * told
+                probabilities[group] = torch.where(known.isnan(), told, mixed.to(told.dtype))
         weighted = [ONE_OF_WEIGHT * p if group in self.one_of else p for group, p in probabilities.items()]
         return self.output_norm(self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1)))
 

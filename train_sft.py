@@ -24,6 +24,7 @@ from cell2text.training.card import write_model_card
 from cell2text.training.checkpoints import find_checkpoint
 from cell2text.training.choosing import check_choosing, check_metric, chosen_cells
 from cell2text.training.components import load_components
+from cell2text.training.concepts import CellConcepts, KnownConcepts
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import leave_together, run, use_threads
@@ -123,6 +124,9 @@ def make_trainer(
         )
     patience = args.early_stopping_patience
     evaluated = rows.held_out if rows.validation is None else rows.validation
+    known_concepts = None
+    if model.config.projector_type == "concepts":  # the rows that are asked for in the end are unknown to it
+        known_concepts = KnownConcepts(CellConcepts(model.config.cell_concepts), rows.train)
     trainer = Cell2TextTrainer(
         model=model,
         args=training_args,
@@ -131,7 +135,10 @@ def make_trainer(
         processing_class=processor,
         peft_config=get_peft_config(model_args) if model_args.use_peft else None,
         data_collator=Cell2TextCollator(
-            pad_token_id=processor.tokenizer.pad_token_id, processor=processor, caches=caches
+            pad_token_id=processor.tokenizer.pad_token_id,
+            processor=processor,
+            caches=caches,
+            known_concepts=known_concepts,
         ),
         learning_rates={part: getattr(args, f"{part.removeprefix('cell_')}_learning_rate") for part in PARTS},
         max_loss_jump=args.max_loss_jump,

@@ -495,6 +495,45 @@ def test_named_concepts_survive_saving(tiny_processor, cells, tmp_path):
     assert loaded.config.cell_concepts == CONCEPTS
     for group, values in model.get_cell_concepts(**batch).items():
         assert torch.equal(loaded.get_cell_concepts(**batch)[group], values)
+    features = [each.get_cell_features(**batch).pooler_output for each in (model, loaded)]
+    assert torch.equal(*features)
+
+
+def test_what_is_known_of_a_cell_stands_in_for_what_the_model_would_tell(tiny_processor, cells):
+    """Group by group; in training it makes up the greater part, another for each cell, and the rest is the model's."""
+    model = make_model("concepts", processor=tiny_processor)
+    projector = model.model.projector
+    batch = tiny_processor.pad_cells([[cells[0]]] * 50, return_tensors="pt")
+    told = model.get_cell_concepts(**batch)
+    known = torch.tensor([0.0, 1.0, float("nan"), float("nan"), 1.0]).expand(50, 1, 5)  # cell_type, then pathways
+    codes = []
+    projector.codes.register_forward_hook(lambda _, inputs, __: codes.append(inputs[0]))
+    model.get_cell_features(**batch, known_concepts=known)
+    expected = torch.cat([2 * known[:, 0, :2], told["pathways"][:, 0, :2], known[:, 0, 4:]], -1)
+    torch.testing.assert_close(codes[-1], expected)
+    model.train()
+    model.get_cell_features(**batch, known_concepts=known)
+    torch.testing.assert_close(codes[-1][:, 2:4], told["pathways"][:, 0, :2])
+    share_of_type, share_of_pathways = (
+        (read - own) / (1 - own)
+        for read, own in (
+            (codes[-1][:, 1] / 2, told["cell_type"][:, 0, 1]),
+            (codes[-1][:, 4], told["pathways"][:, 0, 2]),
+        )
+    )
+    for shares in (share_of_type, share_of_pathways):
+        assert 0.49 < shares.min() < 0.6 and 0.9 < shares.max() < 1.01
+    assert (share_of_type - share_of_pathways).abs().max() > 0.1  # a group has its own
+    model.eval()
+    one = batch_of(tiny_processor, [[cells[0]]])
+    texts = [generate(model, {**one, "known_concepts": known[:1].nan_to_num(value)}) for value in (0.0, 1.0)]
+    assert not torch.equal(*texts)
+
+
+def test_what_is_known_is_refused_where_no_concepts_are(tiny_model, tiny_processor, cells):
+    inputs = batch_of(tiny_processor, [[cells[0]]])
+    with pytest.raises(ValueError, match="'mlp' knows no concepts of cells"):
+        tiny_model(**inputs, known_concepts=torch.zeros(1, 1, 5))
 
 
 def test_a_model_without_concepts_says_so(tiny_model, tiny_processor, cells):

@@ -9,15 +9,9 @@ from transformers import TrainingArguments
 from cell2text.data.pathways import GeneSets
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import row_weights
-from cell2text.training.concepts import CellConcepts, broader_types, concepts_of
+from cell2text.training.concepts import CellConcepts, KnownConcepts, broader_types
 from cell2text.training.gene_embeddings import MEMBER, freeze_gene_embeddings, initialise_gene_embeddings
-from cell2text.training.warm_start import (
-    BROADER_WEIGHT,
-    PATHWAY_WEIGHT,
-    CellClassifier,
-    WarmStart,
-    warm_start_encoder,
-)
+from cell2text.training.warm_start import LEARNED, CellClassifier, WarmStart, warm_start_encoder
 
 from .conftest import N_GENES, make_adata, make_model
 
@@ -62,15 +56,18 @@ def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
 
 def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
     torch.manual_seed(0)
-    above = torch.tensor([[1.0], [0.0], [float("nan")]])  # the ontology does not know the third type
-    concepts = CellConcepts({"a": Claim("a"), "b": Claim("b"), "c": Claim("c")}, ["CL:0000084"], above, ["A", "B"], {})
+    names = {"broader_cell_type": ["lymphocyte"], "pathways": ["A", "B"]}
+    concepts = CellConcepts({"one_of": {"cell_type": ["T cell", "fibroblast", "c"]}, "any_of": names})
     classifier = CellClassifier(fresh, concepts).eval()
     cells = {
         "cell_input_ids": torch.tensor([[5, 7], [6, 8]]),
         "cell_attention_mask": torch.ones(2, 2, dtype=torch.long),
     }
-    rows = [{"cell_type": "a", "pathways": ["A"]}, {"cell_type": "c", "pathways": None}]
-    found = classifier(**cells, targets=concepts.targets(rows))
+    rows = [  # the ontology does not know the second type
+        {"cell_type": "T cell", "cell_type_ontology_term_id": None, "pathways": ["A"]},
+        {"cell_type": "c", "cell_type_ontology_term_id": None, "pathways": None},
+    ]
+    found = classifier(**cells, truths=concepts.truths(rows))
     features = fresh.model.get_cell_features(**cells).pooler_output.flatten(1)
     features = features / fresh.model.projector.output_norm.weight[0]  # as large as a head's first weights expect
     torch.testing.assert_close(features.pow(2).mean(), torch.tensor(1.0), rtol=1e-2, atol=0)
@@ -79,8 +76,8 @@ def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
     torch.testing.assert_close(
         found["loss"],
         torch.nn.functional.cross_entropy(found["logits"], torch.tensor([0, 2]))
-        - PATHWAY_WEIGHT * (odds[0].log() + (1 - odds[1]).log()) / 2
-        - BROADER_WEIGHT * broader.log().squeeze() / 2,
+        - LEARNED["pathways"] * (odds[0].log() + (1 - odds[1]).log()) / 2
+        - LEARNED["broader_cell_type"] * broader.log().squeeze() / 2,
     )
 
 
@@ -88,7 +85,7 @@ ORIGINS = {"tissue": ["blood", "brain"] * 8, "disease": ["unknown"] * 16, "sex":
 
 
 def concept_model(processor, rows, **config):
-    config = {"cell_concepts": concepts_of(rows).names(), "freeze_cell_encoder": False, **config}
+    config = {"cell_concepts": CellConcepts.of(rows).names, "freeze_cell_encoder": False, **config}
     return make_model("concepts", processor=processor, **config)
 
 
@@ -99,25 +96,25 @@ def test_concepts_are_what_the_rows_name():
     rows = rows_of(
         cell_type=types, cell_type_ontology_term_id=terms, pathways=[["X"], None, ["Y", "X"], []] * 4, **ORIGINS
     )
-    concepts = concepts_of(rows)
-    names = concepts.names()
-    assert names["one_of"] == {
+    concepts = CellConcepts.of(rows)
+    one_of, any_of = concepts.names["one_of"], concepts.names["any_of"]
+    assert one_of == {
         "cell_type": ["B cell", "T cell", "naive B cell"],
         "tissue": ["blood", "brain"],
         "sex": ["male", "unknown"],
     }
-    broader = names["any_of"].pop("broader_cell_type")
-    assert {"B cell", "T cell", "naive B cell"} <= set(broader) and "lymphocyte" not in broader
-    assert names["any_of"] == {"pathways": ["X", "Y"]}
-    targets = concepts.targets([rows[2], rows[3]])
-    assert {group: targets[group].tolist() for group in ("cell_type", "tissue", "sex")} == {
-        "cell_type": [2, 0],
-        "tissue": [0, 1],
-        "sex": [0, 1],
+    assert {"B cell", "T cell", "naive B cell"} <= set(any_of["broader_cell_type"])
+    assert "lymphocyte" not in any_of["broader_cell_type"] and any_of["pathways"] == ["X", "Y"]
+    truths = concepts.truths([rows[2], rows[3]])
+    assert {group: truths[group].tolist() for group in ("cell_type", "tissue", "sex")} == {
+        "cell_type": [[0, 0, 1], [1, 0, 0]],
+        "tissue": [[1, 0], [0, 1]],
+        "sex": [[1, 0], [0, 1]],
     }
-    assert targets["broader_cell_type"][:, broader.index("B cell")].tolist() == [1, 1]
-    assert targets["broader_cell_type"][:, broader.index("naive B cell")].tolist() == [1, 0]
-    assert targets["pathways"][0].tolist() == [1, 1] and targets["pathways"][1].isnan().all()
+    above = dict(zip(any_of["broader_cell_type"], truths["broader_cell_type"].T.tolist()))
+    assert (above["B cell"], above["naive B cell"], above["T cell"]) == ([1, 1], [1, 0], [0, 0])
+    assert truths["pathways"][0].tolist() == [1, 1] and truths["pathways"][1].isnan().all()
+    assert concepts.truths([{**rows[2], "cell_type": "neuron"}])["cell_type"].isnan().all()  # no name of these
 
 
 def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path):
@@ -127,27 +124,27 @@ def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path)
     assert held_out["accuracy"] == 1
     batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
     found = model.get_cell_concepts(**batch)
-    targets = concepts_of(rows).targets(list(rows))
-    for group in ("cell_type", "tissue", "sex"):
-        assert torch.equal(found[group][:, 0].argmax(-1), targets[group]), group
-    for group in ("broader_cell_type", "pathways"):
-        assert group not in found or torch.equal(found[group][:, 0].round(), targets[group]), group
+    truths = CellConcepts.of(rows).truths(list(rows))
+    assert set(found) == {"cell_type", "tissue", "sex", "broader_cell_type", "pathways"}
+    for group, values in found.items():
+        assert torch.equal(values[:, 0].round(), truths[group]), group
 
 
 def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(tiny_processor):
     """Tissue, disease and sex go with the study: an encoder that learns them learns the study."""
     rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
-    concepts = concepts_of(rows)
+    concepts = CellConcepts.of(rows)
+    origin = set(concepts.groups) & {"tissue", "disease", "sex"}
     batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
     found = []
-    for origin in (concepts.origin, {}):
+    for left_out in (set(), origin):
         model = concept_model(tiny_processor, rows)
         classifier = CellClassifier(model, concepts)
-        for field in set(concepts.origin) - set(origin):
+        for field in left_out:
             del classifier.heads[field]
-        classifier(**batch, targets=concepts.targets(list(rows)))["loss"].backward()
+        classifier(**batch, truths=concepts.truths(list(rows)))["loss"].backward()
         projector = model.model.projector
-        assert all(projector.heads[field].weight.grad.any() for field in origin)
+        assert all(projector.heads[field].weight.grad.any() for field in origin - left_out)
         trained = [*model.model.cell_encoder.parameters(), *projector.pooled.parameters()]
         found.append([weight.grad for weight in trained if weight.grad is not None])
     assert len(found[0]) == len(found[1]) > 5
@@ -241,7 +238,25 @@ def test_types_are_learned_with_the_terms_they_fall_under():
         Claim("CD4-positive, alpha-beta T cell", "CL:0000624"),
         Claim("x"),
     )
-    terms, broader = broader_types([t_cell, cd4, unknown])
-    assert broader.shape == (3, len(terms)) and broader[2].isnan().all()
-    assert not broader[0].any() and broader[1].all()  # what is above both tells nothing; the rest is the narrower one's
-    assert broader_types([unknown])[1].shape == (1, 0)
+    broader = broader_types([t_cell, cd4, unknown])
+    assert cd4.label in broader and t_cell.label not in broader  # what is above both tells nothing
+    assert broader_types([t_cell]) == [] == broader_types([unknown])
+
+
+def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
+    """Of both cells of a comparison; nothing of a cell that is none of the training's."""
+    rows = rows_of(8, cell_id=[f"cell{i}" for i in range(8)], pathways=[["X"], ["Y"]] * 4)
+    concepts = CellConcepts.of(rows)
+    found = KnownConcepts(concepts, rows)
+    assert len(found.kinds) == 2  # of cells alike it keeps one
+    examples = [
+        {"cell_id": "cell1", "second_cell_id": "cell0", "cells": [[5], [6]]},
+        {"cell_id": "cell4", "second_cell_id": "other", "cells": [[5], [6]]},
+        {"cell_id": "cell5", "second_cell_id": None, "cells": [[5]]},
+        {"cells": [[5]]},
+    ]
+    batch = found.batch(examples, 2)
+    of_row = torch.cat(list(concepts.truths(list(rows)).values()), dim=-1)
+    torch.testing.assert_close(batch[0], of_row[[1, 0]], equal_nan=True)
+    torch.testing.assert_close(batch[1:3, 0], of_row[[4, 5]], equal_nan=True)
+    assert batch[1:, 1].isnan().all() and batch[3].isnan().all()

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from trl import ModelConfig
 
 from cell2text.training.arguments import Cell2TextArguments, EncoderArguments
-from cell2text.training.concepts import concepts_of
+from cell2text.training.concepts import CellConcepts
 from cell2text.training.sources import TrainingRows, vocabulary_of
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
@@ -67,7 +67,7 @@ def load_components(
             raise ValueError(
                 "projector_type=concepts learns what its concepts mean in a warm start: set warm_start_epochs."
             )
-        concepts["cell_concepts"] = concepts_of(rows.train).names()
+        concepts["cell_concepts"] = CellConcepts.of(rows.train).names
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
         path or fresh_decoder_config(args, processor),

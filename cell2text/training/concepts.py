@@ -1,9 +1,10 @@
 """What there is to tell of a run's cells, by name: types and the broader ones above them, pathways, and their origin.
 
-The warm start learns these; the `concepts` projector passes nothing else on to the language model.
+The warm start learns these. Of a projector of `concepts` they are all that the language model reads, and it learns to
+say them from what is true of the training cells (Koh et al. 2020, arXiv 2007.04612, "independent" training).
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from datasets import Dataset
@@ -15,97 +16,114 @@ from cell2text.evaluation.fields import Claim
 
 ORIGIN = ("tissue", "disease", "sex", "life_stage")
 UNKNOWN = "unknown"  # a name like any other: texts leave out what is not known of cells like these
+NAN = float("nan")
 
 
-@dataclass
 class CellConcepts:
-    """Names that rows give cells.
+    """Names that rows give cells, and which of them are true of a row.
 
     Parameters
     ----------
-    types
-        Of which a cell has one: the rows' names, and the terms they stand for.
-    broader
-        Terms of the Cell Ontology that some of the types fall under, and not all.
-    falls_under
-        Which types do: 1 or 0, NaN in the row of a type of which that is not known, shape (n_types, n_broader).
-    pathways
-        Gene sets, of which a cell's text names some.
-    origin
-        Names of each field of `ORIGIN` that the rows tell something of.
+    names
+        As `cell_concepts` of a model's configuration. Under `one_of` the `cell_type` and each field of `ORIGIN`; under
+        `any_of` `broader_cell_type`, labels of the Cell Ontology that types fall under, and `pathways`.
     """
 
-    types: dict[str, Claim]
-    broader: list[str]
-    falls_under: torch.Tensor
-    pathways: list[str]
-    origin: dict[str, list[str]]
+    def __init__(self, names: dict[str, dict[str, list[str]]]):
+        self.names = names
+        groups = {group: found for kind in names.values() for group, found in kind.items()}
+        self.groups = {group: groups[group] for group in sorted(groups)}
 
-    def names(self) -> dict[str, dict[str, list[str]]]:
-        """As a model's configuration has them."""
-        several = {"broader_cell_type": [label_of(term) for term in self.broader], "pathways": self.pathways}
-        return {
-            "one_of": {"cell_type": list(self.types), **self.origin},
-            "any_of": {group: names for group, names in several.items() if names},
+    @classmethod
+    def of(cls, rows: Dataset) -> "CellConcepts":
+        """The concepts of rows with a `cell_type`, and of their `pathways` and origin where they have them."""
+        labelled = rows.select([index for index, name in enumerate(rows["cell_type"]) if known(name)])
+        claim_of = dict(zip(labelled["cell_type"], type_claims(labelled)))
+        one_of = {"cell_type": sorted(claim_of)}
+        for field in ORIGIN:
+            if field in rows.column_names:
+                one_of[field] = sorted({known(value) or UNKNOWN for value in labelled[field]})
+        scored = rows["pathways"] if "pathways" in rows.column_names else ()
+        any_of = {
+            "broader_cell_type": broader_types(list(claim_of.values())),
+            "pathways": sorted({name for named in scored for name in named or ()}),
         }
+        return cls(
+            {
+                "one_of": {field: names for field, names in one_of.items() if names != [UNKNOWN]},
+                "any_of": {group: names for group, names in any_of.items() if names},
+            }
+        )
 
-    def targets(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """What is true of the cells of rows whose type is known.
+    def truths(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """What is true of rows, by group: 1 or 0 for each name, NaN where that is unknown, shape (n_rows, n_names)."""
+        return {group: torch.tensor([self._truth(row, group) for row in rows]) for group in self.groups}
 
-        Returns
-        -------
-        Of a group of which a cell has one the index of its name, shape (n_rows,); of any other 1 or 0 for each of its
-        names, NaN where it is unknown, shape (n_rows, n_names).
-        """
-        numbers = {name: index for index, name in enumerate(self.types)}
-        types = torch.tensor([numbers[row["cell_type"]] for row in rows])
-        found = {"cell_type": types}
-        for field, names in self.origin.items():
-            found[field] = torch.tensor([names.index(known(row[field]) or UNKNOWN) for row in rows])
-        if self.broader:
-            found["broader_cell_type"] = self.falls_under[types]
-        if self.pathways:
-            found["pathways"] = torch.tensor([named_sets(row["pathways"], self.pathways) for row in rows])
+    def _truth(self, row: dict, group: str) -> list[float]:
+        names = self.groups[group]
+        if group == "broader_cell_type":
+            above = labels_above(row["cell_type"], row["cell_type_ontology_term_id"])
+            return [float(name in above) for name in names] if above else [NAN] * len(names)
+        if group == "pathways":
+            named = row["pathways"]
+            return [float(name in named) for name in names] if named else [NAN] * len(names)
+        value = known(row[group]) or UNKNOWN
+        return [float(name == value) for name in names] if value in names else [NAN] * len(names)
+
+
+class KnownConcepts:
+    """What is true of a run's training cells, for the batches of a language model that learns to say it.
+
+    Parameters
+    ----------
+    concepts
+        Of the model.
+    rows
+        Rows with a `cell_id`; the first cell of each is what its columns tell of.
+    """
+
+    def __init__(self, concepts: CellConcepts, rows: Dataset):
+        columns = ["cell_type", "cell_type_ontology_term_id", *ORIGIN, "pathways"]
+        told = rows.select_columns([name for name in columns if name in rows.column_names])
+        kinds: dict[tuple, int] = {}
+        self.kind_of: dict[str, int] = {}
+        one_of_each = []  # far fewer than cells
+        for cell_id, row in zip(rows["cell_id"], told):
+            key = tuple(tuple(value) if isinstance(value, list) else value for value in row.values())
+            if key not in kinds:
+                kinds[key] = len(kinds)
+                one_of_each.append(row)
+            self.kind_of[cell_id] = kinds[key]
+        self.kinds = torch.cat(list(concepts.truths(one_of_each).values()), dim=-1)
+
+    def batch(self, examples: list[dict], n_cells: int) -> torch.Tensor:
+        """Of the cells of examples, NaN for one that is none of the rows', shape (n_examples, n_cells, n_concepts)."""
+        found = self.kinds.new_full((len(examples), n_cells, self.kinds.shape[-1]), NAN)
+        for index, example in enumerate(examples):
+            ids = (example.get("cell_id"), example.get("second_cell_id"))
+            for slot, cell_id in enumerate(ids[: len(example["cells"])]):
+                if cell_id in self.kind_of:
+                    found[index, slot] = self.kinds[self.kind_of[cell_id]]
         return found
-
-
-def concepts_of(rows: Dataset) -> CellConcepts:
-    """The concepts of rows with a `cell_type`, and of their `pathways` and origin where they have them."""
-    labelled = rows.select([index for index, name in enumerate(rows["cell_type"]) if known(name)])
-    claim_of = dict(zip(labelled["cell_type"], type_claims(labelled)))
-    types = {name: claim_of[name] for name in sorted(claim_of)}
-    broader, falls_under = broader_types(list(types.values()))
-    scored = rows["pathways"] if "pathways" in rows.column_names else ()
-    found = {
-        field: sorted({known(value) or UNKNOWN for value in labelled[field]})
-        for field in ORIGIN
-        if field in rows.column_names
-    }
-    return CellConcepts(
-        types=types,
-        broader=broader,
-        falls_under=falls_under,
-        pathways=sorted({name for named in scored for name in named or ()}),
-        origin={field: names for field, names in found.items() if names != [UNKNOWN]},
-    )
 
 
 def type_claims(rows: Dataset) -> list[Claim]:
     return [truth_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
 
 
-def broader_types(types: list[Claim]) -> tuple[list[str], torch.Tensor]:
-    """Terms of the Cell Ontology above types, their own among them, and which types fall under which.
+def broader_types(types: list[Claim]) -> list[str]:
+    """Labels of the terms of the Cell Ontology above types, their own among them.
 
     Terms above all of the types tell nothing and are left out.
     """
     above = [ancestors(claim.term_id) if claim.term_id else frozenset() for claim in types]
     located = [terms for terms in above if terms]
-    columns = sorted(frozenset().union(*located) - frozenset.intersection(*located)) if located else []
-    rows = [[float(term in terms) if terms else float("nan") for term in columns] for terms in above]
-    return columns, torch.tensor(rows).reshape(len(types), len(columns))
+    found = frozenset().union(*located) - frozenset.intersection(*located) if located else frozenset()
+    return [label_of(term) for term in sorted(found)]
 
 
-def named_sets(named: list[str] | None, sets: list[str]) -> list[float]:
-    """Of each gene set whether a cell's text names it; NaN for a cell whose pathways are unknown."""
-    return [float(name in named) for name in sets] if named else [float("nan")] * len(sets)
+@lru_cache(maxsize=10_000)
+def labels_above(name: str, term_id: str | None) -> frozenset[str]:
+    """Labels of the terms that a type is a kind of, its own among them; none where the ontology does not know it."""
+    term = truth_claim("cell_type", name, term_id).term_id if known(name) else None
+    return frozenset(label_of(above) for above in ancestors(term)) if term else frozenset()

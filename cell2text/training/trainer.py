@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from cell2text.training.augmentation import BalancedRows
 from cell2text.training.checkpoints import WholeCheckpoints, is_sharded
 from cell2text.training.choosing import ValidationTexts, describe_with_shards
+from cell2text.training.concepts import KnownConcepts
 from cell2text.training.held_out import describe_cells
 from cell2text.training.loss_watch import LossWatch
 from cell2text.training.state_cache import CellStateCache
@@ -43,10 +44,13 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
         Pads the cells.
     caches
         Kept states by the name that the column `cache` of a row has; its column `cache_row` says which row it is.
+    known_concepts
+        What is true of cells, for a projector of concepts.
     """
 
     processor: Cell2TextProcessor | None = None
     caches: dict[str, CellStateCache] = field(default_factory=dict)
+    known_concepts: KnownConcepts | None = None
 
     def torch_call(self, examples):
         batch = super().torch_call(examples)
@@ -56,6 +60,8 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
             cells = {name: value[..., : cache.positions] for name, value in cells.items()}
             rows = [example["cache_row"] for example in examples]
             cells["cell_states"] = cache.batch(rows, *cells["cell_input_ids"].shape[1:])
+        if self.known_concepts is not None:
+            cells["known_concepts"] = self.known_concepts.batch(examples, cells["cell_input_ids"].shape[1])
         batch.update(cells)
         batch["cell_ids"] = [example.get("cell_id", "") for example in examples]
         batch["sizes"] = batch_sizes(batch)

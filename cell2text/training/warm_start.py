@@ -19,13 +19,13 @@ from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import BalancedRows
-from cell2text.training.concepts import ORIGIN, CellConcepts, concepts_of, type_claims
+from cell2text.training.concepts import ORIGIN, CellConcepts, type_claims
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
-PATHWAY_WEIGHT = 0.2  # of one gene set's loss beside that of the cell type
-BROADER_WEIGHT = 0.1  # of one broader type's loss
+# Groups of concepts that shape the encoder, and what the loss of one of their names weighs.
+LEARNED = {"cell_type": 1.0, "broader_cell_type": 0.1, "pathways": 0.2}
 WARM_START = "warm_start.json"
 FIGURES = ("accuracy", "lenient_accuracy", "pagerank_similarity")
 
@@ -58,13 +58,12 @@ class CellClassifier(nn.Module):
         super().__init__()
         projector = model.model.projector
         self.cell_encoder, self.encode_cells = model.model.cell_encoder, model.model.encode_cells
-        names = concepts.names()
         if model.config.cell_concepts is None:
             size = model.config.num_cell_tokens * model.config.text_config.hidden_size
-            learned = {"cell_type": names["one_of"]["cell_type"], **names["any_of"]}
-            heads = {group: nn.Linear(size, len(found)) for group, found in learned.items()}
+            learned = [group for group in LEARNED if group in concepts.groups]
+            heads = {group: nn.Linear(size, len(concepts.groups[group])) for group in learned}
             self.projector, self.heads = projector, nn.ModuleDict(heads)
-        elif model.config.cell_concepts == names:
+        elif model.config.cell_concepts == concepts.names:
             self.projector, self.heads = projector.pooled, projector.heads
         else:
             raise ValueError(
@@ -80,17 +79,17 @@ class CellClassifier(nn.Module):
             self.cell_encoder.eval()  # a frozen one is as it is
         return self
 
-    def forward(self, cell_input_ids, cell_attention_mask, targets):
-        """`targets` as :meth:`CellConcepts.targets` has them; groups without a head are left out."""
+    def forward(self, cell_input_ids, cell_attention_mask, truths):
+        """`truths` as :meth:`CellConcepts.truths` has them; groups without a head are left out."""
         features = self.features(cell_input_ids, cell_attention_mask)
         logits = self.heads["cell_type"](features)
-        loss = nn.functional.cross_entropy(logits, targets["cell_type"])
-        for group, weight in (("broader_cell_type", BROADER_WEIGHT), ("pathways", PATHWAY_WEIGHT)):
-            if group in self.heads:
-                loss = loss + weight * loss_where_known(self.heads[group](features), targets[group])
+        loss = nn.functional.cross_entropy(logits, truths["cell_type"])
+        for group, weight in LEARNED.items():
+            if group in self.heads and group != "cell_type":
+                loss = loss + weight * loss_where_known(self.heads[group](features), truths[group])
         for group in ORIGIN:
             if group in self.heads:
-                loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), targets[group])
+                loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), truths[group])
         return {"loss": loss, "logits": logits}
 
     def features(self, cell_input_ids, cell_attention_mask) -> torch.Tensor:
@@ -140,27 +139,27 @@ def warm_start_encoder(
         Whether genes are hidden from the encoder as in the rest of the training, or it sees each cell whole.
     """
     labelled = [index for index, name in enumerate(rows["cell_type"]) if known(name)]
-    concepts = concepts_of(rows)
-    if len(concepts.types) < 2:
-        raise ValueError(
-            f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {list(concepts.types)}."
-        )
+    learned, concepts = rows.select(labelled), CellConcepts.of(rows)
+    classes = concepts.groups["cell_type"]
+    if len(classes) < 2:
+        raise ValueError(f"warm_start_epochs={epochs} needs at least two cell types to tell apart, found {classes}.")
 
     def collate(examples):
         batch = processor.pad_cells([example["cells"][:1] for example in examples], return_tensors="pt")
-        return {**batch, "targets": concepts.targets(examples)}
+        return {**batch, "truths": concepts.truths(examples)}
 
     options = warm_start_arguments(args, epochs, learning_rate)
     # The classifier puts the parts it borrows into training by itself; what hides genes looks at the whole model.
     model.train(augment)
     classifier = CellClassifier(model, concepts)
-    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=rows.select(labelled))
+    trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
     trainer.weights = None if weights is None else weights[labelled]
     loss = trainer.train().training_loss
     model.eval()
     figures = None
     if held_out is not None:
-        claims = list(concepts.types.values())
+        claim_of = dict(zip(learned["cell_type"], type_claims(learned)))
+        claims = [claim_of[name] for name in classes]
         figures = held_out_figures(classifier, processor, held_out, claims, options)
     model.to(device=args.device)  # type: ignore[call-arg]
     return WarmStart(loss, figures)
