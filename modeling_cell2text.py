@@ -135,6 +135,8 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
 
     augment_cells: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     """What training does to ranked cells and their mask before a trained encoder reads them; never saved."""
+    augment_concepts: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """What training does to `known_concepts`, shape (n_cells, n_concepts), before they are read; never saved."""
 
     def __init__(self, config: Cell2TextConfig):
         super().__init__(config)
@@ -183,8 +185,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
                 The frozen encoder's states of these tokens, kept from before: the encoder is not run again.
             known_concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
                 What is known of the cells beforehand: the `cell_concepts` of all groups, which stand in the order of
-                their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell; in
-                training it makes up at least half of each group.
+                their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` holds the chosen layer of the encoder, shape
@@ -198,7 +199,10 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         read = [states.flatten(0, 1), gene_mask.flatten(0, 1)]
         if known_concepts is not None:
             self._check_concepts()
-            read.append(known_concepts.flatten(0, 1))
+            known_concepts = known_concepts.flatten(0, 1)
+            if self.training and self.augment_concepts is not None:
+                known_concepts = self.augment_concepts(known_concepts)
+            read.append(known_concepts)
         features = self.projector(*read)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
@@ -547,8 +551,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
                 A frozen encoder's states of the gene tokens, kept from before, so that it is not run again.
             known_concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
                 What is known of the cells beforehand: the `cell_concepts` of all groups, which stand in the order of
-                their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell; in
-                training it makes up at least half of each group.
+                their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell.
             cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
                 Features of the cells, in place of `cell_input_ids`.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):

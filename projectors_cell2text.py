@@ -79,20 +79,13 @@ class Cell2TextConceptProjector(nn.Module):
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask, known_concepts=None):
-        """`known_concepts` of shape `(cells, n_concepts)`, NaN where unknown, stand in for what the heads tell.
-
-        In training, what is known makes up between half and all of each group, drawn anew for each cell: the language
-        model learns to say what is most probable of a group, and not to conclude it from the other groups.
-        """
+        """`known_concepts` of shape `(cells, n_concepts)`, NaN where unknown, stand in for what the heads tell."""
         probabilities = self.probabilities(self.logits(states, gene_mask))
         if known_concepts is not None:
             known_groups = known_concepts.split(list(self.sizes.values()), dim=-1)
-            for (group, told), known in zip(list(probabilities.items()), known_groups):
-                share = torch.ones(len(known), 1, device=known.device)
-                if self.training:
-                    share = 1 - torch.rand_like(share) / 2
-                mixed = share * known.nan_to_num() + (1 - share) * told
-                probabilities[group] = torch.where(known.isnan(), told, mixed.to(told.dtype))
+            for group, known in zip(self.sizes, known_groups):
+                told = probabilities[group]
+                probabilities[group] = torch.where(known.isnan(), told, known.to(told.dtype))
         weighted = [ONE_OF_WEIGHT * p if group in self.one_of else p for group, p in probabilities.items()]
         return self.output_norm(self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1)))
 

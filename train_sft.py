@@ -24,7 +24,7 @@ from cell2text.training.card import write_model_card
 from cell2text.training.checkpoints import find_checkpoint
 from cell2text.training.choosing import check_choosing, check_metric, chosen_cells
 from cell2text.training.components import load_components
-from cell2text.training.concepts import CellConcepts, KnownConcepts
+from cell2text.training.concepts import CellConcepts, ConceptAugmentation, KnownConcepts
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import leave_together, run, use_threads
@@ -126,7 +126,9 @@ def make_trainer(
     evaluated = rows.held_out if rows.validation is None else rows.validation
     known_concepts = None
     if model.config.projector_type == "concepts":  # the rows that are asked for in the end are unknown to it
-        known_concepts = KnownConcepts(CellConcepts(model.config.cell_concepts), rows.train)
+        concepts = CellConcepts(model.config.cell_concepts)
+        known_concepts = KnownConcepts(concepts, rows.train)
+        model.model.augment_concepts = ConceptAugmentation(concepts.groups)
     trainer = Cell2TextTrainer(
         model=model,
         args=training_args,

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from cell2text.data.pathways import GeneSets
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import row_weights
-from cell2text.training.concepts import CellConcepts, KnownConcepts, broader_types
+from cell2text.training.concepts import CellConcepts, ConceptAugmentation, KnownConcepts, broader_types
 from cell2text.training.gene_embeddings import MEMBER, freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.warm_start import LEARNED, CellClassifier, WarmStart, warm_start_encoder
 
@@ -85,7 +85,7 @@ ORIGINS = {"tissue": ["blood", "brain"] * 8, "disease": ["unknown"] * 16, "sex":
 
 
 def concept_model(processor, rows, **config):
-    config = {"cell_concepts": CellConcepts.of(rows).names, "freeze_cell_encoder": False, **config}
+    config = {"cell_concepts": CellConcepts.of(rows).told(), "freeze_cell_encoder": False, **config}
     return make_model("concepts", processor=processor, **config)
 
 
@@ -125,7 +125,7 @@ def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path)
     batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
     found = model.get_cell_concepts(**batch)
     truths = CellConcepts.of(rows).truths(list(rows))
-    assert set(found) == {"cell_type", "tissue", "sex", "broader_cell_type", "pathways"}
+    assert set(found) == {"cell_type", "tissue", "sex", "pathways"}  # and no broader types, which no text names
     for group, values in found.items():
         assert torch.equal(values[:, 0].round(), truths[group]), group
 
@@ -260,3 +260,24 @@ def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
     torch.testing.assert_close(batch[0], of_row[[1, 0]], equal_nan=True)
     torch.testing.assert_close(batch[1:3, 0], of_row[[4, 5]], equal_nan=True)
     assert batch[1:, 1].isnan().all() and batch[3].isnan().all()
+
+
+def test_a_text_is_to_say_one_group_whatever_the_others():
+    """What is most probable of type and pathways stays so; the origin of half of the cells is another cell's."""
+    torch.manual_seed(0)
+    groups = {"cell_type": ["a", "b", "c", "d"], "pathways": ["A", "B"], "tissue": ["x", "y"]}
+    kinds = torch.tensor([[1, 0, 0, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0, 1.0]])
+    known = kinds.repeat(500, 1)
+    known[-1] = float("nan")
+    found = ConceptAugmentation(groups)(known)
+    assert found[-1].isnan().all() and found[:-1].isfinite().all()
+    found, known = found[:-1], known[:-1]
+    types, pathways, tissue = found.split([4, 2, 2], dim=1)
+    assert torch.equal(types.argmax(-1), known[:, :4].argmax(-1)) and types.max(-1).values.min() >= 0.5
+    assert torch.equal(pathways.argmax(-1), known[:, 4:6].argmax(-1))
+    own = (tissue * known[:, 6:]).sum(-1)  # half of those swapped come from a cell of the same tissue
+    assert 0.2 < (own < 0.5).float().mean() < 0.3
+    torch.testing.assert_close(types.sum(-1), torch.ones(len(types)))
+    assert types.max(-1).values.std() > 0.05 and not torch.equal(types.max(-1).values, pathways.max(-1).values)
+    kept = ConceptAugmentation(groups, swapped_origin=0.0)(known)
+    assert torch.equal(kept[:, 6:].argmax(-1), known[:, 6:].argmax(-1))

@@ -67,7 +67,7 @@ def load_components(
             raise ValueError(
                 "projector_type=concepts learns what its concepts mean in a warm start: set warm_start_epochs."
             )
-        concepts["cell_concepts"] = CellConcepts.of(rows.train).names
+        concepts["cell_concepts"] = CellConcepts.of(rows.train).told()
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
         path or fresh_decoder_config(args, processor),

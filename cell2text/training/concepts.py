@@ -1,7 +1,8 @@
 """What there is to tell of a run's cells, by name: types and the broader ones above them, pathways, and their origin.
 
-The warm start learns these. Of a projector of `concepts` they are all that the language model reads, and it learns to
-say them from what is true of the training cells (Koh et al. 2020, arXiv 2007.04612, "independent" training).
+The warm start learns these. Of a projector of `concepts` all but the broader types are what the language model reads,
+and it learns to say them from what is true of the training cells (Koh et al. 2020, arXiv 2007.04612, call that
+independent training of a concept bottleneck).
 """
 
 from functools import lru_cache
@@ -15,6 +16,7 @@ from cell2text.evaluation.fields import Claim
 
 
 ORIGIN = ("tissue", "disease", "sex", "life_stage")
+BROADER = "broader_cell_type"  # helps the encoder, but no text names them
 UNKNOWN = "unknown"  # a name like any other: texts leave out what is not known of cells like these
 NAN = float("nan")
 
@@ -26,7 +28,7 @@ class CellConcepts:
     ----------
     names
         As `cell_concepts` of a model's configuration. Under `one_of` the `cell_type` and each field of `ORIGIN`; under
-        `any_of` `broader_cell_type`, labels of the Cell Ontology that types fall under, and `pathways`.
+        `any_of` the `pathways`, and `BROADER`, labels of the Cell Ontology that types fall under.
     """
 
     def __init__(self, names: dict[str, dict[str, list[str]]]):
@@ -45,7 +47,7 @@ class CellConcepts:
                 one_of[field] = sorted({known(value) or UNKNOWN for value in labelled[field]})
         scored = rows["pathways"] if "pathways" in rows.column_names else ()
         any_of = {
-            "broader_cell_type": broader_types(list(claim_of.values())),
+            BROADER: broader_types(list(claim_of.values())),
             "pathways": sorted({name for named in scored for name in named or ()}),
         }
         return cls(
@@ -55,13 +57,17 @@ class CellConcepts:
             }
         )
 
+    def told(self) -> dict[str, dict[str, list[str]]]:
+        """Names of what a text can tell, for the configuration of a model."""
+        return {kind: {g: names for g, names in groups.items() if g != BROADER} for kind, groups in self.names.items()}
+
     def truths(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """What is true of rows, by group: 1 or 0 for each name, NaN where that is unknown, shape (n_rows, n_names)."""
         return {group: torch.tensor([self._truth(row, group) for row in rows]) for group in self.groups}
 
     def _truth(self, row: dict, group: str) -> list[float]:
         names = self.groups[group]
-        if group == "broader_cell_type":
+        if group == BROADER:
             above = labels_above(row["cell_type"], row["cell_type_ontology_term_id"])
             return [float(name in above) for name in names] if above else [NAN] * len(names)
         if group == "pathways":
@@ -105,6 +111,43 @@ class KnownConcepts:
                 if cell_id in self.kind_of:
                     found[index, slot] = self.kinds[self.kind_of[cell_id]]
         return found
+
+
+class ConceptAugmentation:
+    """What is known of cells, made less sure and put together anew, so that a text says one group whatever the others.
+
+    Of every group at least half is the cell's own and the rest another cell's: the text learns to say what is most
+    probable. The origin of some cells is wholly that of another cell, which the text contradicts: it learns not to
+    conclude the type from where cells of a study come from.
+
+    Parameters
+    ----------
+    groups
+        Names by group, in the order of the columns.
+    swapped_origin
+        Share of the cells that are given another cell's origin.
+    """
+
+    def __init__(self, groups: dict[str, list[str]], swapped_origin: float = 0.5):
+        self.sizes = [len(names) for names in groups.values()]
+        self.is_origin = torch.tensor([group in ORIGIN for group in groups]).repeat_interleave(torch.tensor(self.sizes))
+        self.swapped_origin = swapped_origin
+
+    def __call__(self, known: torch.Tensor) -> torch.Tensor:
+        """Concepts of shape (n_cells, n_concepts); what is NaN, or of another cell would be, stays as it was."""
+
+        def drawn(n_columns):
+            return torch.rand(len(known), n_columns, device=known.device)
+
+        def another():
+            return known[torch.randperm(len(known), device=known.device)]
+
+        swapped = (drawn(1) < self.swapped_origin) & self.is_origin.to(known.device)
+        share = 1 - drawn(len(self.sizes)) / 2
+        share = share.repeat_interleave(torch.tensor(self.sizes, device=known.device), dim=1)
+        own = torch.where(swapped, another(), known)
+        mixed = share * own + (1 - share) * another()
+        return torch.where(mixed.isnan() | known.isnan(), known, mixed)
 
 
 def type_claims(rows: Dataset) -> list[Claim]:

@@ -19,13 +19,13 @@ from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import BalancedRows
-from cell2text.training.concepts import ORIGIN, CellConcepts, type_claims
+from cell2text.training.concepts import BROADER, ORIGIN, CellConcepts, type_claims
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
 # Groups of concepts that shape the encoder, and what the loss of one of their names weighs.
-LEARNED = {"cell_type": 1.0, "broader_cell_type": 0.1, "pathways": 0.2}
+LEARNED = {"cell_type": 1.0, BROADER: 0.1, "pathways": 0.2}
 WARM_START = "warm_start.json"
 FIGURES = ("accuracy", "lenient_accuracy", "pagerank_similarity")
 
@@ -51,7 +51,8 @@ class CellClassifier(nn.Module):
     """Linear heads on a model's projected cells, which share and train the encoder and the projector.
 
     A projector of named concepts has its heads, and keeps them; others are read by heads of types and pathways that go
-    with the classifier. Where a cell comes from, its study tells best, so what does is read off but trains no more.
+    with the classifier, as those of broader types always do. Where a cell comes from, its study tells best, so what
+    does is read off but trains no more.
     """
 
     def __init__(self, model: Cell2TextForConditionalGeneration, concepts: CellConcepts):
@@ -63,8 +64,10 @@ class CellClassifier(nn.Module):
             learned = [group for group in LEARNED if group in concepts.groups]
             heads = {group: nn.Linear(size, len(concepts.groups[group])) for group in learned}
             self.projector, self.heads = projector, nn.ModuleDict(heads)
-        elif model.config.cell_concepts == concepts.names:
-            self.projector, self.heads = projector.pooled, projector.heads
+        elif model.config.cell_concepts == concepts.told():
+            self.projector, self.heads = projector.pooled, nn.ModuleDict(projector.heads)
+            if BROADER in concepts.groups:
+                self.heads[BROADER] = nn.Linear(self.heads["cell_type"].in_features, len(concepts.groups[BROADER]))
         else:
             raise ValueError(
                 "The model tells other cell_concepts than these rows: leave out warm_start_epochs for a model that is "
