@@ -52,6 +52,18 @@ CELL_INPUTS = ("cell_input_ids", "cell_attention_mask", "cell_embeds", "known_co
 
 
 @dataclass
+class Cell2TextCellOutput(BaseModelOutputWithPooling):
+    """Outputs of the encoder and the projector.
+
+    Args:
+        concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+            What a projector of concepts tells of the cells, its groups in the order of their names.
+    """
+
+    concepts: torch.FloatTensor | None = None
+
+
+@dataclass
 class Cell2TextModelOutputWithPast(BaseModelOutputWithPast):
     """Outputs of the language model's decoder, and the projected cells.
 
@@ -173,7 +185,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         cell_states: torch.FloatTensor | None = None,
         known_concepts: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
+    ) -> tuple | Cell2TextCellOutput:
         """Encode cells and project them into the language model's space.
 
         Args:
@@ -188,27 +200,30 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
                 their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell.
 
         Returns:
-            `BaseModelOutputWithPooling`: `last_hidden_state` holds the chosen layer of the encoder, shape
+            `Cell2TextCellOutput`: `last_hidden_state` holds the chosen layer of the encoder, shape
             `(batch, n_cells, n_genes, cell_hidden)`; `pooler_output` the features that take the placeholders' place,
-            shape `(batch, n_cells, num_cell_tokens, text_hidden)`.
+            shape `(batch, n_cells, num_cell_tokens, text_hidden)`; `concepts` what they are made of, if of concepts.
 
         Raises:
-            ValueError: If `known_concepts` are given to a projector that knows no concepts.
+            ValueError: If `known_concepts` are given to a projector that knows no concepts, or others than its own.
         """
         states, gene_mask, outputs = self.encode_cells(cell_input_ids, cell_attention_mask, cell_states, **kwargs)
         read = [states.flatten(0, 1), gene_mask.flatten(0, 1)]
         if known_concepts is not None:
-            self._check_concepts()
+            self._check_concepts(known_concepts)
             known_concepts = known_concepts.flatten(0, 1)
             if self.training and self.augment_concepts is not None:
                 known_concepts = self.augment_concepts(known_concepts)
             read.append(known_concepts)
-        features = self.projector(*read)
-        return BaseModelOutputWithPooling(
+        features, concepts = self.projector(*read), None
+        if self.config.projector_type == "concepts":
+            features, concepts = features
+        return Cell2TextCellOutput(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=features.unflatten(0, states.shape[:2]),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            concepts=None if concepts is None else concepts.unflatten(0, states.shape[:2]),
         )
 
     def get_cell_concepts(
@@ -230,15 +245,50 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             ValueError: If the projector knows no concepts.
         """
         self._check_concepts()
-        states, gene_mask, _ = self.encode_cells(cell_input_ids, cell_attention_mask)
-        logits = self.projector.logits(states.flatten(0, 1), gene_mask.flatten(0, 1))
-        probabilities = self.projector.probabilities(logits)
-        return {group: values.unflatten(0, states.shape[:2]) for group, values in probabilities.items()}
+        found = self.get_cell_features(cell_input_ids, cell_attention_mask, return_dict=True).concepts
+        return self.projector.by_group(found)
 
-    def _check_concepts(self):
+    def as_known_concepts(self, **names: str | list[str]) -> torch.FloatTensor:
+        """What is known of a cell beforehand, as `forward` and `generate` take it for `known_concepts`.
+
+        Args:
+            **names: By group the name that is true of the cell (`tissue="kidney"`), a list of them for a group of which
+                a cell may have several. Groups left out are left to the model.
+
+        Returns:
+            `torch.FloatTensor` of shape `(1, 1, n_concepts)`; `expand` or stack it for more cells.
+
+        Raises:
+            ValueError: If the projector knows no concepts, or not this group or name.
+        """
+        self._check_concepts()
+        one_of, any_of = (self.config.cell_concepts.get(kind, {}) for kind in ("one_of", "any_of"))
+        groups = {**one_of, **any_of}
+        others = sorted(set(names) - set(groups))
+        if others:
+            raise ValueError(f"{others} are no groups of concepts: expected {sorted(groups)}.")
+        parts = []
+        for group in self.projector.sizes:
+            true = names.get(group)
+            if true is None:
+                parts.append(torch.full((len(groups[group]),), float("nan")))
+                continue
+            true = [true] if isinstance(true, str) else list(true)
+            if set(true) - set(groups[group]) or (group in one_of and len(true) != 1):
+                raise ValueError(f"{group}={true}: expected {'one' if group in one_of else 'some'} of {groups[group]}.")
+            parts.append(torch.tensor([float(name in true) for name in groups[group]]))
+        return torch.cat(parts).view(1, 1, -1).to(self.device)
+
+    def _check_concepts(self, known=None):
         if self.config.projector_type != "concepts":
             raise ValueError(
                 f"projector_type={self.config.projector_type!r} knows no concepts of cells: only 'concepts' does."
+            )
+        n_concepts = sum(self.projector.sizes.values())
+        if known is not None and known.shape[-1] != n_concepts:
+            raise ValueError(
+                f"known_concepts has {known.shape[-1]} columns but the model {n_concepts} concepts, in the groups "
+                f"{self.projector.sizes}: pass one column for each, NaN where nothing is known."
             )
 
     def encode_cells(self, cell_input_ids, cell_attention_mask=None, cell_states=None, **kwargs):
@@ -513,6 +563,10 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
     def get_cell_concepts(self, cell_input_ids, cell_attention_mask=None):
         """See [`Cell2TextModel.get_cell_concepts`]."""
         return self.model.get_cell_concepts(cell_input_ids, cell_attention_mask)
+
+    def as_known_concepts(self, **names):
+        """See [`Cell2TextModel.as_known_concepts`]."""
+        return self.model.as_known_concepts(**names)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The language model's head on states of shape `(..., text_hidden)`."""

@@ -79,26 +79,30 @@ class Cell2TextConceptProjector(nn.Module):
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask, known_concepts=None):
-        """`known_concepts` of shape `(cells, n_concepts)`, NaN where unknown, stand in for what the heads tell."""
-        probabilities = self.probabilities(self.logits(states, gene_mask))
+        """Features, and the concepts they are made of, shape `(cells, n_concepts)`.
+
+        `known_concepts` of that shape, NaN where unknown, stand in for what the heads tell.
+        """
+        concepts = self.tell(states, gene_mask)
         if known_concepts is not None:
-            known_groups = known_concepts.split(list(self.sizes.values()), dim=-1)
-            for group, known in zip(self.sizes, known_groups):
-                told = probabilities[group]
-                probabilities[group] = torch.where(known.isnan(), told, known.to(told.dtype))
-        weighted = [ONE_OF_WEIGHT * p if group in self.one_of else p for group, p in probabilities.items()]
-        return self.output_norm(self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1)))
+            concepts = torch.where(known_concepts.isnan(), concepts, known_concepts.to(concepts.dtype))
+        weighted = [
+            ONE_OF_WEIGHT * found if group in self.one_of else found for group, found in self.by_group(concepts).items()
+        ]
+        features = self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1))
+        return self.output_norm(features), concepts
 
-    def logits(self, states, gene_mask) -> dict[str, torch.Tensor]:
-        """Of each group of concepts, shape `(cells, n_names)`."""
+    def tell(self, states, gene_mask) -> torch.Tensor:
+        """How probable each concept is, shape `(cells, n_concepts)`; those of a group of `one_of` add up to 1."""
         features = self.pooled(states, gene_mask).flatten(1)
-        return {group: head(features) for group, head in self.heads.items()}
+        logits = {group: self.heads[group](features) for group in self.sizes}
+        return torch.cat(
+            [found.softmax(-1) if group in self.one_of else found.sigmoid() for group, found in logits.items()], dim=-1
+        )
 
-    def probabilities(self, logits: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Logits made probabilities: of a group of which a cell has one they add up to 1."""
-        return {
-            group: values.softmax(-1) if group in self.one_of else values.sigmoid() for group, values in logits.items()
-        }
+    def by_group(self, concepts: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Concepts of shape `(..., n_concepts)` cut into their groups."""
+        return dict(zip(self.sizes, concepts.split(list(self.sizes.values()), dim=-1)))
 
 
 class Cell2TextPerceiverProjector(nn.Module):

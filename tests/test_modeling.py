@@ -519,10 +519,27 @@ def test_what_is_known_of_a_cell_stands_in_for_what_the_model_would_tell(tiny_pr
     assert not torch.equal(*texts)
 
 
+def test_what_is_known_is_given_by_name(tiny_processor):
+    model = make_model("concepts", processor=tiny_processor)
+    found = model.as_known_concepts(pathways=["A", "C"], cell_type="T cell")
+    assert found.shape == (1, 1, 5) and found.flatten().tolist() == [0, 1, 1, 0, 1]
+    assert model.as_known_concepts(cell_type="B cell")[0, 0, 2:].isnan().all()
+    for wrong, message in (
+        ({"tissue": "kidney"}, r"\['tissue'\] are no groups of concepts: expected \['cell_type', 'pathways'\]"),
+        ({"cell_type": "neuron"}, r"cell_type=\['neuron'\]: expected one of \['B cell', 'T cell'\]"),
+        ({"cell_type": ["B cell", "T cell"]}, "expected one of"),
+        ({"pathways": ["D"]}, "expected some of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.as_known_concepts(**wrong)
+
+
 def test_what_is_known_is_refused_where_no_concepts_are(tiny_model, tiny_processor, cells):
     inputs = batch_of(tiny_processor, [[cells[0]]])
     with pytest.raises(ValueError, match="'mlp' knows no concepts of cells"):
         tiny_model(**inputs, known_concepts=torch.zeros(1, 1, 5))
+    with pytest.raises(ValueError, match="known_concepts has 1 columns but the model 5 concepts"):
+        make_model("concepts", processor=tiny_processor)(**inputs, known_concepts=torch.zeros(1, 1, 1))
 
 
 def test_a_model_without_concepts_says_so(tiny_model, tiny_processor, cells):
