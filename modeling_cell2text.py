@@ -211,10 +211,10 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         read = [states.flatten(0, 1), gene_mask.flatten(0, 1)]
         if known_concepts is not None:
             self._check_concepts(known_concepts)
-            known_concepts = known_concepts.flatten(0, 1)
+            known = known_concepts.flatten(0, 1)
             if self.training and self.augment_concepts is not None:
-                known_concepts = self.augment_concepts(known_concepts)
-            read.append(known_concepts)
+                known = self.augment_concepts(known)
+            read.append(known)
         features, concepts = self.projector(*read), None
         if self.config.projector_type == "concepts":
             features, concepts = features
@@ -248,7 +248,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         found = self.get_cell_features(cell_input_ids, cell_attention_mask, return_dict=True).concepts
         return self.projector.by_group(found)
 
-    def as_known_concepts(self, **names: str | list[str]) -> torch.FloatTensor:
+    def as_known_concepts(self, **names: str | list[str]) -> torch.Tensor:
         """What is known of a cell beforehand, as `forward` and `generate` take it for `known_concepts`.
 
         Args:
@@ -256,7 +256,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
                 a cell may have several. Groups left out are left to the model.
 
         Returns:
-            `torch.FloatTensor` of shape `(1, 1, n_concepts)`; `expand` or stack it for more cells.
+            `torch.Tensor`: float, shape `(1, 1, n_concepts)`; `expand` or stack it for more cells.
 
         Raises:
             ValueError: If the projector knows no concepts, or not this group or name.

@@ -59,15 +59,15 @@ class CellClassifier(nn.Module):
         super().__init__()
         projector = model.model.projector
         self.cell_encoder, self.encode_cells = model.model.cell_encoder, model.model.encode_cells
+        size = model.config.num_cell_tokens * model.config.text_config.hidden_size
         if model.config.cell_concepts is None:
-            size = model.config.num_cell_tokens * model.config.text_config.hidden_size
             learned = [group for group in LEARNED if group in concepts.groups]
             heads = {group: nn.Linear(size, len(concepts.groups[group])) for group in learned}
             self.projector, self.heads = projector, nn.ModuleDict(heads)
         elif model.config.cell_concepts == concepts.told():
             self.projector, self.heads = projector.pooled, nn.ModuleDict(projector.heads)
             if BROADER in concepts.groups:
-                self.heads[BROADER] = nn.Linear(self.heads["cell_type"].in_features, len(concepts.groups[BROADER]))
+                self.heads[BROADER] = nn.Linear(size, len(concepts.groups[BROADER]))
         else:
             raise ValueError(
                 "The model tells other cell_concepts than these rows: leave out warm_start_epochs for a model that is "
