@@ -5,7 +5,7 @@ ended are cut out of the batch, so that no step is spent on them.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Answers:
             (n,); NaN for a cell without counts, and where an answer was not chosen greedily.
         steps: Decoding steps times rows, of which `useful` brought a token of an answer.
         useful: See `steps`.
+        concepts: How probable a model of concepts takes each name for a question's first cell, by group, float32, shape
+            (n, n_names); NaN for a cell without counts. Empty for any other model.
     """
 
     texts: list[str]
@@ -53,6 +55,7 @@ class Answers:
     confidence: np.ndarray
     steps: int
     useful: int
+    concepts: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,11 +66,13 @@ class EncodedCells:
         features: Shape (n, n_cells, num_cell_tokens, text_hidden).
         mask: Which of a question's places hold a cell, shape (n, n_cells, 1).
         embeddings: See :class:`Answers`.
+        concepts: See :class:`Answers`.
     """
 
     features: torch.Tensor
     mask: torch.Tensor
     embeddings: np.ndarray
+    concepts: dict[str, np.ndarray]
 
 
 @torch.inference_mode()
@@ -89,9 +94,11 @@ def encode(model, processor, questions: list[list], genes_at_once: int | None = 
         outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
         states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
         means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
-        parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu()))
-    features, mask, means = (torch.cat(part) for part in zip(*parts))
-    return EncodedCells(features, mask, means.numpy())
+        told = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
+        parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), told.float().cpu()))
+    features, mask, means, told = (torch.cat(part) for part in zip(*parts))
+    groups = model.model.projector.by_group(told) if told.shape[1] else {}
+    return EncodedCells(features, mask, means.numpy(), {group: found.numpy() for group, found in groups.items()})
 
 
 class CellAnswerer:
@@ -146,11 +153,17 @@ class CellAnswerer:
             return Answers(texts, embeddings, confidence, 0, 0)
         features = encode(self.model, self.processor, [questions[i] for i in full], self.genes_at_once)
         embeddings[full] = features.embeddings
+        concepts = {
+            group: np.full((len(questions), found.shape[1]), np.nan, dtype=np.float32)
+            for group, found in features.concepts.items()
+        }
+        for group, found in features.concepts.items():
+            concepts[group][full] = found
         ids, chances, steps = self._decode(features)
         for i, tokens, chance in zip(full, ids, chances):
             texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
             confidence[i] = chance
-        return Answers(texts, embeddings, confidence, steps, sum(map(len, ids)))
+        return Answers(texts, embeddings, confidence, steps, sum(map(len, ids)), concepts)
 
     @torch.inference_mode()
     def _decode(self, cells: "EncodedCells") -> tuple[list[list[int]], list[float], int]:

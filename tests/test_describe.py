@@ -19,9 +19,11 @@ import cell2text
 from cell2text import tl
 from cell2text.describe import DescribeOptions, describe_file, engine
 from cell2text.describe.cells import ranked_anndata
+from cell2text.describe.engine import Describer, RankedCells, probability_of_types
 from cell2text.describe.memory import MOST_GENES, MOST_ROWS, genes_that_fit, rows_that_fit
 from cell2text.describe.options import conversation
 from cell2text.describe.run import shard_path
+from cell2text.evaluation.fields import Claim
 from generation_cell2text import CellAnswerer
 from processing_cell2text import EMPTY_CELL_TEXT
 
@@ -36,6 +38,7 @@ ADDED = [
     "_disease",
     "_pathways",
     "_confidence",
+    "_type_probability",
     "_n_genes",
     "_mapped_fraction",
 ]
@@ -71,6 +74,23 @@ def test_confidence_is_the_probability_of_the_text(model):
     said = out.sequences[0, inputs["input_ids"].shape[1] :]
     chances = [score[0].log_softmax(-1)[token].item() for score, token in zip(out.scores, said)]
     assert answer([[cell]]).confidence[0] == pytest.approx(np.exp(np.sum(chances)), rel=1e-4)
+
+
+def test_a_model_of_concepts_tells_how_probable_the_type_is_that_its_text_names():
+    processor = make_processor()
+    model = make_model("concepts", processor=processor)
+    cells = processor.rank_encode(make_adata(5))
+    answer = CellAnswerer(model, processor, genes_at_once=len(cells[0]), max_new_tokens=2)
+    told = answer([[cells[0]], [cells[1][:0]], [cells[2]]]).concepts
+    batch = processor.pad_cells([[cells[0]], [cells[2]]], return_tensors="pt")
+    for group, expected in model.get_cell_concepts(**batch).items():
+        np.testing.assert_allclose(told[group][[0, 2]], expected[:, 0].detach(), rtol=1e-4)
+        assert np.isnan(told[group][1]).all()
+    claims = [Claim("t cells", "CL:0000084"), Claim("T cell"), Claim("neuron", "CL:0000540"), None]
+    found = probability_of_types(claims, ["B cell", "T cell"], np.array([[0.1, 0.9], [0.7, 0.3], [1, 0], [0, 1]]))
+    np.testing.assert_allclose(found, [0.9, 0.3, np.nan, np.nan], rtol=1e-6)
+    described = Describer(model, processor, FAST)(RankedCells(list("abcde"), cells, np.ones(5), np.ones(5)))
+    assert described["type_probability"].null_count == 5  # these texts are no words, and name no type
 
 
 @pytest.mark.parametrize("text", ["llama", "gemma3", "qwen3"])

@@ -268,4 +268,5 @@ def texts_of_csv(path):
 def test_a_table_of_rows_has_no_text_where_none_was_asked():
     table = rows_of(["This cell\0 is a T cell.", None])  # HDF5 cannot hold the sign between
     assert table["text"].to_pylist() == ["This cell is a T cell.", None] and isinstance(table, pa.Table)
+    assert table["type_probability"].null_count == 2  # this model tells none
     assert table["confidence"].null_count == 1 and table["cell_type"].to_pylist() == ["T cell", None]

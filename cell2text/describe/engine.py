@@ -9,7 +9,7 @@ import torch
 
 from cell2text.describe.memory import free_bytes, genes_that_fit, rows_that_fit
 from cell2text.describe.options import DescribeOptions, conversation
-from cell2text.evaluation.fields import FIELDS, Fields, read_fields
+from cell2text.evaluation.fields import FIELDS, Claim, Fields, read_fields
 from generation_cell2text import Answers, CellAnswerer, encode
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import EMPTY_CELL_TEXT, Cell2TextProcessor
@@ -84,16 +84,22 @@ class Describer:
         n = len(cells.cells)
         texts: list[str | None] = [None] * n
         confidence = np.full(n, np.nan, dtype=np.float32)
+        concepts = self.answer.model.config.cell_concepts or {}
+        types = concepts.get("one_of", {}).get("cell_type", [])
+        types_told = np.full((n, len(types)), np.nan, dtype=np.float32)
         asked = np.ones(n, dtype=bool) if cells.asked is None else cells.asked
         embeddings = np.empty((n, self.answer.model.config.cell_config.hidden_size), dtype=np.float32)
         for chosen, answers in self._batches(cells.cells, np.flatnonzero(asked)):
             for i, text in zip(chosen, answers.texts):
                 texts[i] = text
             confidence[chosen], embeddings[chosen] = answers.confidence, answers.embeddings
+            if types:
+                types_told[chosen] = answers.concepts.get("cell_type", np.nan)
             self.steps, self.useful = self.steps + answers.steps, self.useful + answers.useful
         others = [cells.cells[i] for i in np.flatnonzero(~asked)]
         embeddings[~asked] = embed_cells(self.answer.model, self.processor, others, self.genes_at_once)
-        return make_table(cells, texts, confidence, embeddings, fields_only=self.options.fields_only)
+        fields_only = self.options.fields_only
+        return make_table(cells, texts, confidence, embeddings, types, types_told, fields_only=fields_only)
 
     def _batches(self, cells: list[np.ndarray], asked: np.ndarray) -> Iterator[tuple[np.ndarray, Answers]]:
         """Batches of cells of like length, so that little is padded; smaller ones where memory does not suffice."""
@@ -155,6 +161,7 @@ def row_schema(width: int, *, fields_only: bool) -> pa.Schema:
             *(column for column in fields if column[0] != "life_stage_ontology_term_id"),
             ("pathways", pa.string()),
             ("confidence", pa.float32()),
+            ("type_probability", pa.float32()),
             ("n_genes", pa.int32()),
             ("mapped_fraction", pa.float32()),
             (EMBEDDING, pa.list_(pa.float32(), width)),
@@ -162,21 +169,46 @@ def row_schema(width: int, *, fields_only: bool) -> pa.Schema:
     )
 
 
-def rounded(number: float) -> float:
-    """Four digits: those after them depend on the cells that were worked on together."""
-    return float(f"{number:.4g}")
+def numbers(values: np.ndarray) -> pa.Array:
+    """Four digits of each, none for NaN: those after them depend on the cells that were worked on together."""
+    return pa.array([float(f"{value:.4g}") for value in values], pa.float32(), from_pandas=True)
+
+
+def probability_of_types(claims: Sequence[Claim | None], types: Sequence[str], told: np.ndarray) -> np.ndarray:
+    """How probable a model takes the types that its texts name, float32, shape (n_cells,); NaN where it does not tell.
+
+    Parameters
+    ----------
+    types
+        Names of the types that it knows.
+    told
+        Their probabilities, shape (n_cells, n_types).
+    """
+    found = np.full(len(claims), np.nan, dtype=np.float32)
+    columns = {name.casefold(): column for column, name in enumerate(types)}
+    for row, claim in enumerate(claims):
+        names = (claim.name, claim.label) if claim else ()
+        column = next((columns[name.casefold()] for name in names if name.casefold() in columns), None)
+        if column is not None:
+            found[row] = told[row, column]
+    return found
 
 
 def make_table(
-    cells: RankedCells, texts: list[str | None], confidence: np.ndarray, embeddings: np.ndarray, *, fields_only: bool
-) -> pa.Table:
+    cells: RankedCells, texts: list[str | None], confidence: np.ndarray, embeddings: np.ndarray,
+    types: Sequence[str] = (), types_told: np.ndarray | None = None, *, fields_only: bool,
+) -> pa.Table:  # fmt: skip
+    """Rows of :func:`row_schema`; `types` and what is told of them as in :func:`probability_of_types`."""
     schema = row_schema(embeddings.shape[1], fields_only=fields_only)
     read = [Fields() if text in (None, EMPTY_CELL_TEXT) else read_fields(text) for text in texts]
+    told = np.empty((len(texts), 0)) if types_told is None else types_told
+    sure = probability_of_types([fields.cell_type for fields in read], types, told)
     columns: dict[str, object] = {
         ID: [str(name) for name in cells.names],
         TEXT: [text and text.replace("\0", "") for text in texts],  # which HDF5 cannot hold
         "pathways": ["; ".join(fields.pathways) or None for fields in read],
-        "confidence": pa.array([rounded(value) for value in confidence], pa.float32(), from_pandas=True),
+        "confidence": numbers(confidence),
+        "type_probability": numbers(sure),
         "n_genes": np.asarray(cells.n_genes, dtype=np.int32),
         "mapped_fraction": np.asarray(cells.mapped_fraction, dtype=np.float32),
         EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
