@@ -112,6 +112,12 @@ class Cell2TextConfig(PreTrainedConfig):
             raise ValueError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
+    @property
+    def concept_groups(self) -> dict[str, list[str]]:
+        """Names of `cell_concepts` by group, in the order in which a model tells them: that of the groups' names."""
+        groups = {group: names for kind in (self.cell_concepts or {}).values() for group, names in kind.items()}
+        return {group: groups[group] for group in sorted(groups)}
+
 
 Cell2TextConfig.register_for_auto_class()
 

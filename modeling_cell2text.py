@@ -262,21 +262,20 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             ValueError: If the projector knows no concepts, or not this group or name.
         """
         self._check_concepts()
-        one_of, any_of = (self.config.cell_concepts.get(kind, {}) for kind in ("one_of", "any_of"))
-        groups = {**one_of, **any_of}
+        groups, one_of = self.config.concept_groups, self.config.cell_concepts.get("one_of", {})
         others = sorted(set(names) - set(groups))
         if others:
             raise ValueError(f"{others} are no groups of concepts: expected {sorted(groups)}.")
         parts = []
-        for group in self.projector.sizes:
+        for group, expected in groups.items():
             true = names.get(group)
             if true is None:
-                parts.append(torch.full((len(groups[group]),), float("nan")))
+                parts.append(torch.full((len(expected),), float("nan")))
                 continue
             true = [true] if isinstance(true, str) else list(true)
-            if set(true) - set(groups[group]) or (group in one_of and len(true) != 1):
-                raise ValueError(f"{group}={true}: expected {'one' if group in one_of else 'some'} of {groups[group]}.")
-            parts.append(torch.tensor([float(name in true) for name in groups[group]]))
+            if set(true) - set(expected) or (group in one_of and len(true) != 1):
+                raise ValueError(f"{group}={true}: expected {'one' if group in one_of else 'some'} of {expected}.")
+            parts.append(torch.tensor([float(name in true) for name in expected]))
         return torch.cat(parts).view(1, 1, -1).to(self.device)
 
     def _check_concepts(self, known=None):
@@ -284,11 +283,12 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             raise ValueError(
                 f"projector_type={self.config.projector_type!r} knows no concepts of cells: only 'concepts' does."
             )
-        n_concepts = sum(self.projector.sizes.values())
+        sizes = {group: len(names) for group, names in self.config.concept_groups.items()}
+        n_concepts = sum(sizes.values())
         if known is not None and known.shape[-1] != n_concepts:
             raise ValueError(
                 f"known_concepts has {known.shape[-1]} columns but the model {n_concepts} concepts, in the groups "
-                f"{self.projector.sizes}: pass one column for each, NaN where nothing is known."
+                f"{sizes}: pass one column for each, NaN where nothing is known."
             )
 
     def encode_cells(self, cell_input_ids, cell_attention_mask=None, cell_states=None, **kwargs):

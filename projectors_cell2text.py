@@ -65,12 +65,11 @@ class Cell2TextConceptProjector(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        if not config.cell_concepts or not any(config.cell_concepts.values()):
+        if not config.concept_groups:
             raise ValueError("projector_type='concepts' needs cell_concepts: names of what the heads are to tell.")
         self.num_cell_tokens = config.num_cell_tokens
         self.one_of = tuple(config.cell_concepts.get("one_of", ()))
-        groups = {group: names for kind in config.cell_concepts.values() for group, names in kind.items()}
-        self.sizes = {group: len(groups[group]) for group in sorted(groups)}  # a saved configuration is sorted, too
+        self.sizes = {group: len(names) for group, names in config.concept_groups.items()}
         text_size = config.text_config.hidden_size
         width = config.num_cell_tokens * text_size
         self.pooled = Cell2TextPooledProjector(config)

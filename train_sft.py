@@ -128,7 +128,7 @@ def make_trainer(
     if model.config.projector_type == "concepts":  # the rows that are asked for in the end are unknown to it
         concepts = CellConcepts(model.config.cell_concepts)
         known_concepts = KnownConcepts(concepts, rows.train)
-        model.model.augment_concepts = ConceptAugmentation(concepts.groups)
+        model.model.augment_concepts = ConceptAugmentation(model.config.concept_groups)
     trainer = Cell2TextTrainer(
         model=model,
         args=training_args,

@@ -129,10 +129,14 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
     assert pickles <= {"training_args.bin"}  # the Trainer's own record, which nothing here reads
 
 
-def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(small_h5ad, tmp_path):
+@pytest.mark.parametrize("stage", ["full", "lora"])
+def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5ad, tmp_path):
     """The text trains no more than the language model: what the concepts learned before it is what they stay."""
-    rates = {"encoder_learning_rate": 0.0, "projector_learning_rate": 0.0}
-    options = {"dataset": [str(small_h5ad)], "projector_type": "concepts", "warm_start_epochs": 30, **rates}
+    options = {
+        "dataset": [str(small_h5ad)], "projector_type": "concepts", "warm_start_epochs": 60, "stage": stage, "lora_r": 2,
+        "encoder_learning_rate": 0.0, "projector_learning_rate": 0.0, "eval_strategy": "epoch", "validation_share": 0.2,
+        "describe_validation": 4,
+    }  # fmt: skip
     run(tmp_path, **options)
     model, processor = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoProcessor))
     types = model.config.cell_concepts["one_of"]["cell_type"]

@@ -84,8 +84,7 @@ class Describer:
         n = len(cells.cells)
         texts: list[str | None] = [None] * n
         confidence = np.full(n, np.nan, dtype=np.float32)
-        concepts = self.answer.model.config.cell_concepts or {}
-        types = concepts.get("one_of", {}).get("cell_type", [])
+        types = self.answer.model.config.concept_groups.get("cell_type", [])
         types_told = np.full((n, len(types)), np.nan, dtype=np.float32)
         asked = np.ones(n, dtype=bool) if cells.asked is None else cells.asked
         embeddings = np.empty((n, self.answer.model.config.cell_config.hidden_size), dtype=np.float32)
