@@ -89,18 +89,17 @@ class KnownConcepts:
     """
 
     def __init__(self, concepts: CellConcepts, rows: Dataset):
-        columns = ["cell_type", "cell_type_ontology_term_id", *ORIGIN, "pathways"]
-        told = rows.select_columns([name for name in columns if name in rows.column_names])
-        kinds: dict[tuple, int] = {}
+        wanted = ("cell_type", "cell_type_ontology_term_id", *ORIGIN, "pathways")
+        columns = [name for name in wanted if name in rows.column_names]
+        kinds: dict[tuple, int] = {}  # far fewer than cells
         self.kind_of: dict[str, int] = {}
-        one_of_each = []  # far fewer than cells
-        for cell_id, row in zip(rows["cell_id"], told):
-            key = tuple(tuple(value) if isinstance(value, list) else value for value in row.values())
-            if key not in kinds:
-                kinds[key] = len(kinds)
-                one_of_each.append(row)
-            self.kind_of[cell_id] = kinds[key]
-        self.kinds = torch.cat(list(concepts.truths(one_of_each).values()), dim=-1)
+        for part in rows.select_columns(["cell_id", *columns]).iter(10_000):
+            values = zip(*(part[name] for name in columns))
+            for cell_id, kind in zip(part["cell_id"], values):
+                key = tuple(tuple(value) if isinstance(value, list) else value for value in kind)
+                self.kind_of[cell_id] = kinds.setdefault(key, len(kinds))
+        truths = concepts.truths([dict(zip(columns, kind)) for kind in kinds])
+        self.kinds = torch.cat(list(truths.values()), dim=-1)
 
     def batch(self, examples: list[dict], n_cells: int) -> torch.Tensor:
         """Of the cells of examples, NaN for one that is none of the rows', shape (n_examples, n_cells, n_concepts)."""
