@@ -35,7 +35,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(
         assert process.wait() == -signal.SIGKILL, (tmp_path / f"killed{step}.log").read_text()[-2000:]
         kept = find_checkpoint("true", str(tmp_path / "killed" / "out"))
         assert kept is not None and int(kept.rpartition("-")[2]) >= step - 1
-    run(tmp_path / "killed", fresh=True, **options, resume_from_checkpoint="true")
+    run(tmp_path / "killed", **options, resume_from_checkpoint="true")
     whole, killed = (weights(tmp_path / name / "out") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 

@@ -208,7 +208,8 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
     }  # fmt: skip
     shared = {**options, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     run(tmp_path / "one", **options, per_device_train_batch_size=8)
-    run(tmp_path / "two", launcher=TWO_RANKS, **shared)
+    if stage == "full":
+        run(tmp_path / "two", launcher=TWO_RANKS, **shared)
     # What one rank began, two ranks finish.
     shutil.copytree(tmp_path / "one" / "out", tmp_path / "resumed" / "out")
     shutil.rmtree(tmp_path / "resumed" / "out" / "checkpoint-4")
@@ -225,7 +226,7 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
 
     expected, reference = losses(tmp_path / "one"), weights(tmp_path / "one" / "out")
     assert len(expected) == 4
-    for name in ("two", "resumed", "sharded"):
+    for name in ("two", "resumed", "sharded") if stage == "full" else ("resumed", "sharded"):
         assert losses(tmp_path / name) == pytest.approx(expected, abs=1e-4), name
         found = weights(tmp_path / name / "out")
         assert found.keys() == reference.keys(), name
