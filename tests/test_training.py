@@ -18,6 +18,7 @@ from cell2text.data import example_cells
 from cell2text.evaluation.training_cells import read_counts
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
+from cell2text.training.concepts import ConceptAugmentation
 from cell2text.training.launch import run as launch
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.sources import load_rows
@@ -130,14 +131,19 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
 
 
 @pytest.mark.parametrize("stage", ["full", "lora"])
-def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5ad, tmp_path):
+def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5ad, tmp_path, monkeypatch):
     """The text trains no more than the language model: what the concepts learned before it is what they stay."""
     options = {
         "dataset": [str(small_h5ad)], "projector_type": "concepts", "warm_start_epochs": 60, "stage": stage, "lora_r": 2,
         "encoder_learning_rate": 0.0, "projector_learning_rate": 0.0, "eval_strategy": "epoch", "validation_share": 0.2,
         "describe_validation": 4,
     }  # fmt: skip
+    learned = []
+    monkeypatch.setattr(ConceptAugmentation, "__call__", lambda self, known: learned.append(known) or known)
     run(tmp_path, **options)
+    known = torch.cat(learned)
+    assert len(known) == 24 and known.isfinite().all()  # the training cells, once an epoch, and no validation cell
+    assert (known == 1).any() and known.min() == 0
     model, processor = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoProcessor))
     types = model.config.cell_concepts["one_of"]["cell_type"]
     assert types == ["fibroblast", "monocyte", "retinal rod cell", "type B pancreatic cell"]
