@@ -262,6 +262,16 @@ def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
     assert batch[1:, 1].isnan().all() and batch[3].isnan().all()
 
 
+def test_types_that_a_model_has_no_concept_of_are_said(caplog):
+    concepts = CellConcepts(CellConcepts.of(rows_of()).told())
+    rows = rows_of(8, cell_id=list("abcdefgh"), cell_type=["T cell", "neuron", "unknown", "glial cell"] * 2)
+    with caplog.at_level("WARNING"):
+        found = KnownConcepts(concepts, rows)
+    assert "2 cell types of these rows are none of the model's concepts" in caplog.text
+    assert "glial cell, neuron" in caplog.text
+    assert found.batch([{"cell_id": "b", "cells": [[5]]}], 1).isnan().all()
+
+
 def test_a_text_is_to_say_one_group_whatever_the_others():
     """What is most probable of type and pathways stays so; the origin of half of the cells is another cell's."""
     torch.manual_seed(0)

@@ -104,7 +104,8 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
     )
     gguf_file: str | None = field(default=None, metadata={"help": "GGUF file inside the language model's folder."})
     projector_type: Literal["mlp", "perceiver", "pooled", "concepts"] = field(
-        default="mlp", metadata={"help": "Kind of the projector."}
+        default="mlp",
+        metadata={"help": "Kind of the projector; `concepts` needs warm_start_epochs, in which it learns them."},
     )
     projector_hidden_size: int | None = field(
         default=None,

@@ -9,11 +9,14 @@ from functools import lru_cache
 
 import torch
 from datasets import Dataset
+from transformers.utils import logging
 
 from cell2text.data.ontology import ancestors, known, label_of
 from cell2text.evaluation.classification import truth_claim
 from cell2text.evaluation.fields import Claim
 
+
+logger = logging.get_logger(__name__)
 
 ORIGIN = ("tissue", "disease", "sex", "life_stage")
 BROADER = "broader_cell_type"  # helps the encoder, but no text names them
@@ -98,7 +101,15 @@ class KnownConcepts:
             for cell_id, kind in zip(part["cell_id"], values):
                 key = tuple(tuple(value) if isinstance(value, list) else value for value in kind)
                 self.kind_of[cell_id] = kinds.setdefault(key, len(kinds))
-        truths = concepts.truths([dict(zip(columns, kind)) for kind in kinds])
+        one_of_each = [dict(zip(columns, kind)) for kind in kinds]
+        named = {row["cell_type"] for row in one_of_each if known(row["cell_type"])}
+        others = sorted(named - set(concepts.groups["cell_type"]))
+        if others:
+            logger.warning(
+                "%d cell types of these rows are none of the model's concepts, so that nothing tells it when to say "
+                "them: %s. To teach them, train a new model.", len(others), ", ".join(others),
+            )  # fmt: skip
+        truths = concepts.truths(one_of_each)
         self.kinds = torch.cat(list(truths.values()), dim=-1)
 
     def batch(self, examples: list[dict], n_cells: int) -> torch.Tensor:
