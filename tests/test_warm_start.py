@@ -115,6 +115,8 @@ def test_concepts_are_what_the_rows_name():
     assert (above["B cell"], above["naive B cell"], above["T cell"]) == ([1, 1], [1, 0], [0, 0])
     assert truths["pathways"][0].tolist() == [1, 1] and truths["pathways"][1].isnan().all()
     assert concepts.truths([{**rows[2], "cell_type": "neuron"}])["cell_type"].isnan().all()  # no name of these
+    bare = concepts.truths([{name: value for name, value in rows[2].items() if name not in ("sex", "pathways")}])
+    assert bare["sex"].isnan().all() and bare["pathways"].isnan().all() and bare["tissue"].tolist() == [[1, 0]]
 
 
 def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path):

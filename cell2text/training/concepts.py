@@ -71,13 +71,12 @@ class CellConcepts:
     def _truth(self, row: dict, group: str) -> list[float]:
         names = self.groups[group]
         if group == BROADER:
-            above = labels_above(row["cell_type"], row["cell_type_ontology_term_id"])
-            return [float(name in above) for name in names] if above else [NAN] * len(names)
-        if group == "pathways":
-            named = row["pathways"]
-            return [float(name in named) for name in names] if named else [NAN] * len(names)
-        value = known(row[group]) or UNKNOWN
-        return [float(name == value) for name in names] if value in names else [NAN] * len(names)
+            true = labels_above(row["cell_type"], row["cell_type_ontology_term_id"])
+        elif group == "pathways":
+            true = row.get(group) or ()
+        else:  # rows without this column tell nothing, not that it is unknown
+            true = {known(row[group]) or UNKNOWN} & set(names) if group in row else ()
+        return [float(name in true) for name in names] if true else [NAN] * len(names)
 
 
 class KnownConcepts:
