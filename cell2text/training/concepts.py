@@ -5,6 +5,7 @@ and it learns to say them from what is true of the training cells (Koh et al. 20
 independent training of a concept bottleneck).
 """
 
+from collections.abc import Collection
 from functools import lru_cache
 
 import torch
@@ -70,6 +71,7 @@ class CellConcepts:
 
     def _truth(self, row: dict, group: str) -> list[float]:
         names = self.groups[group]
+        true: Collection[str]
         if group == BROADER:
             true = labels_above(row["cell_type"], row["cell_type_ontology_term_id"])
         elif group == "pathways":
