@@ -169,6 +169,7 @@ def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "stage": stage, "describe_held_out": False, "save_strategy": "steps", "save_steps": 3,
         "num_train_epochs": 1, "gene_dropout": 0.5, "cell_feature_noise": 0.5, "warm_start_epochs": 1, "lora_r": 2,
+        "projector_type": "concepts" if stage == "full" else "pooled",
     }  # fmt: skip
     run(tmp_path / "whole", **options)
     run(tmp_path / "resumed", **options)
