@@ -118,6 +118,11 @@ class Cell2TextConfig(PreTrainedConfig):
         groups = {group: names for kind in (self.cell_concepts or {}).values() for group, names in kind.items()}
         return {group: groups[group] for group in sorted(groups)}
 
+    def split_concepts(self, told) -> dict:
+        """What a model tells, a tensor of shape `(..., n_concepts)`, cut into the groups of `concept_groups`."""
+        groups = self.concept_groups
+        return dict(zip(groups, told.split([len(names) for names in groups.values()], dim=-1)))
+
 
 Cell2TextConfig.register_for_auto_class()
 

@@ -97,9 +97,8 @@ def encode(model, processor, questions: list[list], genes_at_once: int | None = 
         told = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
         parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), told.float().cpu()))
     features, mask, means, told = (torch.cat(part) for part in zip(*parts))
-    groups = model.config.concept_groups if told.shape[1] else {}
-    told_parts = told.split([len(names) for names in groups.values()], dim=-1) if groups else ()
-    return EncodedCells(features, mask, means.numpy(), {group: part.numpy() for group, part in zip(groups, told_parts)})
+    groups = model.config.split_concepts(told) if told.shape[1] else {}
+    return EncodedCells(features, mask, means.numpy(), {group: part.numpy() for group, part in groups.items()})
 
 
 class CellAnswerer:

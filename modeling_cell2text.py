@@ -246,7 +246,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         """
         self._check_concepts()
         found = self.get_cell_features(cell_input_ids, cell_attention_mask, return_dict=True).concepts
-        return self.projector.by_group(found)
+        return self.config.split_concepts(found)
 
     def as_known_concepts(self, **names: str | list[str]) -> torch.Tensor:
         """What is known of a cell beforehand, as `forward` and `generate` take it for `known_concepts`.

@@ -85,9 +85,8 @@ class Cell2TextConceptProjector(nn.Module):
         concepts = self.tell(states, gene_mask)
         if known_concepts is not None:
             concepts = torch.where(known_concepts.isnan(), concepts, known_concepts.to(concepts.dtype))
-        weighted = [
-            ONE_OF_WEIGHT * found if group in self.one_of else found for group, found in self.by_group(concepts).items()
-        ]
+        groups = zip(self.sizes, concepts.split(list(self.sizes.values()), dim=-1))
+        weighted = [ONE_OF_WEIGHT * found if group in self.one_of else found for group, found in groups]
         features = self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1))
         return self.output_norm(features), concepts
 
@@ -98,10 +97,6 @@ class Cell2TextConceptProjector(nn.Module):
         return torch.cat(
             [found.softmax(-1) if group in self.one_of else found.sigmoid() for group, found in logits.items()], dim=-1
         )
-
-    def by_group(self, concepts: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Concepts of shape `(..., n_concepts)` cut into their groups."""
-        return dict(zip(self.sizes, concepts.split(list(self.sizes.values()), dim=-1)))
 
 
 class Cell2TextPerceiverProjector(nn.Module):

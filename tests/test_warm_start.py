@@ -91,7 +91,7 @@ def concept_model(processor, rows, **config):
 
 def test_concepts_are_what_the_rows_name():
     """Of an origin that some rows do not know, `unknown` is a name; of one that none knows, there is nothing to tell."""
-    types = ["T cell", "unknown", "naive B cell", "B cell"] * 4
+    types = [" T cell", "unknown", "naive B cell", "B cell"] * 4
     terms = ["CL:0000084", None, "CL:0000788", "CL:0000236"] * 4
     rows = rows_of(
         cell_type=types, cell_type_ontology_term_id=terms, pathways=[["X"], None, ["Y", "X"], []] * 4, **ORIGINS
@@ -155,7 +155,7 @@ def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(ti
 
 def test_rows_of_other_concepts_are_refused(tiny_processor, tmp_path):
     model = concept_model(tiny_processor, rows_of())
-    with pytest.raises(ValueError, match="tells other cell_concepts than these rows"):
+    with pytest.raises(ValueError, match=r"tells other cell_concepts than these rows, in \['pathways'\]"):
         start(model, tiny_processor, rows_of(pathways=[["X"], ["Y"]] * 8), tmp_path)
 
 

@@ -44,7 +44,7 @@ class CellConcepts:
     def of(cls, rows: Dataset) -> "CellConcepts":
         """The concepts of rows with a `cell_type`, and of their `pathways` and origin where they have them."""
         labelled = rows.select([index for index, name in enumerate(rows["cell_type"]) if known(name)])
-        claim_of = dict(zip(labelled["cell_type"], type_claims(labelled)))
+        claim_of = claims_by_name(labelled)
         one_of = {"cell_type": sorted(claim_of)}
         for field in ORIGIN:
             if field in rows.column_names:
@@ -103,7 +103,7 @@ class KnownConcepts:
                 key = tuple(tuple(value) if isinstance(value, list) else value for value in kind)
                 self.kind_of[cell_id] = kinds.setdefault(key, len(kinds))
         one_of_each = [dict(zip(columns, kind)) for kind in kinds]
-        named = {row["cell_type"] for row in one_of_each if known(row["cell_type"])}
+        named = {name for row in one_of_each if (name := known(row["cell_type"]))}
         others = sorted(named - set(concepts.groups["cell_type"]))
         if others:
             logger.warning(
@@ -163,6 +163,12 @@ class ConceptAugmentation:
 
 def type_claims(rows: Dataset) -> list[Claim]:
     return [truth_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
+
+
+def claims_by_name(rows: Dataset) -> dict[str, Claim]:
+    """What the names of the rows' known types stand for."""
+    claims = zip(map(known, rows["cell_type"]), type_claims(rows))
+    return {name: claim for name, claim in claims if name}
 
 
 def broader_types(types: list[Claim]) -> list[str]:

@@ -19,7 +19,7 @@ from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs
 from cell2text.evaluation.fields import Claim
 from cell2text.training.augmentation import BalancedRows
-from cell2text.training.concepts import BROADER, ORIGIN, CellConcepts, type_claims
+from cell2text.training.concepts import BROADER, ORIGIN, CellConcepts, claims_by_name, type_claims
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
@@ -69,9 +69,12 @@ class CellClassifier(nn.Module):
             if BROADER in concepts.groups:
                 self.heads[BROADER] = nn.Linear(size, len(concepts.groups[BROADER]))
         else:
+            asked = CellConcepts(concepts.told()).groups
+            told = model.config.concept_groups
+            differ = sorted(group for group in {*told, *asked} if told.get(group) != asked.get(group))
             raise ValueError(
-                "The model tells other cell_concepts than these rows: leave out warm_start_epochs for a model that is "
-                "trained already, or train a new one."
+                f"The model tells other cell_concepts than these rows, in {differ}: leave out warm_start_epochs for a "
+                "model that is trained already, or train a new one."
             )
         # Features are as small as a language model's embeddings, which a head would take long to make up for.
         self.scale = float(self.projector.output_norm.weight.detach().abs().mean())
@@ -161,7 +164,7 @@ def warm_start_encoder(
     model.eval()
     figures = None
     if held_out is not None:
-        claim_of = dict(zip(learned["cell_type"], type_claims(learned)))
+        claim_of = claims_by_name(learned)
         claims = [claim_of[name] for name in classes]
         figures = held_out_figures(classifier, processor, held_out, claims, options)
     model.to(device=args.device)  # type: ignore[call-arg]
