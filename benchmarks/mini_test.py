@@ -41,7 +41,7 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
     predictions, metrics = work / "predictions.jsonl", work / "evaluation" / "metrics.json"
     model, processor = cell2text.load(device="cpu")
     splits = load_dataset(str(dataset))
-    rows = predict_rows(model, processor, splits["test"], batch_size=BATCH, max_new_tokens=160)
+    rows, _ = predict_rows(model, processor, splits["test"], batch_size=BATCH, max_new_tokens=160)
     trained_types = set(splits["train"]["cell_type"])
     for row in rows:
         row["held_out"] = "studies" if row["dataset_id"] in sources["unseen"] else "donors"

@@ -19,10 +19,11 @@ import cell2text
 from cell2text import tl
 from cell2text.describe import DescribeOptions, describe_file, engine
 from cell2text.describe.cells import ranked_anndata
-from cell2text.describe.engine import Describer, RankedCells, probability_of_types
+from cell2text.describe.engine import Describer, RankedCells
 from cell2text.describe.memory import MOST_GENES, MOST_ROWS, genes_that_fit, rows_that_fit
 from cell2text.describe.options import conversation
 from cell2text.describe.run import shard_path
+from cell2text.evaluation.certainty import probability_of_types
 from cell2text.evaluation.fields import Claim
 from generation_cell2text import CellAnswerer
 from processing_cell2text import EMPTY_CELL_TEXT

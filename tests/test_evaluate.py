@@ -189,6 +189,40 @@ def test_another_system_is_compared_on_the_same_draws(rows):
         evaluate_predictions(rows, against=rows[1:], **QUICK)
 
 
+def test_how_sure_a_model_is_is_held_against_what_it_gets_right(rows, tmp_path):
+    said = [
+        {**row, "type_probability": 0.995, "confidence": 0.2}
+        if i % 4
+        else {**row, "prediction": "This cell is a hepatocyte.", "type_probability": 0.6, "confidence": 0.3}
+        for i, row in enumerate(rows)
+    ]
+    said[1] |= {"type_probability": None, "confidence": float("nan")}
+    metrics = evaluate_predictions(said, tmp_path, by="dataset_id", **QUICK)
+    known, right = len(rows) - 1, sum(i % 4 > 0 for i in range(len(rows))) - 1
+    sure, text = metrics["certainty"]["type_probability"], metrics["certainty"]["confidence"]
+    assert sure["auroc"] == 1 and text["auroc"] == 0 and sure["n"] == text["n"] == known
+    assert sure["accuracy"] == text["accuracy"] == pytest.approx(right / known)
+    assert sure["mean"] == pytest.approx((0.995 * right + 0.6 * (known - right)) / known)
+    assert [(found["n"], found["accuracy"]) for found in sure["bins"]] == [
+        (0, None), (known - right, 0.0), (0, None), (0, None), (right, 1.0)
+    ]  # fmt: skip
+    parts = metrics["by"]["dataset_id"].values()
+    assert sum(part["certainty"]["type_probability"]["n"] for part in parts) == known
+    for page in ("report.md", "report.html"):
+        assert "How sure it is" in (tmp_path / page).read_text(), page
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert f"| probability of the named type | {known} | 100.0 |  | 0.0 ({known - right} cells) |" in " ".join(lines)
+
+
+def test_sureness_is_the_prediction_s_own_and_left_out_where_there_is_none(rows, tmp_path):
+    assert evaluate_predictions(rows, tmp_path, **QUICK)["certainty"] == {}
+    assert "How sure it is" not in (tmp_path / "report.html").read_text()
+    others = [{**row, "confidence": 0.9} for row in rows]
+    said = [{"cell_id": row["cell_id"], "prediction": row["prediction"], "confidence": 1.0} for row in rows]
+    found = evaluate_predictions(said, references=others, **QUICK)["certainty"]["confidence"]
+    assert found["mean"] == 1.0 and found["auroc"] is None and found["bins"][-1]["n"] == len(rows)
+
+
 def test_the_same_rows_give_the_same_figures_in_any_order(rows):
     told = saying(rows, lambda row: row["prediction"] if len(row["cell_type"]) % 3 else "This cell is a neuron.")
     first, again = evaluate_predictions(told, **QUICK), evaluate_predictions(told[::-1], **QUICK)
@@ -221,6 +255,8 @@ GOOD = {"cell_id": "a", "prediction": "B cell", "reference": "B cell", "cell_typ
         ([{"cell_id": "a", "prediction": "x"}], "No row has a reference text or a true field"),
         ([{**GOOD, "prediction": 3}], "prediction is a int, expected text"),
         ([{**GOOD, "pathways": "HYPOXIA"}], "pathways is 'HYPOXIA', expected a list of names"),
+        ([{**GOOD, "confidence": 73}], "Cell 'a': confidence is 73, expected a number from 0 to 1"),
+        ([{**GOOD, "type_probability": "high"}], "type_probability is 'high', expected a number from 0 to 1"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(rows, message):

@@ -9,7 +9,8 @@ import torch
 
 from cell2text.describe.memory import free_bytes, genes_that_fit, rows_that_fit
 from cell2text.describe.options import DescribeOptions, conversation
-from cell2text.evaluation.fields import FIELDS, Claim, Fields, read_fields
+from cell2text.evaluation.certainty import four_digits, probability_of_types
+from cell2text.evaluation.fields import FIELDS, Fields, read_fields
 from generation_cell2text import Answers, CellAnswerer, encode
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import EMPTY_CELL_TEXT, Cell2TextProcessor
@@ -169,35 +170,15 @@ def row_schema(width: int, *, fields_only: bool) -> pa.Schema:
 
 
 def numbers(values: np.ndarray) -> pa.Array:
-    """Four digits of each, none for NaN: those after them depend on the cells that were worked on together."""
-    return pa.array([float(f"{value:.4g}") for value in values], pa.float32(), from_pandas=True)
-
-
-def probability_of_types(claims: Sequence[Claim | None], types: Sequence[str], told: np.ndarray) -> np.ndarray:
-    """How probable a model takes the types that its texts name, float32, shape (n_cells,); NaN where it does not tell.
-
-    Parameters
-    ----------
-    types
-        Names of the types that it knows.
-    told
-        Their probabilities, shape (n_cells, n_types).
-    """
-    found = np.full(len(claims), np.nan, dtype=np.float32)
-    columns = {name.casefold(): column for column, name in enumerate(types)}
-    for row, claim in enumerate(claims):
-        names = (claim.name, claim.label) if claim else ()
-        column = next((columns[name.casefold()] for name in names if name.casefold() in columns), None)
-        if column is not None:
-            found[row] = told[row, column]
-    return found
+    """Four digits of each, none for NaN."""
+    return pa.array(four_digits(values), pa.float32(), from_pandas=True)
 
 
 def make_table(
     cells: RankedCells, texts: list[str | None], confidence: np.ndarray, embeddings: np.ndarray,
     types: Sequence[str] = (), types_told: np.ndarray | None = None, *, fields_only: bool,
 ) -> pa.Table:  # fmt: skip
-    """Rows of :func:`row_schema`; `types` and what is told of them as in :func:`probability_of_types`."""
+    """Rows of :func:`row_schema`; `types` and `types_told` as :func:`probability_of_types` takes them."""
     schema = row_schema(embeddings.shape[1], fields_only=fields_only)
     read = [Fields() if text in (None, EMPTY_CELL_TEXT) else read_fields(text) for text in texts]
     told = np.empty((len(texts), 0)) if types_told is None else types_told

@@ -14,6 +14,7 @@ import numpy as np
 
 from cell2text.evaluation.baselines import Training, fit_baselines, majority, shuffled
 from cell2text.evaluation.bootstrap import Resampler
+from cell2text.evaluation.certainty import score_certainty
 from cell2text.evaluation.predictions import checked_rows, read_rows
 from cell2text.evaluation.report import write_report
 from cell2text.evaluation.settings import settings_of
@@ -55,6 +56,7 @@ def evaluate_predictions(
         A jsonl file or rows: `cell_id`, `prediction`, `reference`, and what is true: `cell_type`, `tissue`, `disease`,
         `sex`, `life_stage` (or `development_stage_ontology_term_id`), each with its `_ontology_term_id` where it has
         one, `pathways`, `pathways_active`, `donor_id`, `dataset_id`. What a row does not know is not scored.
+        `confidence` and `type_probability`, from 0 to 1, are held against whether its cell type is right.
     out
         Folder for `metrics.json`, `report.md` and `report.html`; nothing is written where this is None.
     references
@@ -152,17 +154,19 @@ def score_part(
 def score_all(evaluation: Evaluation, resampler: Resampler, bertscore_model: str | None) -> dict:
     """The figures of the first system at the top, those of the others beside it, and every difference to them."""
     found: dict[str, tuple[dict, Replicates]] = {}
-    confusions = {}
+    confusions, certainty = {}, {}
     for name, system in evaluation.systems.items():
         pairs = field_pairs(system, evaluation.rows)
         model = bertscore_model if name in ("cell2text", "against") else None
         found[name] = score_system(system, evaluation.rows, resampler, pairs=pairs, bertscore_model=model)
         if name == "cell2text":
             confusions = {part: found_pairs.confusions() for part, found_pairs in pairs.items()}
+            certainty = score_certainty(pairs["cell_type"], evaluation.rows) if "cell_type" in pairs else {}
     first, replicates = found.pop("cell2text")
     return {
         **first,
         "confusions": confusions,
+        "certainty": certainty,
         "systems": {name: scores for name, (scores, _) in found.items()},
         "differences": {name: compare(replicates, others) for name, (_, others) in found.items()},
     }

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from cell2text.data.ontology import known, life_stage, resolve
+from cell2text.evaluation.certainty import SURENESS
 from cell2text.evaluation.fields import FIELDS
 from cell2text.evaluation.phrases import is_term
 
@@ -84,7 +85,7 @@ def checked_rows(rows: Iterable[Mapping], references: Iterable[Mapping] | None =
                 f"The predictions are of other cells than the references: {len(missing):,} of {len(by_id):,} have no "
                 f"prediction{example(missing)}, {len(further):,} predictions have no reference{example(further)}."
             )
-        found = [{**row, **by_id[str(row["cell_id"])], "prediction": row["prediction"]} for row in found]
+        found = [{**row, **by_id[str(row["cell_id"])], **said_in(row)} for row in found]
     unknown_ids: Counter = Counter()
     clean = [clean_row(row, unknown_ids) for row in found]
     absent = Counter(name for row in clean for name in ("reference", *FIELDS, *LISTS) if not row[name])
@@ -98,6 +99,11 @@ def checked_rows(rows: Iterable[Mapping], references: Iterable[Mapping] | None =
     if not any(row[name] is not None for row in clean for name in (*FIELDS, "reference")):
         raise ValueError(f"No row has a reference text or a true field: expected any of {('reference', *FIELDS)}.")
     return clean, notes
+
+
+def said_in(row: Mapping) -> dict:
+    """What a row has of its prediction, and not of the truth."""
+    return {name: row.get(name) for name in ("prediction", *SURENESS)}
 
 
 def truth_rows(rows: Iterable[Mapping]) -> list[dict]:
@@ -131,6 +137,8 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
         clean["pathways"] = clean["pathways_active"] = None
     if clean["donor_id"] and clean["dataset_id"]:
         clean["donor_id"] = f"{clean['dataset_id']}: {clean['donor_id']}"  # names like "donor1" are common
+    for name in SURENESS:
+        clean[name] = probability(row.get(name), f"Cell {clean['cell_id']!r}: {name}")
     for name in TEXTS:
         value = clean[name]
         if value is not None and not isinstance(value, str):
@@ -138,6 +146,15 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
         if value is not None:  # half of a surrogate pair is valid JSON, and no text
             clean[name] = value.encode("utf-8", "replace").decode("utf-8")
     return clean
+
+
+def probability(value: Any, what: str) -> float | None:
+    """A number from 0 to 1; None for a missing one."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{what} is {value!r}, expected a number from 0 to 1, or null where it is not known.")
+    return float(value)
 
 
 def require(rows: list[dict], names: tuple[str, ...], what: str) -> None:

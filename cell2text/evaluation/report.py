@@ -1,6 +1,7 @@
 """The report of an evaluation: `metrics.json`, a page of text, and a page with pictures and the worst errors."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
+from cell2text.evaluation.certainty import EDGES, SURENESS
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
 from cell2text.evaluation.fields import FIELDS
 from cell2text.evaluation.similarity import load_graph
@@ -75,6 +77,7 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
         "confusions": {name: found[:10] for name, found in metrics["confusions"].items() if found},
         "errors": worst_errors(evaluation, pairs),
         "differences": differences_table(metrics["differences"]),
+        "certainty": certainty_table(metrics["certainty"]),
         "by": {key: part_table(parts) for key, parts in metrics["by"].items()},
         "learned": learned(metrics["settings"]),
     }
@@ -157,6 +160,23 @@ def part_table(parts: dict) -> dict:
     ]
     columns = [f"{PARTS[name]}, {FIGURE_NAMES[DIFFERENCES[name]]}" for name in names]
     return {"columns": ["", *columns], "lines": lines}
+
+
+def certainty_table(certainty: dict) -> dict:
+    """A line a measure of sureness: its AUROC, and of each of its bins how many cells are right, and of how many."""
+    lines = [
+        (
+            SURENESS[name],
+            [
+                f"{found['n']:,}",
+                "" if found["auroc"] is None else f"{100 * found['auroc']:.1f}",
+                *(f"{100 * b['accuracy']:.1f} ({b['n']:,} cells)" if b["n"] else "" for b in found["bins"]),
+            ],
+        )
+        for name, found in certainty.items()
+    ]
+    spans = [f"{100 * low:g} to {100 * high:g}" for low, high in pairwise(EDGES)]
+    return {"columns": ["cells", "AUROC", *spans], "lines": lines}
 
 
 def difference(found: dict | None) -> str:

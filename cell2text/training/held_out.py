@@ -1,6 +1,7 @@
 """Describe the held-out cells after training, and evaluate what the texts say."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cell2text.data.rows import METADATA_COLUMNS
+from cell2text.evaluation.certainty import four_digits, probability_of_types
 from cell2text.evaluation.evaluate import evaluate_predictions
+from cell2text.evaluation.fields import read_fields
 from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.evaluation.training_cells import training_of
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.sources import TrainingRows
-from generation_cell2text import encode
+from generation_cell2text import CellAnswerer, encode
 from pipeline_cell2text import CellToTextPipeline
 from vocabulary_cell2text import write_atomically
 
@@ -29,10 +32,11 @@ def describe_held_out(
 ) -> dict:
     """Write `predictions.jsonl` and the folder `evaluation`, print five texts and a table, and return the metrics."""
     rows, model = training_rows.held_out, model.eval()
-    options = {"batch_size": args.generation_batch_size, "max_new_tokens": args.max_new_tokens}
-    predictions = predict_rows(model, processor, rows, **options)
+    predictions, embeddings = predict_rows(
+        model, processor, rows, batch_size=args.generation_batch_size, max_new_tokens=args.max_new_tokens
+    )
     write_predictions(predictions, Path(output_dir, PREDICTIONS))
-    training, embeddings = None, embed_cells(model, processor, rows, args.generation_batch_size)
+    training = None
     if args.baselines:
         head = "linear_head" in args.baselines
         learned = embed_cells(model, processor, training_rows.train, args.generation_batch_size) if head else None
@@ -50,14 +54,31 @@ def describe_held_out(
     return metrics
 
 
-def predict_rows(model, processor, rows: Dataset, **options) -> list[dict]:
-    """Rows as evaluation reads them: what is said of each cell, and what is true of it."""
-    texts = describe_cells(model, processor, [cells[0] for cells in rows["cells"]], do_sample=False, **options)
+def predict_rows(
+    model, processor, rows: Dataset, *, batch_size: int, max_new_tokens: int
+) -> tuple[list[dict], np.ndarray]:
+    """Rows as evaluation reads them, and the cells' embeddings, float32, shape (n_cells, cell_hidden).
+
+    A row has what is said of its cell, how sure the model is of it, and what is true.
+    """
+    answer = CellAnswerer(model, processor, max_new_tokens=max_new_tokens)
+    answers = [answer(cells) for cells in batches_of(rows, batch_size)]
+    texts = [text for found in answers for text in found.texts]
+    claims = [read_fields(text).cell_type for text in texts]
+    types = model.config.concept_groups.get("cell_type", [])
+    told = [found.concepts.get("cell_type", np.full((len(found.texts), len(types)), np.nan)) for found in answers]
+    sure = {
+        "confidence": np.concatenate([found.confidence for found in answers]),
+        "type_probability": probability_of_types(claims, types, np.concatenate(told)),
+    }
+    said: list[dict] = [{"prediction": text} for text in texts]
+    for name, values in sure.items():
+        for row, value in zip(said, four_digits(values)):
+            row[name] = value if np.isfinite(value) else None
     references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
-    return [
-        {**row, "prediction": text, "reference": reference}
-        for row, text, reference in zip(rows.select_columns(list(COPIED)), texts, references)
-    ]
+    truths = rows.select_columns(list(COPIED))
+    predictions = [{**truth, **row, "reference": reference} for truth, row, reference in zip(truths, said, references)]
+    return predictions, np.concatenate([found.embeddings for found in answers])
 
 
 def write_predictions(predictions: list[dict], path: Path) -> None:
@@ -73,9 +94,13 @@ def describe_cells(model, processor, cells: list, **options) -> list[str]:
 
 def embed_cells(model, processor, rows: Dataset, batch_size: int) -> np.ndarray:
     """The cell encoder's states, the mean over each cell's genes, float32, shape (n_cells, cell_hidden)."""
-    starts = range(0, len(rows), batch_size)
-    batches = ([[ranked[0]] for ranked in rows[start : start + batch_size]["cells"]] for start in starts)
-    return np.concatenate([encode(model, processor, cells).embeddings for cells in batches])
+    return np.concatenate([encode(model, processor, cells).embeddings for cells in batches_of(rows, batch_size)])
+
+
+def batches_of(rows: Dataset, batch_size: int) -> Iterator[list[list]]:
+    """The first cell of each row, some rows at a time."""
+    for start in range(0, len(rows), batch_size):
+        yield [[ranked[0]] for ranked in rows[start : start + batch_size]["cells"]]
 
 
 def print_results(metrics: dict, predictions: list[dict], out: Path) -> None:
