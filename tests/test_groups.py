@@ -61,6 +61,7 @@ def test_the_consensus_is_what_most_say_and_counts_who_says_otherwise():
     table = describe_groups(groups, [rows_of(said[:3]), rows_of(said[3:])], rows_of(["This cell is a T cell.", None]))
     x, y = table.to_dict("records")
     assert (x["group"], x["n_cells"], x["n_described"], x["mean_confidence"]) == ("x", 6, 5, 0.5)
+    assert np.isnan(x["mean_type_probability"]) and np.isnan(x["pseudobulk_type_probability"])
     assert (x["cell_type"], x["cell_type_ontology_term_id"], x["cell_type_n"]) == ("T cell", "CL:0000084", 4)
     terms = ["CL:0000084", "CL:0000084", "CL:0000625", "CL:0000236"]
     assert x["cell_type_agreement"] == np.mean([a == b for a, b in combinations(terms, 2)])

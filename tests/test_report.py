@@ -33,8 +33,10 @@ SAID = {
 EVIL = "</script><script>document.body.dataset.evil='yes'</script><img src=x onerror=alert(1)>"
 
 
-def described_adata(n=60, groups=True):
-    """Cells in three clouds that say three things; the last one has no counts."""
+def described_adata(n=60, groups=True, types=()):
+    """Cells in three clouds that say three things; the last one has no counts. Every type of `types` has 0.25, and the
+    first of them three times as much.
+    """
     kinds = np.array(["T", "B", "N"])[np.arange(n) % 3]
     texts = [SAID[kind] for kind in kinds[:-1]] + [EMPTY_CELL_TEXT]
     random = np.random.default_rng(0)
@@ -43,7 +45,8 @@ def described_adata(n=60, groups=True):
     confidence = np.linspace(0.2, 1, n).astype(np.float32)
     confidence[-1] = np.nan
     ranked = RankedCells([f"cell{i}" for i in range(n)], [], random.integers(100, 900, n), np.full(n, 0.9))
-    table = make_table(ranked, texts, confidence, places.astype(np.float32), fields_only=False)
+    told = np.tile([0.75, *[0.25] * (len(types) - 1)][: len(types)], (n, 1))
+    table = make_table(ranked, texts, confidence, places.astype(np.float32), types, told, fields_only=False)
     adata = ad.AnnData(sp.csr_matrix((n, 3), dtype=np.float32), obs=pd.DataFrame(index=ranked.names))
     for name in table.column_names:
         if name not in ("cell_id", "embedding"):
@@ -204,6 +207,22 @@ def test_groups_come_from_a_column_or_from_the_described_types(tmp_path):
     by_cluster = write_report(tmp_path / "d.h5ad", tmp_path / "b.html", groupby="cluster").read_text()
     rows = re.findall(r"<tr><td class=\"text\">([^<]+)</td><td>(\d+)</td><td>(\d+)</td>", by_cluster)
     assert rows == [("two", "40", "39"), ("one", "20", "20")] and "group: cluster" in by_cluster
+
+
+def test_the_page_goes_by_how_probable_the_type_is_where_the_model_tells_it(tmp_path):
+    adata = described_adata(types=["T cell", "B cell"])
+    adata.write_h5ad(tmp_path / "told.h5ad")
+    page = write_report(tmp_path / "told.h5ad", tmp_path / "told.html").read_text()
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
+    name = "probability of the named type"
+    assert data["sureness"] == name and sorted(set(data["numbers"][name][:59]), key=str) == [0.25, 0.75, None]
+    assert f"<b>0.50</b>median {name}" in page and "Probability of the named type from" in page
+    rows = re.findall(r"<tr><td class=\"text\">(one|two)</td>.*?<td>(\d+) %</td>\n<td class=\"text long\">", page, re.S)
+    assert rows == [("two", "25"), ("one", "75")]  # of neurons, which are in "two", it tells nothing
+    del adata.obs["cell2text_type_probability"]  # as described before there was any
+    adata.write_h5ad(tmp_path / "old.h5ad")
+    old = write_report(tmp_path / "old.h5ad", tmp_path / "old.html").read_text()
+    assert "median confidence of the text" in old and f'"{name}"' not in old
 
 
 def test_many_cells_are_drawn_in_part_and_the_page_says_so(described, tmp_path):

@@ -21,7 +21,7 @@ from cell2text.evaluation.similarity import load_graph
 
 
 MOST_GROUPS = 1_000
-NUMBERS = ("_confidence", "_agreement", "_disagree")
+NUMBERS = ("_confidence", "_probability", "_agreement", "_disagree")
 PATHWAY_SHARE = 0.5  # of the cells that must name a pathway for the group to have it
 
 
@@ -115,6 +115,7 @@ class Tally:
 
     described: int = 0
     confidence: float = 0.0
+    type_probabilities: list[float] = field(default_factory=list)
     values: dict[str, Counter] = field(default_factory=lambda: {name: Counter() for name in FIELDS})
     pathways: Counter = field(default_factory=Counter)
 
@@ -123,6 +124,8 @@ class Tally:
             return
         self.described += 1
         self.confidence += row["confidence"]
+        if row.get("type_probability") is not None:
+            self.type_probabilities.append(row["type_probability"])
         for name in FIELDS:
             if row[name] is not None:
                 self.values[name][row[name], row.get(f"{name}_ontology_term_id")] += 1
@@ -139,6 +142,8 @@ class Tally:
         """
         row: dict = {"n_described": self.described}
         row["mean_confidence"] = self.confidence / self.described if self.described else None
+        told = self.type_probabilities
+        row["mean_type_probability"] = sum(told) / len(told) if told else None
         for name in FIELDS:
             row |= {f"{name}{ending}": value for ending, value in self._field(name).items()}
         row["pathways"] = [
@@ -194,9 +199,9 @@ def describe_groups(groups: Groups, tables: Iterable[pa.Table], pseudobulk: pa.T
 
     Returns
     -------
-    Columns: `group`, `n_cells`, `n_described`, `mean_confidence`; `text`, the consensus in words; what
-    :meth:`Tally.consensus` gives; `pathways` that at least half of the described cells name; and what was said of the
-    pseudobulk, as `pseudobulk_text` and so on. Texts are left out where the run leaves them out.
+    Columns: `group`, `n_cells`, `n_described`, `mean_confidence`, `mean_type_probability`; `text`, the consensus in
+    words; what :meth:`Tally.consensus` gives; `pathways` that at least half of the described cells name; and what was
+    said of the pseudobulk, as `pseudobulk_text` and so on. Texts are left out where the run leaves them out.
     """
     tallies, start = [Tally() for _ in groups.names], 0
     for table in tables:

@@ -30,6 +30,7 @@ UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FEW_GENES, LOW_MAPPED = 200, 0.5
 NOT_SAID, OTHER = "#d9d9d9", "#9a9a9a"
 NUMBERS = {
+    "type_probability": "probability of the named type",
     "confidence": "confidence of the text",
     "n_genes": "genes of the vocabulary",
     "mapped_fraction": "share of the counts that is mapped",
@@ -146,6 +147,8 @@ def page_data(described: Described, rows: np.ndarray, column: pd.Series | None, 
         labels[f"group: {grouped_by}"] = coloured(column.iloc[rows])
     numbers = {}
     for name, title in NUMBERS.items():
+        if name not in cells:  # described before it was told
+            continue
         values = cells[name].astype(float)
         if values.notna().any():
             numbers[title] = [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
@@ -161,6 +164,7 @@ def page_data(described: Described, rows: np.ndarray, column: pd.Series | None, 
         "pathways": pathway_codes.tolist(),
         "labels": labels,
         "numbers": numbers,
+        "sureness": NUMBERS[sureness_of(described.cells)],
         "palette": list(Viridis256),
         "not_said": NOT_SAID,
     }
@@ -190,7 +194,8 @@ def group_table(described: Described, groupby: str | None, seed: int) -> tuple[p
         return pd.DataFrame(columns=["group"]), name
     groups = find_groups(values.reset_index(drop=True), name, None, seed)
     tallies = [Tally() for _ in groups.names]
-    names = [column for column in described.cells if column in ("confidence", "pathways") or column.startswith(FIELDS)]
+    told = ("confidence", "type_probability", "pathways")
+    names = [column for column in described.cells if column in told or column.startswith(FIELDS)]
     cells = described.cells[names].astype(object)
     for code, row in zip(groups.codes, cells.where(cells.notna(), None).to_dict("records")):
         if code >= 0:
@@ -206,7 +211,7 @@ def summarise(described: Described) -> dict:
     """Figures of all cells."""
     cells = described.cells
     empty = cells[TEXT].astype(str) == EMPTY_CELL_TEXT if TEXT in cells else cells["n_genes"] == 0
-    confidence = cells["confidence"].dropna()
+    measure = sureness_of(cells)
     return {
         "described": int(cells["confidence"].notna().sum()),
         "empty": int(empty.sum()),
@@ -214,7 +219,9 @@ def summarise(described: Described) -> dict:
         "cell_types": int(cells["cell_type"].nunique()),
         "tissues": int(cells["tissue"].nunique()),
         "diseases": int(cells["disease"].nunique()),
-        "confidence": float(confidence.median()) if len(confidence) else None,
+        "measure": measure,
+        "sureness_name": NUMBERS[measure],
+        "sureness": float(cells[measure].median()) if cells[measure].notna().any() else None,
         "genes": float(cells["n_genes"].median()),
         "mapped": float(cells["mapped_fraction"].mean()) if cells["mapped_fraction"].notna().any() else None,
         "few_genes": int((cells["n_genes"] < FEW_GENES).sum()),
@@ -222,15 +229,21 @@ def summarise(described: Described) -> dict:
     }
 
 
+def sureness_of(cells: pd.DataFrame) -> str:
+    """The column that tells how sure the model is: of the type, where it tells that, otherwise of the text."""
+    told = "type_probability" in cells and cells["type_probability"].notna().any()
+    return "type_probability" if told else "confidence"
+
+
 def mapping_figure(cells: pd.DataFrame) -> Figure:
-    """Histograms of what the vocabulary kept of each cell, and of confidence."""
+    """Histograms of what the vocabulary kept of each cell, and of how sure the model is."""
     picture = Figure(figsize=(9, 2.4), layout="constrained")
     panels = picture.subplots(1, 3)
-    for axes, (name, title), colour in zip(panels, reversed(NUMBERS.items()), COLOURS):
+    for axes, name, colour in zip(panels, ("mapped_fraction", "n_genes", sureness_of(cells)), COLOURS):
         values = cells[name].astype(float).dropna()
         span = (0, 1) if name != "n_genes" else (0, max(1.0, float(values.max())))
         axes.hist(values, bins=30, range=span, color=colour)
-        axes.set_xlabel(title)
+        axes.set_xlabel(NUMBERS[name])
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("cells")
     return picture
