@@ -1,7 +1,7 @@
 """The small model of the package, from the reference files: recipes tried, the chosen one trained, shipped and tested.
 
     python benchmarks/mini.py ../shared/data ../shared/genesets/h.all.v7.0.symbols.gmt
-    python benchmarks/mini.py DATA GENE_SETS --steps select --recipes augmented --folds donors     # some of it
+    python benchmarks/mini.py DATA GENE_SETS --steps select --recipes concepts --folds donors      # some of it
 
 1. select: each recipe of configs/mini/tried.yaml on validation cells: donors of the training studies, and three studies
    left out of training as a whole. benchmarks/results/mini_selection.json

@@ -25,6 +25,14 @@ COLUMNS = {
     "pathways, Jaccard": ("pathways", "jaccard"),
     "pathway claims true": ("truthfulness", "share_of_pathway_claims_true"),
 }
+KINDS = {
+    "cell_type": "cell types",
+    "tissue": "tissues",
+    "disease": "diseases",
+    "sex": "sexes",
+    "life_stage": "life stages",
+    "pathways": "pathways",
+}
 TRIED = {
     "cell type": "accuracy",
     "lenient": "lenient_accuracy",
@@ -59,6 +67,7 @@ def render_card(sources: dict) -> str:
         if read is None or read["text"] != cell["text"]:
             raise ValueError(f"{cell['cell']} of {cell['study']} was not read as it is described now: {cell['text']}")
         cell |= {"verdict": read["verdict"], "type": read["type"]}
+    config = json.loads((MINI / "config.json").read_text())
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -79,6 +88,9 @@ def render_card(sources: dict) -> str:
             if fold not in selection.get(recipe, {"folds": {}})["folds"]
         ],
         means=means_over_studies(selection, sources["validation_studies"]),
+        study_mean=lambda runs, figure: mean(
+            run[name][figure] for run in runs for name in sources["validation_studies"]
+        ),
         mean=results["mean_over_studies"],
         other=results["by_types"]["studies: other types"],
         same=results["by_types"]["studies: types trained on"],
@@ -93,7 +105,9 @@ def render_card(sources: dict) -> str:
         tried_columns=["recipe", "held out", "cells", *TRIED, "second"],
         tried_lines=tried_lines(selection),
         recipe=(CONFIGS / "train.yaml").read_text().strip(),
-        config=json.loads((MINI / "config.json").read_text()),
+        config=config,
+        concepts={name: names for kind in config["cell_concepts"].values() for name, names in kind.items()},
+        kinds=KINDS,
     )
 
 

@@ -108,6 +108,7 @@ def summary(scores: dict) -> dict:
     return {
         "cells": scores["rows"],
         "resampled": scores["cell_type"]["resampled"],
+        "certainty": {name: rounded(found) for name, found in scores["certainty"].items()},
         "systems": {name: figures_of(found) for name, found in systems.items()},
         "ahead_of": {
             name: {
@@ -150,6 +151,13 @@ def figures_of(scores: dict) -> dict:
     }
 
 
+def rounded(certainty: dict) -> dict:
+    """One measure's figures with four digits each."""
+    numbers = ("mean", "accuracy", "auroc")
+    bins = [of | {"accuracy": short(of["accuracy"])} for of in certainty["bins"]]
+    return certainty | {name: short(certainty[name]) for name in numbers} | {"bins": bins}
+
+
 def short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
@@ -176,6 +184,7 @@ def cells_to_read(file: Path, model: tuple, sources: dict) -> list[dict]:
             "label": str(row["cell_type"]),
             "text": str(row["cell2text"]),
             "confidence": round(float(row["cell2text_confidence"]), 2),
+            "type_probability": round(float(row["cell2text_type_probability"]), 2),
             "genes": genes,
         }
         for (name, row), genes in zip(chosen.obs.iterrows(), leading_genes(chosen, model[1]))

@@ -41,9 +41,10 @@ def describe(
     -------
     The copy, or None. Of each cell are added: `.obs[key_added]`, the text; `.obs` columns `{key_added}_cell_type`,
     `_tissue`, `_disease`, `_sex`, `_life_stage` and `_pathways`, read from it, with `_ontology_term_id` where there is
-    one; `_confidence`, `_n_genes`, `_mapped_fraction`; `.obsm["X_" + key_added]`, float32, the mean over genes of the
-    encoder's states; and `.uns[key_added]["params"]`, what it all depends on. With `groupby`, a table of the groups in
-    `.uns[key_added]["groups"]`, see :func:`cell2text.describe.groups.describe_groups`. `X` and `var` stay as they are.
+    one; `_confidence`, `_type_probability`, `_n_genes`, `_mapped_fraction`; `.obsm["X_" + key_added]`, float32, the
+    mean over genes of the encoder's states; and `.uns[key_added]["params"]`, what it all depends on. With `groupby`, a
+    table of the groups in `.uns[key_added]["groups"]`, see :func:`cell2text.describe.groups.describe_groups`. `X` and
+    `var` stay as they are.
 
     Raises
     ------

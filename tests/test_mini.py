@@ -9,17 +9,22 @@ from itertools import product
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from safetensors import safe_open
 
 import cell2text
 from cell2text.data.descriptions import compare_cells
 from cell2text.data.example import UNSEEN_DONORS, example_cells
+from cell2text.describe.run import heading
 from cell2text.models import MINI, MINI_NAME
 from cell2text.publish import files_to_push
+from cell2text.training.held_out import COPIED, predict_rows
+from processing_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
 
@@ -80,7 +85,45 @@ def test_the_first_commands_describe_donors_it_never_saw(tmp_path, monkeypatch, 
     assert (said == truth).mean() > 0.6 and described.uns["cell2text"]["params"]["model"] == MINI_NAME
     assert "MYC targets (set 1)" in set(described.obs["cell2text_pathways"].str.split("; ").explode())
     readme = " ".join((PROJECT / "README.md").read_text().split())
-    assert all(f"{name} {described.obs.loc[name, 'cell2text']}" in readme for name in adata.obs_names[shown])
+    for name in adata.obs_names[shown]:
+        row = described.obs.loc[name]
+        assert f"{heading(name, row['cell2text_type_probability'])} {row['cell2text']}" in readme
+    sure = described.obs["cell2text_type_probability"] > 0.99
+    assert (said == truth)[sure].mean() > 0.9 > 0.6 > (said == truth)[~sure].mean() and 5 < (~sure).sum() < 30
+
+
+def test_it_says_what_it_is_told_of_a_cell(mini):
+    """Of nothing but named concepts the text is made: another type, and another is described."""
+    model, processor = mini
+    cells = processor.rank_encode(example_cells(unseen=True)[:3], allow_fractional=True)
+    inputs = processor.apply_chat_template(
+        [processor.conversation()] * 3, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
+        processor_kwargs={"cells": [[cell] for cell in cells]},
+    )  # fmt: skip
+    for name in ("B cell", "retinal rod cell", "macrophage"):
+        known = model.as_known_concepts(cell_type=name).expand(3, -1, -1)
+        ids = model.generate(**inputs, known_concepts=known, max_new_tokens=12)
+        said = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert all(text.startswith(f"This cell is a {name}") for text in said), said
+
+
+def test_a_run_writes_of_its_held_out_cells_what_describing_says_of_them(mini):
+    adata = example_cells(unseen=True)[::40].copy()
+    model, processor = mini
+    ranked = processor.rank_encode(adata, allow_fractional=True)
+    cells = [*ranked, ranked[0][:0]]
+    rows = Dataset.from_list(
+        [{**dict.fromkeys(COPIED), "cells": [cell], "completion": [{"content": [{"text": "None."}]}]} for cell in cells]
+    )
+    found, embeddings = predict_rows(model, processor, rows, batch_size=4, max_new_tokens=160)
+    cell2text.tl.describe(adata, mini, allow_fractional=True)
+    told = adata.obs[["cell2text", "cell2text_confidence", "cell2text_type_probability"]].to_numpy().tolist()
+    names = ("prediction", "confidence", "type_probability")
+    for row, expected in zip(found, told):
+        assert row["prediction"] == expected[0] and row["reference"] == "None."
+        assert [row[name] for name in names[1:]] == pytest.approx(expected[1:], rel=1e-3)
+    assert [found[-1][name] for name in names] == [EMPTY_CELL_TEXT, None, None]
+    np.testing.assert_allclose(embeddings, [*adata.obsm["X_cell2text"], np.zeros(256)], rtol=1e-4, atol=1e-5)
 
 
 def test_it_is_what_a_call_without_a_model_takes(mini):
@@ -178,6 +221,15 @@ def test_the_readme_quotes_what_the_model_reaches():
     )
     assert f"Jaccard index: {ours[0]:.1f} on donors, {ours[1]:.1f} on studies;" in readme
     assert f"true type {usual[0]:.1f} and {usual[1]:.1f}." in readme
+    for part in ("donors", "studies"):
+        sure = results[part]["certainty"]["type_probability"]
+        most = sure["bins"][-1]
+        assert f"(AUROC {100 * sure['auroc']:.1f}): of the {most['n']:,} cells with 0.99 and more" in readme
+        assert f"0.99 and more {100 * most['accuracy']:.1f} % are right" in readme
+        if part == "donors":
+            n = sure["n"] - most["n"]
+            right = (sure["n"] * sure["accuracy"] - most["n"] * most["accuracy"]) / n
+            assert f"of the other {n} {100 * right:.1f} %" in readme
     mean = {name: 100 * found["pagerank_similarity"] for name, found in results["mean_over_studies"].items()}
     assert f"PageRank is {mean['cell2text']:.1f} against {mean['logistic_regression']:.1f} of logistic" in readme
     assert f"regression and {mean['knn']:.1f} of kNN." in readme

@@ -118,19 +118,24 @@ def describe_file(
     write_output(found, out, shards, params, groups)
     shown = [] if options.fields_only or not progress else some_texts(shards[0])
     shutil.rmtree(folder)
-    for name, text in shown:
-        lines = f"{name}\n{fill(text, WIDTH, break_on_hyphens=False)}\n"
+    for head, text in shown:
+        lines = f"{head}\n{fill(text, WIDTH, break_on_hyphens=False)}\n"
         encoding = sys.stdout.encoding or "utf-8"
         print(lines.encode(encoding, "replace").decode(encoding))
     return out
 
 
 def some_texts(shard: Path) -> list[tuple[str, str]]:
-    """Names and texts of some of a shard's cells, so that one sees what was written."""
-    table = pq.read_table(shard, columns=[ID, TEXT])
+    """Headings and texts of some of a shard's cells, so that one sees what was written."""
+    table = pq.read_table(shard, columns=[ID, TEXT, "type_probability"])
     table = table.filter(table[TEXT].is_valid())
-    rows = np.linspace(0, len(table) - 1, min(SHOWN, len(table))).astype(int)
-    return [(table[ID][row].as_py(), table[TEXT][row].as_py()) for row in rows]
+    rows = table.take(np.linspace(0, len(table) - 1, min(SHOWN, len(table))).astype(int)).to_pylist()
+    return [(heading(row[ID], row["type_probability"]), row[TEXT]) for row in rows]
+
+
+def heading(name: str, type_probability: float | None) -> str:
+    """A cell's name, and how probable the model takes the type that it named, where it tells that."""
+    return name if type_probability is None else f"{name} (type probability {type_probability:.2f})"
 
 
 def described_path(url: str) -> Path:
