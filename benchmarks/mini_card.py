@@ -116,7 +116,7 @@ def means_over_studies(selection: dict, studies: list[str]) -> dict[str, dict[st
     return {
         recipe: {
             figure: mean(tries["folds"][name][figure] for name in studies)
-            for figure in ("accuracy", "lenient_accuracy", "pagerank_similarity", "head_pagerank_similarity")
+            for figure in ("accuracy", "lenient_accuracy", "pagerank_similarity")
         }
         for recipe, tries in selection.items()
         if set(studies) <= set(tries["folds"])

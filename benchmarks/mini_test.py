@@ -13,7 +13,7 @@ from mini_compare import score_comparisons
 
 import cell2text
 from cell2text.data.tasks import INSTRUCTIONS
-from cell2text.evaluation.predictions import read_rows
+from cell2text.evaluation.predictions import read_rows, said_in
 from cell2text.models import MINI
 from cell2text.training.held_out import embed_cells, predict_rows, write_predictions
 from vocabulary_cell2text import write_atomically
@@ -47,8 +47,8 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         row["held_out"] = "studies" if row["dataset_id"] in sources["unseen"] else "donors"
         kind = "types trained on" if row["cell_type"] in trained_types else "other types"
         row["types"] = f"{row['held_out']}: {kind}"
-    said = [row["prediction"] for row in read_rows(predictions)] if predictions.exists() else None
-    if said != [row["prediction"] for row in rows]:
+    before = read_rows(predictions) if predictions.exists() else []
+    if [said_in(row) for row in before] != [said_in(row) for row in rows]:
         metrics.unlink(missing_ok=True)  # of other texts
     write_predictions(rows, predictions)
     if not metrics.exists():

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from huggingface_hub import ModelCardData
 from typer.testing import CliRunner
@@ -196,7 +197,8 @@ def test_how_sure_a_model_is_is_held_against_what_it_gets_right(rows, tmp_path):
         else {**row, "prediction": "This cell is a hepatocyte.", "type_probability": 0.6, "confidence": 0.3}
         for i, row in enumerate(rows)
     ]
-    said[1] |= {"type_probability": None, "confidence": float("nan")}
+    said[1] |= {"type_probability": pd.NA, "confidence": float("nan")}
+    said[2] |= {"type_probability": np.float32(0.995), "confidence": np.float32(0.2)}
     metrics = evaluate_predictions(said, tmp_path, by="dataset_id", **QUICK)
     known, right = len(rows) - 1, sum(i % 4 > 0 for i in range(len(rows))) - 1
     sure, text = metrics["certainty"]["type_probability"], metrics["certainty"]["confidence"]
@@ -218,6 +220,8 @@ def test_sureness_is_the_prediction_s_own_and_left_out_where_there_is_none(rows,
     assert evaluate_predictions(rows, tmp_path, **QUICK)["certainty"] == {}
     assert "How sure it is" not in (tmp_path / "report.html").read_text()
     others = [{**row, "confidence": 0.9} for row in rows]
+    in_percent = [{**row, "confidence": 90} for row in rows]  # of a system that is compared: nothing is read of it
+    assert evaluate_predictions(rows, against=in_percent, **QUICK)["certainty"] == {}
     said = [{"cell_id": row["cell_id"], "prediction": row["prediction"], "confidence": 1.0} for row in rows]
     found = evaluate_predictions(said, references=others, **QUICK)["certainty"]["confidence"]
     assert found["mean"] == 1.0 and found["auroc"] is None and found["bins"][-1]["n"] == len(rows)

@@ -39,11 +39,11 @@ def clustered(experiment, tmp_path_factory):
     return path
 
 
-def rows_of(texts):
+def rows_of(texts, types=(), told=None):
     n = len(texts)
     ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n))
     confidence = np.array([np.nan if text is None else 0.5 for text in texts], dtype=np.float32)
-    return make_table(ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), fields_only=False)
+    return make_table(ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), types, told, fields_only=False)
 
 
 def test_the_consensus_is_what_most_say_and_counts_who_says_otherwise():
@@ -81,6 +81,14 @@ def test_ties_go_to_the_first_term_and_pathways_need_half_of_the_cells():
     for texts in (said, said[::-1]):
         row = describe_groups(groups, [rows_of(texts)], rows_of([None])).iloc[0]
         assert row["cell_type_ontology_term_id"] == "CL:0000084" < "CL:0000236" and row["pathways"] == "adipogenesis"
+
+
+def test_groups_tell_how_probable_their_cells_types_are():
+    said = ["This cell is a T cell.", "This cell is a B cell.", "This cell is a neuron.", None]
+    told = np.array([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6], [np.nan, np.nan]])
+    groups = find_groups(pd.Series(["x"] * 4), "cluster", None, 0)
+    row = describe_groups(groups, [rows_of(said, ["T cell", "B cell"], told)], rows_of([None])).iloc[0]
+    assert row["mean_type_probability"] == pytest.approx((0.9 + 0.5) / 2)  # it tells none of a neuron
 
 
 def test_groups_are_in_order_and_cells_are_drawn_from_each():

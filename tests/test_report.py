@@ -219,6 +219,10 @@ def test_the_page_goes_by_how_probable_the_type_is_where_the_model_tells_it(tmp_
     assert f"<b>0.50</b>median {name}" in page and "Probability of the named type from" in page
     rows = re.findall(r"<tr><td class=\"text\">(one|two)</td>.*?<td>(\d+) %</td>\n<td class=\"text long\">", page, re.S)
     assert rows == [("two", "25"), ("one", "75")]  # of neurons, which are in "two", it tells nothing
+    adata.uns["cell2text"]["groups"] = adata.uns["cell2text"]["groups"].drop(columns="mean_type_probability")
+    adata.write_h5ad(tmp_path / "between.h5ad")  # as described before groups had it
+    between = write_report(tmp_path / "between.h5ad", tmp_path / "between.html").read_text()
+    assert f"<b>0.50</b>median {name}" in between and "<td>–</td>" in between
     del adata.obs["cell2text_type_probability"]  # as described before there was any
     adata.write_h5ad(tmp_path / "old.h5ad")
     old = write_report(tmp_path / "old.h5ad", tmp_path / "old.html").read_text()

@@ -14,7 +14,7 @@ import numpy as np
 
 from cell2text.evaluation.baselines import Training, fit_baselines, majority, shuffled
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.certainty import score_certainty
+from cell2text.evaluation.certainty import SURENESS, score_certainty
 from cell2text.evaluation.predictions import checked_rows, read_rows
 from cell2text.evaluation.report import write_report
 from cell2text.evaluation.settings import settings_of
@@ -102,7 +102,7 @@ def evaluate_predictions(
     names = pathway_names_of(rows)
     systems = {"cell2text": system_of_texts([row["prediction"] for row in rows], names)}
     if against is not None:
-        others, _ = checked_rows(as_rows(against), rows)
+        others, _ = checked_rows(({**row, **dict.fromkeys(SURENESS)} for row in as_rows(against)), rows)
         said = {row["cell_id"]: row["prediction"] for row in others}
         systems["against"] = system_of_texts([said[row["cell_id"]] for row in rows], names)
     if len(rows) > 1:

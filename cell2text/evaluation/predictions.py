@@ -5,10 +5,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from pandas import isna
+from pandas.api.types import is_scalar
 
 from cell2text.data.ontology import known, life_stage, resolve
 from cell2text.evaluation.certainty import SURENESS
@@ -150,9 +153,9 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
 
 def probability(value: Any, what: str) -> float | None:
     """A number from 0 to 1; None for a missing one."""
-    if value is None or value != value:
+    if value is None or (is_scalar(value) and isna(value)):
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ValueError(f"{what} is {value!r}, expected a number from 0 to 1, or null where it is not known.")
     return float(value)
 
