@@ -28,7 +28,7 @@ from cell2text.evaluation.fields import Claim
 from generation_cell2text import CellAnswerer
 from processing_cell2text import EMPTY_CELL_TEXT
 
-from .conftest import make_adata, make_model, make_processor
+from .conftest import make_adata, make_model, make_processor, run_cli
 from .describing import FAST, N_CELLS, command, experiment, model, texts_of, write_zarr  # noqa: F401
 
 
@@ -340,7 +340,7 @@ def test_an_experiment_without_cells_is_refused(model, experiment, tmp_path):
         tl.describe(adata, str(model))
 
 
-def test_wrong_places_and_models_end_in_one_line(model, experiment, tmp_path):
+def test_wrong_places_and_models_end_in_one_line(model, experiment, tmp_path, capsys):
     zarr = tmp_path / "in.zarr"
     write_zarr(experiment, zarr)
     (tmp_path / "there.csv").write_text("precious")
@@ -371,8 +371,10 @@ def test_wrong_places_and_models_end_in_one_line(model, experiment, tmp_path):
         with pytest.raises(ValueError, match=message):
             describe_file(source, out, model=str(folder), options=FAST, progress=False)
     assert (tmp_path / "there.csv").read_text() == "precious" and not (tmp_path / "o.csv").exists()
-    said, code = command(experiment, "--model", model, "--out", tmp_path / "there.csv")
-    assert code == 2 and said.startswith("cell2text: --out") and "Traceback" not in said
+    capsys.readouterr()
+    assert run_cli("describe", experiment, "--model", model, "--out", tmp_path / "there.csv") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("cell2text: --out") and "Traceback" not in said
 
 
 def test_a_file_at_an_address_is_described_beside_where_one_stands(model, experiment, tmp_path, monkeypatch, capsys):

@@ -686,7 +686,7 @@ def test_the_published_preset_filters_as_published():
     assert config.require == ["cell_type", "tissue", "disease"] and "Smart-seq" in config.exclude_assays
 
 
-def test_the_command_line_reports_and_refuses(world, tmp_path):
+def test_the_command_line_reports_and_refuses(world, tmp_path, capsys):
     command = [
         sys.executable,
         "-m",
@@ -703,8 +703,8 @@ def test_the_command_line_reports_and_refuses(world, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "210 rows (train 168" in done.stdout and "one: 60 of 60 cells, 0.0% of the counts lost" in done.stdout
-    done = subprocess.run([*command, str(tmp_path / "none.h5ad")], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == f"cell2text: {tmp_path / 'none.h5ad'} does not exist.\n"
+    assert run_cli(*command[3:], tmp_path / "none.h5ad") == 2
+    assert capsys.readouterr().err == f"cell2text: {tmp_path / 'none.h5ad'} does not exist.\n"
 
 
 @pytest.mark.parametrize(

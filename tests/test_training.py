@@ -186,10 +186,14 @@ def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_compiled_run_trains_the_same(small_h5ad, tmp_path):
+def test_a_compiled_run_trains_the_same(small_h5ad, tmp_path, monkeypatch):
+    for name in ("BACKEND", "MODE"):  # what the run leaves behind for accelerate goes with the test
+        monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "")
+        monkeypatch.delenv(f"ACCELERATE_DYNAMO_{name}")
     options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 3, "projector_dropout": 0.0}
     run(tmp_path / "plain", **options)
-    run(tmp_path / "compiled", fresh=True, **options, torch_compile=True, torch_compile_backend="aot_eager")
+    run(tmp_path / "compiled", **options, torch_compile=True, torch_compile_backend="aot_eager")
+    torch._dynamo.reset()
     plain, compiled = (weights(tmp_path / name / "out") for name in ("plain", "compiled"))
     assert plain.keys() == compiled.keys()
     assert max((plain[name] - compiled[name]).abs().max().item() for name in plain) < 1e-4
@@ -217,12 +221,10 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
     }  # fmt: skip
     shared = {**options, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     run(tmp_path / "one", **options, per_device_train_batch_size=8)
-    if stage == "full":
-        run(tmp_path / "two", launcher=TWO_RANKS, **shared)
-    # What one rank began, two ranks finish.
-    shutil.copytree(tmp_path / "one" / "out", tmp_path / "resumed" / "out")
-    shutil.rmtree(tmp_path / "resumed" / "out" / "checkpoint-4")
-    run(tmp_path / "resumed", launcher=TWO_RANKS, **shared, resume_from_checkpoint="true")
+    if stage == "full":  # what one rank began, two ranks finish
+        shutil.copytree(tmp_path / "one" / "out", tmp_path / "resumed" / "out")
+        shutil.rmtree(tmp_path / "resumed" / "out" / "checkpoint-4")
+        run(tmp_path / "resumed", launcher=TWO_RANKS, **shared, resume_from_checkpoint="true")
     # Shards describe cells together while they train, too.
     fsdp2 = {**shared, "describe_held_out": stage == "full", "baselines": ["majority"], "eval_strategy": "steps",
              "eval_steps": 2, "describe_validation": 5, "generation_batch_size": 2}  # fmt: skip
@@ -235,7 +237,7 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
 
     expected, reference = losses(tmp_path / "one"), weights(tmp_path / "one" / "out")
     assert len(expected) == 4
-    for name in ("two", "resumed", "sharded") if stage == "full" else ("resumed", "sharded"):
+    for name in ("resumed", "sharded") if stage == "full" else ("sharded",):
         assert losses(tmp_path / name) == pytest.approx(expected, abs=1e-4), name
         found = weights(tmp_path / name / "out")
         assert found.keys() == reference.keys(), name
