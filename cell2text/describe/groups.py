@@ -115,7 +115,8 @@ class Tally:
 
     described: int = 0
     confidence: float = 0.0
-    type_probabilities: list[float] = field(default_factory=list)
+    type_told: int = 0  # of them those whose type's probability the model tells
+    type_probability: float = 0.0
     values: dict[str, Counter] = field(default_factory=lambda: {name: Counter() for name in FIELDS})
     pathways: Counter = field(default_factory=Counter)
 
@@ -125,7 +126,8 @@ class Tally:
         self.described += 1
         self.confidence += row["confidence"]
         if row.get("type_probability") is not None:
-            self.type_probabilities.append(row["type_probability"])
+            self.type_told += 1
+            self.type_probability += row["type_probability"]
         for name in FIELDS:
             if row[name] is not None:
                 self.values[name][row[name], row.get(f"{name}_ontology_term_id")] += 1
@@ -142,8 +144,7 @@ class Tally:
         """
         row: dict = {"n_described": self.described}
         row["mean_confidence"] = self.confidence / self.described if self.described else None
-        told = self.type_probabilities
-        row["mean_type_probability"] = sum(told) / len(told) if told else None
+        row["mean_type_probability"] = self.type_probability / self.type_told if self.type_told else None
         for name in FIELDS:
             row |= {f"{name}{ending}": value for ending, value in self._field(name).items()}
         row["pathways"] = [
