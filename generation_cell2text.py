@@ -149,14 +149,14 @@ class CellAnswerer:
         full = [i for i, cells in enumerate(questions) if not any(map(self.processor.is_empty, cells))]
         texts, confidence = [EMPTY_CELL_TEXT] * len(questions), np.full(len(questions), np.nan, dtype=np.float32)
         embeddings = np.zeros((len(questions), self.model.config.cell_config.hidden_size), dtype=np.float32)
+        concepts = {
+            group: np.full((len(questions), len(names)), np.nan, dtype=np.float32)
+            for group, names in self.model.config.concept_groups.items()
+        }
         if not full:
-            return Answers(texts, embeddings, confidence, 0, 0)
+            return Answers(texts, embeddings, confidence, 0, 0, concepts)
         features = encode(self.model, self.processor, [questions[i] for i in full], self.genes_at_once)
         embeddings[full] = features.embeddings
-        concepts = {
-            group: np.full((len(questions), found.shape[1]), np.nan, dtype=np.float32)
-            for group, found in features.concepts.items()
-        }
         for group, found in features.concepts.items():
             concepts[group][full] = found
         ids, chances, steps = self._decode(features)

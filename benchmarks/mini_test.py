@@ -183,7 +183,6 @@ def cells_to_read(file: Path, model: tuple, sources: dict) -> list[dict]:
             "cell": str(name),
             "label": str(row["cell_type"]),
             "text": str(row["cell2text"]),
-            "confidence": round(float(row["cell2text_confidence"]), 2),
             "type_probability": round(float(row["cell2text_type_probability"]), 2),
             "genes": genes,
         }

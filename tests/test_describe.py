@@ -87,6 +87,9 @@ def test_a_model_of_concepts_tells_how_probable_the_type_is_that_its_text_names(
     for group, expected in model.get_cell_concepts(**batch).items():
         np.testing.assert_allclose(told[group][[0, 2]], expected[:, 0].detach(), rtol=1e-4)
         assert np.isnan(told[group][1]).all()
+    nothing = answer([[cells[1][:0]]]).concepts  # no cell of the batch has counts
+    assert nothing.keys() == told.keys() and all(np.isnan(found).all() for found in nothing.values())
+    assert all(nothing[group].shape == (1, told[group].shape[1]) for group in told)
     claims = [Claim("t cells", "CL:0000084"), Claim("T cell"), Claim("neuron", "CL:0000540"), None]
     found = probability_of_types(claims, ["B cell", "T cell"], np.array([[0.1, 0.9], [0.7, 0.3], [1, 0], [0, 1]]))
     np.testing.assert_allclose(found, [0.9, 0.3, np.nan, np.nan], rtol=1e-6)

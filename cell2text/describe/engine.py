@@ -94,7 +94,7 @@ class Describer:
                 texts[i] = text
             confidence[chosen], embeddings[chosen] = answers.confidence, answers.embeddings
             if types:
-                types_told[chosen] = answers.concepts.get("cell_type", np.nan)
+                types_told[chosen] = answers.concepts["cell_type"]
             self.steps, self.useful = self.steps + answers.steps, self.useful + answers.useful
         others = [cells.cells[i] for i in np.flatnonzero(~asked)]
         embeddings[~asked] = embed_cells(self.answer.model, self.processor, others, self.genes_at_once)

@@ -66,7 +66,7 @@ def predict_rows(
     texts = [text for found in answers for text in found.texts]
     claims = [read_fields(text).cell_type for text in texts]
     types = model.config.concept_groups.get("cell_type", [])
-    told = [found.concepts.get("cell_type", np.full((len(found.texts), len(types)), np.nan)) for found in answers]
+    told = [found.concepts["cell_type"] if types else np.empty((len(found.texts), 0)) for found in answers]
     sure = {
         "confidence": np.concatenate([found.confidence for found in answers]),
         "type_probability": probability_of_types(claims, types, np.concatenate(told)),
