@@ -9,6 +9,12 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 
+try:
+    from .errors_cell2text import UserError
+except ImportError:
+    from errors_cell2text import UserError
+
+
 class Cell2TextConfig(PreTrainedConfig):
     r"""Configuration of a [`Cell2TextForConditionalGeneration`].
 
@@ -27,8 +33,8 @@ class Cell2TextConfig(PreTrainedConfig):
             genes and the `<cls>` state; `concepts` makes them of the probabilities of `cell_concepts` alone, which it
             tells from such features.
         cell_concepts (`dict`, *optional*):
-            Names of what the `concepts` projector tells of a cell, by group: under `one_of` the groups of which a cell
-            has one name (`{"cell_type": ["B cell", "T cell"]}`), under `any_of` those of which it may have several.
+            Names of what the `concepts` projector tells of a cell, by group: under `multiclass` the groups of which a cell
+            has one name (`{"cell_type": ["B cell", "T cell"]}`), under `multilabel` those of which it may have several.
         projector_hidden_size (`int`, *optional*):
             Width inside the projector; the encoder's hidden size for `perceiver`, the language model's for any other,
             when left out.
@@ -97,19 +103,19 @@ class Cell2TextConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.num_cell_tokens < 1:
-            raise ValueError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")
+            raise UserError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")
         if self.projector_hidden_size is not None and self.projector_hidden_size < 1:
-            raise ValueError(f"projector_hidden_size={self.projector_hidden_size}: expected a width of at least 1.")
+            raise UserError(f"projector_hidden_size={self.projector_hidden_size}: expected a width of at least 1.")
         groups = [group for kind in (self.cell_concepts or {}).values() for group in kind]
-        if set(self.cell_concepts or ()) - {"one_of", "any_of"} or len(set(groups)) < len(groups):
-            raise ValueError(
-                f"cell_concepts has {sorted(self.cell_concepts)} with the groups {groups}: expected `one_of` and "
-                "`any_of`, and no group in both."
+        if set(self.cell_concepts or ()) - {"multiclass", "multilabel"} or len(set(groups)) < len(groups):
+            raise UserError(
+                f"cell_concepts has {sorted(self.cell_concepts)} with the groups {groups}: expected `multiclass` and "
+                "`multilabel`, and no group in both."
             )
         if not 0 <= self.gene_dropout < 1:
-            raise ValueError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
+            raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):
-            raise ValueError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
+            raise UserError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
     @property

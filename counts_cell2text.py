@@ -9,6 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 
 
+try:
+    from .errors_cell2text import UserError, UserKeyError
+except ImportError:
+    from errors_cell2text import UserError, UserKeyError
+
+
 BLOCK_CELLS = 2048
 LARGEST_LOGARITHM = 30.0  # no log-normalised value is larger
 
@@ -25,9 +31,9 @@ def select_counts(adata, layer: str | None):
         matrix, var, source = adata.raw.X, adata.raw.var, "raw.X"
     else:
         raw = "an adata.raw" if adata.raw is not None else "no adata.raw"
-        raise KeyError(f"layer={layer!r}: adata.layers holds {sorted(adata.layers)}, and there is {raw}.")
+        raise UserKeyError(f"layer={layer!r}: adata.layers holds {sorted(adata.layers)}, and there is {raw}.")
     if matrix is None:
-        raise ValueError(
+        raise UserError(
             f"adata.{source} is None: rank encoding needs counts. adata.layers holds {sorted(adata.layers)}."
         )
     return matrix, var, source
@@ -97,7 +103,7 @@ class CountCheck:
             kind, position = flaw
             where = name_value(block, position, lambda row: self.adata.obs_names[start + row])
             advice = "rank encoding needs raw counts." if kind == "nan" else self._advice(kind)
-            raise ValueError(f"adata.{self.source} holds {FLAWS[kind]} ({where}): {advice}")
+            raise UserError(f"adata.{self.source} holds {FLAWS[kind]} ({where}): {advice}")
 
     def _advice(self, kind: str) -> str:
         for layer in [*self.adata.layers, *(["raw"] if self.adata.raw is not None else [])]:

@@ -14,6 +14,11 @@ from transformers import DynamicCache
 
 
 try:
+    from .errors_cell2text import UserError
+except ImportError:
+    from errors_cell2text import UserError
+
+try:
     from .processing_cell2text import EMPTY_CELL_TEXT
 except ImportError:
     from processing_cell2text import EMPTY_CELL_TEXT
@@ -35,7 +40,7 @@ GREEDY = {
 
 
 @dataclass
-class Answers:
+class GeneratedTexts:
     """What was said about some questions, in their order.
 
     Args:
@@ -59,14 +64,14 @@ class Answers:
 
 
 @dataclass
-class EncodedCells:
+class CellFeatures:
     """Cells as the language model reads them.
 
     Args:
         features: Shape (n, n_cells, num_cell_tokens, text_hidden).
         mask: Which of a question's places hold a cell, shape (n, n_cells, 1).
-        embeddings: See :class:`Answers`.
-        concepts: See :class:`Answers`.
+        embeddings: See :class:`GeneratedTexts`.
+        concepts: See :class:`GeneratedTexts`.
     """
 
     features: torch.Tensor
@@ -76,7 +81,7 @@ class EncodedCells:
 
 
 @torch.inference_mode()
-def encode(model, processor, questions: list[list], genes_at_once: int | None = None) -> EncodedCells:
+def encode_cells(model, processor, questions: list[list], genes_at_once: int | None = None) -> CellFeatures:
     """Run the encoder and the projector over the cells of some questions, all of as many cells.
 
     Args:
@@ -98,10 +103,10 @@ def encode(model, processor, questions: list[list], genes_at_once: int | None = 
         parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), told.float().cpu()))
     features, mask, means, told = (torch.cat(part) for part in zip(*parts))
     groups = model.config.split_concepts(told) if told.shape[1] else {}
-    return EncodedCells(features, mask, means.numpy(), {group: part.numpy() for group, part in groups.items()})
+    return CellFeatures(features, mask, means.numpy(), {group: part.numpy() for group, part in groups.items()})
 
 
-class CellAnswerer:
+class CellTextGenerator:
     """Asks a model one question about cell after cell.
 
     Args:
@@ -109,7 +114,7 @@ class CellAnswerer:
         processor (`Cell2TextProcessor`): Its processor.
         conversation (`list[dict]`, *optional*): Chat with as many cell blocks as a question has cells; the
             processor's own description of one cell when left out.
-        genes_at_once (`int`, *optional*): See :func:`encode`.
+        genes_at_once (`int`, *optional*): See :func:`encode_cells`.
         **generate_kwargs: Arguments of `generate`. Greedy, and 160 new tokens at most, unless they say otherwise.
     """
 
@@ -129,12 +134,12 @@ class CellAnswerer:
         placeholders = (self.prompt == processor.cell_token_id).nonzero().flatten()
         self.n_cells = len(placeholders) // processor.num_cell_tokens
         if self.n_cells == 0:
-            raise ValueError("The question holds no cell: expected at least one {'type': 'cell'} block in its chat.")
+            raise UserError("The question holds no cell: expected at least one {'type': 'cell'} block in its chat.")
         self.n_shared = int(placeholders[0])
         self.greedy = not self.options["do_sample"] and set(self.options) <= GREEDY
         self._shared: Any = None
 
-    def __call__(self, questions: list[list]) -> Answers:
+    def __call__(self, questions: list[list]) -> GeneratedTexts:
         """Answer the question about some cells.
 
         Args:
@@ -145,7 +150,7 @@ class CellAnswerer:
         """
         wrong = next((len(cells) for cells in questions if len(cells) != self.n_cells), None)
         if wrong is not None:
-            raise ValueError(f"A question has {wrong} cells, its chat {self.n_cells} cell blocks.")
+            raise UserError(f"A question has {wrong} cells, its chat {self.n_cells} cell blocks.")
         full = [i for i, cells in enumerate(questions) if not any(map(self.processor.is_empty, cells))]
         texts, confidence = [EMPTY_CELL_TEXT] * len(questions), np.full(len(questions), np.nan, dtype=np.float32)
         embeddings = np.zeros((len(questions), self.model.config.cell_config.hidden_size), dtype=np.float32)
@@ -154,8 +159,8 @@ class CellAnswerer:
             for group, names in self.model.config.concept_groups.items()
         }
         if not full:
-            return Answers(texts, embeddings, confidence, 0, 0, concepts)
-        features = encode(self.model, self.processor, [questions[i] for i in full], self.genes_at_once)
+            return GeneratedTexts(texts, embeddings, confidence, 0, 0, concepts)
+        features = encode_cells(self.model, self.processor, [questions[i] for i in full], self.genes_at_once)
         embeddings[full] = features.embeddings
         for group, found in features.concepts.items():
             concepts[group][full] = found
@@ -163,10 +168,10 @@ class CellAnswerer:
         for i, tokens, chance in zip(full, ids, chances):
             texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
             confidence[i] = chance
-        return Answers(texts, embeddings, confidence, steps, sum(map(len, ids)), concepts)
+        return GeneratedTexts(texts, embeddings, confidence, steps, sum(map(len, ids)), concepts)
 
     @torch.inference_mode()
-    def _decode(self, cells: "EncodedCells") -> tuple[list[list[int]], list[float], int]:
+    def _decode(self, cells: "CellFeatures") -> tuple[list[list[int]], list[float], int]:
         """Tokens of each answer with its end, its probability, and the steps times rows that were computed."""
         prompts = self.prompt.expand(len(cells.mask), -1)
         inputs = {"cell_embeds": cells.features, "cell_attention_mask": cells.mask}

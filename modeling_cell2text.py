@@ -21,6 +21,11 @@ from transformers.utils.generic import can_return_tuple
 
 
 try:
+    from .errors_cell2text import UserError
+except ImportError:
+    from errors_cell2text import UserError
+
+try:
     from .configuration_cell2text import Cell2TextConfig
 except ImportError:
     from configuration_cell2text import Cell2TextConfig
@@ -48,7 +53,7 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
-CELL_INPUTS = ("cell_input_ids", "cell_attention_mask", "cell_embeds", "known_concepts")
+CELL_INPUTS = ("cell_input_ids", "cell_attention_mask", "cell_embeds", "concept_overrides")
 
 
 @dataclass
@@ -148,7 +153,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
     augment_cells: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     """What training does to ranked cells and their mask before a trained encoder reads them; never saved."""
     augment_concepts: Callable[[torch.Tensor], torch.Tensor] | None = None
-    """What training does to `known_concepts`, shape (n_cells, n_concepts), before they are read; never saved."""
+    """What training does to `concept_overrides`, shape (n_cells, n_concepts), before they are read; never saved."""
 
     def __init__(self, config: Cell2TextConfig):
         super().__init__(config)
@@ -183,7 +188,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         cell_input_ids: torch.LongTensor,
         cell_attention_mask: torch.Tensor | None = None,
         cell_states: torch.FloatTensor | None = None,
-        known_concepts: torch.FloatTensor | None = None,
+        concept_overrides: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | Cell2TextCellOutput:
         """Encode cells and project them into the language model's space.
@@ -195,7 +200,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
                 1 for gene tokens, 0 for padding; made from the padding token when left out.
             cell_states (`torch.FloatTensor` of shape `(batch, n_cells, n_genes, cell_hidden)`, *optional*):
                 The frozen encoder's states of these tokens, kept from before: the encoder is not run again.
-            known_concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+            concept_overrides (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
                 What is known of the cells beforehand: the `cell_concepts` of all groups, which stand in the order of
                 their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell.
 
@@ -205,13 +210,13 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             shape `(batch, n_cells, num_cell_tokens, text_hidden)`; `concepts` what they are made of, if of concepts.
 
         Raises:
-            ValueError: If `known_concepts` are given to a projector that knows no concepts, or others than its own.
+            ValueError: If `concept_overrides` are given to a projector that knows no concepts, or others than its own.
         """
         states, gene_mask, outputs = self.encode_cells(cell_input_ids, cell_attention_mask, cell_states, **kwargs)
         read = [states.flatten(0, 1), gene_mask.flatten(0, 1)]
-        if known_concepts is not None:
-            self._check_concepts(known_concepts)
-            known = known_concepts.flatten(0, 1)
+        if concept_overrides is not None:
+            self._check_concepts(concept_overrides)
+            known = concept_overrides.flatten(0, 1)
             if self.training and self.augment_concepts is not None:
                 known = self.augment_concepts(known)
             read.append(known)
@@ -248,8 +253,8 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         found = self.get_cell_features(cell_input_ids, cell_attention_mask, return_dict=True).concepts
         return self.config.split_concepts(found)
 
-    def as_known_concepts(self, **names: str | list[str]) -> torch.Tensor:
-        """What is known of a cell beforehand, as `forward` and `generate` take it for `known_concepts`.
+    def encode_concepts(self, **names: str | list[str]) -> torch.Tensor:
+        """What is known of a cell beforehand, as `forward` and `generate` take it for `concept_overrides`.
 
         Args:
             **names: By group the name that is true of the cell (`tissue="kidney"`), a list of them for a group of which
@@ -262,10 +267,10 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             ValueError: If the projector knows no concepts, or not this group or name.
         """
         self._check_concepts()
-        groups, one_of = self.config.concept_groups, self.config.cell_concepts.get("one_of", {})
+        groups, multiclass = self.config.concept_groups, self.config.cell_concepts.get("multiclass", {})
         others = sorted(set(names) - set(groups))
         if others:
-            raise ValueError(f"{others} are no groups of concepts: expected {sorted(groups)}.")
+            raise UserError(f"{others} are no groups of concepts: expected {sorted(groups)}.")
         parts = []
         for group, expected in groups.items():
             true = names.get(group)
@@ -273,21 +278,21 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
                 parts.append(torch.full((len(expected),), float("nan")))
                 continue
             true = [true] if isinstance(true, str) else list(true)
-            if set(true) - set(expected) or (group in one_of and len(true) != 1):
-                raise ValueError(f"{group}={true}: expected {'one' if group in one_of else 'some'} of {expected}.")
+            if set(true) - set(expected) or (group in multiclass and len(true) != 1):
+                raise UserError(f"{group}={true}: expected {'one' if group in multiclass else 'some'} of {expected}.")
             parts.append(torch.tensor([float(name in true) for name in expected]))
         return torch.cat(parts).view(1, 1, -1).to(self.device)
 
     def _check_concepts(self, known=None):
         if self.config.projector_type != "concepts":
-            raise ValueError(
+            raise UserError(
                 f"projector_type={self.config.projector_type!r} knows no concepts of cells: only 'concepts' does."
             )
         sizes = {group: len(names) for group, names in self.config.concept_groups.items()}
         n_concepts = sum(sizes.values())
         if known is not None and known.shape[-1] != n_concepts:
-            raise ValueError(
-                f"known_concepts has {known.shape[-1]} columns but the model {n_concepts} concepts, in the groups "
+            raise UserError(
+                f"concept_overrides has {known.shape[-1]} columns but the model {n_concepts} concepts, in the groups "
                 f"{sizes}: pass one column for each, NaN where nothing is known."
             )
 
@@ -398,7 +403,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         cell_input_ids: torch.LongTensor | None = None,
         cell_attention_mask: torch.Tensor | None = None,
         cell_states: torch.FloatTensor | None = None,
-        known_concepts: torch.FloatTensor | None = None,
+        concept_overrides: torch.FloatTensor | None = None,
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -408,22 +413,22 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
     ) -> tuple | Cell2TextModelOutputWithPast:
         """See [`Cell2TextForConditionalGeneration.forward`]."""
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+            raise UserError("Pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if cell_input_ids is not None:
             if cell_embeds is not None:
-                raise ValueError("Pass cell_input_ids or cell_embeds, not both.")
+                raise UserError("Pass cell_input_ids or cell_embeds, not both.")
             cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
             cell_embeds = self.get_cell_features(
-                cell_input_ids, cell_attention_mask, cell_states, known_concepts
+                cell_input_ids, cell_attention_mask, cell_states, concept_overrides
             ).pooler_output
         if cell_embeds is not None:
             if self.training and self.config.cell_feature_noise > 0:
                 cell_embeds = self._noisy(cell_embeds)
             inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, cell_embeds, cell_attention_mask)
         elif input_ids is not None and past_key_values is None:
-            self.refuse_placeholders(input_ids)
+            self.check_no_placeholders(input_ids)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -440,7 +445,7 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             cell_hidden_states=cell_embeds,
         )
 
-    def refuse_placeholders(self, input_ids):
+    def check_no_placeholders(self, input_ids):
         """Raise if a text without cells holds placeholders."""
         placeholders = input_ids == self.config.cell_token_id
         torch_compilable_check(
@@ -564,9 +569,9 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         """See [`Cell2TextModel.get_cell_concepts`]."""
         return self.model.get_cell_concepts(cell_input_ids, cell_attention_mask)
 
-    def as_known_concepts(self, **names):
-        """See [`Cell2TextModel.as_known_concepts`]."""
-        return self.model.as_known_concepts(**names)
+    def encode_concepts(self, **names):
+        """See [`Cell2TextModel.encode_concepts`]."""
+        return self.model.encode_concepts(**names)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The language model's head on states of shape `(..., text_hidden)`."""
@@ -581,7 +586,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         cell_input_ids: torch.LongTensor | None = None,
         cell_attention_mask: torch.Tensor | None = None,
         cell_states: torch.FloatTensor | None = None,
-        known_concepts: torch.FloatTensor | None = None,
+        concept_overrides: torch.FloatTensor | None = None,
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -603,7 +608,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
                 first position.
             cell_states (`torch.FloatTensor` of shape `(batch, n_cells, n_genes, cell_hidden)`, *optional*):
                 A frozen encoder's states of the gene tokens, kept from before, so that it is not run again.
-            known_concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+            concept_overrides (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
                 What is known of the cells beforehand: the `cell_concepts` of all groups, which stand in the order of
                 their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell.
             cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
@@ -621,7 +626,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_input_ids=cell_input_ids,
             cell_attention_mask=cell_attention_mask,
             cell_states=cell_states,
-            known_concepts=known_concepts,
+            concept_overrides=concept_overrides,
             cell_embeds=cell_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -669,11 +674,11 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         if kwargs.get("cell_input_ids") is not None and kwargs.get("cell_embeds") is None:
             cells, mask = self.model._as_cell_batch(kwargs.pop("cell_input_ids"), kwargs.get("cell_attention_mask"))
             with torch.no_grad():
-                known = kwargs.pop("known_concepts", None)
-                features = self.get_cell_features(cells, mask, known_concepts=known).pooler_output
+                known = kwargs.pop("concept_overrides", None)
+                features = self.get_cell_features(cells, mask, concept_overrides=known).pooler_output
             kwargs.update(cell_embeds=features, cell_attention_mask=mask)
         if kwargs.get("cell_embeds") is None and ids is not None and kwargs.get("past_key_values") is None:
-            self.model.refuse_placeholders(ids)
+            self.model.check_no_placeholders(ids)
         return super().generate(inputs, *args, **kwargs)
 
 
@@ -697,7 +702,7 @@ def check_same_answers(model, language_model, sample, expected):
     with torch.no_grad():
         found = model.compute_logits(model.model.language_model(input_ids=sample).last_hidden_state)
     if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2):
-        raise ValueError(
+        raise UserError(
             f"{type(language_model).__name__} scales or shifts its logits in a way that Cell2Text does not reproduce "
             f"(largest difference {(found - expected).abs().max().item():.3g}). Use a language model whose head is a "
             "linear layer, such as Llama, Gemma, Qwen or SmolLM."
@@ -707,14 +712,14 @@ def check_same_answers(model, language_model, sample, expected):
 def check_encoder_fits(encoder_config, processor):
     size, tokens = encoder_config.vocab_size, len(processor.gene_vocabulary)
     if tokens > size:
-        raise ValueError(
+        raise UserError(
             f"The gene vocabulary has {tokens:,} tokens but the cell encoder only {size:,} embeddings: they do not "
             "belong "
             f"together. Geneformer V1 has 25,426 tokens, V2 20,275; pass the vocabulary of the encoder's generation."
         )
     positions = getattr(encoder_config, "max_position_embeddings", None)
     if positions is not None and processor.max_genes > positions:
-        raise ValueError(
+        raise UserError(
             f"max_genes={processor.max_genes} but the cell encoder has {positions} positions: pass "
             f"max_genes={positions} "
             f"to the processor."

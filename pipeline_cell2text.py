@@ -4,9 +4,14 @@ from transformers import Pipeline
 
 
 try:
-    from .generation_cell2text import CellAnswerer
+    from .errors_cell2text import UserError
 except ImportError:
-    from generation_cell2text import CellAnswerer
+    from errors_cell2text import UserError
+
+try:
+    from .generation_cell2text import CellTextGenerator
+except ImportError:
+    from generation_cell2text import CellTextGenerator
 
 try:
     from .processing_cell2text import is_cell
@@ -27,7 +32,7 @@ class CellToTextPipeline(Pipeline):
     _load_image_processor = False  # type: ignore[assignment]
     _load_video_processor = False  # type: ignore[assignment]
     _pipeline_calls_generate = True
-    _answerer: CellAnswerer | None = None  # of the call that runs: its question's beginning is computed once
+    _answerer: CellTextGenerator | None = None  # of the call that runs: its question's beginning is computed once
 
     def _sanitize_parameters(self, prompt=None, generate_kwargs=None, **kwargs):
         preprocess = {} if prompt is None else {"prompt": prompt}
@@ -48,7 +53,7 @@ class CellToTextPipeline(Pipeline):
         if hasattr(cells, "obs_names"):
             ranked = self.processor.rank_encode(cells, layer=layer, gene_key=gene_key)
         elif layer is not None or gene_key is not None:
-            raise ValueError(
+            raise UserError(
                 "layer and gene_key say where an AnnData keeps counts and gene names; these cells are ranked."
             )
         else:
@@ -64,7 +69,7 @@ class CellToTextPipeline(Pipeline):
     def _forward(self, model_inputs, **generate_kwargs):
         if self._answerer is None:
             conversation = self.processor.conversation(instruction=model_inputs["prompt"])
-            self._answerer = CellAnswerer(self.model, self.processor, conversation, **generate_kwargs)
+            self._answerer = CellTextGenerator(self.model, self.processor, conversation, **generate_kwargs)
         return self._answerer([[cell] for cell in model_inputs["cells"]])
 
     def postprocess(self, answers):

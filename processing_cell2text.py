@@ -13,6 +13,11 @@ from transformers.utils import logging
 
 
 try:
+    from .errors_cell2text import UserError
+except ImportError:
+    from errors_cell2text import UserError
+
+try:
     from .ranking_cell2text import RankingReport, rank_anndata, rank_encode
 except ImportError:
     from ranking_cell2text import RankingReport, rank_anndata, rank_encode
@@ -81,7 +86,7 @@ class Cell2TextProcessor(ProcessorMixin):
         self.cell_token = cell_token
         self.cell_token_id = tokenizer.convert_tokens_to_ids(cell_token)
         if self.cell_token_id is None or self.cell_token_id == tokenizer.unk_token_id:
-            raise ValueError(
+            raise UserError(
                 f"The tokenizer does not know the placeholder {cell_token!r}: build the processor with "
                 f"Cell2TextProcessor.from_components(tokenizer, gene_vocab), which adds it."
             )
@@ -144,7 +149,7 @@ class Cell2TextProcessor(ProcessorMixin):
     @property
     def gene_vocabulary(self) -> GeneVocabulary:
         if self._vocabulary is None:
-            raise ValueError("This processor has no gene vocabulary: build it with Cell2TextProcessor.from_components.")
+            raise UserError("This processor has no gene vocabulary: build it with Cell2TextProcessor.from_components.")
         return self._vocabulary
 
     @gene_vocabulary.setter
@@ -225,16 +230,16 @@ class Cell2TextProcessor(ProcessorMixin):
         """
         for modality in ("images", "videos", "audio"):  # apply_chat_template always names them
             if kwargs.pop(modality, None) is not None:
-                raise ValueError(f"Cell2Text reads text and cells, but got {modality}.")
+                raise UserError(f"Cell2Text reads text and cells, but got {modality}.")
         if text is None and cells is None:
-            raise ValueError("Pass text, cells or both.")
+            raise UserError("Pass text, cells or both.")
         options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"]
         return_tensors = options.get("return_tensors")
         data = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             if not all(isinstance(item, str) for item in texts):
-                raise ValueError("text must be a string or a list of strings.")
+                raise UserError("text must be a string or a list of strings.")
             data.update(self._tokenize(texts, options))
         if cells is not None:
             if hasattr(cells, "obs_names"):
@@ -254,7 +259,7 @@ class Cell2TextProcessor(ProcessorMixin):
             expected, found = item.count(self.cell_token) * self.num_cell_tokens, list(ids).count(self.cell_token_id)
             if found != expected:
                 needed = len(self.tokenizer(self.expand(item))["input_ids"])
-                raise ValueError(
+                raise UserError(
                     f"max_length={options.get('max_length')} cut the prompt: {found} of {expected} <cell> tokens are "
                     "left. "
                     f"Raise it to at least {needed}."
@@ -288,7 +293,7 @@ class Cell2TextProcessor(ProcessorMixin):
     def _check_counts(self, texts: list[str], cells: list[list]):
         placeholders, found = [item.count(self.cell_token) for item in texts], [len(item) for item in cells]
         if placeholders != found:
-            raise ValueError(
+            raise UserError(
                 f"The texts hold {placeholders} {self.cell_token} placeholders but came with {found} cells: each "
                 "text needs "
                 f"one cell for every placeholder."
@@ -319,7 +324,7 @@ class Cell2TextProcessor(ProcessorMixin):
         for i, row in enumerate(arrays):
             for j, cell in enumerate(row):
                 if cell.size and not (cell.min() >= 0 and cell.max() < len(vocabulary)):
-                    raise ValueError(
+                    raise UserError(
                         f"Cell {j} of text {i} holds token "
                         f"{cell.max() if cell.max() >= len(vocabulary) else cell.min()}, but "
                         f"the vocabulary has {len(vocabulary):,} tokens: it was ranked with another vocabulary."
@@ -369,7 +374,7 @@ class Cell2TextProcessor(ProcessorMixin):
                 elif block["type"] == "text":
                     texts.append(block["text"])
                 else:
-                    raise ValueError(
+                    raise UserError(
                         f"A message holds a block of type {block['type']!r}; Cell2Text reads 'text' and 'cell'."
                     )
             messages.append({**message, "content": texts})

@@ -11,6 +11,12 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
+try:
+    from .errors_cell2text import UserError
+except ImportError:
+    from errors_cell2text import UserError
+
+
 class Cell2TextMLPProjector(nn.Module):
     """The published MLP adapter: the highest-ranked genes, one text-side feature each.
 
@@ -66,9 +72,9 @@ class Cell2TextConceptProjector(nn.Module):
     def __init__(self, config):
         super().__init__()
         if not config.concept_groups:
-            raise ValueError("projector_type='concepts' needs cell_concepts: names of what the heads are to tell.")
+            raise UserError("projector_type='concepts' needs cell_concepts: names of what the heads are to tell.")
         self.num_cell_tokens = config.num_cell_tokens
-        self.one_of = tuple(config.cell_concepts.get("one_of", ()))
+        self.multiclass = tuple(config.cell_concepts.get("multiclass", ()))
         self.sizes = {group: len(names) for group, names in config.concept_groups.items()}
         text_size = config.text_config.hidden_size
         width = config.num_cell_tokens * text_size
@@ -77,25 +83,26 @@ class Cell2TextConceptProjector(nn.Module):
         self.codes = nn.Linear(sum(self.sizes.values()), width, bias=False)
         self.output_norm = nn.LayerNorm(text_size)
 
-    def forward(self, states, gene_mask, known_concepts=None):
+    def forward(self, states, gene_mask, concept_overrides=None):
         """Features, and the concepts they are made of, shape `(cells, n_concepts)`.
 
-        `known_concepts` of that shape, NaN where unknown, stand in for what the heads tell.
+        `concept_overrides` of that shape, NaN where unknown, stand in for what the heads tell.
         """
         concepts = self.tell(states, gene_mask)
-        if known_concepts is not None:
-            concepts = torch.where(known_concepts.isnan(), concepts, known_concepts.to(concepts.dtype))
+        if concept_overrides is not None:
+            concepts = torch.where(concept_overrides.isnan(), concepts, concept_overrides.to(concepts.dtype))
         groups = zip(self.sizes, concepts.split(list(self.sizes.values()), dim=-1))
-        weighted = [ONE_OF_WEIGHT * found if group in self.one_of else found for group, found in groups]
+        weighted = [MULTICLASS_WEIGHT * found if group in self.multiclass else found for group, found in groups]
         features = self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1))
         return self.output_norm(features), concepts
 
     def tell(self, states, gene_mask) -> torch.Tensor:
-        """How probable each concept is, shape `(cells, n_concepts)`; those of a group of `one_of` add up to 1."""
+        """How probable each concept is, shape `(cells, n_concepts)`; those of a group of `multiclass` add up to 1."""
         features = self.pooled(states, gene_mask).flatten(1)
         logits = {group: self.heads[group](features) for group in self.sizes}
         return torch.cat(
-            [found.softmax(-1) if group in self.one_of else found.sigmoid() for group, found in logits.items()], dim=-1
+            [found.softmax(-1) if group in self.multiclass else found.sigmoid() for group, found in logits.items()],
+            dim=-1,
         )
 
 
@@ -137,7 +144,7 @@ class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
     def __init__(self, config, size: int, *, reads_genes: bool):
         super().__init__()
         if size % config.projector_num_heads:
-            raise ValueError(
+            raise UserError(
                 f"Perceiver width {size} cannot be split over projector_num_heads={config.projector_num_heads}."
             )
         self.num_heads = config.projector_num_heads
@@ -173,7 +180,7 @@ PROJECTORS = {
     "concepts": Cell2TextConceptProjector,
 }
 # How much more the concepts of which a cell has one count than those of which it has several.
-ONE_OF_WEIGHT = 2.0
+MULTICLASS_WEIGHT = 2.0
 
 
 def projector_mlp(config, input_size: int, output_size: int) -> nn.Sequential:

@@ -13,6 +13,11 @@ import scipy.sparse as sp
 
 
 try:
+    from .errors_cell2text import UserError, UserKeyError
+except ImportError:
+    from errors_cell2text import UserError, UserKeyError
+
+try:
     from .counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
 except ImportError:
     from counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
@@ -374,7 +379,9 @@ def rank_anndata(
 def choose_gene_names(var, vocabulary: GeneVocabulary, gene_key: str | None) -> tuple[np.ndarray, np.ndarray, str]:
     """Token ids and routes of the column of names that the vocabulary knows best, and the column's name."""
     if gene_key is not None and gene_key != "index" and gene_key not in var.columns:
-        raise KeyError(f"gene_key={gene_key!r}: adata.var has no such column; it has {list(map(str, var.columns))}.")
+        raise UserKeyError(
+            f"gene_key={gene_key!r}: adata.var has no such column; it has {list(map(str, var.columns))}."
+        )
     text_columns = [
         c for c in var.columns if var[c].dtype == object or str(var[c].dtype) in ("category", "string", "str")
     ]
@@ -387,7 +394,7 @@ def choose_gene_names(var, vocabulary: GeneVocabulary, gene_key: str | None) -> 
     mapped = int((token_ids >= 0).sum())
     if mapped < max(1, MIN_MAPPED_GENES * len(var)):
         values = [str(value) for value in (var.index if name == "index" else var[name])]
-        raise ValueError(unknown_genes_message(values, mapped, name, gene_key))
+        raise UserError(unknown_genes_message(values, mapped, name, gene_key))
     return token_ids, routes, name
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from transformers import TrainingArguments, set_seed
 from trl import TrlParser
 
+from cell2text.errors import UserError
+from cell2text.files import write_atomically
 from cell2text.training.arguments import MaskedGeneArguments
 from cell2text.training.checkpoints import find_checkpoint, is_sharded, saved_whole
-from cell2text.training.launch import leave_together, run, use_threads
-from cell2text.training.masked_genes import (
+from cell2text.training.launch import destroy_process_group, run, use_threads
+from cell2text.training.masked_gene_modeling import (
     EncoderTrainer,
     GeneMasker,
     cells_of,
@@ -24,14 +26,13 @@ from cell2text.training.masked_genes import (
     plain_encoder,
     without_context,
 )
-from cell2text.training.sources import (
+from cell2text.training.rows import (
     check_encoder_vocabulary,
     encoder_folder,
     has_vocabulary,
     load_rows,
     vocabulary_of,
 )
-from vocabulary_cell2text import write_atomically
 
 
 def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
@@ -62,7 +63,7 @@ def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
         eval_dataset=held_out,
     )
     if is_sharded(trainer):
-        raise ValueError("Sharding is not supported here, and an encoder needs none: use many_gpus.yaml.")
+        raise UserError("Sharding is not supported here, and an encoder needs none: use many_gpus.yaml.")
     trainer.train(resume_from_checkpoint=resume)
     found = trainer.evaluate()
     if trainer.accelerator.is_main_process:
@@ -76,7 +77,7 @@ def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
             f"guessed (loss {reached['loss']:.3f}); without looking at a cell {blind['guessed']:.1%} (loss "
             f"{blind['loss']:.3f})."
         )
-    leave_together(trainer)
+    destroy_process_group(trainer)
 
 
 def save(model, vocabulary, folder: Path, max_genes: int) -> None:

@@ -16,26 +16,27 @@ from transformers import EarlyStoppingCallback, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 import cell2text  # noqa: F401  registers the Auto classes
-from cell2text.data.prepare import load_gene_sets
+from cell2text.errors import UserError
+from cell2text.files import write_atomically
+from cell2text.preparation.run import load_gene_sets
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import cell_augmentation, row_weights
-from cell2text.training.card import write_model_card
 from cell2text.training.checkpoints import find_checkpoint
-from cell2text.training.choosing import check_choosing, check_metric, chosen_cells
 from cell2text.training.components import load_components
-from cell2text.training.concepts import CellConcepts, ConceptAugmentation, KnownConcepts
+from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING, pretrain_concepts
+from cell2text.training.concept_targets import CellConcepts, ConceptAugmentation, TrainingConceptOverrides
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
-from cell2text.training.launch import leave_together, run, use_threads
+from cell2text.training.launch import destroy_process_group, run, use_threads
 from cell2text.training.memory import advice, is_out_of_memory
+from cell2text.training.model_card import write_model_card
 from cell2text.training.preflight import preflight
-from cell2text.training.sources import TrainingRows, check_vocabulary, load_rows
+from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.stages import apply_stage, save_base, save_final, use_liger_kernels
 from cell2text.training.state_cache import CellStateCache, keep_cell_states
 from cell2text.training.trainer import PARTS, Cell2TextCollator, Cell2TextTrainer
-from cell2text.training.warm_start import WARM_START, warm_start_encoder
-from vocabulary_cell2text import write_atomically
+from cell2text.training.validation import check_metric, check_validation, sample_validation_cells
 
 
 PROJECT = Path(__file__).resolve().parent
@@ -54,7 +55,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
 
     with training_args.main_process_first(desc="preparing the data"):
         rows = load_rows(args, output_dir, prepares=training_args.local_process_index == 0)
-    check_choosing(args, training_args, rows)
+    check_validation(args, training_args, rows)
     model, processor = load_components(args, parts_args, rows)
     check_vocabulary(rows, args, processor.gene_vocabulary)
     model.model.augment_cells = cell_augmentation(args, rows.train, processor.gene_vocabulary)
@@ -65,21 +66,21 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             gene_sets = load_gene_sets(args.gene_sets) if args.gene_embeddings == "svd_sets" else None
             initialise_gene_embeddings(model, processor, training_cells, seed=training_args.seed, gene_sets=gene_sets)
         freeze_gene_embeddings(model)
-    if args.warm_start_epochs > 0 and not resume:
-        learned = warm_start_encoder(
+    if args.concept_pretraining_epochs > 0 and not resume:
+        learned = pretrain_concepts(
             model,
             processor,
             rows.train,
             training_args,
-            epochs=args.warm_start_epochs,
-            learning_rate=args.warm_start_learning_rate,
+            epochs=args.concept_pretraining_epochs,
+            learning_rate=args.concept_pretraining_learning_rate,
             weights=weights,
             held_out=rows.held_out if args.describe_held_out else None,
-            augment=args.augment_warm_start,
+            augment=args.augment_concept_pretraining,
         )
         if training_args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(output_dir, WARM_START), json.dumps(asdict(learned), indent=1) + "\n")
+            write_atomically(Path(output_dir, CONCEPT_PRETRAINING), json.dumps(asdict(learned), indent=1) + "\n")
     stage = apply_stage(model, args, model_args)
     if training_args.use_liger_kernel:
         training_args.use_liger_kernel = False  # the Trainer would look for kernels of the whole, and find none
@@ -101,7 +102,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
             raise MemoryError(advice(model, trainer.batch_shapes, args, training_args, model_args)) from error
         raise
     trained = save_final(trainer, processor)
-    leave_together(trainer)
+    destroy_process_group(trainer)
     if trained is None:
         return
     metrics = None
@@ -118,16 +119,16 @@ def make_trainer(
     training_args: SFTConfig, model_args: ModelConfig,
 ) -> Cell2TextTrainer:  # fmt: skip
     if weights is not None and training_args.train_sampling_strategy != "random":
-        raise ValueError(
+        raise UserError(
             f"class_balance draws rows by itself: not with train_sampling_strategy="
             f"{training_args.train_sampling_strategy}."
         )
     patience = args.early_stopping_patience
     evaluated = rows.held_out if rows.validation is None else rows.validation
-    known_concepts = None
+    concept_overrides = None
     if model.config.projector_type == "concepts":  # the rows that are asked for in the end are unknown to it
         concepts = CellConcepts(model.config.cell_concepts)
-        known_concepts = KnownConcepts(concepts, rows.train)
+        concept_overrides = TrainingConceptOverrides(concepts, rows.train)
         model.model.augment_concepts = ConceptAugmentation(model.config.concept_groups)
     trainer = Cell2TextTrainer(
         model=model,
@@ -140,7 +141,7 @@ def make_trainer(
             pad_token_id=processor.tokenizer.pad_token_id,
             processor=processor,
             caches=caches,
-            known_concepts=known_concepts,
+            concept_overrides=concept_overrides,
         ),
         learning_rates={part: getattr(args, f"{part.removeprefix('cell_')}_learning_rate") for part in PARTS},
         max_loss_jump=args.max_loss_jump,
@@ -148,7 +149,7 @@ def make_trainer(
         callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
     )
     if args.describe_validation and training_args.eval_strategy != "no":
-        chosen = chosen_cells(rows.validation, args.describe_validation, training_args.seed)
+        chosen = sample_validation_cells(rows.validation, args.describe_validation, training_args.seed)
         check_metric(chosen, training_args.metric_for_best_model)
         trainer.describe_at_evaluation(
             chosen, batch_size=args.generation_batch_size, max_new_tokens=args.max_new_tokens

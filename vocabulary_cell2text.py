@@ -17,6 +17,12 @@ import numpy as np
 from transformers.utils import cached_file, logging
 
 
+try:
+    from .errors_cell2text import UserError
+except ImportError:
+    from errors_cell2text import UserError
+
+
 logger = logging.get_logger(__name__)
 
 VOCABULARY_FILE = "gene_vocabulary.tsv"
@@ -56,14 +62,14 @@ class GeneVocabulary:
     def __post_init__(self):
         missing = [token for token in (PAD, MASK) if token not in self.token_ids]
         if missing:
-            raise ValueError(f"The gene vocabulary lacks {missing}, found {self.tokens[:4]} as its first tokens.")
+            raise UserError(f"The gene vocabulary lacks {missing}, found {self.tokens[:4]} as its first tokens.")
         if len(self.token_ids) != len(self.tokens):
-            raise ValueError(f"The gene vocabulary lists {len(self.tokens) - len(self.token_ids)} genes twice.")
+            raise UserError(f"The gene vocabulary lists {len(self.tokens) - len(self.token_ids)} genes twice.")
         genes = np.array([token not in SPECIAL_TOKENS for token in self.tokens])
         bad = genes & ~((self.medians > 0) & np.isfinite(self.medians))
         if bad.any():
             first = self.tokens[int(bad.argmax())]
-            raise ValueError(f"{bad.sum()} genes of the vocabulary have no positive median (first: {first!r}).")
+            raise UserError(f"{bad.sum()} genes of the vocabulary have no positive median (first: {first!r}).")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -182,13 +188,13 @@ class GeneVocabulary:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         header = re.fullmatch(r"# max_genes=(\d+)", lines[0]) if lines else None
         if header is None or tuple(lines[1:2]) != ("\t".join(VOCABULARY_COLUMNS),):
-            raise ValueError(
+            raise UserError(
                 f"{path} is not a gene vocabulary: expected columns {VOCABULARY_COLUMNS}, found {lines[:2]}."
             )
         rows = [line.split("\t") for line in lines[2:]]
         for number, row in enumerate(rows):
             if len(row) != len(VOCABULARY_COLUMNS) or row[0] != str(number):
-                raise ValueError(f"{path} is damaged: line {number + 3} reads {row}, expected token {number}.")
+                raise UserError(f"{path} is damaged: line {number + 3} reads {row}, expected token {number}.")
         aliases = {}
         if aliases_path is not None:
             alias_lines = Path(aliases_path).read_text(encoding="utf-8").splitlines()[1:]
@@ -204,7 +210,7 @@ class GeneVocabulary:
     @classmethod
     def _from_geneformer(cls, name_or_path, generation: str | None, hub_kwargs: dict) -> "GeneVocabulary":
         if generation is not None and generation not in GENERATIONS:
-            raise ValueError(f"generation={generation!r}: Geneformer has {' and '.join(map(repr, GENERATIONS))}.")
+            raise UserError(f"generation={generation!r}: Geneformer has {' and '.join(map(repr, GENERATIONS))}.")
         for candidate in [generation] if generation else GENERATIONS:
             suffix = next(
                 (s for s in GENERATIONS[candidate] if find_geneformer(name_or_path, "token", s, hub_kwargs)), None
@@ -217,7 +223,7 @@ class GeneVocabulary:
             }
             logger.info(f"Gene vocabulary: Geneformer {candidate} ({suffix}), {len(tables['token']):,} tokens.")
             return cls._from_tables(**tables, max_genes=2048 if candidate == "V1" else 4096)
-        raise ValueError(
+        raise UserError(
             f"No gene vocabulary in {str(name_or_path)!r}: expected {VOCABULARY_FILE} (a saved Cell2Text model or "
             f"vocabulary) or {', '.join(f'token_dictionary_{s[0]}.pkl' for s in GENERATIONS.values())} (Geneformer)."
         )
@@ -226,7 +232,7 @@ class GeneVocabulary:
     def _from_tables(cls, token: dict, median: dict, symbol: dict, mapping: dict, max_genes: int) -> "GeneVocabulary":
         tokens = sorted(token, key=lambda name: token[name])
         if [int(token[name]) for name in tokens] != list(range(len(tokens))):
-            raise ValueError(f"The token dictionary's ids are not 0 to {len(tokens) - 1} without a gap.")
+            raise UserError(f"The token dictionary's ids are not 0 to {len(tokens) - 1} without a gap.")
         current: dict[str, str] = {}
         further: dict[str, str] = {}
         for name, gene in symbol.items():
@@ -293,19 +299,17 @@ def read_table(path: str | None) -> dict:
         ValueError: If the file is missing, unreadable, or holds anything but such a dictionary.
     """
     if path is None:
-        raise ValueError("The Geneformer folder lacks a dictionary: it needs " + ", ".join(FILE_STEMS.values()) + ".")
+        raise UserError("The Geneformer folder lacks a dictionary: it needs " + ", ".join(FILE_STEMS.values()) + ".")
     try:
         with open(path, "rb") as file:
             table = TableUnpickler(file).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{path} is no plain dictionary of genes ({error}): refused, nothing in it was run."
-        ) from error
+        raise UserError(f"{path} is no plain dictionary of genes ({error}): refused, nothing in it was run.") from error
     plain = isinstance(table, dict) and all(
         isinstance(key, str) and isinstance(value, (str, int, float, np.number)) for key, value in table.items()
     )
     if not plain:
-        raise ValueError(f"{path} is no plain dictionary of genes: found {type(table).__name__}.")
+        raise UserError(f"{path} is no plain dictionary of genes: found {type(table).__name__}.")
     return table
 
 

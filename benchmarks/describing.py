@@ -28,11 +28,11 @@ import torch
 from preparation import interleaved
 from synthetic import synthetic_adata
 
-from cell2text.data import example_cells
 from cell2text.describe import DescribeOptions, describe_file
-from cell2text.describe.cells import RankedCells, ranked_anndata
 from cell2text.describe.engine import Describer
-from cell2text.describe.loading import load_model
+from cell2text.describe.inputs import RankedCells, ranked_anndata
+from cell2text.example import example_cells
+from cell2text.loading import load_model
 from vocabulary_cell2text import write_atomically
 
 

@@ -23,7 +23,7 @@ from training import GENEFORMER, LONGEST, N_GENES, encoder_config
 from transformers import LlamaConfig
 from trl import SFTConfig
 
-from cell2text.data.rows import completion_array, with_text
+from cell2text.preparation.rows import completion_array, with_text
 from cell2text.training.components import train_tokenizer
 from cell2text.training.state_cache import CellStateCache, open_or_build
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer

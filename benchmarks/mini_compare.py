@@ -5,8 +5,8 @@ import re
 import numpy as np
 from datasets import Dataset
 
-from cell2text.data.tasks import fixed_instruction
-from generation_cell2text import CellAnswerer
+from cell2text.language.tasks import fixed_instruction
+from generation_cell2text import CellTextGenerator
 
 
 PAIRS, BATCH = 400, 64
@@ -22,7 +22,7 @@ def score_comparisons(model, processor, rows: Dataset, instruction: str | None =
     """
     pairs = draw_pairs(rows)
     chat = processor.conversation(2, instruction or fixed_instruction("compare"))
-    answer = CellAnswerer(model, processor, chat, max_new_tokens=80)
+    answer = CellTextGenerator(model, processor, chat, max_new_tokens=80)
     cells, types = [listed[0] for listed in rows["cells"]], np.array(rows["cell_type"])
     texts = []
     for start in range(0, len(pairs), BATCH):

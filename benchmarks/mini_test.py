@@ -12,8 +12,8 @@ from datasets import load_dataset
 from mini_compare import score_comparisons
 
 import cell2text
-from cell2text.data.tasks import INSTRUCTIONS
 from cell2text.evaluation.predictions import read_rows, said_in
+from cell2text.language.tasks import INSTRUCTIONS
 from cell2text.models import MINI
 from cell2text.training.held_out import embed_cells, predict_rows, write_predictions
 from vocabulary_cell2text import write_atomically

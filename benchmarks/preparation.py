@@ -166,7 +166,7 @@ def aucell(python: Path) -> dict:
 
 
 def aucell_of(kind: str, python: Path, folder: Path) -> dict:
-    from cell2text.data.pathways import aucell as score
+    from cell2text.preparation.aucell import aucell as score
 
     rng = np.random.default_rng(0)
     columns = [np.sort(rng.choice(N_CODING, 146, replace=False)) for _ in range(50)]
@@ -199,8 +199,8 @@ def real_aucell(python: Path, folder: Path) -> dict | None:
     """Equality with pySCENIC, and of the expectation with the mean of 200 shuffles, on real cells."""
     import anndata as ad
 
-    from cell2text.data.pathways import aucell as score
-    from cell2text.data.pathways import match_columns, read_gmt
+    from cell2text.preparation.aucell import aucell as score
+    from cell2text.preparation.aucell import match_columns, read_gmt
     from ranking_cell2text import CellRanker
     from vocabulary_cell2text import GeneVocabulary
 
@@ -249,8 +249,8 @@ import json, sys, time
 sys.path.insert(0, sys.argv[1])
 side, path, out, folder = sys.argv[2:6]
 if side == "cell2text":
-    import cell2text.data.prepare as module
-    from cell2text.data.ontology import ontology_versions
+    import cell2text.preparation.run as module
+    from cell2text.ontology.terms import ontology_versions
 else:
     import anndata, numpy, datasets
     from preparation import published_ranks
@@ -359,8 +359,8 @@ def writing() -> dict:
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
-    from cell2text.data.rows import cells_array, ranked_cells
-    from cell2text.data.shards import write_table
+    from cell2text.preparation.rows import cells_array, ranked_cells
+    from cell2text.preparation.shards import write_table
 
     n, length = 4096, 2048
     rng = np.random.default_rng(0)

@@ -24,7 +24,7 @@ RECIPES: dict[str, dict] = {
     "default": {},
     "6 epochs": {"num_train_epochs": 6},
     "random gene embeddings that train": {"gene_embeddings": "random"},
-    "no warm start": {"warm_start_epochs": 0, "encoder_learning_rate": 1e-3, "projector_learning_rate": 1e-3},
+    "no warm start": {"concept_pretraining_epochs": 0, "encoder_learning_rate": 1e-3, "projector_learning_rate": 1e-3},
     "256 genes": {"max_genes": 256},
     "512 genes, one attention layer": {"max_genes": 512, "encoder_layers": 1},
     "width 512": {"encoder_hidden_size": 512},

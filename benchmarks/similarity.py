@@ -16,14 +16,14 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 
-from cell2text.data.ontology import ontology_versions
-from cell2text.evaluation.similarity import DAMPING, OntologyGraph, load_graph
+from cell2text.ontology.graph import DAMPING, OntologyGraph, load_graph
+from cell2text.ontology.terms import ontology_versions
 
 
 RESULTS = Path(__file__).resolve().parent / "results" / "similarity.json"
 BUILD = """
 import json, time
-import cell2text.evaluation.similarity as module
+import cell2text.ontology.graph as module
 start = time.process_time()
 graph = module.OntologyGraph(module.load_graph("CL").parents)
 matrix = graph.similarity_matrix()

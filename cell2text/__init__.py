@@ -26,10 +26,10 @@ AutoProcessor.register(Cell2TextConfig, Cell2TextProcessor, exist_ok=True)
 
 # Names that need anndata, scikit-learn or the ontologies are imported when they are first used.
 _LAZY = {
-    "example_cells": "cell2text.data",
-    "fit_vocabulary": "cell2text.data",
-    "load": "cell2text.describe.loading",
-    "prepare": "cell2text.data.prepare",
+    "example_cells": "cell2text.example",
+    "fit_vocabulary": "cell2text.preparation.medians",
+    "load": "cell2text.loading",
+    "prepare": "cell2text.preparation.run",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cell2text.faults import complaint
+from cell2text.errors import UserError
 
 
 app = typer.Typer(
@@ -80,9 +80,9 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Prepare a data set from counts: ranked genes, questions and answers, splits, a card and a report."""
-    from cell2text.data.card import push_to_hub as push
-    from cell2text.data.config import PrepareConfig
-    from cell2text.data.prepare import prepare as run
+    from cell2text.preparation.config import PrepareConfig
+    from cell2text.preparation.dataset_card import push_to_hub as push
+    from cell2text.preparation.run import prepare as run
 
     held_out = {"test": test_cells, "validation": validation_cells}
     chosen: dict[str, Any] = {
@@ -116,7 +116,7 @@ def vocab(
     quiet: Quiet = False,
 ) -> None:
     """Fit gene medians to counts and save them as a gene vocabulary."""
-    from cell2text.data.prepare import fit_vocabulary_of_files
+    from cell2text.preparation.run import fit_vocabulary_of_files
 
     vocabulary = fit_vocabulary_of_files(
         inputs or [], out, workers=workers, progress=not quiet, layer=layer, max_genes=max_genes, min_cells=min_cells,
@@ -161,7 +161,7 @@ def evaluate(
 
     lacking = [name for name in ("lightgbm", "nltk", "rouge_score", "sacrebleu") if find_spec(name) is None]
     if lacking:
-        raise ValueError(f'The evaluation needs {", ".join(lacking)}: pip install "cell2text[eval]".')
+        raise UserError(f'The evaluation needs {", ".join(lacking)}: pip install "cell2text[eval]".')
     rows = read_rows(predictions)
     training, found = None, None
     ids = [str(row.get("cell_id")) for row in rows]
@@ -189,7 +189,7 @@ def example(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write 200 real cells to try things on: of donors that the model of this package was not trained on."""
-    from cell2text.data.example import write_example
+    from cell2text.example import write_example
 
     typer.echo(f"{write_example(out, overwrite=overwrite)} is written.")
 
@@ -262,7 +262,7 @@ def report(
     try:
         from cell2text.describe.report import write_report
     except ModuleNotFoundError as error:
-        raise ValueError(f'The report needs {error.name}: pip install "cell2text[report]".') from error
+        raise UserError(f'The report needs {error.name}: pip install "cell2text[report]".') from error
 
     typer.echo(write_report(source, out, groupby=groupby, key=key, max_cells=max_cells, seed=seed, overwrite=overwrite))
 
@@ -315,7 +315,7 @@ def pairs(texts, kind, option: str) -> dict | None:
         except ValueError:
             equals = ""
         if not (name and equals):
-            raise ValueError(f"{option} {text!r}: expected name=value.")
+            raise UserError(f"{option} {text!r}: expected name=value.")
     return found
 
 
@@ -324,11 +324,8 @@ def run() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app()
-    except (ValueError, KeyError) as error:
-        message = complaint(error)
-        if message is None:
-            raise
-        fail(message, 2)
+    except UserError as error:
+        fail(str(error), 2)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             fail(f"The disk is full ({error}). Free some space and start again: the run goes on where it stopped.", 1)

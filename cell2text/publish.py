@@ -8,11 +8,13 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.dynamic_module_utils import get_relative_imports
 
+from cell2text.errors import UserError
+
 
 # What a run leaves beside its model, or a model never needs.
 LEFT_OUT = ("base", "checkpoint-", "data", "data_cache", "runs", "logs")
 KINDS = {".json", ".jinja", ".md", ".model", ".py", ".safetensors", ".tsv", ".txt"}
-LEFT_OUT_FILES = {"predictions.jsonl", "warm_start.json"}
+LEFT_OUT_FILES = {"predictions.jsonl", "concept_pretraining.json"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def files_to_push(folder: Path, *, adapter: bool = False) -> list[Upload]:
     """
     root = folder / "adapter" if adapter else folder
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder" + (": this run trained no adapter." if adapter else "."))
+        raise UserError(f"{root} is no folder" + (": this run trained no adapter." if adapter else "."))
     found = [
         Upload(path, path.relative_to(root).as_posix())
         for path in sorted(root.rglob("*"))
@@ -66,7 +68,7 @@ def files_to_push(folder: Path, *, adapter: bool = False) -> list[Upload]:
     missing = {name: what for name, what in wanted.items() if name not in names}
     if missing:
         lacking = ", ".join(f"{name} ({what})" for name, what in sorted(missing.items()))
-        raise ValueError(f"{root} cannot be published: it lacks {lacking}.")
+        raise UserError(f"{root} cannot be published: it lacks {lacking}.")
     return sorted(found, key=lambda upload: upload.name)
 
 
@@ -117,7 +119,7 @@ def push(folder: Path, repository: str, *, adapter: bool = False, private: bool 
         # A name alone is one in the user's own space, which the Hub adds.
         repository = api.create_repo(repository, repo_type="model", private=private, exist_ok=True).repo_id
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(repository).tags}:
-            raise ValueError(f"{repository} has the tag {tag!r} already: choose another one.")
+            raise UserError(f"{repository} has the tag {tag!r} already: choose another one.")
         commit = api.create_commit(repository, operations, commit_message="Model trained by Cell2Text")
         if tag is not None:
             api.create_tag(repository, tag=tag, revision=commit.oid)

@@ -3,14 +3,15 @@
 import pyarrow as pa
 from anndata import AnnData
 
-from cell2text.describe.cells import check_second, groups_of, pseudobulk_of, ranked_anndata
 from cell2text.describe.engine import EMBEDDING, ID, TEXT, Describer, embed_cells
 from cell2text.describe.groups import describe_groups
-from cell2text.describe.loading import default_device, load_model, model_name
-from cell2text.describe.memory import free_bytes, genes_that_fit
+from cell2text.describe.inputs import check_second, groups_of, pseudobulk_of, ranked_anndata
 from cell2text.describe.options import DescribeOptions, provenance
 from cell2text.describe.run import SHARD
 from cell2text.describe.writers import as_frame, as_matrix, as_obs
+from cell2text.errors import UserError
+from cell2text.inference.batch_size import free_bytes, genes_that_fit
+from cell2text.loading import default_device, load_model, model_name
 
 
 def describe(
@@ -59,9 +60,9 @@ def describe(
         seed=seed,
     )  # fmt: skip
     if not adata.n_obs:
-        raise ValueError("The AnnData holds no cell.")
+        raise UserError("The AnnData holds no cell.")
     if adata.isbacked and (copy or adata.is_view):
-        raise ValueError("A backed AnnData cannot be copied, nor a part of it changed: pass adata.to_memory().")
+        raise UserError("A backed AnnData cannot be copied, nor a part of it changed: pass adata.to_memory().")
     groups = None if groupby is None else groups_of(adata, options)
     loaded, processor, name = loaded_model(model)
     cells = ranked_anndata(adata, processor, options)
@@ -69,7 +70,7 @@ def describe(
     if compare_to is not None:
         found = [i for i, cell in enumerate(cells.names) if cell == compare_to]
         if len(found) != 1:
-            raise ValueError(f"compare_to={compare_to!r}: {len(found)} cells of {adata.n_obs:,} have this name.")
+            raise UserError(f"compare_to={compare_to!r}: {len(found)} cells of {adata.n_obs:,} have this name.")
         second = cells.cells[found[0]]
         check_second(second, processor, options)
     describer = Describer(loaded, processor, options, second)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertConfig, Gemma3TextConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
 import cell2text  # noqa: F401  registers the classes
-from cell2text.data import example_cells
+from cell2text.example import example_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
@@ -84,7 +84,7 @@ def make_vocabulary(specials=SPECIAL_TOKENS, n_genes=N_GENES, max_genes=32) -> G
     return GeneVocabulary([*specials, *genes], np.array(medians), symbols, aliases, max_genes=max_genes)
 
 
-CONCEPTS = {"one_of": {"cell_type": ["B cell", "T cell"]}, "any_of": {"pathways": ["A", "B", "C"]}}
+CONCEPTS = {"multiclass": {"cell_type": ["B cell", "T cell"]}, "multilabel": {"pathways": ["A", "B", "C"]}}
 TEXT_CONFIGS = {"llama": LlamaConfig, "gemma3": Gemma3TextConfig, "qwen3": Qwen3Config}
 
 

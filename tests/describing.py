@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse as sp
 
 from cell2text.describe import DescribeOptions
-from generation_cell2text import CellAnswerer, encode
+from generation_cell2text import CellTextGenerator, encode_cells
 
 from .conftest import make_adata, make_model, make_processor
 
@@ -28,9 +28,9 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     processor = make_processor()
     model = make_model(processor=processor)
-    said = CellAnswerer(model, processor, max_new_tokens=10)
+    said = CellTextGenerator(model, processor, max_new_tokens=10)
     cells = processor.rank_encode(make_adata(N_CELLS))
-    ids = said._decode(encode(model, processor, [[cell] for cell in cells]))[0]
+    ids = said._decode(encode_cells(model, processor, [[cell] for cell in cells]))[0]
     common = max({token for row in ids for token in row[1:]}, key=lambda token: sum(token in row[1:] for row in ids))
     model.generation_config.eos_token_id = [3, common]
     model.save_pretrained(folder)

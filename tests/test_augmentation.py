@@ -6,7 +6,8 @@ import torch
 import yaml
 from datasets import Dataset
 
-from cell2text.data import example_cells, fit_vocabulary
+from cell2text.example import example_cells
+from cell2text.preparation.medians import fit_vocabulary
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import (
     FEWEST_GENES,
@@ -183,7 +184,12 @@ def test_the_small_models_recipe_and_what_does_not_go_together(small_h5ad, tmp_p
     sets = {"HALLMARK_HYPOXIA": genes[:200], "HALLMARK_GLYCOLYSIS": genes[200:]}
     gmt = tmp_path / "sets.gmt"
     gmt.write_text("".join("\t".join([name, "", *members]) + "\n" for name, members in sets.items()))
-    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 2, "warm_start_epochs": 1}
+    options = {
+        "dataset": [str(small_h5ad)],
+        "describe_held_out": False,
+        "max_steps": 2,
+        "concept_pretraining_epochs": 1,
+    }
     recipe = yaml.safe_load((PROJECT / "configs" / "mini" / "train.yaml").read_text())
     recipe = {name: value for name, value in recipe.items() if name not in (*TINY, *options, "output_dir")}
     run(tmp_path / "all", **options, **recipe, gene_sets=str(gmt))

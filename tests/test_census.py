@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 from datasets import load_dataset
 
-from cell2text.data.census import CensusReader, find_census
-from cell2text.data.prepare import prepare
-from cell2text.data.sources import BadFileError
+from cell2text.preparation.run import prepare
+from cell2text.sources.census import CensusReader, find_census
+from cell2text.sources.files import BadFileError
 
 from .conftest import shared_path
 

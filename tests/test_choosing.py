@@ -6,18 +6,18 @@ import pytest
 from datasets import Dataset
 from trl import SFTConfig
 
-from cell2text.data.rows import METADATA_COLUMNS
+from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.choosing import (
-    ValidationTexts,
-    check_choosing,
+from cell2text.training.held_out import describe_cells
+from cell2text.training.rows import TrainingRows
+from cell2text.training.validation import (
+    GenerationEvaluator,
     check_metric,
-    chosen_cells,
+    check_validation,
     describe_with_shards,
+    sample_validation_cells,
     text_metrics,
 )
-from cell2text.training.held_out import describe_cells
-from cell2text.training.sources import TrainingRows
 
 from .conftest import make_adata
 from .training_runs import run, weights
@@ -55,7 +55,7 @@ def test_ranks_share_the_cells_and_agree(ranks):
         steps.append(len(cells))
         return [TEXTS[cell[0]] for cell in cells]
 
-    parts = [ValidationTexts(data, describe, rank=rank, ranks=ranks) for rank in range(ranks)]
+    parts = [GenerationEvaluator(data, describe, rank=rank, ranks=ranks) for rank in range(ranks)]
     said = [pair for part in parts for pair in zip(part.mine, part.describe(part.cells))]
     for part in parts:
         part.gather = lambda mine: said
@@ -65,10 +65,10 @@ def test_ranks_share_the_cells_and_agree(ranks):
 
 def test_the_same_cells_are_chosen_each_time():
     data = Dataset.from_dict({"cell_id": [f"c{i}" for i in range(50)]})
-    first = chosen_cells(data, 10, seed=3)["cell_id"]
-    assert list(first) == list(chosen_cells(data, 10, seed=3)["cell_id"]) and len(set(first)) == 10
-    assert list(first) != list(chosen_cells(data, 10, seed=4)["cell_id"])
-    assert len(chosen_cells(data, 100, seed=3)) == 50
+    first = sample_validation_cells(data, 10, seed=3)["cell_id"]
+    assert list(first) == list(sample_validation_cells(data, 10, seed=3)["cell_id"]) and len(set(first)) == 10
+    assert list(first) != list(sample_validation_cells(data, 10, seed=4)["cell_id"])
+    assert len(sample_validation_cells(data, 100, seed=3)) == 50
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_choice_that_cannot_be_made_is_refused(ours, theirs, validation, messa
     rows = TrainingRows(None, None, None, [], validation=Dataset.from_dict({"a": [1]}) if validation else None)
     options = {"output_dir": str(tmp_path), "eval_strategy": "epoch", "save_strategy": "epoch", "bf16": False} | theirs
     with pytest.raises(ValueError, match=message):
-        check_choosing(Cell2TextArguments(**ours), SFTConfig(**options), rows)
+        check_validation(Cell2TextArguments(**ours), SFTConfig(**options), rows)
 
 
 def test_the_best_model_is_kept_and_a_run_that_stands_still_stops_and_stays_so(small_h5ad, tmp_path):

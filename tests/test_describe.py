@@ -18,14 +18,14 @@ from transformers import AutoModel, AutoProcessor
 import cell2text
 from cell2text import tl
 from cell2text.describe import DescribeOptions, describe_file, engine
-from cell2text.describe.cells import ranked_anndata
 from cell2text.describe.engine import Describer, RankedCells
-from cell2text.describe.memory import MOST_GENES, MOST_ROWS, genes_that_fit, rows_that_fit
+from cell2text.describe.inputs import ranked_anndata
 from cell2text.describe.options import conversation
 from cell2text.describe.run import shard_path
-from cell2text.evaluation.certainty import probability_of_types
-from cell2text.evaluation.fields import Claim
-from generation_cell2text import CellAnswerer
+from cell2text.evaluation.calibration import probability_of_types
+from cell2text.inference.batch_size import MOST_GENES, MOST_ROWS, genes_that_fit, rows_that_fit
+from cell2text.language.parsing import Claim
+from generation_cell2text import CellTextGenerator
 from processing_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import make_adata, make_model, make_processor, run_cli
@@ -48,7 +48,7 @@ ADDED = [
 def test_answers_are_those_of_generate_and_rows_that_ended_cost_nothing(model):
     loaded, processor = AutoModel.from_pretrained(model).eval(), AutoProcessor.from_pretrained(model)
     cells = processor.rank_encode(make_adata(N_CELLS))
-    answer = CellAnswerer(loaded, processor, max_new_tokens=12)
+    answer = CellTextGenerator(loaded, processor, max_new_tokens=12)
     answers = answer([[cell] for cell in cells])
     inputs = processor.apply_chat_template(
         [processor.conversation()] * len(cells), tokenize=True, return_dict=True, return_tensors="pt",
@@ -66,7 +66,7 @@ def test_answers_are_those_of_generate_and_rows_that_ended_cost_nothing(model):
 def test_confidence_is_the_probability_of_the_text(model):
     loaded, processor = AutoModel.from_pretrained(model).eval(), AutoProcessor.from_pretrained(model)
     cell = processor.rank_encode(make_adata(1))[0]
-    answer = CellAnswerer(loaded, processor, max_new_tokens=6)
+    answer = CellTextGenerator(loaded, processor, max_new_tokens=6)
     inputs = processor.apply_chat_template(
         [processor.conversation()], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
         processor_kwargs={"cells": [[cell]]},
@@ -81,7 +81,7 @@ def test_a_model_of_concepts_tells_how_probable_the_type_is_that_its_text_names(
     processor = make_processor()
     model = make_model("concepts", processor=processor)
     cells = processor.rank_encode(make_adata(5))
-    answer = CellAnswerer(model, processor, genes_at_once=len(cells[0]), max_new_tokens=2)
+    answer = CellTextGenerator(model, processor, genes_at_once=len(cells[0]), max_new_tokens=2)
     told = answer([[cells[0]], [cells[1][:0]], [cells[2]]]).concepts
     batch = processor.pad_cells([[cells[0]], [cells[2]]], return_tensors="pt")
     for group, expected in model.get_cell_concepts(**batch).items():
@@ -102,9 +102,9 @@ def test_the_shared_beginning_changes_nothing(text):
     processor = make_processor()
     model = make_model(processor=processor, text=text)
     cells = [[cell] for cell in processor.rank_encode(make_adata(4))]
-    answer = CellAnswerer(model, processor, max_new_tokens=8)
+    answer = CellTextGenerator(model, processor, max_new_tokens=8)
     assert answer.n_shared > 5
-    whole = CellAnswerer(model, processor, max_new_tokens=8)
+    whole = CellTextGenerator(model, processor, max_new_tokens=8)
     whole.n_shared = 0
     assert answer(cells).texts == whole(cells).texts == answer(cells).texts
 
@@ -291,7 +291,7 @@ def test_batches_follow_from_the_free_memory_and_the_texts_do_not(model, experim
 
 
 def test_memory_that_ends_halves_the_batch(model, experiment, tmp_path, monkeypatch):
-    real = CellAnswerer.__call__
+    real = CellTextGenerator.__call__
 
     def small(self, questions):
         if len(questions) > 3:
@@ -299,7 +299,7 @@ def test_memory_that_ends_halves_the_batch(model, experiment, tmp_path, monkeypa
         return real(self, questions)
 
     expected = describe_file(experiment, tmp_path / "a.jsonl", model=str(model), options=FAST, progress=False)
-    monkeypatch.setattr(CellAnswerer, "__call__", small)
+    monkeypatch.setattr(CellTextGenerator, "__call__", small)
     found = describe_file(experiment, tmp_path / "b.jsonl", model=str(model), options=FAST, progress=False)
     assert texts_of(found) == texts_of(expected)
 

@@ -6,21 +6,21 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cell2text.data.descriptions import compare_cells, describe_row, pathway_words, with_article
-from cell2text.data.ontology import LIFE_STAGES, ontology_parser, term_definition
-from cell2text.data.pathways import read_gmt
-from cell2text.data.rows import FIELDS, Chat, find_partners
-from cell2text.data.tasks import (
+from cell2text.language.tasks import (
     ASKABLE,
     INSTRUCTIONS,
     QUESTIONS,
     TASKS,
     answer,
     answerable,
-    draws,
     fixed_instruction,
+    hashed_uniform,
     wordings,
 )
+from cell2text.language.writing import compare_cells, describe_row, pathway_words, with_article
+from cell2text.ontology.terms import LIFE_STAGES, ontology_parser, term_definition
+from cell2text.preparation.aucell import read_gmt
+from cell2text.preparation.rows import FIELDS, TaskSampler, find_partners
 from processing_cell2text import INSTRUCTION
 
 from .conftest import shared_path
@@ -178,16 +178,20 @@ def test_every_task_has_eight_wordings_beside_the_fixed_one():
 
 def test_draws_depend_on_seed_stream_source_and_row_alone():
     rows = np.arange(10_000)
-    whole = draws(1, "task", "a", rows)
-    assert np.array_equal(draws(1, "task", "a", rows[500:600]), whole[500:600])
-    others = [draws(2, "task", "a", rows), draws(1, "field", "a", rows), draws(1, "task", "b", rows)]
+    whole = hashed_uniform(1, "task", "a", rows)
+    assert np.array_equal(hashed_uniform(1, "task", "a", rows[500:600]), whole[500:600])
+    others = [
+        hashed_uniform(2, "task", "a", rows),
+        hashed_uniform(1, "field", "a", rows),
+        hashed_uniform(1, "task", "b", rows),
+    ]
     assert all(abs(np.corrcoef(whole, other)[0, 1]) < 0.05 for other in others)
     assert whole.min() >= 0 and whole.max() < 1
     assert np.abs(np.histogram(whole, bins=10, range=(0, 1))[0] - 1000).max() < 150
 
 
 def chat(tasks=None, seed=0):
-    return Chat(tasks or {"describe": 1.0}, "", seed=seed, definitions={})
+    return TaskSampler(tasks or {"describe": 1.0}, "", seed=seed, definitions={})
 
 
 def plan_rows(n):

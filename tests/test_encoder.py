@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModel, BertForMaskedLM
 
-from cell2text.training.masked_genes import NOT_ASKED, GeneMasker, MaskedGeneModel, cells_of, without_context
+from cell2text.training.masked_gene_modeling import NOT_ASKED, GeneMasker, MaskedGeneModel, cells_of, without_context
 from vocabulary_cell2text import GeneVocabulary
 
 from .conftest import make_adata, make_vocabulary
@@ -132,7 +132,10 @@ def test_an_encoder_is_pretrained_trained_further_and_taken_by_train_sft(two_kin
     further = json.loads((tmp_path / "further" / "metrics.json").read_text())
     assert abs(further["encoder"]["loss"] - metrics["encoder"]["loss"]) < 0.2  # it went on from there
     common = {"cell_encoder": str(tmp_path / "encoder"), "gene_embeddings": "random", "describe_held_out": False}
-    heads = {"projector_type": "concepts", "warm_start_epochs": 1}  # learn from the encoder, which stays as it is
+    heads = {
+        "projector_type": "concepts",
+        "concept_pretraining_epochs": 1,
+    }  # learn from the encoder, which stays as it is
     run(tmp_path / "sft", dataset=[data[1]], gene_vocab=str(tmp_path / "encoder"), **heads, **common)
     pretrained, tuned = (weights(tmp_path / name) for name in ("encoder", "sft/out"))
     name = "encoder.layer.0.attention.self.query.weight"

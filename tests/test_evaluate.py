@@ -8,12 +8,12 @@ import pytest
 from huggingface_hub import ModelCardData
 from typer.testing import CliRunner
 
-from cell2text.data import example_cells
-from cell2text.data.descriptions import describe_row
-from cell2text.data.ontology import life_stage, term_definition
-from cell2text.data.prepare import prepare
 from cell2text.evaluation import eval_results, evaluate_predictions
 from cell2text.evaluation.predictions import checked_rows, read_rows
+from cell2text.example import example_cells
+from cell2text.language.writing import describe_row
+from cell2text.ontology.terms import life_stage, term_definition
+from cell2text.preparation.run import prepare
 
 from .conftest import run_cli
 
@@ -359,7 +359,7 @@ def test_the_report_holds_tables_pictures_and_the_worst_errors(rows, tmp_path):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A prepared data set of the example cells, and right predictions for its test cells."""
-    from cell2text.data import example_cells_path
+    from cell2text.example import example_cells_path
 
     folder = tmp_path_factory.mktemp("prepared")
     prepare(

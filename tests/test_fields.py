@@ -6,12 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cell2text.data import example_cells
-from cell2text.data.descriptions import describe_row
-from cell2text.data.ontology import LIFE_STAGES, UNKNOWN, ontology_parser, term_definition
-from cell2text.data.pathways import read_gmt
 from cell2text.evaluation.classification import truth_claim
-from cell2text.evaluation.fields import FIELDS, Claim, read_fields
+from cell2text.example import example_cells
+from cell2text.language.parsing import FIELDS, Claim, read_fields
+from cell2text.language.writing import describe_row
+from cell2text.ontology.terms import LIFE_STAGES, UNKNOWN, ontology_parser, term_definition
+from cell2text.preparation.aucell import read_gmt
 
 from .conftest import shared_path
 
@@ -49,7 +49,7 @@ names = st.lists(st.tuples(words, st.sampled_from([" ", ", ", "-"])), min_size=1
 letters = st.text(
     st.characters(whitelist_categories=("Ll", "Lu", "Nd"), whitelist_characters=" ,-+/'()αβγ"), min_size=1, max_size=30
 )
-labels = st.one_of(st.none(), names, letters.map(lambda text: " ".join(text.split()))).filter(
+labels = st.multiclass(st.none(), names, letters.map(lambda text: " ".join(text.split()))).filter(
     lambda name: (
         name is None
         or (any(letter.isalnum() for letter in name) and name.lower() not in UNKNOWN and not name.startswith("the "))
@@ -62,7 +62,7 @@ labels = st.one_of(st.none(), names, letters.map(lambda text: " ".join(text.spli
     cell_type=labels,
     definition=st.sampled_from([None, "a cell that is found in the lung of a donor, with 2 nuclei", "any α cell"]),
     tissue=labels,
-    disease=st.one_of(labels, st.just("normal")),
+    disease=st.multiclass(labels, st.just("normal")),
     sex=st.sampled_from([None, "male", "female"]),
     life_stage=st.sampled_from([None, *STAGES]),
     pathways=st.lists(st.sampled_from(SETS), max_size=2, unique=True),

@@ -17,7 +17,7 @@ from cell2text.describe import DescribeOptions, describe_file, engine
 from cell2text.describe.engine import RankedCells, make_table
 from cell2text.describe.groups import describe_groups, find_groups
 from cell2text.describe.run import shard_path
-from cell2text.evaluation.similarity import load_graph
+from cell2text.ontology.graph import load_graph
 
 from .describing import N_CELLS, experiment, model  # noqa: F401
 

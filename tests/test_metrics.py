@@ -10,8 +10,7 @@ from sklearn import metrics as sk
 from cell2text.evaluation import metric_path
 from cell2text.evaluation.bootstrap import Resampler, interval, paired_difference
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
-from cell2text.evaluation.fields import Claim
-from cell2text.evaluation.metric_classes import METRICS
+from cell2text.evaluation.hf_metrics import METRICS
 from cell2text.evaluation.pathway_metrics import membership, pathway_metrics
 from cell2text.evaluation.text_metrics import (
     bert_scores,
@@ -23,6 +22,7 @@ from cell2text.evaluation.text_metrics import (
     sentence_bleu,
     text_figures,
 )
+from cell2text.language.parsing import Claim
 
 
 TEXTS = [

@@ -18,9 +18,9 @@ from datasets import Dataset
 from safetensors import safe_open
 
 import cell2text
-from cell2text.data.descriptions import compare_cells
-from cell2text.data.example import UNSEEN_DONORS, example_cells
 from cell2text.describe.run import heading
+from cell2text.example import UNSEEN_DONORS, example_cells
+from cell2text.language.writing import compare_cells
 from cell2text.models import MINI, MINI_NAME
 from cell2text.publish import files_to_push
 from cell2text.training.held_out import COPIED, predict_rows
@@ -101,8 +101,8 @@ def test_it_says_what_it_is_told_of_a_cell(mini):
         processor_kwargs={"cells": [[cell] for cell in cells]},
     )  # fmt: skip
     for name in ("B cell", "retinal rod cell", "macrophage"):
-        known = model.as_known_concepts(cell_type=name).expand(3, -1, -1)
-        ids = model.generate(**inputs, known_concepts=known, max_new_tokens=12)
+        known = model.encode_concepts(cell_type=name).expand(3, -1, -1)
+        ids = model.generate(**inputs, concept_overrides=known, max_new_tokens=12)
         said = processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert all(text.startswith(f"This cell is a {name}") for text in said), said
 
@@ -182,7 +182,7 @@ def test_it_is_not_published_without_the_code_that_loads_it():
 
 
 def test_a_package_that_lost_its_model_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("cell2text.describe.loading.MINI", tmp_path)
+    monkeypatch.setattr("cell2text.loading.MINI", tmp_path)
     with pytest.raises(ValueError, match="has lost its own model"):
         cell2text.load()
 

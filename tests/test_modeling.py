@@ -507,23 +507,23 @@ def test_what_is_known_of_a_cell_stands_in_for_what_the_model_would_tell(tiny_pr
     known = torch.tensor([0.0, 1.0, float("nan"), float("nan"), 1.0]).expand(50, 1, 5)  # cell_type, then pathways
     codes = []
     projector.codes.register_forward_hook(lambda _, inputs, __: codes.append(inputs[0]))
-    model.get_cell_features(**batch, known_concepts=known)
+    model.get_cell_features(**batch, concept_overrides=known)
     expected = torch.cat([2 * known[:, 0, :2], told["pathways"][:, 0, :2], known[:, 0, 4:]], -1)
     torch.testing.assert_close(codes[-1], expected)
     model.model.augment_concepts = lambda known: known.where(known != 1, 0.75)
     for training, one in ((True, 0.75), (False, 1.0)):  # as `augment_cells`
-        model.train(training).get_cell_features(**batch, known_concepts=known)
+        model.train(training).get_cell_features(**batch, concept_overrides=known)
         torch.testing.assert_close(codes[-1][:, [1, 4]], torch.tensor([2 * one, one]).expand(50, 2))
     one = batch_of(tiny_processor, [[cells[0]]])
-    texts = [generate(model, {**one, "known_concepts": known[:1].nan_to_num(value)}) for value in (0.0, 1.0)]
+    texts = [generate(model, {**one, "concept_overrides": known[:1].nan_to_num(value)}) for value in (0.0, 1.0)]
     assert not torch.equal(*texts)
 
 
 def test_what_is_known_is_given_by_name(tiny_processor):
     model = make_model("concepts", processor=tiny_processor)
-    found = model.as_known_concepts(pathways=["A", "C"], cell_type="T cell")
+    found = model.encode_concepts(pathways=["A", "C"], cell_type="T cell")
     assert found.shape == (1, 1, 5) and found.flatten().tolist() == [0, 1, 1, 0, 1]
-    assert model.as_known_concepts(cell_type="B cell")[0, 0, 2:].isnan().all()
+    assert model.encode_concepts(cell_type="B cell")[0, 0, 2:].isnan().all()
     for wrong, message in (
         ({"tissue": "kidney"}, r"\['tissue'\] are no groups of concepts: expected \['cell_type', 'pathways'\]"),
         ({"cell_type": "neuron"}, r"cell_type=\['neuron'\]: expected one of \['B cell', 'T cell'\]"),
@@ -531,15 +531,15 @@ def test_what_is_known_is_given_by_name(tiny_processor):
         ({"pathways": ["D"]}, "expected some of"),
     ):
         with pytest.raises(ValueError, match=message):
-            model.as_known_concepts(**wrong)
+            model.encode_concepts(**wrong)
 
 
 def test_what_is_known_is_refused_where_no_concepts_are(tiny_model, tiny_processor, cells):
     inputs = batch_of(tiny_processor, [[cells[0]]])
     with pytest.raises(ValueError, match="'mlp' knows no concepts of cells"):
-        tiny_model(**inputs, known_concepts=torch.zeros(1, 1, 5))
-    with pytest.raises(ValueError, match="known_concepts has 1 columns but the model 5 concepts"):
-        make_model("concepts", processor=tiny_processor)(**inputs, known_concepts=torch.zeros(1, 1, 1))
+        tiny_model(**inputs, concept_overrides=torch.zeros(1, 1, 5))
+    with pytest.raises(ValueError, match="concept_overrides has 1 columns but the model 5 concepts"):
+        make_model("concepts", processor=tiny_processor)(**inputs, concept_overrides=torch.zeros(1, 1, 1))
 
 
 def test_a_model_without_concepts_says_so(tiny_model, tiny_processor, cells):
@@ -547,7 +547,7 @@ def test_a_model_without_concepts_says_so(tiny_model, tiny_processor, cells):
         tiny_model.get_cell_concepts(**tiny_processor.pad_cells([[cells[0]]], return_tensors="pt"))
 
 
-@pytest.mark.parametrize("concepts", [None, {}, {"one_of": {}, "any_of": {}}])
+@pytest.mark.parametrize("concepts", [None, {}, {"multiclass": {}, "multilabel": {}}])
 def test_a_projector_of_no_concepts_is_refused(concepts, tiny_processor):
     with pytest.raises(ValueError, match="needs cell_concepts"):
         make_model("concepts", processor=tiny_processor, cell_concepts=concepts)
@@ -575,7 +575,7 @@ def test_a_perceiver_that_cannot_split_its_heads_is_refused(tiny_processor):
         ("cell_feature_noise", float("nan")),
         ("projector_hidden_size", 0),
         ("cell_concepts", {"other": {}}),
-        ("cell_concepts", {"one_of": {"tissue": ["blood"]}, "any_of": {"tissue": ["blood"]}}),
+        ("cell_concepts", {"multiclass": {"tissue": ["blood"]}, "multilabel": {"tissue": ["blood"]}}),
     ],
 )
 def test_impossible_configurations_are_refused(field, value, tiny_model):

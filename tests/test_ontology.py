@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cell2text.data import example_cells
-from cell2text.data.ontology import (
+from cell2text.example import example_cells
+from cell2text.ontology.terms import (
     LIFE_STAGES,
     first_sentence,
     life_stage,

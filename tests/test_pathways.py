@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cell2text.data.pathways import aucell, match_columns, read_gmt
-from cell2text.data.rows import named_pathways
+from cell2text.preparation.aucell import aucell, match_columns, read_gmt
+from cell2text.preparation.rows import named_pathways
 from ranking_cell2text import CellRanker
 from vocabulary_cell2text import GeneVocabulary
 

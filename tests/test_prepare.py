@@ -20,11 +20,11 @@ import scipy.sparse as sp
 import yaml
 from datasets import load_dataset
 
-import cell2text.data.jobs as jobs_module
-from cell2text.data.config import PrepareConfig
-from cell2text.data.prepare import fit_vocabulary_of_files, prepare
-from cell2text.data.run_folder import BusyFolderError, locked
-from cell2text.data.sources import BadFileError, find_sources, open_source
+import cell2text.preparation.jobs as jobs_module
+from cell2text.preparation.config import PrepareConfig
+from cell2text.preparation.output_folder import BusyFolderError, locked
+from cell2text.preparation.run import fit_vocabulary_of_files, prepare
+from cell2text.sources.files import BadFileError, find_sources, open_source
 from ranking_cell2text import rank_anndata
 from vocabulary_cell2text import GeneVocabulary
 
@@ -124,7 +124,7 @@ def test_folders_of_one_name_are_not_taken_for_each_other(world, tmp_path):
 
 
 def test_tokens_are_those_of_the_processor_and_scores_those_of_aucell(world, prepared, tmp_path):
-    from cell2text.data.pathways import aucell, match_columns, read_gmt
+    from cell2text.preparation.aucell import aucell, match_columns, read_gmt
     from ranking_cell2text import CellRanker
 
     data, vocabulary = load(prepared, tmp_path), GeneVocabulary.from_pretrained(world / "vocabulary")
@@ -297,7 +297,7 @@ def test_a_vocabulary_is_fitted_to_the_training_cells_alone(world, tmp_path):
     run(world, tmp_path / "out", gene_vocab=None)
     data = load(tmp_path / "out", tmp_path)
     found = GeneVocabulary.from_pretrained(tmp_path / "out" / "vocabulary")
-    from cell2text.data import fit_vocabulary
+    from cell2text.preparation.medians import fit_vocabulary
 
     training = []
     for name in ("one", "two", "three"):
@@ -314,7 +314,7 @@ def test_vocab_fits_all_cells_whatever_the_number_of_workers(world, tmp_path):
     second = fit_vocabulary_of_files([world / "cells"], tmp_path / "b", progress=False, workers=2, cells_per_shard=20)
     assert first.fingerprint == second.fingerprint
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["gene_aliases.tsv", "gene_vocabulary.tsv"]
-    from cell2text.data import fit_vocabulary
+    from cell2text.preparation.medians import fit_vocabulary
 
     adatas = [ad.read_h5ad(path) for path in sorted((world / "cells").glob("*"))]
     assert fit_vocabulary(adatas).fingerprint == first.fingerprint
@@ -357,7 +357,7 @@ def test_a_run_that_fails_goes_on_and_ends_with_the_same_files(world, prepared, 
 
 def test_a_full_disk_leaves_no_partial_file_and_says_how_to_go_on(world, tmp_path):
     command = (
-        "import sys; from cell2text import cli; import cell2text.data.shards as shards;"
+        "import sys; from cell2text import cli; import cell2text.preparation.shards as shards;"
         "exec('def full(*args, **kwargs):\\n raise OSError(28, \"No space left on device\")');"
         "shards.pq.write_table = full;"
         f"sys.argv = ['cell2text', 'prepare', {str(world / 'cells')!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet',"
@@ -762,7 +762,7 @@ def test_what_the_readme_of_the_reference_data_says_is_what_the_report_says(tmp_
 
 def test_pandas_is_not_asked_for_more_than_categories(world):
     """Metadata of a file stay as categories: a few bytes a cell."""
-    from cell2text.data.survey import survey_metadata
+    from cell2text.preparation.survey import survey_metadata
 
     (source,) = find_sources([str(world / "cells" / "one.h5ad")])
     with open_source(source) as reader:

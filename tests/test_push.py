@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel, AutoProcessor
 
-from cell2text.data.card import push_to_hub
+from cell2text.preparation.dataset_card import push_to_hub
 from cell2text.publish import files_to_push
 
 from .conftest import make_adata, make_model, make_processor
@@ -35,7 +35,7 @@ def saved(tmp_path):
         "training_args.bin",
         ".cache/x.json",
         "predictions.jsonl",
-        "warm_start.json",
+        "concept_pretraining.json",
         "base/config.json",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from cell2text.data import example_cells
-from cell2text.data.prepare import prepare
+from cell2text.example import example_cells
+from cell2text.preparation.run import prepare
 from vocabulary_cell2text import GeneVocabulary
 
 from .conftest import make_tokenizer

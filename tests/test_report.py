@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cell2text.describe.described import place_cells, read_described
+from cell2text.describe.described_file import embedding_layout, read_described
 from cell2text.describe.engine import RankedCells, make_table
 from cell2text.describe.groups import describe_groups, find_groups
 from cell2text.describe.report import write_report
@@ -264,7 +264,7 @@ def test_few_cells_get_a_map_too(tmp_path):
     for n in (1, 2, 5):
         described_adata(groups=False)[:n].copy().write_h5ad(tmp_path / f"{n}.h5ad")
         found = read_described(tmp_path / f"{n}.h5ad")
-        places, name = place_cells(found, np.arange(n), "cell2text", 0)
+        places, name = embedding_layout(found, np.arange(n), "cell2text", 0)
         assert places.shape == (n, 2) and np.isfinite(places).all() and "principal components" in name
         assert write_report(tmp_path / f"{n}.h5ad", tmp_path / f"{n}.html").exists()
 

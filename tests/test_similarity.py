@@ -4,8 +4,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from cell2text.data.ontology import ontology_versions
-from cell2text.evaluation.similarity import ONTOLOGIES, OntologyGraph, load_graph
+from cell2text.ontology.graph import ONTOLOGIES, OntologyGraph, load_graph
+from cell2text.ontology.terms import ontology_versions
 
 
 #        root
@@ -92,7 +92,7 @@ def test_the_shipped_ranges_are_those_of_the_ontologies():
     assert np.allclose(load_graph("CL").logarithm_range, fresh.logarithm_range, rtol=1e-9)
     for name in ONTOLOGIES:
         assert load_graph(name)._known_range is not None, (
-            f"{name} {ontology_versions()[name]}: run python -m cell2text.evaluation.similarity"
+            f"{name} {ontology_versions()[name]}: run python -m cell2text.ontology.graph"
         )
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cell2text.data.sampling import diversity, sample_cells, with_organ
-from cell2text.data.splits import COVERED, GROUPED, SPLITS, check_split, split_cells
+from cell2text.preparation.sampling import diversity, sample_cells, with_organ
+from cell2text.preparation.splits import COVERED, GROUPED, SPLITS, check_split, split_cells
 
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -193,7 +193,7 @@ def test_published_sampling_keeps_its_caps():
 
 
 def test_each_published_part_keeps_its_caps():
-    from cell2text.data.sampling import PUBLISHED, sample_parts
+    from cell2text.preparation.sampling import PUBLISHED, sample_parts
 
     cells = with_organ(make_cells(20_000, n_donors=300, n_types=60))
     for part in PUBLISHED[1:4]:

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 from trl import ModelConfig, SFTTrainer
 
-from cell2text.data import example_cells
 from cell2text.evaluation.training_cells import read_counts
+from cell2text.example import example_cells
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
-from cell2text.training.concepts import ConceptAugmentation
+from cell2text.training.concept_targets import ConceptAugmentation
 from cell2text.training.launch import run as launch
 from cell2text.training.loss_watch import BadLossError, LossWatch
-from cell2text.training.sources import load_rows
+from cell2text.training.rows import load_rows
 from cell2text.training.stages import apply_stage
 
 from .conftest import make_adata, make_model
@@ -102,7 +102,13 @@ def test_lora_stage_and_use_peft_are_the_same():
 
 
 def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5ad, tmp_path):
-    done = run(tmp_path, dataset=[str(small_h5ad)], warm_start_epochs=1, eval_strategy="epoch", report_to="tensorboard")
+    done = run(
+        tmp_path,
+        dataset=[str(small_h5ad)],
+        concept_pretraining_epochs=1,
+        eval_strategy="epoch",
+        report_to="tensorboard",
+    )
     out = tmp_path / "out"
     metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
     assert (
@@ -136,7 +142,7 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
 def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5ad, tmp_path, monkeypatch):
     """The text trains no more than the language model: what the concepts learned before it is what they stay."""
     options = {
-        "dataset": [str(small_h5ad)], "projector_type": "concepts", "warm_start_epochs": 60, "stage": stage, "lora_r": 2,
+        "dataset": [str(small_h5ad)], "projector_type": "concepts", "concept_pretraining_epochs": 60, "stage": stage, "lora_r": 2,
         "encoder_learning_rate": 0.0, "projector_learning_rate": 0.0, "eval_strategy": "epoch", "validation_share": 0.2,
         "describe_validation": 4,
     }  # fmt: skip
@@ -147,7 +153,7 @@ def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5a
     assert len(known) == 24 and known.isfinite().all()  # the training cells, once an epoch, and no validation cell
     assert (known == 1).any() and known.min() == 0
     model, processor = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoProcessor))
-    types = model.config.cell_concepts["one_of"]["cell_type"]
+    types = model.config.cell_concepts["multiclass"]["cell_type"]
     assert types == ["fibroblast", "monocyte", "retinal rod cell", "type B pancreatic cell"]
     adata = ad.read_h5ad(small_h5ad)
     cells = processor.pad_cells([[cell] for cell in processor.rank_encode(adata)], return_tensors="pt")
@@ -157,7 +163,12 @@ def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5a
 
 
 def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
-    options = {"dataset": [str(small_h5ad)], "warm_start_epochs": 1, "gene_dropout": 0.5, "describe_held_out": False}
+    options = {
+        "dataset": [str(small_h5ad)],
+        "concept_pretraining_epochs": 1,
+        "gene_dropout": 0.5,
+        "describe_held_out": False,
+    }
     first, second, other = (
         run(tmp_path / name, **options, seed=seed) and weights(tmp_path / name / "out")
         for name, seed in (("first", 1), ("second", 1), ("other", 2))
@@ -170,7 +181,7 @@ def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
 def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "stage": stage, "describe_held_out": False, "save_strategy": "steps", "save_steps": 3,
-        "num_train_epochs": 1, "gene_dropout": 0.5, "cell_feature_noise": 0.5, "warm_start_epochs": 1, "lora_r": 2,
+        "num_train_epochs": 1, "gene_dropout": 0.5, "cell_feature_noise": 0.5, "concept_pretraining_epochs": 1, "lora_r": 2,
         "projector_type": "concepts" if stage == "full" else "pooled",
     }  # fmt: skip
     own = stage == "full"  # both in processes of their own: the last bit may depend on what a process did before
@@ -256,12 +267,14 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
         pytest.param({"stratify": ["batch"]}, "there is no column \\['batch'\\]", id="stratify"),
         pytest.param({"model_name_or_path": "."}, "a folder without config.json", id="no_model"),
         pytest.param(
-            {"warm_start_epochs": 1, "cell_encoder": "x", "freeze_cell_encoder": False},
+            {"concept_pretraining_epochs": 1, "cell_encoder": "x", "freeze_cell_encoder": False},
             "would overwrite the pretrained",
             id="warm_start",
         ),
         pytest.param(
-            {"projector_type": "concepts", "dataset": ["example_cells"]}, "set warm_start_epochs", id="concepts"
+            {"projector_type": "concepts", "dataset": ["example_cells"]},
+            "set concept_pretraining_epochs",
+            id="concepts",
         ),
         pytest.param({"resume_from_checkpoint": "runs/checkpoint-7"}, "no complete.json", id="no_checkpoint"),
         pytest.param({"max_length": 20}, "max_length=20 would cut", id="max_length"),
@@ -306,7 +319,7 @@ def test_counts_of_rows_are_those_of_their_files(tmp_path):
 
 
 def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
-    from cell2text.data.prepare import prepare
+    from cell2text.preparation.run import prepare
 
     shares = {"train": 0.5, "test": 0.5}
     prepare([small_h5ad], tmp_path / "data", split="random", shares=shares, progress=False, max_genes=32)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from cell2text.data import MedianAccumulator, fit_vocabulary
+from cell2text.preparation.medians import MedianAccumulator, fit_vocabulary
 from vocabulary_cell2text import ROUTES, GeneVocabulary
 
 from .conftest import make_adata, make_vocabulary, shared_path

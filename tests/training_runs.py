@@ -18,7 +18,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from trl import SFTConfig
 
-from cell2text.data.rows import completion_array, with_text
+from cell2text.preparation.rows import completion_array, with_text
 from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
 from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
@@ -29,7 +29,7 @@ from .conftest import make_adata, make_model, make_processor
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = {
     "encoder_hidden_size": 16, "encoder_layers": 1, "encoder_heads": 2, "decoder_hidden_size": 16, "decoder_layers": 1,
-    "decoder_heads": 2, "decoder_vocab_size": 400, "num_cell_tokens": 2, "max_genes": 32, "warm_start_epochs": 0,
+    "decoder_heads": 2, "decoder_vocab_size": 400, "num_cell_tokens": 2, "max_genes": 32, "concept_pretraining_epochs": 0,
     "num_train_epochs": 1, "per_device_train_batch_size": 4, "max_new_tokens": 8, "report_to": "none", "bf16": False,
     "gene_dropout": 0.0, "eval_strategy": "no", "cpu_threads": None, "disable_tqdm": True, "generation_batch_size": 64,
 }  # fmt: skip

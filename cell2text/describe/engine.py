@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cell2text.describe.memory import free_bytes, genes_that_fit, rows_that_fit
 from cell2text.describe.options import DescribeOptions, conversation
-from cell2text.evaluation.certainty import four_digits, probability_of_types
-from cell2text.evaluation.fields import FIELDS, Fields, read_fields
-from generation_cell2text import Answers, CellAnswerer, encode
+from cell2text.evaluation.calibration import four_digits, probability_of_types
+from cell2text.inference.batch_size import free_bytes, genes_that_fit, rows_that_fit
+from cell2text.language.parsing import FIELDS, Fields, read_fields
+from generation_cell2text import CellTextGenerator, GeneratedTexts, encode_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import EMPTY_CELL_TEXT, Cell2TextProcessor
 
@@ -72,7 +72,7 @@ class Describer:
         self.chat = conversation(options, processor)
         free = free_bytes(model.device)
         self.genes_at_once = genes_that_fit(model, processor.max_genes, free)
-        self.answer = CellAnswerer(
+        self.answer = CellTextGenerator(
             model, processor, self.chat, self.genes_at_once, max_new_tokens=options.max_new_tokens
         )
         n_tokens = len(self.answer.prompt) + options.max_new_tokens
@@ -101,7 +101,7 @@ class Describer:
         fields_only = self.options.fields_only
         return make_table(cells, texts, confidence, embeddings, types, types_told, fields_only=fields_only)
 
-    def _batches(self, cells: list[np.ndarray], asked: np.ndarray) -> Iterator[tuple[np.ndarray, Answers]]:
+    def _batches(self, cells: list[np.ndarray], asked: np.ndarray) -> Iterator[tuple[np.ndarray, GeneratedTexts]]:
         """Batches of cells of like length, so that little is padded; smaller ones where memory does not suffice."""
         order, start = asked[by_length([cells[i] for i in asked])], 0
         while start < len(order):
@@ -131,7 +131,7 @@ def embed_cells(model, processor, cells: Sequence[np.ndarray], genes_at_once: in
     Parameters
     ----------
     genes_at_once
-        Gene tokens that go through the encoder together; see :func:`generation_cell2text.encode`.
+        Gene tokens that go through the encoder together; see :func:`generation_cell2text.encode_cells`.
     """
     found = np.zeros((len(cells), model.config.cell_config.hidden_size), dtype=np.float32)
     order = np.array([i for i in by_length(cells) if not processor.is_empty(cells[i])], dtype=np.int64)
@@ -139,7 +139,7 @@ def embed_cells(model, processor, cells: Sequence[np.ndarray], genes_at_once: in
     while start < len(order):
         chosen = order[start : start + size]
         try:
-            found[chosen] = encode(model, processor, [[cells[i]] for i in chosen], genes_at_once).embeddings
+            found[chosen] = encode_cells(model, processor, [[cells[i]] for i in chosen], genes_at_once).embeddings
         except torch.OutOfMemoryError:
             if size == 1:
                 raise

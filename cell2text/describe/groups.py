@@ -14,10 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import scipy.sparse as sp
 
-from cell2text.data.descriptions import describe_row
 from cell2text.describe.engine import EMBEDDING, ID, TEXT
-from cell2text.evaluation.fields import FIELDS, GRAPHS
-from cell2text.evaluation.similarity import load_graph
+from cell2text.errors import UserError
+from cell2text.language.parsing import FIELDS, GRAPHS
+from cell2text.language.writing import describe_row
+from cell2text.ontology.graph import load_graph
 
 
 MOST_GROUPS = 1_000
@@ -87,9 +88,9 @@ def find_groups(values: pd.Series, column: str, cells_per_group: int | None, see
     texts = values.astype(str).to_numpy(dtype=object)
     names = sorted({text for text, there in zip(texts, present) if there}, key=natural)
     if not names:
-        raise ValueError(f"groupby={column!r}: none of the {len(values):,} cells has a value.")
+        raise UserError(f"groupby={column!r}: none of the {len(values):,} cells has a value.")
     if len(names) > MOST_GROUPS:
-        raise ValueError(
+        raise UserError(
             f"groupby={column!r}: {len(names):,} values for {len(values):,} cells, expected at most {MOST_GROUPS:,} "
             "groups: choose a column of clusters or labels."
         )

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from cell2text.data.ontology import ontology_versions
-from cell2text.data.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS, fixed_instruction
+from cell2text.errors import UserError
+from cell2text.language.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS, fixed_instruction
+from cell2text.ontology.terms import ontology_versions
 
 
 LIBRARIES = ("cell2text", "transformers", "torch", "anndata", "cellxgene-ontology-guide")
@@ -56,13 +57,13 @@ class DescribeOptions:
         for name in ("batch_size", "max_new_tokens", "cells_per_group"):
             value = getattr(self, name)
             if not isinstance(value, int | None):
-                raise ValueError(f"{name}={value!r}: expected a whole number.")
+                raise UserError(f"{name}={value!r}: expected a whole number.")
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1.")
+                raise UserError(f"{name}={value}: expected at least 1.")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: expected one from 0 to {2**32 - 1}.")
+            raise UserError(f"seed={self.seed}: expected one from 0 to {2**32 - 1}.")
         if self.cells_per_group is not None and self.groupby is None:
-            raise ValueError("cells_per_group needs the column of the groups: pass groupby (--groupby COLUMN).")
+            raise UserError("cells_per_group needs the column of the groups: pass groupby (--groupby COLUMN).")
 
 
 def conversation(options: DescribeOptions, processor) -> list[dict]:
@@ -81,11 +82,11 @@ def conversation(options: DescribeOptions, processor) -> list[dict]:
         if prompt is None and n_cells == 2:
             prompt = "compare"
         if prompt == "compare" and n_cells == 1:
-            raise ValueError("The task compare needs a cell to compare to: pass compare_to (--compare-to NAME).")
+            raise UserError("The task compare needs a cell to compare to: pass compare_to (--compare-to NAME).")
         chat = processor.conversation(n_cells, instruction_of(prompt))
     found = sum(block.get("type") == "cell" for message in chat for block in blocks_of(message))
     if found != n_cells:
-        raise ValueError(
+        raise UserError(
             f"The chat {options.prompt!r} holds {found} cell blocks: expected {n_cells}"
             + (", the cell and the one of compare_to." if n_cells == 2 else ".")
         )
@@ -102,9 +103,9 @@ def instruction_of(prompt: str | None) -> str | None:
     if task == "ask" and field in QUESTIONS:
         return fixed_instruction(task, field)
     if task == "ask" and " " not in prompt:
-        raise ValueError(f"prompt={prompt!r}: expected ask: and one of {', '.join(ASKABLE)}.")
+        raise UserError(f"prompt={prompt!r}: expected ask: and one of {', '.join(ASKABLE)}.")
     if not prompt.strip():
-        raise ValueError("The prompt is empty: expected a question, a task or a chat file.")
+        raise UserError("The prompt is empty: expected a question, a task or a chat file.")
     return prompt
 
 
@@ -115,13 +116,13 @@ def blocks_of(message: dict) -> list[dict]:
 
 def read_chat(path: Path) -> list[dict]:
     if not path.is_file():
-        raise ValueError(f"The chat file {path} does not exist.")
+        raise UserError(f"The chat file {path} does not exist.")
     try:
         chat = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): expected a list of chat messages.") from error
+        raise UserError(f"{path} is no JSON ({error}): expected a list of chat messages.") from error
     if not isinstance(chat, list) or not all(isinstance(message, dict) and "role" in message for message in chat):
-        raise ValueError(f"{path} holds no chat: expected a list of messages, each with role and content.")
+        raise UserError(f"{path} holds no chat: expected a list of messages, each with role and content.")
     return chat
 
 

@@ -15,13 +15,14 @@ from colorcet import b_glasbey_category10
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-from cell2text.describe.described import Described, parameters, place_cells, read_described
+from cell2text.describe.described_file import Described, embedding_layout, parameters, read_described
 from cell2text.describe.engine import TEXT
 from cell2text.describe.groups import Tally, find_groups
-from cell2text.evaluation.fields import FIELDS
-from cell2text.figures import COLOURS, svg
+from cell2text.errors import UserError
+from cell2text.files import write_atomically
+from cell2text.language.parsing import FIELDS
+from cell2text.plots import COLOURS, svg
 from processing_cell2text import EMPTY_CELL_TEXT
-from vocabulary_cell2text import write_atomically
 
 
 MOST_POINTS = 20_000  # on the map; more slow a browser down, and hide each other
@@ -68,24 +69,24 @@ def write_report(
     """
     out = Path(out)
     if out.suffix != ".html":
-        raise ValueError(f"--out {out}: expected a name that ends with .html.")
+        raise UserError(f"--out {out}: expected a name that ends with .html.")
     if out.is_dir():
-        raise ValueError(f"--out {out} is a folder: expected the name of a page.")
+        raise UserError(f"--out {out} is a folder: expected the name of a page.")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed}: expected one from 0 to {2**32 - 1}.")
+        raise UserError(f"seed={seed}: expected one from 0 to {2**32 - 1}.")
     if out.exists() and not overwrite:
-        raise ValueError(f"--out {out} exists already: pass --overwrite, or choose another path.")
+        raise UserError(f"--out {out} exists already: pass --overwrite, or choose another path.")
     if not out.resolve().parent.is_dir():
-        raise ValueError(f"--out {out}: the folder {out.parent} does not exist.")
+        raise UserError(f"--out {out}: the folder {out.parent} does not exist.")
     if max_cells < 1:
-        raise ValueError(f"max_cells={max_cells}: expected at least 1.")
+        raise UserError(f"max_cells={max_cells}: expected at least 1.")
     described = read_described(source, key)
     if not len(described.cells):
-        raise ValueError(f"{source} holds no cell.")
+        raise UserError(f"{source} holds no cell.")
     rows = np.arange(len(described.cells))
     if len(rows) > max_cells:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
-    places, map_name = place_cells(described, rows, key, seed)
+    places, map_name = embedding_layout(described, rows, key, seed)
     groups, grouped_by = group_table(described, groupby, seed)
     column = described.column(grouped_by) if groupby or grouped_by in described.others else None
     script, plot = with_fixed_ids(*components(cell_map(places)))

@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from cell2text.data.example import check_folder
-from cell2text.describe.cells import CellFile, check_second, find_file
 from cell2text.describe.engine import ID, TEXT, Describer
 from cell2text.describe.groups import describe_groups
-from cell2text.describe.loading import default_device, load_model, model_name
+from cell2text.describe.inputs import CellFile, check_second, find_file
 from cell2text.describe.options import DescribeOptions, provenance
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
-from vocabulary_cell2text import write_atomically
+from cell2text.errors import UserError
+from cell2text.files import check_output_folder, write_atomically
+from cell2text.loading import default_device, load_model, model_name
 
 
 SHARD = 1024  # rows: what a kill may lose, and what is sorted by length together
@@ -74,7 +74,7 @@ def describe_file(
         another ending, the model is no Cell2Text model, or an unfinished run with other options left its shards.
     """
     if shard_rows < 1:
-        raise ValueError(f"shard_rows={shard_rows}: expected at least 1.")
+        raise UserError(f"shard_rows={shard_rows}: expected at least 1.")
     options = options or DescribeOptions()
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_file(str(source))
@@ -85,7 +85,7 @@ def describe_file(
     cells = CellFile(found, processor, options)
     if not cells.n_cells:
         cells.close()
-        raise ValueError(f"{source} holds no cell.")
+        raise UserError(f"{source} holds no cell.")
     try:
         second = None
         if options.compare_to is not None:
@@ -150,12 +150,12 @@ def check_output(source: str, out: Path, *, overwrite: bool) -> None:
     format_of(out)
     inside = Path(source.removeprefix("file://")).resolve()
     if out.resolve() == inside or inside in out.resolve().parents:
-        raise ValueError(f"--out {out} is the input or lies inside it, and the input is never changed: choose another.")
+        raise UserError(f"--out {out} is the input or lies inside it, and the input is never changed: choose another.")
     goes_on = (shards_folder(out) / PLAN).exists()  # it may have ended between its two tables
     for path in (out, groups_path(out)) if out.suffix in TABLES and not goes_on else (out,):
         if path.exists() and not overwrite:
-            raise ValueError(f"--out {path} exists already: pass --overwrite, or choose another path.")
-    check_folder(out)
+            raise UserError(f"--out {path} exists already: pass --overwrite, or choose another path.")
+    check_output_folder(out)
 
 
 def identity(url: str) -> dict:
@@ -188,7 +188,7 @@ def open_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path 
         if path.exists() and path.read_text(encoding="utf-8") != text:
             if not overwrite:
                 before = json.loads(path.read_text(encoding="utf-8"))
-                raise ValueError(
+                raise UserError(
                     f"{folder} was left by a run with another {', another '.join(differing(before, plan))}: pass "
                     "--overwrite to forget it, or finish that run first."
                 )

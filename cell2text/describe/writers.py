@@ -19,8 +19,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cell2text.data.sources import Source
 from cell2text.describe.engine import EMBEDDING, ID, TEXT
+from cell2text.errors import UserError
+from cell2text.sources.files import Source
 
 
 KEY = "cell2text"
@@ -36,9 +37,9 @@ def format_of(path: Path) -> str:
     """
     name = path.suffix.removeprefix(".")
     if name not in FORMATS:
-        raise ValueError(f"--out {path}: expected an ending of {', '.join(FORMATS)}.")
+        raise UserError(f"--out {path}: expected an ending of {', '.join(FORMATS)}.")
     if path.suffix in TABLES and path.stem.endswith(".groups"):
-        raise ValueError(f"--out {path} is named as the table of groups of another output: choose another name.")
+        raise UserError(f"--out {path} is named as the table of groups of another output: choose another name.")
     return name
 
 

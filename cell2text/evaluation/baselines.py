@@ -17,10 +17,11 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cell2text.errors import UserError
 from cell2text.evaluation.classification import truth_claim
-from cell2text.evaluation.fields import FIELDS, Claim
 from cell2text.evaluation.pathway_metrics import membership
 from cell2text.evaluation.systems import System, pathway_names_of, system_of_texts
+from cell2text.language.parsing import FIELDS, Claim
 
 
 TARGET_SUM = 10_000
@@ -134,9 +135,9 @@ def fit_baselines(train: Cells, test: Cells, *, methods: Sequence[str] = METHODS
     """
     unknown = set(methods) - set(METHODS)
     if unknown:
-        raise ValueError(f"No baseline {sorted(unknown)}: expected some of {METHODS}.")
+        raise UserError(f"No baseline {sorted(unknown)}: expected some of {METHODS}.")
     if train.features.shape[1] != test.features.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"The cells have different genes: {train.features.shape[1]:,} in training, {test.features.shape[1]:,} "
             "to answer for."
         )

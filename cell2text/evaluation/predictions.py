@@ -13,10 +13,11 @@ from datasets import Dataset
 from pandas import isna
 from pandas.api.types import is_scalar
 
-from cell2text.data.ontology import known, life_stage, resolve
-from cell2text.evaluation.certainty import SURENESS
-from cell2text.evaluation.fields import FIELDS
-from cell2text.evaluation.phrases import is_term
+from cell2text.errors import UserError
+from cell2text.evaluation.calibration import SURENESS
+from cell2text.language.parsing import FIELDS
+from cell2text.ontology.phrases import is_term
+from cell2text.ontology.terms import clean_label, life_stage, resolve
 
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
         If there is no such file, it is no UTF-8, or a line is no JSON object; the line is named.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path} is no file: expected a jsonl file, one prediction row a line.")
+        raise UserError(f"{path} is no file: expected a jsonl file, one prediction row a line.")
     rows = []
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -45,16 +46,16 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number}, is no JSON ({error.msg}): {line[:60]!r}.") from error
+                    raise UserError(f"{path}, line {number}, is no JSON ({error.msg}): {line[:60]!r}.") from error
                 if not isinstance(row, dict):
-                    raise ValueError(f"{path}, line {number}, is a {type(row).__name__}: expected a JSON object.")
+                    raise UserError(f"{path}, line {number}, is a {type(row).__name__}: expected a JSON object.")
                 rows.append(row)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not UTF-8 (byte {error.start}: {error.reason}): save it again with UTF-8 encoding."
         ) from error
     if not rows:
-        raise ValueError(f"{path} holds no row.")
+        raise UserError(f"{path} holds no row.")
     return rows
 
 
@@ -84,7 +85,7 @@ def checked_rows(rows: Iterable[Mapping], references: Iterable[Mapping] | None =
         ids = {str(row["cell_id"]) for row in found}
         if ids != by_id.keys():
             missing, further = by_id.keys() - ids, ids - by_id.keys()
-            raise ValueError(
+            raise UserError(
                 f"The predictions are of other cells than the references: {len(missing):,} of {len(by_id):,} have no "
                 f"prediction{example(missing)}, {len(further):,} predictions have no reference{example(further)}."
             )
@@ -100,7 +101,7 @@ def checked_rows(rows: Iterable[Mapping], references: Iterable[Mapping] | None =
     for term, n in notes["unknown_ontology_ids"].items():
         logger.warning(f"{term} is no term of its field's ontology: {n:,} rows are compared by label.")
     if not any(row[name] is not None for row in clean for name in (*FIELDS, "reference")):
-        raise ValueError(f"No row has a reference text or a true field: expected any of {('reference', *FIELDS)}.")
+        raise UserError(f"No row has a reference text or a true field: expected any of {('reference', *FIELDS)}.")
     return clean, notes
 
 
@@ -121,11 +122,11 @@ def truth_rows(rows: Iterable[Mapping]) -> list[dict]:
 def clean_row(row: dict, unknown_ids: Counter) -> dict:
     """A row with every key that evaluation reads, None where unknown; ids that are no terms are counted and dropped."""
     if row.get("life_stage") is None:
-        row["life_stage"] = life_stage(known(row.get("development_stage_ontology_term_id")))
+        row["life_stage"] = life_stage(clean_label(row.get("development_stage_ontology_term_id")))
     clean = {"cell_id": str(row["cell_id"]), "prediction": row["prediction"] or "", "reference": row.get("reference")}
-    clean |= {name: known(row.get(name)) for name in (*FIELDS, "donor_id", "dataset_id")}
+    clean |= {name: clean_label(row.get(name)) for name in (*FIELDS, "donor_id", "dataset_id")}
     for name in TERM_FIELDS:
-        term = known(row.get(f"{name}_ontology_term_id"))
+        term = clean_label(row.get(f"{name}_ontology_term_id"))
         if term and not all(is_term(name, part) for part in term.split(" || ")):
             unknown_ids[term] += 1
             term = None
@@ -134,7 +135,7 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
             clean[name] = resolve(name, None, term).label
     for name in LISTS:
         if not isinstance(row.get(name), (list, tuple, type(None))):
-            raise ValueError(f"Cell {clean['cell_id']!r}: {name} is {row[name]!r}, expected a list of names.")
+            raise UserError(f"Cell {clean['cell_id']!r}: {name} is {row[name]!r}, expected a list of names.")
         clean[name] = None if row.get(name) is None else tuple(map(str, row[name]))
     if not clean["pathways"] and not clean["pathways_active"]:  # none were scored: an empty list is no finding
         clean["pathways"] = clean["pathways_active"] = None
@@ -145,7 +146,7 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
     for name in TEXTS:
         value = clean[name]
         if value is not None and not isinstance(value, str):
-            raise ValueError(f"Cell {clean['cell_id']!r}: {name} is a {type(value).__name__}, expected text.")
+            raise UserError(f"Cell {clean['cell_id']!r}: {name} is a {type(value).__name__}, expected text.")
         if value is not None:  # half of a surrogate pair is valid JSON, and no text
             clean[name] = value.encode("utf-8", "replace").decode("utf-8")
     return clean
@@ -156,7 +157,7 @@ def probability(value: Any, what: str) -> float | None:
     if value is None or (is_scalar(value) and isna(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ValueError(f"{what} is {value!r}, expected a number from 0 to 1, or null where it is not known.")
+        raise UserError(f"{what} is {value!r}, expected a number from 0 to 1, or null where it is not known.")
     return float(value)
 
 
@@ -164,13 +165,13 @@ def require(rows: list[dict], names: tuple[str, ...], what: str) -> None:
     for number, row in enumerate(rows, start=1):
         missing = [name for name in names if name not in row or (name == "cell_id" and row[name] is None)]
         if missing:
-            raise ValueError(f"Row {number} of the {what}s has no {' and no '.join(missing)}; it has {sorted(row)}.")
+            raise UserError(f"Row {number} of the {what}s has no {' and no '.join(missing)}; it has {sorted(row)}.")
 
 
 def refuse_duplicates(rows: list[dict], what: str) -> None:
     repeated = [cell for cell, n in Counter(str(row["cell_id"]) for row in rows).items() if n > 1]
     if repeated:
-        raise ValueError(f"{len(repeated):,} cell ids stand more than once in the {what}{example(repeated)}.")
+        raise UserError(f"{len(repeated):,} cell ids stand more than once in the {what}{example(repeated)}.")
 
 
 def example(ids: Iterable[str]) -> str:

@@ -9,13 +9,13 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from cell2text.evaluation.certainty import EDGES, SURENESS
+from cell2text.evaluation.calibration import EDGES, SURENESS
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
-from cell2text.evaluation.fields import FIELDS
-from cell2text.evaluation.similarity import load_graph
 from cell2text.evaluation.systems import Evaluation, field_pairs
-from cell2text.figures import plain, svg
-from vocabulary_cell2text import write_atomically
+from cell2text.files import write_atomically
+from cell2text.language.parsing import FIELDS
+from cell2text.ontology.graph import load_graph
+from cell2text.plots import plain, svg
 
 
 METRICS = "metrics.json"

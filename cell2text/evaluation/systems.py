@@ -7,9 +7,9 @@ import numpy as np
 
 from cell2text.evaluation.bootstrap import Resampler, interval, paired_difference
 from cell2text.evaluation.classification import FieldPairs, truth_claim
-from cell2text.evaluation.fields import FIELDS, Claim, Fields, read_fields
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.text_metrics import text_figures
+from cell2text.language.parsing import FIELDS, Claim, Fields, read_fields
 
 
 Replicates = dict[str, dict[str, np.ndarray]]
@@ -24,7 +24,7 @@ COMPARED = {
 
 @dataclass
 class System:
-    """Answers of one system, one entry a row.
+    """GeneratedTexts of one system, one entry a row.
 
     Parameters
     ----------

@@ -9,11 +9,12 @@ from zipfile import BadZipFile
 import anndata as ad
 import numpy as np
 
-from cell2text.data.descriptions import describe_row
-from cell2text.data.ontology import term_definition
-from cell2text.data.sources import find_sources, open_source
+from cell2text.errors import UserError
 from cell2text.evaluation.baselines import METHODS, Cells, Training, log_normalise, rank_features
 from cell2text.evaluation.predictions import truth_rows
+from cell2text.language.writing import describe_row
+from cell2text.ontology.terms import term_definition
+from cell2text.sources.files import find_sources, open_source
 
 
 if TYPE_CHECKING:
@@ -48,18 +49,18 @@ def load_training(
 
     splits = load_from_disk(dataset) if Path(dataset, "dataset_dict.json").exists() else load_dataset(dataset)
     if "train" not in splits or len(splits) < 2:
-        raise ValueError(f"{dataset} has the splits {sorted(splits)}: expected train and at least one more.")
+        raise UserError(f"{dataset} has the splits {sorted(splits)}: expected train and at least one more.")
     train = splits["train"]
     others = concatenate_datasets([part for name, part in splits.items() if name != "train"])
     missing = [name for name in NEEDED if name not in train.column_names]
     if missing:
-        raise ValueError(f"{dataset} has no column {', '.join(missing)}: expected what cell2text prepare writes.")
+        raise UserError(f"{dataset} has no column {', '.join(missing)}: expected what cell2text prepare writes.")
     place = {cell: i for i, cell in enumerate(others["cell_id"])}
     absent = [cell for cell in cell_ids if cell not in place]
     if absent:
         trained_on = set(train["cell_id"]) & set(absent)
         where = f"; {len(trained_on):,} of them are training cells" if trained_on else ""
-        raise ValueError(
+        raise UserError(
             f"{len(absent):,} of {len(cell_ids):,} predicted cells are not held out in {dataset} (first: "
             f"{absent[0]!r}){where}. Baselines have to answer for the very same cells."
         )
@@ -118,7 +119,7 @@ class Embeddings:
     def of(self, cell_ids: Sequence[str]) -> np.ndarray:
         missing = [cell for cell in cell_ids if cell not in self.place]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} has no embedding of {len(missing):,} of {len(cell_ids):,} cells (first: {missing[0]!r})."
             )
         return self.values[[self.place[cell] for cell in cell_ids]]
@@ -136,9 +137,9 @@ def read_embeddings(path: str) -> Embeddings:
         with np.load(path, allow_pickle=False) as file:
             ids, values = file["cell_id"].astype(str), np.asarray(file["embedding"], dtype=np.float32)
     except (OSError, KeyError, ValueError, BadZipFile) as error:
-        raise ValueError(f"{path} holds no embeddings ({error}): expected npz with cell_id and embedding.") from error
+        raise UserError(f"{path} holds no embeddings ({error}): expected npz with cell_id and embedding.") from error
     if values.ndim != 2 or len(ids) != len(values) or not np.isfinite(values).all():
-        raise ValueError(
+        raise UserError(
             f"{path} holds {len(ids):,} ids and embeddings of shape {values.shape}: expected a finite row for each id."
         )
     return Embeddings(str(path), {cell: i for i, cell in enumerate(ids.tolist())}, values)
@@ -161,7 +162,7 @@ def read_counts(parts: Iterable["Dataset"], files: Sequence[str], layer: str | N
     sources = {source.name: source for source in find_sources(files)}
     missing = sorted({name for name, _ in wanted} - sources.keys())
     if missing:
-        raise ValueError(f"No file for the cells of {missing}: the files are {sorted(sources)}.")
+        raise UserError(f"No file for the cells of {missing}: the files are {sorted(sources)}.")
     found = []
     for name, source in sources.items():
         numbers = np.unique([row for of, row in wanted if of == name]).astype(np.int64)

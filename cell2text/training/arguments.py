@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cell2text.errors import UserError
 from cell2text.evaluation.baselines import METHODS
 
 
@@ -66,11 +67,11 @@ class DataArguments:
 
     def __post_init__(self):
         if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share={self.test_share}: expected a share between 0 and 1.")
+            raise UserError(f"test_share={self.test_share}: expected a share between 0 and 1.")
         if self.validation_share and self.hold_out == "validation":
-            raise ValueError("hold_out=validation makes its own validation cells: leave out validation_share.")
+            raise UserError("hold_out=validation makes its own validation cells: leave out validation_share.")
         if not 0 <= self.validation_share < 1 - self.test_share:
-            raise ValueError(f"validation_share={self.validation_share}: expected one below {1 - self.test_share:g}.")
+            raise UserError(f"validation_share={self.validation_share}: expected one below {1 - self.test_share:g}.")
 
 
 @dataclass
@@ -105,7 +106,9 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
     gguf_file: str | None = field(default=None, metadata={"help": "GGUF file inside the language model's folder."})
     projector_type: Literal["mlp", "perceiver", "pooled", "concepts"] = field(
         default="mlp",
-        metadata={"help": "Kind of the projector; `concepts` needs warm_start_epochs, in which it learns them."},
+        metadata={
+            "help": "Kind of the projector; `concepts` needs concept_pretraining_epochs, in which it learns them."
+        },
     )
     projector_hidden_size: int | None = field(
         default=None,
@@ -150,7 +153,7 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
             "help": "Share of training cells that are shown as nuclei: without mitochondrial and ribosomal genes."
         },
     )
-    augment_warm_start: bool = field(
+    augment_concept_pretraining: bool = field(
         default=True, metadata={"help": "Whether the warm start hides genes too, or only the training after it."}
     )
     class_balance: float = field(
@@ -182,14 +185,16 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
             "of the training cells, which stay fixed, or `svd_sets`, which know the --gene_sets as well."
         },
     )
-    warm_start_epochs: float = field(
+    concept_pretraining_epochs: float = field(
         default=0.0,
         metadata={
             "help": "Epochs in which a fresh encoder and the projector first learn cell types and pathways; with a "
             "frozen encoder the projector alone."
         },
     )
-    warm_start_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the warm start."})
+    concept_pretraining_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Learning rate of the warm start."}
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "The encoder's own learning rate; 0 leaves it as it is."}
     )
@@ -239,31 +244,31 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
         super().__post_init__()
         for name in ("panel_share", "depth_loss", "rank_cut", "nuclei_share", "class_balance"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected one between 0 and 1.")
+                raise UserError(f"{name}={getattr(self, name)}: expected one between 0 and 1.")
         if self.gene_dropout is not None and not 0 <= self.gene_dropout < 1:
-            raise ValueError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
+            raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if self.cell_feature_noise is not None and not 0 <= self.cell_feature_noise < float("inf"):
-            raise ValueError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
-        if self.warm_start_epochs > 0 and self.cell_encoder is not None and self.freeze_cell_encoder is False:
-            raise ValueError(
-                "warm_start_epochs would overwrite the pretrained --cell_encoder: leave out freeze_cell_encoder false, "
+            raise UserError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
+        if self.concept_pretraining_epochs > 0 and self.cell_encoder is not None and self.freeze_cell_encoder is False:
+            raise UserError(
+                "concept_pretraining_epochs would overwrite the pretrained --cell_encoder: leave out freeze_cell_encoder false, "
                 "and it trains the projector alone."
             )
         if self.gene_embeddings != "random" and self.cell_encoder is not None:
-            raise ValueError(
+            raise UserError(
                 f"gene_embeddings={self.gene_embeddings} would overwrite those of the pretrained --cell_encoder."
             )
         if self.gene_embeddings == "svd_sets" and self.gene_sets is None:
-            raise ValueError("gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt, or hallmark.")
+            raise UserError("gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt, or hallmark.")
         self.baselines = [name for name in self.baselines if name != "none"]
         if set(self.baselines) - set(METHODS):
-            raise ValueError(f"baselines={self.baselines}: expected some of {METHODS}, or none.")
+            raise UserError(f"baselines={self.baselines}: expected some of {METHODS}, or none.")
         if self.unfreeze_encoder_layers and self.freeze_cell_encoder is False:
-            raise ValueError(
+            raise UserError(
                 "unfreeze_encoder_layers freezes the rest of the encoder: leave out freeze_cell_encoder false."
             )
         if self.unfreeze_encoder_layers and self.cache_cell_states:
-            raise ValueError("cache_cell_states needs a frozen encoder: not with unfreeze_encoder_layers.")
+            raise UserError("cache_cell_states needs a frozen encoder: not with unfreeze_encoder_layers.")
 
 
 @dataclass
@@ -275,4 +280,4 @@ class MaskedGeneArguments(EncoderArguments, DataArguments):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.mask_share < 1:
-            raise ValueError(f"mask_share={self.mask_share}: expected a share between 0 and 1.")
+            raise UserError(f"mask_share={self.mask_share}: expected a share between 0 and 1.")

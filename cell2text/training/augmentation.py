@@ -14,8 +14,9 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from cell2text.errors import UserError
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.sources import arrow_column
+from cell2text.training.rows import arrow_column
 from vocabulary_cell2text import GeneVocabulary
 
 
@@ -50,7 +51,7 @@ class CellAugmentation:
         nuclei_share: float = 0.0, outside_nuclei: torch.Tensor | None = None, kept: tuple[int, ...] = (),
     ):  # fmt: skip
         if nuclei_share and outside_nuclei is None:
-            raise ValueError(f"nuclei_share={nuclei_share} needs outside_nuclei: which genes a nucleus does not show.")
+            raise UserError(f"nuclei_share={nuclei_share} needs outside_nuclei: which genes a nucleus does not show.")
         self.panels, self.panel_share = panels, panel_share
         self.depth_loss, self.rank_cut, self.kept = depth_loss, rank_cut, kept
         self.nuclei_share, self.outside_nuclei = nuclei_share, outside_nuclei
@@ -110,7 +111,7 @@ def outside_nuclei(vocabulary: GeneVocabulary) -> torch.Tensor:
     """
     found = torch.tensor([OUTSIDE_NUCLEI.match(symbol) is not None for symbol in vocabulary.symbols])
     if not found.any():
-        raise ValueError(
+        raise UserError(
             "nuclei_share hides mitochondrial and ribosomal genes (MT-, RPL, RPS), and the gene vocabulary has none: "
             "leave it out, or fit a vocabulary that has gene symbols."
         )
@@ -128,7 +129,7 @@ def gene_panels(rows: Dataset, n_tokens: int) -> torch.Tensor:
     names = np.asarray(rows["dataset_id"], dtype=object)
     found = sorted(set(names), key=str)
     if len(found) < 2:
-        raise ValueError(f"panel_share needs the panels of at least two data sets, found {found}: leave it out.")
+        raise UserError(f"panel_share needs the panels of at least two data sets, found {found}: leave it out.")
     cells = arrow_column(rows, "cells").combine_chunks()
     of_row = np.array([found.index(name) for name in names])
     owner = np.repeat(

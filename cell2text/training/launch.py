@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from cell2text.faults import complaint
-from cell2text.training.checkpoints import FullDiskError
-from cell2text.training.loss_watch import BadLossError
+from cell2text.errors import RunStoppedError, UserError, exit_code
 from cell2text.training.memory import is_out_of_memory
 
 
@@ -23,7 +21,7 @@ def use_threads(n_threads: int | None) -> None:
         torch.set_num_threads(n_threads or max(1, (os.cpu_count() or 1) // ranks))
 
 
-def leave_together(trainer) -> None:
+def destroy_process_group(trainer) -> None:
     """Wait for the other ranks and leave their process group; what follows is the main rank's, and may take long.
 
     Threads of gloo let go of the last exchange's tensors, for which they need Python's lock. A rank that returns at
@@ -43,15 +41,9 @@ def run(script: str, main: Callable[[], None]) -> int:
     """
     try:
         main()
-    except (ValueError, KeyError) as error:
-        message = complaint(error)
-        if message is None:
-            raise
-        print(f"{script}: {message}", file=sys.stderr)
-        return 2
-    except (BadLossError, FullDiskError) as error:
+    except (UserError, RunStoppedError) as error:
         print(f"{script}: {error}", file=sys.stderr)
-        return 1
+        return exit_code(error) or 1
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -6,14 +6,15 @@ from collections import deque
 from pathlib import Path
 from statistics import median
 
-from vocabulary_cell2text import write_atomically
+from cell2text.errors import RunStoppedError
+from cell2text.files import write_atomically
 
 
 REMEMBERED = 50  # steps whose median a jump is measured from
 BAD_BATCH = "bad_batch.json"
 
 
-class BadLossError(RuntimeError):
+class BadLossError(RunStoppedError):
     """A loss that is not finite, or far above those before it."""
 
 

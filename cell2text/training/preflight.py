@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from cell2text.errors import UserError
 from cell2text.training.checkpoints import is_sharded, step_of
 from cell2text.training.memory import GIB, ORIGINAL, static_bytes
-from cell2text.training.sources import TrainingRows, arrow_column
+from cell2text.training.rows import TrainingRows, arrow_column
 from cell2text.training.trainer import PARTS, Cell2TextTrainer, part_of
 from processing_cell2text import Cell2TextProcessor
 
@@ -63,7 +64,7 @@ def preflight(
         Console(width=120).print(table, highlight=False, markup=False)
     problems = broadcast_object_list([[check.problem for check in checks if check.problem]])[0]
     if problems:
-        raise ValueError(" ".join(problems))
+        raise UserError(" ".join(problems))
 
 
 def check_rows(rows: TrainingRows) -> Check:

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig, get_peft_config
 
+from cell2text.errors import UserError
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.checkpoints import is_sharded, saved_whole
 from modeling_cell2text import Cell2TextForConditionalGeneration
@@ -54,7 +55,7 @@ def unfreeze_last_layers(model: Cell2TextForConditionalGeneration, n_layers: int
     ]
     used = layer if layer >= 0 else depth + 1 + layer
     if not stacks or not 0 < n_layers <= used:
-        raise ValueError(
+        raise UserError(
             f"unfreeze_encoder_layers={n_layers}: the encoder has {depth} layers, and its states are taken after "
             f"{used} of them (cell_feature_layer={layer})."
         )
@@ -72,7 +73,7 @@ def check_lora_targets(model: Cell2TextForConditionalGeneration, model_args: Mod
     linear = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
     if not any(check_target_module_exists(config, name) for name in linear):
         kinds = sorted({name.rsplit(".", 1)[-1] for name in linear if "language_model" in name})
-        raise ValueError(
+        raise UserError(
             f"lora_target_modules={model_args.lora_target_modules} matches no linear layer of the model. The language "
             f"model's are called {', '.join(kinds)}; leave the option out for all of them."
         )
@@ -94,7 +95,7 @@ def use_liger_kernels(model: Cell2TextForConditionalGeneration, options: dict | 
         If they are not installed.
     """
     if not is_liger_kernel_available():
-        raise ValueError("--use_liger_kernel needs Liger's kernels, and a GPU: pip install liger-kernel.")
+        raise UserError("--use_liger_kernel needs Liger's kernels, and a GPU: pip install liger-kernel.")
     apply_liger_kernel(model.model.language_model, {**(options or {}), "fused_linear_cross_entropy": False})
 
 

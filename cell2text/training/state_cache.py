@@ -17,13 +17,14 @@ import torch
 from datasets import Dataset
 from tqdm import tqdm
 
+from cell2text.errors import UserError
+from cell2text.files import write_atomically
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.checkpoints import FullDiskError
 from cell2text.training.fingerprints import data_fingerprint, weights_fingerprint
-from cell2text.training.sources import TrainingRows
+from cell2text.training.rows import TrainingRows
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
-from vocabulary_cell2text import write_atomically
 
 
 DTYPES = {"float32": (torch.float32, np.float32), "bfloat16": (torch.bfloat16, np.uint16)}
@@ -49,11 +50,11 @@ class CellStateCache:
     def __init__(self, folder: Path, key: dict):
         path = folder / "cache.json"
         if not path.is_file():
-            raise ValueError(f"{folder} holds no cache of cell states.")
+            raise UserError(f"{folder} holds no cache of cell states.")
         kept = json.loads(path.read_text(encoding="utf-8"))
         other = sorted(name for name in key if kept["key"].get(name) != key[name])
         if other:
-            raise ValueError(
+            raise UserError(
                 f"The cache of cell states in {folder} is stale: it was made of another {', another '.join(other)}. "
                 "Delete it, or name another folder."
             )
@@ -61,7 +62,7 @@ class CellStateCache:
         self._dtype, stored = DTYPES[key["dtype"]]
         size = n_cells * self.positions * width * np.dtype(stored).itemsize
         if (folder / "states.bin").stat().st_size != size:
-            raise ValueError(f"{folder / 'states.bin'} is damaged: expected {size:,} bytes. Delete the folder.")
+            raise UserError(f"{folder / 'states.bin'} is damaged: expected {size:,} bytes. Delete the folder.")
         self._states = np.memmap(folder / "states.bin", dtype=stored, mode="r", shape=(n_cells, self.positions, width))
         self._first = np.load(folder / "cells.npy", allow_pickle=False)
 
@@ -84,9 +85,9 @@ def positions_of(model: Cell2TextForConditionalGeneration) -> int:
     """
     config = model.config
     if not config.freeze_cell_encoder:
-        raise ValueError("cache_cell_states needs a frozen encoder: pass --freeze_cell_encoder true.")
+        raise UserError("cache_cell_states needs a frozen encoder: pass --freeze_cell_encoder true.")
     if config.projector_type != "mlp":
-        raise ValueError(
+        raise UserError(
             f"cache_cell_states needs the mlp projector, which reads {config.num_cell_tokens} genes of a cell; the "
             f"{config.projector_type} projector reads them all."
         )
@@ -133,7 +134,7 @@ def open_or_build(
     """The cache of a data set, built by the process that `builds` where there is none yet."""
     key = cache_key(model, dataset)
     if key["dtype"] not in DTYPES:
-        raise ValueError(f"cache_cell_states keeps float32 or bfloat16 states, the encoder has {key['dtype']}.")
+        raise UserError(f"cache_cell_states keeps float32 or bfloat16 states, the encoder has {key['dtype']}.")
     if builds and not (folder / "cache.json").is_file():
         build_cache(folder, key, model, processor, dataset, batch_size=batch_size)
     return CellStateCache(folder, key)

@@ -13,14 +13,15 @@ from peft import PeftModel
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from cell2text.errors import UserError
 from cell2text.training.augmentation import BalancedRows
 from cell2text.training.checkpoints import WholeCheckpoints, is_sharded
-from cell2text.training.choosing import ValidationTexts, describe_with_shards
-from cell2text.training.concepts import KnownConcepts
+from cell2text.training.concept_targets import TrainingConceptOverrides
 from cell2text.training.held_out import describe_cells
 from cell2text.training.loss_watch import LossWatch
 from cell2text.training.state_cache import CellStateCache
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, peak_flops
+from cell2text.training.validation import GenerationEvaluator, describe_with_shards
 from processing_cell2text import Cell2TextProcessor
 
 
@@ -44,13 +45,13 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
         Pads the cells.
     caches
         Kept states by the name that the column `cache` of a row has; its column `cache_row` says which row it is.
-    known_concepts
+    concept_overrides
         What is true of cells, for a projector of concepts.
     """
 
     processor: Cell2TextProcessor | None = None
     caches: dict[str, CellStateCache] = field(default_factory=dict)
-    known_concepts: KnownConcepts | None = None
+    concept_overrides: TrainingConceptOverrides | None = None
 
     def torch_call(self, examples):
         batch = super().torch_call(examples)
@@ -60,8 +61,8 @@ class Cell2TextCollator(DataCollatorForLanguageModeling):
             cells = {name: value[..., : cache.positions] for name, value in cells.items()}
             rows = [example["cache_row"] for example in examples]
             cells["cell_states"] = cache.batch(rows, *cells["cell_input_ids"].shape[1:])
-        if self.known_concepts is not None:
-            cells["known_concepts"] = self.known_concepts.batch(examples, cells["cell_input_ids"].shape[1])
+        if self.concept_overrides is not None:
+            cells["concept_overrides"] = self.concept_overrides.batch(examples, cells["cell_input_ids"].shape[1])
         batch.update(cells)
         batch["cell_ids"] = [example.get("cell_id", "") for example in examples]
         batch["sizes"] = batch_sizes(batch)
@@ -101,7 +102,7 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
         for name, parameter in model.named_parameters():
             if self.learning_rates.get(part_of(name)) == 0:
                 parameter.requires_grad_(False)
-        self.validation_texts: ValidationTexts | None = None
+        self.validation_texts: GenerationEvaluator | None = None
         self.batch_shapes: dict[str, tuple[int, ...]] = {}
         super().__init__(model, *args, **kwargs)
         self.loss_watch = LossWatch(Path(str(self.args.output_dir)), max_loss_jump)
@@ -120,7 +121,7 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
             plain = self.accelerator.unwrap_model(self.model).eval()
             return describe_cells(plain, self.processing_class, cells, **options)
 
-        self.validation_texts = ValidationTexts(rows, describe, **share)
+        self.validation_texts = GenerationEvaluator(rows, describe, **share)
 
     def train(self, *args, **kwargs):
         self.throughput.start()
@@ -163,7 +164,7 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if "cells" not in dataset.column_names:
-            raise ValueError(f"The {dataset_name} dataset has no column of cells; it has {dataset.column_names}.")
+            raise UserError(f"The {dataset_name} dataset has no column of cells; it has {dataset.column_names}.")
         whole = copy.copy(args)
         whole.max_length = None
         prepared = super()._prepare_dataset(dataset, processing_class, whole, packing, formatting_func, dataset_name)
@@ -220,7 +221,7 @@ def refuse_long_rows(dataset, max_length: int, name: str) -> None:
     lengths = [len(ids) for ids in dataset["input_ids"]]
     longer = sum(length > max_length for length in lengths)
     if longer:
-        raise ValueError(
+        raise UserError(
             f"max_length={max_length} would cut {longer:,} of {len(lengths):,} rows of the {name} dataset; the "
             "longest has "
             f"{max(lengths)} tokens. Raise it to at least {max(lengths)}, or lower num_cell_tokens."

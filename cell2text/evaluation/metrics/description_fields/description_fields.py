@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from cell2text.evaluation.metric_classes import score_fields
+from cell2text.evaluation.hf_metrics import score_fields
 
 
 class DescriptionFields(evaluate.Metric):

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from cell2text.evaluation.metric_classes import score_similarity
+from cell2text.evaluation.hf_metrics import score_similarity
 
 
 class OntologySimilarity(evaluate.Metric):

@@ -1,0 +1,1 @@
+"""Generate texts and embeddings for many cells; shared by describe, training and evaluation."""

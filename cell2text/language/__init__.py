@@ -1,0 +1,1 @@
+"""The controlled language: writing descriptions, reading them back, and the tasks that ask for them."""

@@ -1,0 +1,1 @@
+"""Ontology terms, their definitions and graphs, and the words that name them."""

@@ -1,0 +1,1 @@
+"""Counts to training rows, one step per module; `run.prepare` runs them."""

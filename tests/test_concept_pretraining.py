@@ -1,0 +1,300 @@
+"""What a fresh encoder begins with: gene embeddings from co-expression and gene sets, cell types and pathways."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+
+from cell2text.language.parsing import Claim
+from cell2text.preparation.aucell import GeneSets
+from cell2text.training.augmentation import row_weights
+from cell2text.training.concept_pretraining import LEARNED, CellClassifier, ConceptPretrainingResult, pretrain_concepts
+from cell2text.training.concept_targets import (
+    CellConcepts,
+    ConceptAugmentation,
+    TrainingConceptOverrides,
+    broader_types,
+)
+from cell2text.training.gene_embeddings import MEMBER, freeze_gene_embeddings, initialise_gene_embeddings
+
+from .conftest import N_GENES, make_adata, make_model
+
+
+def rows_of(n=16, **columns):
+    """Cells of two types in turn, told apart by their first genes."""
+    found = {
+        "dataset_id": ["a"] * n,
+        "cell_type": ["T cell", "B cell"] * (n // 2),
+        "cell_type_ontology_term_id": [None] * n,
+        "cells": [[[5 + i % 2, 7 + i % 2], [9]] if i % 3 else [[5 + i % 2, 7 + i % 2]] for i in range(n)],
+    }
+    return Dataset.from_dict(found | columns)
+
+
+@pytest.fixture
+def fresh(tiny_processor):
+    return make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
+
+
+def start(model, processor, rows, folder, **options) -> ConceptPretrainingResult:
+    args = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True)
+    weights = row_weights(rows, 0.5)
+    return pretrain_concepts(model, processor, rows, args, epochs=12, learning_rate=1e-2, weights=weights, **options)
+
+
+def test_a_warm_start_learns_the_first_cell_of_rows_that_compare_two(fresh, tiny_processor, tmp_path):
+    assert start(fresh, tiny_processor, rows_of(), tmp_path).loss < np.log(2)
+
+
+def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
+    """Pathways that go with the cells are learned, those that do not are not: the type is the same in both."""
+    losses = []
+    rng = np.random.default_rng(0)
+    for order in (np.arange(32), rng.permutation(32)):
+        sets = [["HYPOXIA"], ["GLYCOLYSIS"]] * 16
+        rows = rows_of(32, pathways=[sets[i] for i in order])
+        model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
+        losses.append(start(model, tiny_processor, rows, tmp_path).loss)
+    assert losses[0] < losses[1] - 0.1
+
+
+def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
+    torch.manual_seed(0)
+    names = {"broader_cell_type": ["lymphocyte"], "pathways": ["A", "B"]}
+    concepts = CellConcepts({"multiclass": {"cell_type": ["T cell", "fibroblast", "c"]}, "multilabel": names})
+    classifier = CellClassifier(fresh, concepts).eval()
+    cells = {
+        "cell_input_ids": torch.tensor([[5, 7], [6, 8]]),
+        "cell_attention_mask": torch.ones(2, 2, dtype=torch.long),
+    }
+    rows = [  # the ontology does not know the second type
+        {"cell_type": "T cell", "cell_type_ontology_term_id": None, "pathways": ["A"]},
+        {"cell_type": "c", "cell_type_ontology_term_id": None, "pathways": None},
+    ]
+    found = classifier(**cells, truths=concepts.truths(rows))
+    features = fresh.model.get_cell_features(**cells).pooler_output.flatten(1)
+    features = features / fresh.model.projector.output_norm.weight[0]  # as large as a head's first weights expect
+    torch.testing.assert_close(features.pow(2).mean(), torch.tensor(1.0), rtol=1e-2, atol=0)
+    odds = classifier.heads["pathways"](features)[0].sigmoid()
+    broader = classifier.heads["broader_cell_type"](features)[0].sigmoid()
+    torch.testing.assert_close(
+        found["loss"],
+        torch.nn.functional.cross_entropy(found["logits"], torch.tensor([0, 2]))
+        - LEARNED["pathways"] * (odds[0].log() + (1 - odds[1]).log()) / 2
+        - LEARNED["broader_cell_type"] * broader.log().squeeze() / 2,
+    )
+
+
+ORIGINS = {"tissue": ["blood", "brain"] * 8, "disease": ["unknown"] * 16, "sex": ["male", None] * 8}
+
+
+def concept_model(processor, rows, **config):
+    config = {"cell_concepts": CellConcepts.of(rows).told(), "freeze_cell_encoder": False, **config}
+    return make_model("concepts", processor=processor, **config)
+
+
+def test_concepts_are_what_the_rows_name():
+    """Of an origin that some rows do not know, `unknown` is a name; of one that none knows, there is nothing to tell."""
+    types = [" T cell", "unknown", "naive B cell", "B cell"] * 4
+    terms = ["CL:0000084", None, "CL:0000788", "CL:0000236"] * 4
+    rows = rows_of(
+        cell_type=types, cell_type_ontology_term_id=terms, pathways=[["X"], None, ["Y", "X"], []] * 4, **ORIGINS
+    )
+    concepts = CellConcepts.of(rows)
+    multiclass, multilabel = concepts.names["multiclass"], concepts.names["multilabel"]
+    assert multiclass == {
+        "cell_type": ["B cell", "T cell", "naive B cell"],
+        "tissue": ["blood", "brain"],
+        "sex": ["male", "unknown"],
+    }
+    assert {"B cell", "T cell", "naive B cell"} <= set(multilabel["broader_cell_type"])
+    assert "lymphocyte" not in multilabel["broader_cell_type"] and multilabel["pathways"] == ["X", "Y"]
+    truths = concepts.truths([rows[2], rows[3]])
+    assert {group: truths[group].tolist() for group in ("cell_type", "tissue", "sex")} == {
+        "cell_type": [[0, 0, 1], [1, 0, 0]],
+        "tissue": [[1, 0], [0, 1]],
+        "sex": [[1, 0], [0, 1]],
+    }
+    above = dict(zip(multilabel["broader_cell_type"], truths["broader_cell_type"].T.tolist()))
+    assert (above["B cell"], above["naive B cell"], above["T cell"]) == ([1, 1], [1, 0], [0, 0])
+    assert truths["pathways"][0].tolist() == [1, 1] and truths["pathways"][1].isnan().all()
+    assert concepts.truths([{**rows[2], "cell_type": "neuron"}])["cell_type"].isnan().all()  # no name of these
+    bare = concepts.truths([{name: value for name, value in rows[2].items() if name not in ("sex", "pathways")}])
+    assert bare["sex"].isnan().all() and bare["pathways"].isnan().all() and bare["tissue"].tolist() == [[1, 0]]
+
+
+def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path):
+    rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
+    model = concept_model(tiny_processor, rows)
+    held_out = start(model, tiny_processor, rows, tmp_path, held_out=rows).held_out
+    assert held_out["accuracy"] == 1
+    batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
+    found = model.get_cell_concepts(**batch)
+    truths = CellConcepts.of(rows).truths(list(rows))
+    assert set(found) == {"cell_type", "tissue", "sex", "pathways"}  # and no broader types, which no text names
+    for group, values in found.items():
+        assert torch.equal(values[:, 0].round(), truths[group]), group
+
+
+def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(tiny_processor):
+    """Tissue, disease and sex go with the study: an encoder that learns them learns the study."""
+    rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
+    concepts = CellConcepts.of(rows)
+    origin = set(concepts.groups) & {"tissue", "disease", "sex"}
+    batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
+    found = []
+    for left_out in (set(), origin):
+        model = concept_model(tiny_processor, rows)
+        classifier = CellClassifier(model, concepts)
+        for field in left_out:
+            del classifier.heads[field]
+        classifier(**batch, truths=concepts.truths(list(rows)))["loss"].backward()
+        projector = model.model.projector
+        assert all(projector.heads[field].weight.grad.any() for field in origin - left_out)
+        trained = [*model.model.cell_encoder.parameters(), *projector.pooled.parameters()]
+        found.append([weight.grad for weight in trained if weight.grad is not None])
+    assert len(found[0]) == len(found[1]) > 5
+    assert all(torch.equal(*pair) for pair in zip(*found))
+
+
+def test_rows_of_other_concepts_are_refused(tiny_processor, tmp_path):
+    model = concept_model(tiny_processor, rows_of())
+    with pytest.raises(ValueError, match=r"tells other cell_concepts than these rows, in \['pathways'\]"):
+        start(model, tiny_processor, rows_of(pathways=[["X"], ["Y"]] * 8), tmp_path)
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_the_projector_learns(tiny_processor, tmp_path):
+    rows = rows_of()
+    model = concept_model(tiny_processor, rows, freeze_cell_encoder=True)
+    encoder, modes = model.model.cell_encoder, []
+    before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    encoder.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    assert start(model, tiny_processor, rows, tmp_path, held_out=rows).held_out["accuracy"] == 1
+    assert modes and not any(modes)
+    assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())
+
+
+def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
+    cells = [cell.tolist() for cell in tiny_processor.rank_encode(make_adata(20))]
+    sets = GeneSets(["A", "B"], [["GENE1", "GENE3", "OLDNAME"], ["GENE3", "NOBODY"]])
+    initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=sets)
+    table = fresh.model.cell_encoder.get_input_embeddings().weight
+    tokens = tiny_processor.gene_vocabulary.map_genes([f"GENE{i}" for i in range(N_GENES)])[0]
+    expected = np.zeros((N_GENES, 2))
+    expected[[0, 1, 3], 0] = expected[3, 1] = 1
+    assert np.allclose(table[tokens, -2:].detach(), MEMBER * expected) and table[:, :-2].abs().sum() > 0
+    for wrong, message in (
+        (GeneSets(["A"], [["NOBODY"]]), "knows none of the 1 genes"),
+        (GeneSets([f"S{i}" for i in range(99)], [["GENE1"]] * 99), "99 gene sets fill the"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=wrong)
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_without_attention_no_offset_tells_how_long_a_cell_is(layers, tiny_processor, tmp_path):
+    """The position's offset learns only where attention has no other way to see a rank; gene embeddings never do."""
+    model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False, cell_feature_layer=-1)
+    model.model.cell_encoder.encoder.layer = model.model.cell_encoder.encoder.layer[:layers]
+    model.model.cell_encoder.config.num_hidden_layers = layers
+    cells = [cell.tolist() for cell in tiny_processor.rank_encode(make_adata(20))]
+    initialise_gene_embeddings(model, tiny_processor, cells, seed=0)
+    freeze_gene_embeddings(model)
+    embeddings = model.model.cell_encoder.embeddings
+    genes = embeddings.word_embeddings.weight.detach().clone()
+    start(model, tiny_processor, rows_of(), tmp_path)
+    assert torch.equal(embeddings.word_embeddings.weight, genes)
+    assert bool(embeddings.position_embeddings.weight.any()) == (layers > 0)
+
+
+def test_a_warm_start_tells_what_it_knows_of_cells_held_out(fresh, tiny_processor, tmp_path):
+    """Right on the two kinds of cells it learned; a narrower truth counts as lenient; unknown types are not asked."""
+    naive = "naive B cell"
+    held_out = rows_of(6, cell_type=["T cell", "B cell", "T cell", naive, "unknown", "B cell"])
+    figures = start(fresh, tiny_processor, rows_of(), tmp_path, held_out=held_out).held_out
+    assert figures["n"] == 5 and figures["lenient_accuracy"] == 1
+    assert figures["accuracy"] == 0.8 and 0.8 < figures["pagerank_similarity"] < 1
+    unknown = rows_of(2, cell_type=["unknown"] * 2)
+    assert start(fresh, tiny_processor, rows_of(), tmp_path, held_out=unknown).held_out is None
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_genes_are_hidden_in_training_alone_and_only_if_asked_for(augment, fresh, tiny_processor, tmp_path):
+    """Held-out cells are shown whole, whatever the training cells went through."""
+    shown = []
+
+    def hide_all_but_the_first(ids, mask):
+        shown.append(len(ids))
+        return ids, mask & (torch.arange(ids.shape[1]) < 1)
+
+    fresh.config.gene_dropout = 0.5
+    fresh.model.augment_cells, seen = hide_all_but_the_first, []
+    fresh.model.projector.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].sum(-1)))
+    start(fresh, tiny_processor, rows_of(), tmp_path, held_out=rows_of(8), augment=augment)
+    *learned, asked = seen
+    assert sum(shown) == (16 * 12 if augment else 0)  # every training cell in every epoch, and no other
+    assert all((genes <= 1).all() if augment else (genes == 2).all() for genes in learned)
+    assert torch.cat(learned).eq(0).any() == augment  # gene dropout took the last one of some
+    assert len(asked) == 8 and (asked == 2).all()
+
+
+def test_types_are_learned_with_the_terms_they_fall_under():
+    t_cell, cd4, unknown = (
+        Claim("T cell", "CL:0000084"),
+        Claim("CD4-positive, alpha-beta T cell", "CL:0000624"),
+        Claim("x"),
+    )
+    broader = broader_types([t_cell, cd4, unknown])
+    assert cd4.label in broader and t_cell.label not in broader  # what is above both tells nothing
+    assert broader_types([t_cell]) == [] == broader_types([unknown])
+
+
+def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
+    """Of both cells of a comparison; nothing of a cell that is none of the training's."""
+    rows = rows_of(8, cell_id=[f"cell{i}" for i in range(8)], pathways=[["X"], ["Y"]] * 4)
+    concepts = CellConcepts.of(rows)
+    found = TrainingConceptOverrides(concepts, rows)
+    assert len(found.kinds) == 2  # of cells alike it keeps one
+    examples = [
+        {"cell_id": "cell1", "second_cell_id": "cell0", "cells": [[5], [6]]},
+        {"cell_id": "cell4", "second_cell_id": "other", "cells": [[5], [6]]},
+        {"cell_id": "cell5", "second_cell_id": None, "cells": [[5]]},
+        {"cells": [[5]]},
+    ]
+    batch = found.batch(examples, 2)
+    of_row = torch.cat(list(concepts.truths(list(rows)).values()), dim=-1)
+    torch.testing.assert_close(batch[0], of_row[[1, 0]], equal_nan=True)
+    torch.testing.assert_close(batch[1:3, 0], of_row[[4, 5]], equal_nan=True)
+    assert batch[1:, 1].isnan().all() and batch[3].isnan().all()
+
+
+def test_types_that_a_model_has_no_concept_of_are_said(caplog):
+    concepts = CellConcepts(CellConcepts.of(rows_of()).told())
+    rows = rows_of(8, cell_id=list("abcdefgh"), cell_type=["T cell", "neuron", "unknown", "glial cell"] * 2)
+    with caplog.at_level("WARNING"):
+        found = TrainingConceptOverrides(concepts, rows)
+    assert "2 cell types of these rows are none of the model's concepts" in caplog.text
+    assert "glial cell, neuron" in caplog.text
+    assert found.batch([{"cell_id": "b", "cells": [[5]]}], 1).isnan().all()
+
+
+def test_a_text_is_to_say_one_group_whatever_the_others():
+    """What is most probable of type and pathways stays so; the origin of half of the cells is another cell's."""
+    torch.manual_seed(0)
+    groups = {"cell_type": ["a", "b", "c", "d"], "pathways": ["A", "B"], "tissue": ["x", "y"]}
+    kinds = torch.tensor([[1, 0, 0, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0, 1.0]])
+    known = kinds.repeat(500, 1)
+    known[-1] = float("nan")
+    found = ConceptAugmentation(groups)(known)
+    assert found[-1].isnan().all() and found[:-1].isfinite().all()
+    found, known = found[:-1], known[:-1]
+    types, pathways, tissue = found.split([4, 2, 2], dim=1)
+    assert torch.equal(types.argmax(-1), known[:, :4].argmax(-1)) and types.max(-1).values.min() >= 0.5
+    assert torch.equal(pathways.argmax(-1), known[:, 4:6].argmax(-1))
+    own = (tissue * known[:, 6:]).sum(-1)  # half of those swapped come from a cell of the same tissue
+    assert 0.2 < (own < 0.5).float().mean() < 0.3
+    torch.testing.assert_close(types.sum(-1), torch.ones(len(types)))
+    assert types.max(-1).values.std() > 0.05 and not torch.equal(types.max(-1).values, pathways.max(-1).values)
+    kept = ConceptAugmentation(groups, swapped_origin=0.0)(known)
+    assert torch.equal(kept[:, 6:].argmax(-1), known[:, 6:].argmax(-1))
