@@ -126,7 +126,7 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
         predictions[0]
     )
     assert all(0 < row["confidence"] <= 1 and row["type_probability"] is None for row in predictions)
-    assert metrics["certainty"].keys() == {"confidence"} and metrics["certainty"]["confidence"]["n"] == 8
+    assert metrics["calibration"].keys() == {"confidence"} and metrics["calibration"]["confidence"]["n"] == 8
     assert "logistic regression" in done.stdout and "report.html" in done.stdout and "eval_loss" in done.stdout
     assert list(out.rglob("events.out.tfevents.*"))
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
