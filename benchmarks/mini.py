@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 import cell2text
 from cell2text.models import MINI as SHIPPED
 from cell2text.preparation.run import prepare
-from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING, FIGURES
+from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE, HEAD_METRICS
 from vocabulary_cell2text import write_atomically
 
 
@@ -129,8 +129,8 @@ def select(args, sources: dict) -> None:
             found = {
                 figure: float(f"{metrics[part][figure]:.4g}") for part, figures in METRICS.items() for figure in figures
             }
-            head = json.loads((out / CONCEPT_PRETRAINING).read_text())["held_out"]
-            found |= {f"head_{figure}": float(f"{head[figure]:.4g}") for figure in FIGURES}
+            head = json.loads((out / CONCEPT_PRETRAINING_FILE).read_text())["held_out"]
+            found |= {f"head_{figure}": float(f"{head[figure]:.4g}") for figure in HEAD_METRICS}
             rows = load_dataset(str(dataset), split="validation")
             found["comparing"] = score_comparisons(*cell2text.load(out, device="cpu"), rows)
             before = results.get(recipe, {"folds": {}})
@@ -143,7 +143,7 @@ def ship(run: Path) -> None:
     """The run's model into the package, without code: weights in 16 bits, which load as 32."""
     SHIPPED.mkdir(parents=True, exist_ok=True)
     for path in run.iterdir():
-        if path.suffix == ".json" and path.name != CONCEPT_PRETRAINING:
+        if path.suffix == ".json" and path.name != CONCEPT_PRETRAINING_FILE:
             content = {key: value for key, value in json.loads(path.read_text()).items() if key not in CODE}
             write_atomically(SHIPPED / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         elif path.suffix in (".jinja", ".tsv"):

@@ -16,8 +16,6 @@ FAST_BASELINES = (
 
 
 def _option(default: Any, help: str) -> Any:
-    if isinstance(default, (list, tuple)):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
@@ -41,8 +39,11 @@ class DataArguments(_Arguments):
 
     title = "Data"
 
-    dataset: list[str] = _option(
-        [], "h5ad or zarr files of counts; or one prepared data set (folder or Hub id); or `example_cells`."
+    dataset: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "h5ad or zarr files of counts; or one prepared data set (folder or Hub id); or `example_cells`."
+        },
     )
     layer: str | None = _option(None, "Layer of the h5ad files that holds the counts, or `raw`. Default: detected.")
     gene_key: str | None = _option(None, "Column of `var` that holds the gene names. Default: detected.")
@@ -53,8 +54,9 @@ class DataArguments(_Arguments):
     )
     test_share: float = _option(0.2, "Share of the cells to hold out for the test.")
     validation_share: float = _option(0.0, "Share of the cells to choose the best checkpoint by.")
-    stratify: list[str] = _option(
-        ["dataset_id", "cell_type"], "Columns of `obs` whose combinations keep their shares in a random split."
+    stratify: list[str] = field(
+        default_factory=lambda: ["dataset_id", "cell_type"],
+        metadata={"help": "Columns of `obs` whose combinations keep their shares in a random split."},
     )
     split_seed: int = _option(42, "Random seed of the split.")
     hold_out: Literal["test", "validation"] = _option(
@@ -148,9 +150,7 @@ class ModelArguments(_Arguments):
 
     def _check(self) -> None:
         if self.unfreeze_encoder_layers and self.freeze_cell_encoder is False:
-            raise UserError(
-                "unfreeze_encoder_layers freezes the rest of the encoder: omit freeze_cell_encoder=False."
-            )
+            raise UserError("unfreeze_encoder_layers freezes the rest of the encoder: omit freeze_cell_encoder=False.")
         if self.unfreeze_encoder_layers and self.cache_cell_states:
             raise UserError("cache_cell_states needs a frozen encoder: omit unfreeze_encoder_layers.")
 
@@ -219,8 +219,9 @@ class EvaluationArguments(_Arguments):
     describe_held_out: bool = _option(True, "Describe and evaluate the held-out cells after training.")
     max_new_tokens: int = _option(160, "Maximum number of generated tokens.")
     generation_batch_size: int = _option(64, "Cells described per batch; it does not change the texts.")
-    baselines: list[str] = _option(
-        FAST_BASELINES, "Baselines to evaluate on the same cells; also `lightgbm`; `none` for none."
+    baselines: list[str] = field(
+        default_factory=lambda: list(FAST_BASELINES),
+        metadata={"help": "Baselines to evaluate on the same cells; also `lightgbm`; `none` for none."},
     )
     model_license: str | None = _option(None, "Licence in the model card. Default: the language model's.")
 

@@ -1,7 +1,7 @@
 """Find and validate resumable checkpoints.
 
-The Trainer writes the files of a checkpoint one after another. `complete.json` is written last and atomically, once every
-rank has written its files. A folder without it is incomplete and is skipped.
+The Trainer writes the files of a checkpoint one after another. `complete.json` is written last and atomically, once
+every rank has written its files. A folder without it is incomplete and is skipped.
 """
 
 import json
@@ -42,8 +42,8 @@ def find_checkpoint(requested: str | bool | None, output_dir: str) -> str | None
     Parameters
     ----------
     requested
-        Folder of a checkpoint. `true` selects the last complete one in `output_dir`, and starts from the beginning if there
-        is none: the same command then works before and after an interruption. None or `false` resumes nothing.
+        Folder of a checkpoint. `true` selects the last complete one in `output_dir`, and starts from the beginning if
+        there is none: the same command then works before and after an interruption. None or `false` resumes nothing.
 
     Raises
     ------
@@ -99,7 +99,8 @@ def check_resume(folder: str, *, rows_per_step: int, sharded: bool) -> None:
     if record["sharded"] != sharded:
         before, now = ("a sharded", "an unsharded") if record["sharded"] else ("an unsharded", "a sharded")
         raise UserError(
-            f"{folder} is {before} checkpoint, but this run needs {now} one: launch it with the same accelerate options."
+            f"{folder} is {before} checkpoint, but this run needs {now} one: launch it with the same "
+            "accelerate options."
         )
 
 

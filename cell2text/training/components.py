@@ -57,7 +57,7 @@ def load_components(
             raise UserError(
                 "projector_type=concepts learns its concepts in concept pretraining: set concept_pretraining_epochs."
             )
-        concepts["cell_concepts"] = CellConcepts.from_rows(rows.train).text_names()
+        concepts["cell_concepts"] = CellConcepts.from_rows(rows.train).predicted_groups()
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
         path or _fresh_decoder_config(args, processor),
@@ -86,7 +86,7 @@ def _load_cell2text(args: Cell2TextArguments, model_args: ModelConfig, dtype: to
 
 
 def _config_fields(args: Cell2TextArguments, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the options that set fields of the model's configuration; omitted ones keep the configuration's default."""
+    """Return the options that set fields of the model's configuration; omitted ones keep its default."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 

@@ -1,9 +1,9 @@
 """Concept pretraining: encoder and projector learn to classify cells before the language model is trained.
 
-The language model's loss on a few words is a weak signal for an untrained encoder; a classification loss is a strong one.
-Types are learned at every level of the Cell Ontology, so that similar types become neighbours. Afterwards the heads
-predict the types of the held-out cells: errors of a text beyond those arise between the features and the words. The heads
-are then discarded, except for those of a `concepts` projector.
+The language model's loss on a few words is a weak signal for an untrained encoder; a classification loss is a strong
+one. Types are learned at every level of the Cell Ontology, so that similar types become neighbours. Afterwards the
+heads predict the types of the held-out cells: errors of a text beyond those arise between the features and the words.
+The heads are then discarded, except for those of a `concepts` projector.
 """
 
 import logging
@@ -19,12 +19,11 @@ from transformers import Trainer, TrainingArguments
 from cell2text.errors import UserError
 from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import clean_label
 from cell2text.training.class_balance import BalancedRows
 from cell2text.training.concept_targets import (
     BROADER_TYPES,
-    ORIGIN_GROUPS,
     CellConcepts,
     claims_by_type_name,
     true_type_claims,
@@ -50,8 +49,8 @@ class ConceptPretrainingResult:
     loss
         Mean training loss over all steps.
     held_out
-        `n` labelled held-out cells and the `HEAD_METRICS` of the types that the head predicts for them, from 0 to 1; None
-        if there are none.
+        `n` labelled held-out cells and the `HEAD_METRICS` of the types that the head predicts for them, from 0 to 1;
+        None if there are none.
     """
 
     loss: float
@@ -62,8 +61,8 @@ class ConceptClassifier(nn.Module):
     """Linear heads on a model's projected cells; encoder and projector are the model's own and train with the heads.
 
     A `concepts` projector keeps its heads. For any other projector, heads of types and pathways are added and discarded
-    afterwards, as the head of broader types always is. Origin heads train on detached features, so study artefacts do not
-    shape the encoder.
+    afterwards, as the head of broader types always is. Origin heads train on detached features, so study artefacts do
+    not shape the encoder.
     """
 
     def __init__(self, model: Cell2TextForConditionalGeneration, concepts: CellConcepts):
@@ -84,8 +83,8 @@ class ConceptClassifier(nn.Module):
             of_model = model.config.concept_groups
             differ = sorted(group for group in {*of_model, *of_rows} if of_model.get(group) != of_rows.get(group))
             raise UserError(
-                f"The model's cell_concepts differ from those of these rows in {differ}: omit concept_pretraining_epochs "
-                "for a model that is trained already, or train a new one."
+                f"The model's cell_concepts differ from those of these rows in {differ}: omit "
+                "concept_pretraining_epochs for a model that is trained already, or train a new one."
             )
         # The features are as small as a language model's embeddings; heads would take long to compensate.
         self.scale = float(self.projector.output_norm.weight.detach().abs().mean())
@@ -107,7 +106,7 @@ class ConceptClassifier(nn.Module):
         for group, weight in GROUP_WEIGHTS.items():
             if group in self.heads and group != "cell_type":
                 loss = loss + weight * masked_binary_cross_entropy(self.heads[group](features), targets[group])
-        for group in ORIGIN_GROUPS:
+        for group in ORIGIN_FIELDS:
             if group in self.heads:
                 loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), targets[group])
         return {"loss": loss, "logits": logits}

@@ -13,13 +13,12 @@ import torch
 from datasets import Dataset
 
 from cell2text.evaluation.classification import truth_claim
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import ancestors, clean_label, label_of
 
 
 logger = logging.getLogger(__name__)
 
-ORIGIN_GROUPS = ("tissue", "disease", "sex", "life_stage")
 BROADER_TYPES = "broader_cell_type"  # helps the encoder, but no text names them
 UNKNOWN = "unknown"  # a concept like any other: texts omit what is unknown about such cells
 NAN = float("nan")
@@ -33,7 +32,7 @@ class CellConcepts:
     ----------
     names
         Names as in `cell_concepts` of a model's configuration: under `multiclass`, `cell_type` and the groups of
-        `ORIGIN_GROUPS`; under `multilabel`, `pathways` and `BROADER_TYPES` (labels of the Cell Ontology).
+        `ORIGIN_FIELDS`; under `multilabel`, `pathways` and `BROADER_TYPES` (labels of the Cell Ontology).
     """
 
     def __init__(self, names: dict[str, dict[str, list[str]]]):
@@ -47,7 +46,7 @@ class CellConcepts:
         labelled = rows.select([index for index, name in enumerate(rows["cell_type"]) if clean_label(name)])
         claims = claims_by_type_name(labelled)
         multiclass = {"cell_type": sorted(claims)}
-        for field in ORIGIN_GROUPS:
+        for field in ORIGIN_FIELDS:
             if field in rows.column_names:
                 multiclass[field] = sorted({clean_label(value) or UNKNOWN for value in labelled[field]})
         pathways = rows["pathways"] if "pathways" in rows.column_names else ()
@@ -97,7 +96,7 @@ class TrainingConceptOverrides:
     """
 
     def __init__(self, concepts: CellConcepts, rows: Dataset):
-        needed = ("cell_type", "cell_type_ontology_term_id", *ORIGIN_GROUPS, "pathways")
+        needed = ("cell_type", "cell_type_ontology_term_id", *ORIGIN_FIELDS, "pathways")
         columns = [name for name in needed if name in rows.column_names]
         profiles: dict[tuple, int] = {}  # far fewer than cells
         self.profile_of_cell: dict[str, int] = {}
@@ -133,9 +132,9 @@ class TrainingConceptOverrides:
 class ConceptAugmentation:
     """Soften and recombine concept vectors, so that the text follows each group independently of the others.
 
-    Each group is a mixture of the cell's own labels (at least half) and another cell's: the text learns to name the most
-    probable concept. Some cells get another cell's origin altogether, while their text keeps their own: the text learns
-    not to infer the type from the tissue that cells of a study come from.
+    Each group is a mixture of the cell's own labels (at least half) and another cell's: the text learns to name the
+    most probable concept. Some cells get another cell's origin altogether, while their text keeps their own: the text
+    learns not to infer the type from the tissue that cells of a study come from.
 
     Parameters
     ----------
@@ -147,7 +146,7 @@ class ConceptAugmentation:
 
     def __init__(self, groups: dict[str, list[str]], swapped_origin: float = 0.5):
         self.sizes = [len(names) for names in groups.values()]
-        is_origin = torch.tensor([group in ORIGIN_GROUPS for group in groups])
+        is_origin = torch.tensor([group in ORIGIN_FIELDS for group in groups])
         self.is_origin = is_origin.repeat_interleave(torch.tensor(self.sizes))
         self.swapped_origin = swapped_origin
 

@@ -1,9 +1,9 @@
 """Initialise the gene embeddings of a new encoder from co-expression.
 
-An embedding table of thousands of genes that starts from random values memorises a small set of cells, above all its rare
-genes. The right singular vectors of the cells' rank weights place co-expressed genes side by side without any label; they
-then stay fixed. Further dimensions can mark the gene sets that a gene belongs to: the mean over a cell's genes is then a
-score of every set.
+An embedding table of thousands of genes that starts from random values memorises a small set of cells, above all its
+rare genes. The right singular vectors of the cells' rank weights place co-expressed genes side by side without any
+label; they then stay fixed. Further dimensions can mark the gene sets that a gene belongs to: the mean over a cell's
+genes is then a score of every set.
 """
 
 import logging
@@ -46,8 +46,8 @@ def initialise_gene_embeddings(
     Raises
     ------
     UserError
-        If the encoder has no BERT-like embedding tables, has no more dimensions than there are gene sets, or its vocabulary
-        has none of their genes.
+        If the encoder has no BERT-like embedding tables, has no more dimensions than there are gene sets, or its
+        vocabulary has none of their genes.
     """
     tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
     if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
@@ -85,7 +85,7 @@ def _set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarr
     names = {gene for genes in gene_sets.genes for gene in genes}
     mapped = int(members.any(axis=1).sum())
     if not mapped:
-        raise UserError(f"The vocabulary has none of the {len(names):,} genes of the gene sets: expected human symbols.")
+        raise UserError(f"The vocabulary has none of the {len(names):,} genes of the sets: expected human symbols.")
     logger.info(f"{mapped:,} of the {len(names):,} genes of {len(gene_sets)} gene sets are in the vocabulary.")
     empty = [name for name, there in zip(gene_sets.names, members.max(axis=0)) if not there]
     if empty:

@@ -130,8 +130,9 @@ def _help_line(option: Field) -> str:
         text += f" Default: {shown.lower() if default is True else shown}."
     name = f"  --{option.name} {_values(option.type)}"
     lines = wrap(text, HELP_WIDTH - HELP_INDENT)
-    first = f"{name:<{HELP_INDENT - 1}} {lines[0]}" if len(name) < HELP_INDENT else f"{name}\n{'':{HELP_INDENT}}{lines[0]}"
-    return "\n".join([first, *(" " * HELP_INDENT + line for line in lines[1:])])
+    indent = " " * HELP_INDENT
+    first = name.ljust(HELP_INDENT) if len(name) < HELP_INDENT else f"{name}\n{indent}"
+    return first + f"\n{indent}".join(lines)
 
 
 def _values(kind: Any) -> str:

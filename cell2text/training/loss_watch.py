@@ -49,11 +49,11 @@ class LossWatch:
         content = {"step": step, "loss": str(loss), "median_before": before, "cell_ids": cell_ids}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / name, json.dumps(content, indent=1) + "\n")
+        since = "" if before is None else f", after a median of {before:.4g} over {len(self.losses)} steps"
         raise BadLossError(
-            f"The loss of step {step} is {loss:.4g}"
-            + ("" if before is None else f", after a median of {before:.4g} over {len(self.losses)} steps")
-            + f". Its {len(cell_ids)} cells are listed in {self.folder / name}. Inspect their rows, lower learning_rate "
-            "or max_grad_norm, or raise max_loss_jump; then pass resume_from_checkpoint=true."
+            f"The loss of step {step} is {loss:.4g}{since}. Its {len(cell_ids)} cells are listed in "
+            f"{self.folder / name}. Inspect their rows, lower learning_rate or max_grad_norm, or raise max_loss_jump; "
+            "then pass resume_from_checkpoint=true."
         )
 
     def _is_spike(self, loss: float) -> bool:

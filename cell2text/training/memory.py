@@ -7,7 +7,8 @@ from cell2text.training.arguments import Cell2TextArguments
 
 
 UNTRAINED_COPY = ".original_module."  # PEFT's copy of a module before training
-# Values per trained weight that an optimizer stores, in the precision of the weight; Adam's two for any other optimizer.
+# Values per trained weight that an optimizer stores, in the precision of the weight; Adam's two for any other
+# optimizer.
 OPTIMIZER_STATES = {"8bit": 0.5, "sgd": 0.0, "adafactor": 0.0, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
 GIB = 2**30
 
@@ -43,8 +44,8 @@ def memory_advice(
     batch = training_args.per_device_train_batch_size
     shown = f" ({', '.join(f'{name} {tuple(shape)}' for name, shape in shapes.items())})" if shapes else ""
     lines = [
-        f"Out of memory. Weights {weights / GIB:.2f} GiB, gradients and optimizer {training / GIB:.2f} GiB; the rest are "
-        f"activations of {batch} rows{shown}."
+        f"Out of memory. Weights {weights / GIB:.2f} GiB, gradients and optimizer {training / GIB:.2f} GiB; the rest "
+        f"are activations of {batch} rows{shown}."
     ]
     if torch.cuda.is_available() and not training_args.use_cpu:
         free, total = torch.cuda.mem_get_info()

@@ -69,8 +69,8 @@ def load_rows(args: DataArguments, output_dir: str, *, prepares: bool = True) ->
     """
     if not args.dataset:
         raise UserError(
-            "dataset is empty: pass h5ad or zarr files, one prepared data set (a folder or a Hub id), or example_cells. "
-            "train_sft.py without any argument runs the default."
+            "No training data: pass dataset='FILE.h5ad' (one or more h5ad or zarr files), one prepared data set (a "
+            "folder or a Hub id), or dataset=example_cells."
         )
     files = [str(example_cells_path()) if name == EXAMPLE_NAME else name for name in args.dataset]
     if all(name.endswith(COUNT_SUFFIXES) for name in files):
@@ -111,7 +111,9 @@ def _prepare_rows(files: list[str], args: DataArguments, output_dir: Path, prepa
 def _select_splits(dataset: DatasetDict, args: DataArguments, vocabulary: Path | None, files) -> TrainingRows:
     missing = {"train", args.hold_out} - set(dataset)
     if missing:
-        raise UserError(f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)} and lacks {sorted(missing)}.")
+        raise UserError(
+            f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)} and lacks {sorted(missing)}."
+        )
     empty = [name for name, rows in dataset.items() if name in ("train", "validation", args.hold_out) and not len(rows)]
     if empty:
         raise UserError(f"The data set {args.dataset[0]!r} has no row in {' and '.join(empty)}.")
@@ -130,7 +132,9 @@ def vocabulary_of(rows: TrainingRows, args: DataArguments) -> GeneVocabulary:
     """
     folder = args.gene_vocab if rows.vocabulary is None else rows.vocabulary
     if folder is None:
-        raise UserError("The data set has no folder `vocabulary`: pass the one that ranked its cells as gene_vocab='...'.")
+        raise UserError(
+            "The data set has no folder `vocabulary`: pass the one that ranked its cells as gene_vocab='...'."
+        )
     vocabulary = GeneVocabulary.from_pretrained(folder)
     if args.gene_vocab is not None and rows.vocabulary is not None:
         _check_same_genes(vocabulary, GeneVocabulary.from_pretrained(args.gene_vocab), f"gene_vocab={args.gene_vocab}")
@@ -153,8 +157,9 @@ def check_vocabulary(rows: TrainingRows, args: Cell2TextArguments, model_vocabul
     largest = pc.max(tokens).as_py() or 0
     if largest >= len(model_vocabulary):
         raise UserError(
-            f"The cells hold the gene token {largest:,}, but the model's vocabulary has {len(model_vocabulary):,} tokens: "
-            "another vocabulary ranked them. Prepare the data with the model's: cell2text prepare --gene-vocab FOLDER."
+            f"The cells hold the gene token {largest:,}, but the model's vocabulary has "
+            f"{len(model_vocabulary):,} tokens: another vocabulary ranked them. Prepare the data with the model's: "
+            "cell2text prepare --gene-vocab FOLDER."
         )
 
 

@@ -32,7 +32,7 @@ from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.saving import save_base, save_final
 from cell2text.training.state_cache import CellStateCache, cache_cell_states
 from cell2text.training.threads import set_cpu_threads
-from cell2text.training.trainer import MODEL_PARTS, Cell2TextCollator, Cell2TextTrainer
+from cell2text.training.trainer import MODEL_PARTS, Cell2TextTrainer, TrainingCollator
 from cell2text.training.validation import check_metric, check_validation, sample_validation_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
@@ -132,9 +132,7 @@ def freeze(run: SFTRun) -> None:
     if args.cache_cell_states:
         with training_args.main_process_first(desc="encoding the cells"):
             builds = training_args.local_process_index == 0
-            run.caches = cache_cell_states(
-                run.model, run.processor, run.rows, args, str(run.output_dir), builds=builds
-            )
+            run.caches = cache_cell_states(run.model, run.processor, run.rows, args, str(run.output_dir), builds=builds)
     if stage == "lora" and not run.checkpoint:
         save_base(run.model, run.processor, run.model_args, run.base_folder, training_args)
 
@@ -202,12 +200,7 @@ def make_trainer(run: SFTRun) -> Cell2TextTrainer:
         eval_dataset=(rows.held_out if rows.validation is None else rows.validation) if evaluates else None,
         processing_class=run.processor,
         peft_config=get_peft_config(run.model_args) if run.model_args.use_peft else None,
-        data_collator=Cell2TextCollator(
-            pad_token_id=run.processor.tokenizer.pad_token_id,
-            processor=run.processor,
-            caches=run.caches,
-            concept_overrides=concept_overrides,
-        ),
+        data_collator=TrainingCollator(run.processor, caches=run.caches, concept_overrides=concept_overrides),
         learning_rates={part: getattr(args, f"{part.removeprefix('cell_')}_learning_rate") for part in MODEL_PARTS},
         max_loss_jump=args.max_loss_jump,
         row_weights=run.row_weights,

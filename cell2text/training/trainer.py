@@ -1,4 +1,9 @@
-"""TRL's SFTTrainer with cells: a collator that pads them, and checks before the first step."""
+"""TRL's SFTTrainer for rows with cells.
+
+It adds learning rates per part of the model, checks of every loss, generated texts at evaluations, resumable
+checkpoints and throughput to the logs. Its collator adds cached encoder states and concept labels to the collator of
+the Hub files.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -11,10 +16,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from cell2text.errors import UserError
-from cell2text.training.checkpoints import WholeCheckpoints
+from cell2text.training.checkpoints import CompleteCheckpoints
 from cell2text.training.class_balance import BalancedRows
 from cell2text.training.concept_targets import TrainingConceptOverrides
 from cell2text.training.held_out import describe_cells
@@ -23,71 +27,71 @@ from cell2text.training.saving import is_sharded
 from cell2text.training.state_cache import CellStateCache
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, peak_flops
 from cell2text.training.validation import GenerationEvaluator, describe_with_shards
-from processing_cell2text import Cell2TextProcessor
+from collation_cell2text import Cell2TextDataCollator
 
 
-# Parts of the model that may have a learning rate of their own, by what their parameters' names hold.
-PARTS = {
+# Parts of the model that can have their own learning rate, and substrings of their parameters' names.
+MODEL_PARTS = {
     "cell_encoder": ("cell_encoder.",),
     "projector": ("projector.",),
     "language_model": ("language_model.", "lm_head."),
 }
-SHOWN_SHAPES = ("input_ids", "cell_input_ids", "cell_states")
-GENES_FIRST = 100_000  # one gene more counts as much as so many tokens: attention over genes costs most
+REPORTED_TENSORS = ("input_ids", "cell_input_ids", "cell_states")
+TOKENS_PER_GENE = 100_000  # weight of a gene in a row's length: attention over genes costs most
 
 
 @dataclass
-class Cell2TextCollator(DataCollatorForLanguageModeling):
-    """TRL's own batch of text, and the cells of each example: ranked genes, and where they are kept their states.
+class TrainingCollator(Cell2TextDataCollator):
+    """The collator of the Hub files, and for each row cached encoder states and concept overrides.
+
+    A batch also holds `cell_ids` and `sizes`, which the trainer removes before the forward pass.
 
     Parameters
     ----------
-    processor
-        Pads the cells.
     caches
-        Kept states by the name that the column `cache` of a row has; its column `cache_row` says which row it is.
+        Cached encoder states by name. A row's column `cache` names its cache, `cache_row` its row in the cache.
+        Defaults to none: every step encodes its cells.
     concept_overrides
-        What is true of cells, for a projector of concepts.
+        Concept labels of the training cells, for the projector type `concepts`. Defaults to none.
     """
 
-    processor: Cell2TextProcessor | None = None
     caches: dict[str, CellStateCache] = field(default_factory=dict)
     concept_overrides: TrainingConceptOverrides | None = None
 
-    def torch_call(self, examples):
-        batch = super().torch_call(examples)
-        cells = self.processor.pad_cells([example["cells"] for example in examples], return_tensors="pt")
-        if "cache" in examples[0]:
-            cache = self.caches[examples[0]["cache"]]
-            cells = {name: value[..., : cache.positions] for name, value in cells.items()}
-            rows = [example["cache_row"] for example in examples]
-            cells["cell_states"] = cache.batch(rows, *cells["cell_input_ids"].shape[1:])
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().__call__(rows)
+        if "cache" in rows[0]:
+            cache = self.caches[rows[0]["cache"]]
+            for name in ("cell_input_ids", "cell_attention_mask"):
+                batch[name] = batch[name][..., : cache.positions]
+            cached = [row["cache_row"] for row in rows]
+            batch["cell_states"] = cache.batch(cached, *batch["cell_input_ids"].shape[1:])
         if self.concept_overrides is not None:
-            cells["concept_overrides"] = self.concept_overrides.batch(examples, cells["cell_input_ids"].shape[1])
-        batch.update(cells)
-        batch["cell_ids"] = [example.get("cell_id", "") for example in examples]
+            batch["concept_overrides"] = self.concept_overrides.batch(rows, batch["cell_input_ids"].shape[1])
+        batch["cell_ids"] = [row.get("cell_id", "") for row in rows]
         batch["sizes"] = batch_sizes(batch)
         return batch
 
 
-class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
-    """An SFTTrainer whose rows hold cells.
+class Cell2TextTrainer(BalancedRows, CompleteCheckpoints, SFTTrainer):
+    """SFTTrainer for rows with cells.
 
     Parameters
     ----------
     learning_rates
-        Of parts of the model, keys of `PARTS`; the trainer's own where left out or None. A part at 0 stays as it is.
+        Learning rate per part, a key of `MODEL_PARTS`. 0 freezes the part; None, or a missing part, uses
+        `learning_rate`.
     max_loss_jump
-        Nats above the recent median that stop the run.
+        Nats above the median of the last 50 losses that stop the run; None for no limit.
     row_weights
-        How often each training row is drawn; every row once an epoch if None.
+        Sampling weight per training row, shape (n_rows,); None samples every row once per epoch.
 
     Attributes
     ----------
     validation_texts
-        Describes validation cells at every evaluation, and adds the figures of the texts to it; None for none.
+        Describes validation cells at every evaluation and adds their metrics; None describes none.
     batch_shapes
-        Shapes of the latest batch, for advice when the memory does not suffice.
+        Shapes of the last batch, reported when memory is exhausted.
     """
 
     args: SFTConfig
@@ -130,13 +134,13 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         cell_ids, sizes = inputs.pop("cell_ids", []), inputs.pop("sizes", {})
-        self.batch_shapes = {name: tuple(inputs[name].shape) for name in SHOWN_SHAPES if name in inputs}
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.batch_shapes = {name: tuple(inputs[name].shape) for name in REPORTED_TENSORS if name in inputs}
+        output = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.model.training:
-            loss = float((found[0] if return_outputs else found).detach())
-            self.loss_watch.look(loss, cell_ids, self.state.global_step + 1, self.args.process_index)
+            loss = float((output[0] if return_outputs else output).detach())
+            self.loss_watch.check(loss, cell_ids, self.state.global_step + 1, self.args.process_index)
             self.throughput.add(sizes)
-        return found
+        return output
 
     def log(self, logs, start_time=None):
         if "loss" in logs and self.model.training:
@@ -165,14 +169,14 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if "cells" not in dataset.column_names:
-            raise UserError(f"The {dataset_name} dataset has no column of cells; it has {dataset.column_names}.")
-        whole = copy.copy(args)
-        whole.max_length = None
-        prepared = super()._prepare_dataset(dataset, processing_class, whole, packing, formatting_func, dataset_name)
+            raise UserError(f"The {dataset_name} dataset has no column `cells`; it has {dataset.column_names}.")
+        uncut = copy.copy(args)  # TRL would truncate prompts without an error
+        uncut.max_length = None
+        prepared = super()._prepare_dataset(dataset, processing_class, uncut, packing, formatting_func, dataset_name)
         if args.max_length is not None:
-            refuse_long_rows(prepared, args.max_length, dataset_name)
+            _check_lengths(prepared, args.max_length, dataset_name)
         if args.train_sampling_strategy == "group_by_length":
-            prepared = with_lengths(prepared, args.length_column_name)
+            prepared = add_lengths(prepared, args.length_column_name)
         return prepared
 
     def create_optimizer(self, model=None):
@@ -180,18 +184,18 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
             trained = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             decayed = set(self.get_decay_parameter_names(trained))
-            groups = parameter_groups(trained, self.learning_rates, decayed, weight_decay=self.args.weight_decay)
+            groups = _parameter_groups(trained, self.learning_rates, decayed, weight_decay=self.args.weight_decay)
             self.optimizer_cls_and_kwargs = optimizer_class, {**options, "params": groups}
         return super().create_optimizer(model)
 
 
 def part_of(name: str) -> str:
-    """The part of the model, a key of `PARTS`, that a parameter belongs to by its name."""
-    return next((part for part, prefixes in PARTS.items() if any(prefix in name for prefix in prefixes)), "other")
+    """Return the part of the model, a key of `MODEL_PARTS`, that a parameter belongs to; otherwise `other`."""
+    return next((part for part, prefixes in MODEL_PARTS.items() if any(prefix in name for prefix in prefixes)), "other")
 
 
-def parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
-    """Trainable parameters by part and by weight decay; parts in `rates` carry a learning rate of their own."""
+def _parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
+    """Group trainable parameters by part and weight decay; the groups of parts in `rates` get their learning rate."""
     groups: dict[tuple, dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -205,25 +209,21 @@ def parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, we
     return list(groups.values())
 
 
-def with_lengths(dataset, column: str):
-    """Rows with their longest cell's genes, then their text's tokens, as one number: what batches are grouped by.
-
-    Genes come first, since attention over them costs most.
-    """
+def add_lengths(dataset, column: str):
+    """Add a column of lengths to group batches by: genes of the longest cell first, then tokens of the text."""
     lengths = [
-        GENES_FIRST * max(map(len, cells), default=0) + len(ids)
+        TOKENS_PER_GENE * max(map(len, cells), default=0) + len(ids)
         for cells, ids in zip(dataset["cells"], dataset["input_ids"])
     ]
     return dataset.add_column(column, lengths)
 
 
-def refuse_long_rows(dataset, max_length: int, name: str) -> None:
-    """Raise rather than cut a prompt's cells or an answer's last sentence, as TRL would without a word."""
+def _check_lengths(dataset, max_length: int, name: str) -> None:
+    """Raise a `UserError` if `max_length` would cut a row: TRL would drop cells or sentences without an error."""
     lengths = [len(ids) for ids in dataset["input_ids"]]
     longer = sum(length > max_length for length in lengths)
     if longer:
         raise UserError(
             f"max_length={max_length} would cut {longer:,} of {len(lengths):,} rows of the {name} dataset; the "
-            "longest has "
-            f"{max(lengths)} tokens. Raise it to at least {max(lengths)}, or lower num_cell_tokens."
+            f"longest has {max(lengths)} tokens. Raise it to at least {max(lengths)}, or lower num_cell_tokens."
         )
