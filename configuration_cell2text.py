@@ -72,6 +72,7 @@ class Cell2TextConfig(PreTrainedConfig):
     """
 
     model_type = "cell2text"
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "cell_hidden_states"]
 
     sub_configs_defaults = {
         "cell_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
