@@ -400,12 +400,12 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         cache: Cache | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | Cell2TextModelOutputWithPast:
         """See [`Cell2TextForConditionalGeneration.forward`]."""
-        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            kwargs[CACHE_NAME] = cache
         if (input_ids is None) == (inputs_embeds is None):
             raise UserError("Pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -421,14 +421,13 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             if self.training and self.config.cell_feature_noise > 0:
                 cell_embeds = self._noisy(cell_embeds)
             inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, cell_embeds, cell_attention_mask)
-        elif input_ids is not None and cache is None:
+        elif input_ids is not None and not has_cache(kwargs):
             self.check_no_placeholders(input_ids)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            **{CACHE_NAME: cache},
             **kwargs,
         )
         return Cell2TextModelOutputWithPast(
@@ -585,7 +584,6 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         cache: Cache | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -609,7 +607,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
                 Features of the cells, in place of `cell_input_ids`.
             cache (`Cache`, *optional*):
-                Keys and values of the tokens before these. `past_key_values` is its name before transformers 5.24.
+                Keys and values of the tokens before these. Its older name `past_key_values` works, too.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Text tokens to learn; -100 is left out of the loss.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
@@ -627,7 +625,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_embeds=cell_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=past_key_values if cache is None else cache,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             return_dict=True,
             **kwargs,
@@ -645,8 +643,12 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_hidden_states=outputs.cell_hidden_states,
         )
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
-        # `inputs_embeds` is named because `generate` looks for it in this signature.
+    def prepare_inputs_for_generation(
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, **kwargs
+    ):
+        # `generate` looks for `inputs_embeds` and for the cache's older name in this signature.
+        if past_key_values is not None:
+            kwargs["past_key_values"] = past_key_values
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
@@ -668,10 +670,14 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
                 known = kwargs.pop("concept_overrides", None)
                 features = self.get_cell_features(cells, mask, concept_overrides=known).pooler_output
             kwargs.update(cell_embeds=features, cell_attention_mask=mask)
-        starts = kwargs.get("cache") is None and kwargs.get("past_key_values") is None
-        if kwargs.get("cell_embeds") is None and ids is not None and starts:
+        if kwargs.get("cell_embeds") is None and ids is not None and not has_cache(kwargs):
             self.model.check_no_placeholders(ids)
         return super().generate(inputs, *args, **kwargs)
+
+
+def has_cache(kwargs) -> bool:
+    """Whether arguments of `forward` or `generate` hold a cache, under its newer or its older name."""
+    return any(kwargs.get(name) is not None for name in ("cache", "past_key_values"))
 
 
 def load_component(auto_class, source, dtype, load_kwargs):
