@@ -252,7 +252,7 @@ def test_a_file_at_an_address_is_described_into_the_current_folder(model, experi
     assert list(ad.read_h5ad(out).obs["cell2text"]) == list(ad.read_h5ad(local).obs["cell2text"])
     assert ad.read_h5ad(out).obs_names[0] in capsys.readouterr().out
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(ValueError, match="not writable"):
+    with pytest.raises(ValueError, match="is not writable"):
         describe_file(experiment, "other.h5ad", model=str(model), options=FAST)
 
 

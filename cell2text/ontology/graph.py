@@ -171,7 +171,7 @@ def load_graph(ontology: str) -> OntologyGraph:
         ]
         for term in current
     }
-    kept = json.loads(files("cell2text.evaluation").joinpath(RANGES).read_text(encoding="utf-8"))
+    kept = json.loads(files("cell2text.ontology").joinpath(RANGES).read_text(encoding="utf-8"))
     known = kept.get(f"{ontology} {ontology_versions()[ontology]}")
     return OntologyGraph(parents, tuple(known) if known else None)
 
