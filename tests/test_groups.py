@@ -44,7 +44,9 @@ def rows_of(texts, type_names=(), concepts=None):
     n = len(texts)
     ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n))
     confidence = np.array([np.nan if text is None else 0.5 for text in texts], dtype=np.float32)
-    return make_table(ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), type_names, concepts, fields_only=False)
+    return make_table(
+        ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), type_names, concepts, fields_only=False
+    )
 
 
 def test_the_consensus_is_the_most_frequent_value_with_agreement_and_disagreement():
@@ -235,7 +237,9 @@ def test_columns_that_are_not_groups_raise(options, message, clustered, model, t
 
 
 def test_numbers_that_are_not_groups_raise():
-    with pytest.raises(ValueError, match=r"'n_counts': 1,500 different values in 1,500 cells, expected at most 1,000 groups"):
+    with pytest.raises(
+        ValueError, match=r"'n_counts': 1,500 different values in 1,500 cells, expected at most 1,000 groups"
+    ):
         find_groups(pd.Series(np.arange(1500) / 7), "n_counts", None, 0)
 
 

@@ -14,7 +14,7 @@ from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
 from cell2text.inference.probabilities import type_probabilities
 from cell2text.inference.prompts import build_conversation
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import Claim
 from generation_cell2text import CellTextGenerator, encode_cells
 from processing_cell2text import EMPTY_CELL_TEXT
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cell2text.describe.groups import Groups
 from cell2text.describe.table import EMBEDDING, ID, TEXT
-from cell2text.language.parsing import FIELDS, GRAPHS
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS, TERM_FIELDS
 from cell2text.language.writing import describe_row
 from cell2text.ontology.graph import load_graph
 
@@ -77,7 +77,7 @@ class GroupDescriptions:
             counts[key] += n
             spellings.setdefault(key, Counter())[value] += n
         terms = {term for _, term in self.values[name]}
-        term_column: dict = {} if name == "life_stage" else {"_ontology_term_id": None}
+        term_column: dict = {"_ontology_term_id": None} if name in TERM_FIELDS else {}
         if not counts:
             return {"": None, **term_column, "_n": 0, "_agreement": None, "_disagree": None}
         total, winner = counts.total(), _most_common(counts)
@@ -138,4 +138,4 @@ def _most_common(counts: Counter) -> str:
 @cache
 def _related(name: str, term: str, other: str) -> bool:
     """Return whether one term is an ancestor of the other; False for fields without an ontology."""
-    return name in GRAPHS and load_graph(GRAPHS[name]).related(term, other)
+    return name in FIELD_GRAPHS and load_graph(FIELD_GRAPHS[name]).related(term, other)

@@ -19,7 +19,7 @@ import pandas as pd
 
 from cell2text.describe.table import TEXT, table_schema
 from cell2text.errors import UserError, UserKeyError
-from cell2text.language.parsing import FIELDS
+from cell2text.language.fields import FIELDS
 from cell2text.sources.files import first_line, index_name, read_column
 
 

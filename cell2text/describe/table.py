@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
-from cell2text.language.parsing import FIELDS, Fields, read_fields
+from cell2text.language.fields import FIELDS, TERM_FIELDS, Fields
+from cell2text.language.parsing import read_fields
 from processing_cell2text import EMPTY_CELL_TEXT
 
 
@@ -20,12 +21,16 @@ ID, TEXT, EMBEDDING = "cell_id", "text", "embedding"
 def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
     """Return the columns of the table; `fields_only` leaves out the text."""
     texts = [] if fields_only else [(TEXT, pa.string())]
-    fields = [column for name in FIELDS for column in ((name, pa.string()), (f"{name}_ontology_term_id", pa.string()))]
+    fields = [
+        (column, pa.string())
+        for name in FIELDS
+        for column in ((name, f"{name}_ontology_term_id") if name in TERM_FIELDS else (name,))
+    ]
     return pa.schema(
         [
             (ID, pa.string()),
             *texts,
-            *(column for column in fields if column[0] != "life_stage_ontology_term_id"),
+            *fields,
             ("pathways", pa.string()),
             ("confidence", pa.float32()),
             ("type_probability", pa.float32()),

@@ -1,10 +1,10 @@
-"""Probabilities reported beside a text. Depends on the claims that `language.parsing` reads from texts."""
+"""Probabilities reported beside a text. Depends on the claims of `language.fields`."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import Claim
 
 
 def type_probabilities(

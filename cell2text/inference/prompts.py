@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from cell2text.errors import UserError
-from cell2text.language.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS, fixed_instruction
+from cell2text.language.fields import FIELDS
+from cell2text.language.tasks import INSTRUCTIONS, QUESTIONS, default_instruction
 
 
 def build_conversation(processor, prompt: str | None = None, *, compare_to: str | None = None) -> list[dict]:
@@ -59,12 +60,12 @@ def _instruction_for(prompt: str | None) -> str | None:
     if prompt is None:
         return None
     if prompt in INSTRUCTIONS:
-        return fixed_instruction(prompt)
+        return default_instruction(prompt)
     task, _, field = prompt.partition(":")
     if task == "ask" and field in QUESTIONS:
-        return fixed_instruction(task, field)
+        return default_instruction(task, field)
     if task == "ask" and " " not in prompt:
-        raise UserError(f"prompt={prompt!r}: expected ask: followed by one of {', '.join(ASKABLE)}.")
+        raise UserError(f"prompt={prompt!r}: expected ask: followed by one of {', '.join(FIELDS)}.")
     if not prompt.strip():
         raise UserError(f"prompt={prompt!r} is empty: expected a question, a task or a conversation file.")
     return prompt
