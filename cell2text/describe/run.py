@@ -157,12 +157,12 @@ def _example_texts(shard: Path) -> list[str]:
     table = table.filter(table[TEXT].is_valid())
     rows = table.take(np.linspace(0, len(table) - 1, min(PRINTED_TEXTS, len(table))).astype(int)).to_pylist()
     return [
-        f"{_heading(row[ID], row['type_probability'])}\n{fill(row[TEXT], LINE_WIDTH, break_on_hyphens=False)}\n"
+        f"{cell_heading(row[ID], row['type_probability'])}\n{fill(row[TEXT], LINE_WIDTH, break_on_hyphens=False)}\n"
         for row in rows
     ]
 
 
-def _heading(name: str, type_probability: float | None) -> str:
+def cell_heading(name: str, type_probability: float | None) -> str:
     """Return a cell's name with its type probability, if the model provides one."""
     return name if type_probability is None else f"{name} (type probability {type_probability:.2f})"
 
