@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 from trl import ModelConfig, SFTTrainer
 
-from cell2text.evaluation.training_cells import read_counts
+from cell2text.evaluation.baseline_data import read_counts
 from cell2text.example import example_cells
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
 from cell2text.training.concept_targets import ConceptAugmentation
+from cell2text.training.freezing import apply_stage
 from cell2text.training.launch import run as launch
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.rows import load_rows
-from cell2text.training.stages import apply_stage
 
 from .conftest import make_adata, make_model
 from .training_runs import TORCHRUN, TWO_RANKS, losses, make_trainer, run, weights, write_config

@@ -13,7 +13,7 @@ from cell2text.evaluation.baselines import METHODS, BaselineData, Cells
 from cell2text.evaluation.expression_features import log_normalise, rank_features
 from cell2text.evaluation.predictions import label_rows
 from cell2text.language.writing import describe_row
-from cell2text.ontology.terms import term_definition
+from cell2text.ontology.definitions import term_definition
 
 
 if TYPE_CHECKING:

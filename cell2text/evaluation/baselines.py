@@ -1,7 +1,8 @@
 """Baselines and controls, trained on the training cells of the model and scored on the same rows.
 
-Baselines: majority label, usual pathways of the true cell type, nearest neighbours, logistic regression and LightGBM on the
-expression profile, a linear head on the cell encoder's embedding, and the description of the nearest training cell.
+Baselines: majority label, usual pathways of the true cell type, nearest neighbours, logistic regression and LightGBM
+on the expression profile, a linear head on the cell encoder's embedding, and the description of the nearest training
+cell.
 `shuffle_cells` is a control that needs no training: it assigns every cell the prediction for another one.
 """
 
@@ -22,7 +23,7 @@ from cell2text.errors import UserError
 from cell2text.evaluation.classification import label_claim
 from cell2text.evaluation.pathway_metrics import membership
 from cell2text.evaluation.systems import System, pathway_names, system_from_texts
-from cell2text.language.parsing import FIELDS, Claim
+from cell2text.language.fields import FIELDS, Claim
 
 
 SVD_COMPONENTS, KNN_NEIGHBOURS = 50, 15
@@ -110,8 +111,8 @@ def majority_system(rows: Sequence[Mapping], n: int) -> System:
 def cell_type_pathways(train: Sequence[Mapping], test: Sequence[Mapping]) -> System:
     """Predict for each cell the most frequent pathways of the training cells of its true type.
 
-    Cells without a type, or of a type without training cells, get the most frequent pathways of all training cells. The
-    true type is not available to any trained system: a system that scores higher predicts more than the cell type implies.
+    Cells without a type, or of a type without training cells, get the most frequent pathways of all training cells.
+    No trained system has access to the true type, so one that scores higher predicts more than the type implies.
     """
     by_type: dict[str | None, list[Mapping]] = {}
     for row in train:
@@ -146,8 +147,8 @@ def fit_baselines(train: Cells, test: Cells, *, methods: Sequence[str] = METHODS
         raise UserError(f"No baseline is called {', '.join(sorted(unknown))}. Expected some of {', '.join(METHODS)}.")
     if train.features.shape[1] != test.features.shape[1]:
         raise UserError(
-            f"The cells have different genes: {train.features.shape[1]:,} in training, {test.features.shape[1]:,} in the "
-            "predicted cells. Expected the same genes."
+            f"The cells have different genes: {train.features.shape[1]:,} in training, {test.features.shape[1]:,} in "
+            "the predicted cells. Expected the same genes."
         )
     task = _Task(train, test, seed)
     systems = {name: fit(task) for name, fit in _FITTERS.items() if name in methods}

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.language.parsing import GRAPHS, Claim
+from cell2text.language.fields import FIELD_GRAPHS, Claim
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import resolve
 
@@ -101,9 +101,9 @@ class FieldPairs:
 
     def _ontology_metrics(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Average the closeness of each pair over the rows. A prediction without a term has closeness 0."""
-        if self.field not in GRAPHS:
+        if self.field not in FIELD_GRAPHS:
             return {}
-        graph = load_graph(GRAPHS[self.field])
+        graph = load_graph(FIELD_GRAPHS[self.field])
         equal = self.truth == self.predicted
         terms = [(predicted.term_id if predicted else None, truth.term_id) for truth, predicted in self._claims]
         closeness = {

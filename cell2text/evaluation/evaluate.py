@@ -82,9 +82,9 @@ def evaluate_predictions(
 
     Returns
     -------
-    The content of `metrics.json`: metrics of the predictions by part (`cell_type`, `pathways`, `text`, ...), those of the
-    other systems in `systems`, paired differences from them in `differences`, and `calibration`, `confusions`, `by`,
-    `input` and `settings`.
+    The content of `metrics.json`: metrics of the predictions by part (`cell_type`, `pathways`, `text`, ...), those of
+    the other systems in `systems`, paired differences from them in `differences`, and `calibration`, `confusions`,
+    `by`, `input` and `settings`.
 
     Raises
     ------
@@ -189,7 +189,9 @@ def _rows_by_value(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
     missing = sum(row.get(key) is None for row in rows)
     if missing:
         keys = sorted({name for row in rows for name in row})
-        raise UserError(f"by={key!r}: {missing:,} of {len(rows):,} predictions have no value for it. Their keys: {keys}.")
+        raise UserError(
+            f"by={key!r}: {missing:,} of {len(rows):,} predictions have no value for it. Their keys: {keys}."
+        )
     values = [str(row[key]) for row in rows]
     return {value: [i for i, found in enumerate(values) if found == value] for value in sorted(set(values))}
 

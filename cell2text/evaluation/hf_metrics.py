@@ -17,9 +17,10 @@ from cell2text.evaluation.classification import FieldPairs, label_claim
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.settings import library_versions, model_name, settings_hash
 from cell2text.evaluation.text_metrics import score_texts
-from cell2text.language.parsing import FIELDS, GRAPHS, Claim, claim, read_fields
-from cell2text.ontology.phrases import is_term
-from cell2text.ontology.terms import label_of, ontology_versions
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS, Claim
+from cell2text.language.free_text import ground_claim
+from cell2text.language.parsing import read_fields
+from cell2text.ontology.terms import is_term, label_of, ontology_versions
 
 
 METRIC_FOLDERS = ("description_fields", "ontology_similarity", "pathway_sets", "description_text")
@@ -80,8 +81,8 @@ def score_similarity(predictions: Sequence[str], references: Sequence[str], fiel
     field
         `cell_type`, `tissue` or `disease`.
     """
-    if field not in GRAPHS:
-        raise UserError(f"The field {field!r} has no ontology. Expected one of {', '.join(GRAPHS)}.")
+    if field not in FIELD_GRAPHS:
+        raise UserError(f"The field {field!r} has no ontology. Expected one of {', '.join(FIELD_GRAPHS)}.")
     metrics = _score_pairs(field, [_read_claim(field, text) for text in predictions], references)
     return _with_hash({name: metrics[name] for name in ONTOLOGY_METRICS}, field=field)
 
@@ -115,8 +116,10 @@ def _read_claim(field: str, text: str) -> Claim | None:
     """Read a claim from a term id, a label or a description."""
     if is_term(field, text):
         return Claim(label_of(text), text)
-    label = claim(field, text.strip())
-    return label if label and label.term_id and label.label != text.strip() else getattr(read_fields(text), field) or label
+    label = ground_claim(field, text.strip())
+    if label and label.term_id and label.label != text.strip():
+        return label
+    return getattr(read_fields(text), field) or label
 
 
 def _no_resampling(n: int) -> Resampler:

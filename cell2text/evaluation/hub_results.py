@@ -90,7 +90,7 @@ def eval_result_entries(
             value=round(metrics[part][metric], 4),
             dataset_revision=dataset_revision,
             date=date,
-            notes=f"{title} of the {part.replace('_', ' ')}, cell2text evaluate, settings {metrics['settings']['hash']}",
+            notes=f"{part.replace('_', ' ').capitalize()}: {title}. Settings {metrics['settings']['hash']}.",
         )
         for part, metric, title, _ in _defined_metrics(metrics)
     ]

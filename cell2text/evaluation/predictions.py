@@ -15,15 +15,14 @@ from pandas.api.types import is_scalar
 
 from cell2text.errors import UserError
 from cell2text.evaluation.calibration import CONFIDENCE_MEASURES
-from cell2text.language.parsing import FIELDS
-from cell2text.ontology.phrases import is_term
-from cell2text.ontology.terms import clean_label, life_stage, resolve
+from cell2text.language.fields import FIELDS, TERM_FIELDS
+from cell2text.ontology.life_stages import life_stage
+from cell2text.ontology.terms import TERM_SEPARATOR, clean_label, is_term, resolve
 
 
 logger = logging.getLogger(__name__)
 
 LIST_KEYS = ("pathways", "pathways_active")
-TERM_FIELDS = ("cell_type", "tissue", "disease", "sex")
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
@@ -138,7 +137,7 @@ def _clean_row(row: dict, unknown_ids: Counter) -> dict:
     cleaned |= {key: clean_label(row.get(key)) for key in (*FIELDS, "donor_id", "dataset_id")}
     for field in TERM_FIELDS:
         term = clean_label(row.get(f"{field}_ontology_term_id"))
-        if term and not all(is_term(field, part) for part in term.split(" || ")):
+        if term and not all(is_term(field, part) for part in term.split(TERM_SEPARATOR)):
             unknown_ids[term] += 1
             term = None
         cleaned[f"{field}_ontology_term_id"] = term

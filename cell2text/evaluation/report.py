@@ -15,7 +15,7 @@ from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
 from cell2text.evaluation.report_figures import MIN_CELLS, confusion_figure, embedding_map
 from cell2text.evaluation.systems import Evaluation, field_pairs
 from cell2text.files import write_atomically
-from cell2text.language.parsing import FIELDS, GRAPHS
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS
 from cell2text.ontology.graph import load_graph
 
 
@@ -39,10 +39,10 @@ METRIC_NAMES = {
     "macro_f1": "macro F1", "weighted_f1": "weighted F1", "macro_precision": "macro precision",
     "macro_recall": "macro recall", "pagerank_similarity": "PageRank similarity", "lin_similarity": "Lin similarity",
     "common_ancestor_distance": "distance", "subset_accuracy": "all pathways correct",
-    "jaccard": "Jaccard index", "micro_f1": "micro F1", "auroc": "AUROC", "auprc": "AUPRC", "exact_match": "exact match",
-    "bleu1": "BLEU-1", "bleu4": "BLEU-4", "sentence_bleu4": "sentence BLEU-4", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1", "words": "words", "cut_off": "cut off",
-    "repeats_itself": "repetitive", "empty": "empty", "contradicts_itself": "contradictory",
+    "jaccard": "Jaccard index", "micro_f1": "micro F1", "auroc": "AUROC", "auprc": "AUPRC",
+    "exact_match": "exact match", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "sentence_bleu4": "sentence BLEU-4",
+    "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1", "words": "words",
+    "cut_off": "cut off", "repeats_itself": "repetitive", "empty": "empty", "contradicts_itself": "contradictory",
     "pathway_claims_true": "texts with active pathways only", "share_of_pathway_claims_true": "active pathways",
 }  # fmt: skip
 UNSCALED_METRICS = ("words", "common_ancestor_distance")  # all others are shares, shown in percent
@@ -213,10 +213,10 @@ def _calibration_table(calibration: dict) -> dict:
 
 def _largest_errors(evaluation: Evaluation, pairs: dict[str, FieldPairs]) -> list[dict]:
     """Return the rows with a wrong cell type, least similar first; tissue or disease if no row has a cell type."""
-    name = next((name for name in GRAPHS if name in pairs), None)
+    name = next((name for name in FIELD_GRAPHS if name in pairs), None)
     if name is None:
         return []
-    found, graph = pairs[name], load_graph(GRAPHS[name])
+    found, graph = pairs[name], load_graph(FIELD_GRAPHS[name])
     wrong = np.flatnonzero(~found.correct()).tolist()
     similarity = {i: graph.pagerank_similarity(*found.terms(i)) for i in wrong}
     order = sorted(wrong, key=lambda i: (found.predicted_names[i] == NOT_FOUND, similarity[i], i))[:MAX_ERRORS]

@@ -9,7 +9,8 @@ from cell2text.evaluation.bootstrap import Resampler, interval, paired_differenc
 from cell2text.evaluation.classification import FieldPairs, label_claim
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.text_metrics import score_texts
-from cell2text.language.parsing import FIELDS, Claim, Fields, read_fields
+from cell2text.language.fields import FIELDS, Claim, Fields
+from cell2text.language.parsing import read_fields
 
 
 # Metrics by part of the evaluation and name, each followed by its replicates, shape (1 + n_resamples,).

@@ -9,10 +9,10 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
+from cell2text.evaluation.baseline_data import baseline_data
 from cell2text.evaluation.calibration import four_digits, probability_of_types
 from cell2text.evaluation.evaluate import evaluate_predictions
 from cell2text.evaluation.report import SYSTEM_NAMES
-from cell2text.evaluation.training_cells import training_of
 from cell2text.files import write_atomically
 from cell2text.language.parsing import read_fields
 from cell2text.preparation.rows import METADATA_COLUMNS
@@ -40,7 +40,7 @@ def describe_held_out(
     if args.baselines:
         head = "linear_head" in args.baselines
         learned = embed_cells(model, processor, training_rows.train, args.generation_batch_size) if head else None
-        training = training_of(
+        training = baseline_data(
             training_rows.train,
             rows,
             counts=training_rows.files,

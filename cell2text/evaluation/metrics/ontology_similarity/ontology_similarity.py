@@ -9,8 +9,8 @@ from cell2text.evaluation.hf_metrics import score_similarity
 class OntologySimilarity(evaluate.Metric):
     """PageRank and Lin similarity, lenient accuracy, and distance over the nearest common ancestor.
 
-    `compute` takes `predictions` (descriptions, labels or ontology term ids), `references` (labels or ontology term ids)
-    and `field` (`cell_type`, the default, `tissue` or `disease`).
+    `compute` takes `predictions` (descriptions, labels or ontology term ids), `references` (labels or ontology term
+    ids) and `field` (`cell_type`, the default, `tissue` or `disease`).
 
     Examples
     --------
