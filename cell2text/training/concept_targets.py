@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from datasets import Dataset
 
-from cell2text.evaluation.classification import truth_claim
+from cell2text.evaluation.classification import label_claim
 from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import ancestors, clean_label, label_of
 
@@ -172,7 +172,7 @@ class ConceptAugmentation:
 
 def true_type_claims(rows: Dataset) -> list[Claim]:
     """Return the annotated cell type of each row as a claim."""
-    return [truth_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
+    return [label_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
 
 
 def claims_by_type_name(rows: Dataset) -> dict[str, Claim]:
@@ -195,5 +195,5 @@ def broader_types(types: list[Claim]) -> list[str]:
 @lru_cache(maxsize=10_000)
 def _labels_above(name: str, term_id: str | None) -> frozenset[str]:
     """Return the labels of a type's ancestors and its own; empty if the ontology lacks the type."""
-    term = truth_claim("cell_type", name, term_id).term_id if clean_label(name) else None
+    term = label_claim("cell_type", name, term_id).term_id if clean_label(name) else None
     return frozenset(label_of(above) for above in ancestors(term)) if term else frozenset()

@@ -5,6 +5,7 @@ PyTorch, transformers and TRL are imported only after the help has been printed.
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +97,9 @@ def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
     except UserError:
         raise
     except (ValueError, OSError, yaml.YAMLError) as error:
+        unknown = re.search(r"not used by the HfArgumentParser: (\[.*\])|from config file: (\[.*?\])", str(error))
+        if unknown:
+            raise UserError(f"Unknown options {unknown[1] or unknown[2]}: --help_all lists all options.") from error
         raise UserError(str(error)) from error
 
 

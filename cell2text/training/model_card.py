@@ -167,13 +167,13 @@ def _results_text(metrics: dict | None) -> str:
     """Return a table of cell type, tissue and disease accuracy for the model, controls and baselines."""
     if not metrics:
         return "The held-out cells were not described."
-    from cell2text.evaluation.report import PARTS, SYSTEM_NAMES, cell
+    from cell2text.evaluation.report import PART_TITLES, SYSTEM_NAMES, format_metric
 
     fields = [field for field in ("cell_type", "tissue", "disease") if field in metrics]
-    lines = ["| accuracy in % (95 % interval) | " + " | ".join(PARTS[field] for field in fields) + " |"]
+    lines = ["| accuracy in % (95 % interval) | " + " | ".join(PART_TITLES[field] for field in fields) + " |"]
     lines += ["|---|" + "---|" * len(fields)]
     for name, scores in ({"cell2text": metrics} | metrics["systems"]).items():
-        figures = [cell(scores[field], "accuracy") if field in scores else "" for field in fields]
+        figures = [format_metric(scores[field], "accuracy") if field in scores else "" for field in fields]
         lines.append(f"| {SYSTEM_NAMES[name]} | " + " | ".join(figures) + " |")
     note = (
         f"{metrics['input']['rows']:,} held-out cells. `evaluation/metrics.json` holds all metrics (settings "
