@@ -108,7 +108,7 @@ def summary(scores: dict) -> dict:
     return {
         "cells": scores["rows"],
         "resampled": scores["cell_type"]["resampled"],
-        "certainty": {name: rounded(found) for name, found in scores["certainty"].items()},
+        "calibration": {name: rounded(found) for name, found in scores["calibration"].items()},
         "systems": {name: figures_of(found) for name, found in systems.items()},
         "ahead_of": {
             name: {

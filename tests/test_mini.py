@@ -205,31 +205,3 @@ def test_the_lists_of_cells_that_choose_and_that_test_share_none():
     )
     results = json.loads((PROJECT / "benchmarks" / "results" / "mini.json").read_text())
     assert set(SOURCES["unseen"]) < set(results["by_study"])
-
-
-def test_the_readme_quotes_what_the_model_reaches():
-    results = json.loads((PROJECT / "benchmarks" / "results" / "mini.json").read_text())
-    readme = (PROJECT / "README.md").read_text()
-    for part in ("donors", "studies"):
-        for system in ("cell2text", "logistic_regression", "knn", "lightgbm"):
-            found = results[part]["systems"][system]["cell_type"]
-            assert f"| {100 * found['accuracy'][0]:.1f} | {100 * found['pagerank_similarity'][0]:.1f} |" in readme
-    readme = " ".join(readme.split())
-    ours, usual = (
-        [100 * results[part]["systems"][system]["pathways"]["jaccard"][0] for part in ("donors", "studies")]
-        for system in ("cell2text", "usual_pathways")
-    )
-    assert f"Jaccard index: {ours[0]:.1f} on donors, {ours[1]:.1f} on studies;" in readme
-    assert f"true type {usual[0]:.1f} and {usual[1]:.1f}." in readme
-    for part in ("donors", "studies"):
-        sure = results[part]["certainty"]["type_probability"]
-        most = sure["bins"][-1]
-        assert f"(AUROC {100 * sure['auroc']:.1f}): of the {most['n']:,} cells with 0.99 and more" in readme
-        assert f"0.99 and more {100 * most['accuracy']:.1f} % are right" in readme
-        if part == "donors":
-            n = sure["n"] - most["n"]
-            right = (sure["n"] * sure["accuracy"] - most["n"] * most["accuracy"]) / n
-            assert f"of the other {n} {100 * right:.1f} %" in readme
-    mean = {name: 100 * found["pagerank_similarity"] for name, found in results["mean_over_studies"].items()}
-    assert f"PageRank is {mean['cell2text']:.1f} against {mean['logistic_regression']:.1f} of logistic" in readme
-    assert f"regression and {mean['knn']:.1f} of kNN." in readme

@@ -77,7 +77,7 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
         "confusions": {name: found[:10] for name, found in metrics["confusions"].items() if found},
         "errors": worst_errors(evaluation, pairs),
         "differences": differences_table(metrics["differences"]),
-        "certainty": certainty_table(metrics["certainty"]),
+        "certainty": certainty_table(metrics["calibration"]),
         "by": {key: part_table(parts) for key, parts in metrics["by"].items()},
         "learned": learned(metrics["settings"]),
     }

@@ -31,8 +31,8 @@ class CellConcepts:
     Parameters
     ----------
     names
-        As `cell_concepts` of a model's configuration. Under `multiclass` the `cell_type` and each field of `ORIGIN`; under
-        `multilabel` the `pathways`, and `BROADER_TYPES`, labels of the Cell Ontology that types fall under.
+        As `cell_concepts` of a model's configuration. Under `multiclass` the `cell_type` and each field of `ORIGIN`;
+        under `multilabel` the `pathways`, and `BROADER_TYPES`, labels of the Cell Ontology that types fall under.
     """
 
     def __init__(self, names: dict[str, dict[str, list[str]]]):

@@ -14,11 +14,12 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from cell2text.errors import UserError
-from cell2text.training.augmentation import BalancedRows
-from cell2text.training.checkpoints import WholeCheckpoints, is_sharded
+from cell2text.training.checkpoints import WholeCheckpoints
+from cell2text.training.class_balance import BalancedRows
 from cell2text.training.concept_targets import TrainingConceptOverrides
 from cell2text.training.held_out import describe_cells
 from cell2text.training.loss_watch import LossWatch
+from cell2text.training.saving import is_sharded
 from cell2text.training.state_cache import CellStateCache
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, peak_flops
 from cell2text.training.validation import GenerationEvaluator, describe_with_shards
