@@ -93,7 +93,9 @@ class Options:
         known = [declared.name for declared in fields(cls)]  # type: ignore[arg-type]
         unknown = sorted(str(name) for name in content if name not in known)
         if unknown:
-            raise UserError(f"{path} names options that do not exist: {', '.join(unknown)}. Options: {', '.join(known)}.")
+            raise UserError(
+                f"{path} names options that do not exist: {', '.join(unknown)}. Options: {', '.join(known)}."
+            )
         return cls(**{**content, **changes})
 
 
@@ -179,9 +181,7 @@ def flags_of_options(cls: type) -> dict[str, str]:
     {'n_cells': '--n-cells'}
     """
     declared = [(one.name, one.metadata["option"]) for one in fields(cls)]
-    return {
-        name: about.flag or "--" + name.replace("_", "-") for name, about in declared if about.on_command_line
-    }
+    return {name: about.flag or "--" + name.replace("_", "-") for name, about in declared if about.on_command_line}
 
 
 def flag_parameters(cls: type, only: Iterable[str] = ()) -> list[inspect.Parameter]:

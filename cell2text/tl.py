@@ -6,7 +6,8 @@ from anndata import AnnData
 from cell2text.describe.engine import EMBEDDING, ID, TEXT, Describer, embed_cells
 from cell2text.describe.groups import describe_groups
 from cell2text.describe.inputs import check_second, groups_of, pseudobulk_of, ranked_anndata
-from cell2text.describe.options import DescribeOptions, provenance
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.provenance import provenance
 from cell2text.describe.run import SHARD
 from cell2text.describe.writers import as_frame, as_matrix, as_obs
 from cell2text.errors import UserError

@@ -20,7 +20,7 @@ from cell2text import tl
 from cell2text.describe import DescribeOptions, describe_file, engine
 from cell2text.describe.engine import Describer, RankedCells
 from cell2text.describe.inputs import ranked_anndata
-from cell2text.describe.options import conversation
+from cell2text.describe.prompts import conversation
 from cell2text.describe.run import shard_path
 from cell2text.evaluation.calibration import probability_of_types
 from cell2text.inference.batch_size import MOST_GENES, MOST_ROWS, genes_that_fit, rows_that_fit

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cell2text.describe.options import DescribeOptions, conversation
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.prompts import conversation
 from cell2text.evaluation.calibration import four_digits, probability_of_types
 from cell2text.inference.batch_size import free_bytes, genes_that_fit, rows_that_fit
 from cell2text.language.parsing import FIELDS, Fields, read_fields

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from cell2text.describe.engine import ID, TEXT, Describer
 from cell2text.describe.groups import describe_groups
 from cell2text.describe.inputs import CellFile, check_second, find_file
-from cell2text.describe.options import DescribeOptions, provenance
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.provenance import provenance
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
 from cell2text.files import check_output_folder, write_atomically

@@ -15,11 +15,12 @@ from cell2text.errors import UserError
 from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs, truth_claim
 from cell2text.evaluation.pathway_metrics import pathway_metrics
-from cell2text.evaluation.settings import LIBRARIES, model_name, settings_hash, version_of
+from cell2text.evaluation.settings import LIBRARIES, model_name, settings_hash
 from cell2text.evaluation.text_metrics import text_figures
 from cell2text.language.parsing import FIELDS, GRAPHS, Claim, claim, read_fields
 from cell2text.ontology.phrases import is_term
 from cell2text.ontology.terms import label_of, ontology_versions
+from cell2text.provenance import library_versions
 
 
 METRICS = ("description_fields", "ontology_similarity", "pathway_sets", "description_text")
@@ -91,5 +92,5 @@ def points(replicates: dict[str, np.ndarray]) -> dict[str, float]:
 
 def with_hash(found: dict, **settings) -> dict:
     used = {"version": importlib.metadata.version("cell2text"), "ontologies": ontology_versions(), **settings}
-    used["libraries"] = {name: version_of(name) for name in LIBRARIES}
+    used["libraries"] = library_versions(LIBRARIES)
     return {**found, "settings_hash": settings_hash(used)}

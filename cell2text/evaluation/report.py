@@ -5,7 +5,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
@@ -15,10 +14,12 @@ from cell2text.evaluation.systems import Evaluation, field_pairs
 from cell2text.files import write_atomically
 from cell2text.language.parsing import FIELDS
 from cell2text.ontology.graph import load_graph
+from cell2text.pages import render_page
 from cell2text.plots import plain, svg
 
 
 METRICS = "metrics.json"
+PACKAGE = "cell2text.evaluation"  # whose templates are rendered
 MOST_LABELS, MOST_COLOURS, MOST_POINTS, MOST_ERRORS = 30, 18, 4000, 20
 SYSTEM_NAMES = {
     "cell2text": "Cell2Text, read from the text",
@@ -81,24 +82,11 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
         "by": {key: part_table(parts) for key, parts in metrics["by"].items()},
         "learned": learned(metrics["settings"]),
     }
-    environment = Environment(
-        loader=PackageLoader("cell2text.evaluation", "templates"),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    environment.filters["cell"] = table_cell
     write_atomically(out / METRICS, json.dumps(metrics, indent=1) + "\n")
-    write_atomically(out / "report.md", environment.get_template("report.md").render(**context))
+    write_atomically(out / "report.md", render_page(PACKAGE, "report.md", **context))
     map_figure = None if embeddings is None else embedding_map(embeddings, pairs, len(evaluation.rows), seed)
-    page = environment.get_template("report.html").render(**context, figures=figures, map=map_figure)
+    page = render_page(PACKAGE, "report.html", **context, figures=figures, map=map_figure)
     write_atomically(out / "report.html", page)
-
-
-def table_cell(text: str) -> str:
-    """Text that stays in one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def learned(settings: dict) -> str:

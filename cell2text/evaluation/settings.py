@@ -1,8 +1,6 @@
 """What figures depend on beside the rows, written down and hashed."""
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.text_metrics import offline_bert_model
 from cell2text.language.parsing import FIELDS
 from cell2text.ontology.terms import ontology_versions
+from cell2text.provenance import content_hash, library_versions
 
 
 LIBRARIES = (
@@ -30,20 +29,14 @@ def settings_of(resampler: Resampler, bertscore_model: str | None, training: Tra
         "baselines_trained_on": None if training is None else training.features,
         "training_cells": None if training is None else len(training.train.rows),
         "ontologies": ontology_versions(),
-        "libraries": {name: version_of(name) for name in LIBRARIES},
+        "libraries": library_versions(LIBRARIES),
     }
     return {**used, "hash": settings_hash(used)}
 
 
 def settings_hash(used: Mapping) -> str:
-    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """Return 16 hexadecimal digits that change with the settings."""
+    return content_hash(dict(used))[:16]
 
 
 def model_name(model: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cell2text.errors import UserError
+from cell2text.language.names import ASKABLE, TASKS
 from cell2text.language.writing import (
     compare_cells,
     describe_row,
@@ -20,9 +21,6 @@ from cell2text.language.writing import (
 )
 from cell2text.ontology.terms import clean_label
 
-
-TASKS = ("describe", "annotate", "ask", "pathways", "compare")
-ASKABLE = ("cell_type", "tissue", "disease", "sex", "life_stage")
 
 COMPARE = "Describe the differences and similarities of these two cells."
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {

@@ -8,8 +8,9 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
-from cell2text.preparation.plan import WORK, identity_of
+from cell2text.preparation.plan import WORK
 from cell2text.preparation.splits import SPLITS
+from cell2text.provenance import content_hash
 
 
 TEXT = """
@@ -73,7 +74,7 @@ def write_card(report: dict, folder: Path) -> None:
                 "config_name": "default",
                 # `datasets` finds its cache by the folder's name and this text: without it, data sets in folders of one
                 # name would be taken for each other.
-                "description": f"Run {identity_of(report['provenance'])[:16]}",
+                "description": f"Run {content_hash(report['provenance'])[:16]}",
                 "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in used],
             }
         ],

@@ -6,3 +6,19 @@ Depends on nothing, so that the command line can check options before any librar
 SPLITS = ("train", "validation", "test")
 GROUPED = {"donor": "donor", "dataset": "dataset_id", "tissue": "tissue", "cell_type": "cell_type"}
 NAMED = "named"
+# Columns of a file that rows carry, null where unknown.
+METADATA_COLUMNS = (
+    "cell_type",
+    "cell_type_ontology_term_id",
+    "tissue",
+    "tissue_ontology_term_id",
+    "disease",
+    "disease_ontology_term_id",
+    "sex",
+    "development_stage",
+    "development_stage_ontology_term_id",
+    "life_stage",
+    "assay",
+    "donor_id",
+    "dataset_id",
+)

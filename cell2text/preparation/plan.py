@@ -1,7 +1,5 @@
 """The plan of a run: cells are chosen and split, jobs are cut, and all of it is written before the first job starts."""
 
-import hashlib
-import importlib.metadata
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,6 +20,7 @@ from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.preparation.sampling import diversity, sample_cells
 from cell2text.preparation.splits import SPLITS, split_cells
 from cell2text.preparation.survey import Survey
+from cell2text.provenance import content_hash, library_versions
 from cell2text.sources.files import Source
 from vocabulary_cell2text import GeneVocabulary
 
@@ -203,12 +202,8 @@ def run_identity(
         "files": {survey.source.name: survey.fingerprint for survey in surveys},
         "skipped": skipped,
         "vocabulary": vocabulary.fingerprint if vocabulary else "fitted to the training cells",
-        "gene_sets": hashlib.sha256(json.dumps(asdict(gene_sets)).encode()).hexdigest() if gene_sets else None,
+        "gene_sets": content_hash(asdict(gene_sets)) if gene_sets else None,
         "ontologies": ontology_versions(),
-        "libraries": {name: importlib.metadata.version(name) for name in (*LIBRARIES, "cell2text")},
+        "libraries": library_versions((*LIBRARIES, "cell2text")),
     }
-    return identity_of(provenance), provenance
-
-
-def identity_of(provenance: dict) -> str:
-    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
+    return content_hash(provenance), provenance

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
+from cell2text.pages import render_page
 from cell2text.plots import COLOURS, stacked_bars, svg
 from cell2text.preparation.aucell import MIN_COVERAGE
 from cell2text.preparation.plan import WORK, Plan
@@ -119,14 +119,6 @@ def lost_counts(entry: dict) -> float:
 
 def write_html(report: dict, path: Path) -> None:
     """Write a page that needs no other file, with pictures as SVG."""
-    environment = Environment(
-        loader=PackageLoader("cell2text.preparation", "templates"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["thousands"] = lambda number: f"{number:,}"
     figures = {
         "genes": genes_figure(report["files"]),
         "cells": cells_figure(report["files"]),
@@ -134,9 +126,10 @@ def write_html(report: dict, path: Path) -> None:
         "diversity": diversity_figure(report["diversity"]),
         "pathways": pathways_figure(report["pathways"]),
     }
-    page = environment.get_template("report.html").render(
-        report=report, figures=figures, lost_counts=lost_counts, min_coverage=MIN_COVERAGE, splits=SPLITS
-    )
+    page = render_page(
+        "cell2text.preparation", "report.html", report=report, figures=figures, lost_counts=lost_counts,
+        min_coverage=MIN_COVERAGE, splits=SPLITS,
+    )  # fmt: skip
     write_atomically(path, page)
 
 

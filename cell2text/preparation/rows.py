@@ -12,25 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from cell2text.language.tasks import ASKABLE, answer, answerable, fixed_instruction, hashed_uniform, wordings
+from cell2text.preparation.names import METADATA_COLUMNS
 from processing_cell2text import conversation_of
 
 
-# Columns of a file that rows carry, null where unknown.
-METADATA_COLUMNS = (
-    "cell_type",
-    "cell_type_ontology_term_id",
-    "tissue",
-    "tissue_ontology_term_id",
-    "disease",
-    "disease_ontology_term_id",
-    "sex",
-    "development_stage",
-    "development_stage_ontology_term_id",
-    "life_stage",
-    "assay",
-    "donor_id",
-    "dataset_id",
-)
 TEXT_BLOCK = pa.struct([("type", pa.string()), ("text", pa.string())])
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(TEXT_BLOCK))]))
 
