@@ -7,7 +7,7 @@ from pathlib import Path
 from cell2text.evaluation.baselines import Training
 from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.text_metrics import offline_bert_model
-from cell2text.language.parsing import FIELDS
+from cell2text.language.fields import FIELDS
 from cell2text.ontology.terms import ontology_versions
 from cell2text.provenance import content_hash, library_versions
 
