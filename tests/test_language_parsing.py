@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cell2text.evaluation.classification import truth_claim
+from cell2text.evaluation.classification import label_claim
 from cell2text.example import example_cells
 from cell2text.language.fields import FIELDS, Claim
 from cell2text.language.parsing import read_fields
@@ -68,7 +68,7 @@ def assert_read_back(row: dict) -> None:
     for name in FIELDS:
         claim, value = getattr(fields, name), row.get(name)
         assert (claim is None) == (value is None), (name, claim, text)
-        assert claim is None or truth_claim(name, value, None).same_as(claim), (name, claim, text)
+        assert claim is None or label_claim(name, value, None).same_as(claim), (name, claim, text)
     assert fields.pathways == tuple(row.get("pathways") or ()), text
 
 

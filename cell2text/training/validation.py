@@ -8,7 +8,7 @@ from trl import SFTConfig
 
 from cell2text.errors import UserError
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.systems import field_pairs, system_of_texts
+from cell2text.evaluation.systems import field_pairs, system_from_texts
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.rows import TrainingRows
@@ -75,32 +75,13 @@ def sample_validation_cells(rows: Dataset, n_cells: int, seed: int) -> Dataset:
 
 def text_metrics(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, float]:
     """Figures of generated texts against the rows' labels; those of a field that no row knows are absent."""
-    system = system_of_texts(texts, [])
+    system = system_from_texts(texts, [])
     alone = Resampler([None] * len(rows), n_resamples=0)
     found: dict[str, float] = {}
     for name, pairs in field_pairs(system, rows).items():
         figures = pairs.metrics(alone) if name in FIGURES else {}
         found |= {label: float(figures[figure][0]) for figure, label in FIGURES.get(name, {}).items()}
     return found
-
-
-def describe_with_shards(model, processor, cells: list, *, batch_size: int, max_new_tokens: int) -> list[str]:
-    """One text for each ranked cell, by a model that is cut over the ranks.
-
-    `generate` gathers the parts that each step needs, and steps on until the last rank has ended its texts: all ranks
-    call this with as many cells.
-    """
-    texts = []
-    for start in range(0, len(cells), batch_size):
-        chosen = cells[start : start + batch_size]
-        inputs = processor.apply_chat_template(
-            [processor.conversation()] * len(chosen), tokenize=True, return_dict=True, return_tensors="pt",
-            add_generation_prompt=True, processor_kwargs={"cells": [[cell] for cell in chosen]},
-        ).to(model.device)  # fmt: skip
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        said = ids[:, inputs["input_ids"].shape[1] :]
-        texts += [text.strip() for text in processor.tokenizer.batch_decode(said, skip_special_tokens=True)]
-    return texts
 
 
 class GenerationEvaluator:
