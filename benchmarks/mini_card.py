@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.models import MINI
-from cell2text.pages import table_cell
+from cell2text.pages import markdown_cell
 from vocabulary_cell2text import write_atomically
 
 
@@ -76,7 +76,7 @@ def render_card(sources: dict) -> str:
         "figure": figure,
         "percent": percent,
         "thousands": lambda value: f"{value:,}",
-        "cell": table_cell,
+        "cell": markdown_cell,
     }
     return environment.from_string((CONFIGS / "model_card.md").read_text()).render(
         sources=sources,

@@ -12,7 +12,7 @@ def render_page(package: str, template: str, **context: Any) -> str:
     """Render a template of a subpackage.
 
     HTML templates escape what they insert; Markdown templates do not. Filters: `percent` (0.123 as "12.3 %"),
-    `thousands` (1234 as "1,234") and `table_cell` (a text within one cell of a Markdown table).
+    `thousands` (1234 as "1,234") and `markdown_cell` (a text within one cell of a Markdown table).
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def render_page(package: str, template: str, **context: Any) -> str:
     environment = Environment(
         loader=PackageLoader(package), autoescape=select_autoescape(["html"]), trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "thousands": _thousands, "table_cell": table_cell}
+    environment.filters |= {"percent": _percent, "thousands": _thousands, "markdown_cell": markdown_cell}
     return environment.get_template(template).render(**context)
 
 
@@ -38,12 +38,12 @@ def _thousands(number: int) -> str:
     return f"{number:,}"
 
 
-def table_cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Return a text that stays within one cell of a Markdown table.
 
     Examples
     --------
-    >>> table_cell("two\\nlines | bar")
+    >>> markdown_cell("two\\nlines | bar")
     'two lines \\\\| bar'
     """
     return " ".join(text.split()).replace("|", "\\|")

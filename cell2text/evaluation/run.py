@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
+from cell2text.evaluation.baseline_data import load_baseline_data, read_embeddings
 from cell2text.evaluation.baselines import METHODS
 from cell2text.evaluation.evaluate import evaluate_predictions
 from cell2text.evaluation.predictions import read_rows
-from cell2text.evaluation.training_cells import load_training, read_embeddings
 
 
 def evaluate_file(
@@ -61,7 +61,7 @@ def evaluate_file(
     of_cells = None if embedded is None else embedded.of(ids)
     training = None
     if baselines:
-        training = load_training(
+        training = load_baseline_data(
             baselines, ids, counts=counts, layer=layer, embeddings=embedded, methods=methods or METHODS
         )
     return evaluate_predictions(
