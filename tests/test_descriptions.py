@@ -19,8 +19,8 @@ from cell2text.language.tasks import (
 )
 from cell2text.language.writing import compare_cells, describe_row, pathway_words, with_article
 from cell2text.ontology.terms import LIFE_STAGES, ontology_parser, term_definition
-from cell2text.preparation.aucell import read_gmt
-from cell2text.preparation.rows import FIELDS, TaskSampler, find_partners
+from cell2text.preparation.gene_sets import read_gmt
+from cell2text.preparation.rows import TEXT_FIELDS, TaskSampler, choose_comparison_cells
 from processing_cell2text import INSTRUCTION
 
 from .conftest import shared_path
@@ -196,7 +196,7 @@ def chat(tasks=None, seed=0):
 
 def plan_rows(n):
     values = {"cell_type": "B cell", "tissue": "blood", "disease": "normal", "sex": "male", "life_stage": "adulthood"}
-    row = tuple(values.get(name) for name in FIELDS)
+    row = tuple(values.get(name) for name in TEXT_FIELDS)
     return [(*row, ("HALLMARK_HYPOXIA",))] * n
 
 
@@ -222,14 +222,14 @@ def test_held_out_cells_are_described_with_the_fixed_instruction():
 
 
 def test_a_row_without_an_answer_to_the_wanted_tasks_is_described():
-    row = [(*("blood" if name == "tissue" else None for name in FIELDS), ())]
+    row = [(*("blood" if name == "tissue" else None for name in TEXT_FIELDS), ())]
     tasks, texts, *_ = chat({"annotate": 1.0}).compose(row, "file", np.array([0]), training=True)
     assert tasks == ["describe"] and texts == ["This cell comes from the blood."]
 
 
 def test_no_cell_is_compared_with_itself():
     rows = plan_rows(30) + [(None, *plan_rows(1)[0][1:])] * 5
-    partners = find_partners(rows, 0, "file", np.arange(35))
+    partners = choose_comparison_cells(rows, 0, "file", np.arange(35))
     assert (partners[:30] >= 0).all() and (partners[:30] < 30).all() and (partners[30:] == -1).all()
     assert (partners[:30] != np.arange(30)).all()
-    assert find_partners(plan_rows(1), 0, "file", np.arange(1)).tolist() == [-1]
+    assert choose_comparison_cells(plan_rows(1), 0, "file", np.arange(1)).tolist() == [-1]

@@ -11,7 +11,7 @@ from cell2text.example import example_cells
 from cell2text.language.parsing import FIELDS, Claim, read_fields
 from cell2text.language.writing import describe_row
 from cell2text.ontology.terms import LIFE_STAGES, UNKNOWN, ontology_parser, term_definition
-from cell2text.preparation.aucell import read_gmt
+from cell2text.preparation.gene_sets import read_gmt
 
 from .conftest import shared_path
 

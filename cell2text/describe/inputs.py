@@ -12,8 +12,9 @@ from cell2text.describe.engine import RankedCells
 from cell2text.describe.groups import Groups, find_groups
 from cell2text.describe.options import DescribeOptions
 from cell2text.errors import UserError, UserKeyError
-from cell2text.sources.files import FileReader, Source, find_sources, open_source
-from cell2text.sources.reading import checked_blocks
+from cell2text.sources.blocks import stream_checked_blocks
+from cell2text.sources.containers import FileReader
+from cell2text.sources.discovery import SourceLocation, find_sources
 from counts_cell2text import count_blocks, select_counts
 from processing_cell2text import Cell2TextProcessor
 from ranking_cell2text import CellRanker
@@ -22,7 +23,7 @@ from ranking_cell2text import CellRanker
 RANKED_AT_ONCE = 64  # groups
 
 
-def find_file(path: str) -> Source:
+def find_file(path: str) -> SourceLocation:
     """The one experiment that an input names.
 
     Raises
@@ -47,25 +48,25 @@ class CellFile:
         If a layer or a column does not exist.
     """
 
-    def __init__(self, source: Source, processor: Cell2TextProcessor, options: DescribeOptions):
-        self.reader: FileReader = open_source(source, options.layer)
+    def __init__(self, source: SourceLocation, processor: Cell2TextProcessor, options: DescribeOptions):
+        self.reader = FileReader(source, options.layer)
         self.options, self.n_cells = options, self.reader.n_cells
         self.groups = self._find_groups() if options.groupby is not None and self.n_cells else None
         self.ranker = CellRanker(
-            self.reader.var(), processor.gene_vocabulary, gene_key=options.gene_key, max_genes=processor.max_genes
+            self.reader.read_var(), processor.gene_vocabulary, gene_key=options.gene_key, max_genes=processor.max_genes
         )
 
     def read(self, start: int, stop: int) -> RankedCells:
         """Cells of a range of rows."""
         rows = np.arange(start, stop)
         ranked = self._rank(block for _, block in self._blocks(rows))
-        names = self.reader.cell_names(rows).tolist()
+        names = self.reader.read_cell_names(rows).tolist()
         asked = None if self.groups is None else self.groups.drawn[start:stop]
         return RankedCells(names, *ranked, asked)
 
     def pseudobulk(self, groups: Groups) -> RankedCells:
         """The summed counts of each group as a cell, in one pass over the file. Memory: groups times genes."""
-        sums, rows = np.zeros((len(groups.names), len(self.reader.var()))), np.arange(self.n_cells)
+        sums, rows = np.zeros((len(groups.names), len(self.reader.read_var()))), np.arange(self.n_cells)
         for part, block in self._blocks(rows):
             groups.add_counts(sums, int(part[0]), block)
         parts = (sp.csr_matrix(sums[i : i + RANKED_AT_ONCE]) for i in range(0, len(sums), RANKED_AT_ONCE))
@@ -85,10 +86,10 @@ class CellFile:
     def _find_groups(self) -> Groups:
         column, options = str(self.options.groupby), self.options
         check_column(column, self.reader.obs_columns())
-        return find_groups(self.reader.obs([column])[column], column, options.cells_per_group, options.seed)
+        return find_groups(self.reader.read_obs([column])[column], column, options.cells_per_group, options.seed)
 
     def _blocks(self, rows: np.ndarray) -> Iterator:
-        return checked_blocks(self.reader, rows, self.options.allow_fractional)
+        return stream_checked_blocks(self.reader, rows, allow_fractional=self.options.allow_fractional)
 
     def find(self, name: str) -> int:
         """Row of a cell by its name.
@@ -98,7 +99,7 @@ class CellFile:
         ValueError
             If no cell, or more than one, has it.
         """
-        names = self.reader.cell_names(np.arange(self.n_cells))
+        names = self.reader.read_cell_names(np.arange(self.n_cells))
         found = np.flatnonzero(names == name)
         if len(found) != 1:
             raise UserError(

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from cell2text.describe.engine import EMBEDDING, ID, TEXT
 from cell2text.errors import UserError
-from cell2text.sources.files import Source
+from cell2text.sources.discovery import SourceLocation
 
 
 KEY = "cell2text"
@@ -44,7 +44,7 @@ def format_of(path: Path) -> str:
 
 
 def write_output(
-    source: Source, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None = None
+    source: SourceLocation, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None = None
 ) -> None:
     """Write the shards' rows in the format of `out`, which is there whole or not at all, and the table of groups."""
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
@@ -140,7 +140,7 @@ def as_frame(groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_anndata(
-    source: Source, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None
+    source: SourceLocation, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None
 ) -> None:
     """Copy the input as it is and add to the copy; an input of the other format is read and written anew."""
     path, format_ = source.url.removeprefix("file://"), format_of(out)
@@ -154,7 +154,7 @@ def write_anndata(
             add_to_zarr(out, shards, params, groups)
 
 
-def copy_anndata(source: Source, path: str, format_: str, out: Path) -> None:
+def copy_anndata(source: SourceLocation, path: str, format_: str, out: Path) -> None:
     if source.format == format_ and Path(path).exists():
         shutil.copytree(path, out) if Path(path).is_dir() else shutil.copyfile(path, out)
     else:

@@ -14,7 +14,8 @@ from cell2text.evaluation.baselines import METHODS, Cells, Training, log_normali
 from cell2text.evaluation.predictions import truth_rows
 from cell2text.language.writing import describe_row
 from cell2text.ontology.terms import term_definition
-from cell2text.sources.files import find_sources, open_source
+from cell2text.sources.containers import open_source
+from cell2text.sources.discovery import find_sources
 
 
 if TYPE_CHECKING:
@@ -167,8 +168,8 @@ def read_counts(parts: Iterable["Dataset"], files: Sequence[str], layer: str | N
     for name, source in sources.items():
         numbers = np.unique([row for of, row in wanted if of == name]).astype(np.int64)
         if len(numbers):
-            with open_source(source, layer) as reader:
-                part = ad.AnnData(reader.counts_of(numbers), var=reader.var()[[]])
+            with open_source(source, layer=layer) as reader:
+                part = ad.AnnData(reader.read_counts(numbers), var=reader.read_var()[[]])
             part.var_names_make_unique()  # symbols often stand twice
             part.obs_names = [f"{name}|{number}" for number in numbers]
             found.append(part)
