@@ -16,7 +16,7 @@ from trl import TrlParser
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.training.arguments import MaskedGeneArguments
-from cell2text.training.checkpoints import find_checkpoint, is_sharded, saved_whole
+from cell2text.training.checkpoints import find_checkpoint
 from cell2text.training.launch import destroy_process_group, run, use_threads
 from cell2text.training.masked_gene_modeling import (
     EncoderTrainer,
@@ -33,6 +33,7 @@ from cell2text.training.rows import (
     load_rows,
     vocabulary_of,
 )
+from cell2text.training.saving import is_sharded, saved_whole
 
 
 def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:

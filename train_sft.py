@@ -21,11 +21,13 @@ from cell2text.files import write_atomically
 from cell2text.preparation.gene_sets import load_gene_sets
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.augmentation import cell_augmentation, row_weights
+from cell2text.training.augmentation import cell_augmentation
 from cell2text.training.checkpoints import find_checkpoint
+from cell2text.training.class_balance import row_weights
 from cell2text.training.components import load_components
 from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING, pretrain_concepts
 from cell2text.training.concept_targets import CellConcepts, ConceptAugmentation, TrainingConceptOverrides
+from cell2text.training.freezing import apply_stage, use_liger_kernels
 from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import destroy_process_group, run, use_threads
@@ -33,9 +35,9 @@ from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.model_card import write_model_card
 from cell2text.training.preflight import preflight
 from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
-from cell2text.training.stages import apply_stage, save_base, save_final, use_liger_kernels
+from cell2text.training.saving import save_base, save_final
 from cell2text.training.state_cache import CellStateCache, keep_cell_states
-from cell2text.training.trainer import PARTS, Cell2TextCollator, Cell2TextTrainer
+from cell2text.training.trainer import PARTS, Cell2TextTrainer, TrainingCollator
 from cell2text.training.validation import check_metric, check_validation, sample_validation_cells
 
 
@@ -137,12 +139,7 @@ def make_trainer(
         eval_dataset=evaluated if training_args.eval_strategy != "no" else None,
         processing_class=processor,
         peft_config=get_peft_config(model_args) if model_args.use_peft else None,
-        data_collator=Cell2TextCollator(
-            pad_token_id=processor.tokenizer.pad_token_id,
-            processor=processor,
-            caches=caches,
-            concept_overrides=concept_overrides,
-        ),
+        data_collator=TrainingCollator(processor, caches=caches, concept_overrides=concept_overrides),
         learning_rates={part: getattr(args, f"{part.removeprefix('cell_')}_learning_rate") for part in PARTS},
         max_loss_jump=args.max_loss_jump,
         row_weights=weights,

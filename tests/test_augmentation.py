@@ -11,13 +11,12 @@ from cell2text.preparation.medians import fit_vocabulary
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import (
     FEWEST_GENES,
-    BalancedSampler,
     CellAugmentation,
     cell_augmentation,
     gene_panels,
     outside_nuclei,
-    row_weights,
 )
+from cell2text.training.class_balance import BalancedSampler, row_weights
 from cell2text.training.gene_embeddings import MEMBER
 from vocabulary_cell2text import GeneVocabulary
 

@@ -12,7 +12,8 @@ import time
 import pytest
 import torch
 
-from cell2text.training.checkpoints import FullDiskError, check_resume, find_checkpoint, mark_complete, saved_whole
+from cell2text.training.checkpoints import check_resume, find_checkpoint, mark_complete
+from cell2text.training.saving import FullDiskError, saved_whole
 
 from .training_runs import PROJECT, make_trainer, run, weights, write_config
 

@@ -12,7 +12,8 @@ from cell2text.evaluation import eval_results, evaluate_predictions
 from cell2text.evaluation.predictions import checked_rows, read_rows
 from cell2text.example import example_cells
 from cell2text.language.writing import describe_row
-from cell2text.ontology.terms import life_stage, term_definition
+from cell2text.ontology.definitions import term_definition
+from cell2text.ontology.life_stages import life_stage
 from cell2text.preparation.run import prepare
 
 from .conftest import run_cli
@@ -201,7 +202,7 @@ def test_how_sure_a_model_is_is_held_against_what_it_gets_right(rows, tmp_path):
     said[2] |= {"type_probability": np.float32(0.995), "confidence": np.float32(0.2)}
     metrics = evaluate_predictions(said, tmp_path, by="dataset_id", **QUICK)
     known, right = len(rows) - 1, sum(i % 4 > 0 for i in range(len(rows))) - 1
-    sure, text = metrics["certainty"]["type_probability"], metrics["certainty"]["confidence"]
+    sure, text = metrics["calibration"]["type_probability"], metrics["calibration"]["confidence"]
     assert sure["auroc"] == 1 and text["auroc"] == 0 and sure["n"] == text["n"] == known
     assert sure["accuracy"] == text["accuracy"] == pytest.approx(right / known)
     assert sure["mean"] == pytest.approx((0.995 * right + 0.6 * (known - right)) / known)
@@ -209,7 +210,7 @@ def test_how_sure_a_model_is_is_held_against_what_it_gets_right(rows, tmp_path):
         (0, None), (known - right, 0.0), (0, None), (0, None), (right, 1.0)
     ]  # fmt: skip
     parts = metrics["by"]["dataset_id"].values()
-    assert sum(part["certainty"]["type_probability"]["n"] for part in parts) == known
+    assert sum(part["calibration"]["type_probability"]["n"] for part in parts) == known
     for page in ("report.md", "report.html"):
         assert "How sure it is" in (tmp_path / page).read_text(), page
     lines = (tmp_path / "report.md").read_text().splitlines()
@@ -218,13 +219,13 @@ def test_how_sure_a_model_is_is_held_against_what_it_gets_right(rows, tmp_path):
 
 def test_sureness_is_the_prediction_s_own_and_left_out_where_there_is_none(rows, tmp_path):
     rows = rows[::8]
-    assert evaluate_predictions(rows, tmp_path, **QUICK)["certainty"] == {}
+    assert evaluate_predictions(rows, tmp_path, **QUICK)["calibration"] == {}
     assert "How sure it is" not in (tmp_path / "report.html").read_text()
     others = [{**row, "confidence": 0.9} for row in rows]
     in_percent = [{**row, "confidence": 90} for row in rows]  # of a system that is compared: nothing is read of it
-    assert evaluate_predictions(rows, against=in_percent, **QUICK)["certainty"] == {}
+    assert evaluate_predictions(rows, against=in_percent, **QUICK)["calibration"] == {}
     said = [{"cell_id": row["cell_id"], "prediction": row["prediction"], "confidence": 1.0} for row in rows]
-    found = evaluate_predictions(said, references=others, **QUICK)["certainty"]["confidence"]
+    found = evaluate_predictions(said, references=others, **QUICK)["calibration"]["confidence"]
     assert found["mean"] == 1.0 and found["auroc"] is None and found["bins"][-1]["n"] == len(rows)
 
 

@@ -5,7 +5,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from cell2text.training.stages import lora_pattern
+from cell2text.training.freezing import lora_pattern
 
 from .conftest import make_adata, make_model, make_processor
 

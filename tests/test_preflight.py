@@ -10,10 +10,10 @@ import train_sft
 from cell2text.training import preflight as checks
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.components import train_tokenizer
+from cell2text.training.freezing import apply_stage
 from cell2text.training.launch import run as launch
 from cell2text.training.memory import advice, is_out_of_memory
 from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
-from cell2text.training.stages import apply_stage
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, matrix_weights
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 

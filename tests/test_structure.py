@@ -1,7 +1,6 @@
 """The arrows between modules, and what must not stand in the project."""
 
 import ast
-import json
 import re
 import subprocess
 import tomllib
@@ -17,7 +16,8 @@ HUB_FILES = {
     "vocabulary_cell2text": {"errors_cell2text"},
     "counts_cell2text": {"errors_cell2text"},
     "ranking_cell2text": {"counts_cell2text", "errors_cell2text", "vocabulary_cell2text"},
-    "processing_cell2text": {"errors_cell2text", "ranking_cell2text", "vocabulary_cell2text"},
+    "collation_cell2text": {"errors_cell2text"},
+    "processing_cell2text": {"collation_cell2text", "errors_cell2text", "ranking_cell2text", "vocabulary_cell2text"},
     "projectors_cell2text": {"errors_cell2text"},
     "modeling_cell2text": {"configuration_cell2text", "errors_cell2text", "projectors_cell2text"},
     "generation_cell2text": {"errors_cell2text", "processing_cell2text"},
@@ -150,62 +150,3 @@ def test_every_citation_of_the_readme_exists():
     readme = (PROJECT / "README.md").read_text()
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
         assert (PROJECT / target).exists(), target
-
-
-def test_the_readme_quotes_the_figures_that_the_benchmark_wrote():
-    figures = json.loads((PROJECT / "benchmarks" / "results" / "default.json").read_text())["mean"]
-    readme = (PROJECT / "README.md").read_text()
-    assert all(f"{100 * value:.1f} %" in readme for value in figures.values())
-
-
-def test_the_readme_quotes_the_bars_of_training_that_the_benchmark_measured():
-    results = json.loads((PROJECT / "benchmarks" / "results" / "training.json").read_text())
-    measured = {name: part["measured"] for name, part in results.items()}
-    readme = (PROJECT / "README.md").read_text()
-    for name, figure in (
-        ("Encoder (V1-10M)", f"{measured['buckets']['bucketed by length, over pad-to-2,048']:.2f}"),
-        ("Step with kept states", f"{measured['states']['encoding_over_kept']:.2f}"),
-        ("Projector and filling", f"{measured['parts']['share_of_a_step']:.3f}"),
-        ("Head and loss", f"{measured['head']['all_positions_over_the_answer']:.2f}"),
-    ):
-        (line,) = (line for line in readme.splitlines() if line.startswith(f"| {name}"))
-        assert line.endswith(f"| {figure} |"), (line, figure)
-    assert f"\n{measured['head']['all_positions_over_TRL_on_CPU']:.2f} times" in readme
-
-
-def test_the_readme_quotes_the_bars_of_preparation_that_the_benchmark_measured():
-    results = json.loads((PROJECT / "benchmarks" / "results" / "preparation.json").read_text())
-    measured = {name: part["measured"] for name, part in results.items()}
-    scale, scores = measured["scale"], measured["aucell"]
-    rows = {
-        "Ranking": [measured["ranks"][kind]["ratio"] for kind in ("sparse", "dense")],
-        "Whole run, gzip": [scale[f"{kind}-gzip"]["cpu_ratio_to_published_at_60000"] for kind in ("sparse", "dense")],
-        "Whole run, not compressed": [
-            scale[f"{kind}-raw"]["cpu_ratio_to_published_at_60000"] for kind in ("sparse", "dense")
-        ],
-        "Against a bare read": [
-            scale[f"{kind}-gzip"]["speed_relative_to_bare_read_at_60000"] for kind in ("sparse", "dense")
-        ],
-        "AUCell, expected ties": [scores[kind]["expected_over_decoupler"] for kind in ("sparse", "dense")],
-        "AUCell, seeded ties": [scores[kind]["seeded_over_decoupler"] for kind in ("sparse", "dense")],
-    }
-    readme = (PROJECT / "README.md").read_text()
-    for name, (sparse, dense) in rows.items():
-        (line,) = (line for line in readme.splitlines() if line.startswith(f"| {name}"))
-        assert line.endswith(f"| {sparse:.2f} | {dense:.2f} |"), (line, sparse, dense)
-    killed = json.loads((PROJECT / "benchmarks" / "results" / "kill.json").read_text())
-    assert f"{killed['equal']} of {killed['killed']} killed runs" in readme
-
-
-def test_the_readme_quotes_what_describing_measured():
-    readme = (PROJECT / "README.md").read_text()
-    results = json.loads((PROJECT / "benchmarks" / "results" / "describing.json").read_text())
-    batches, memory = results["batches"]["measured"], results["memory"]["measured"]
-    assert f"{batches['batch_32_over_batch_1']:.2f} times as many cells" in readme
-    assert f"{batches['steps_over_tokens']:.2f} steps a token" in readme
-    assert f"{batches['steps_over_tokens_if_no_row_were_cut']:.2f} if no row were cut out" in readme
-    growth = f"{abs(memory['growth']):.1%} {'below' if memory['growth'] < 0 else 'above'}".replace("%", " %")
-    assert f"50,000 cells {growth}\nthat at 5,000" in readme
-    kills, files = results["kills"]["measured"], results["files"]["measured"]
-    assert f"{kills['equal']} of {kills['moments']} runs of two processes that were killed" in readme
-    assert f"all {sum(n for name, n in files.items() if name.endswith(' cells')):,} cells" in readme

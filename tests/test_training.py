@@ -19,10 +19,10 @@ from cell2text.example import example_cells
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
 from cell2text.training.concept_targets import ConceptAugmentation
+from cell2text.training.freezing import apply_stage
 from cell2text.training.launch import run as launch
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.rows import load_rows
-from cell2text.training.stages import apply_stage
 
 from .conftest import make_adata, make_model
 from .training_runs import TORCHRUN, TWO_RANKS, losses, make_trainer, run, weights, write_config
@@ -126,7 +126,7 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
         predictions[0]
     )
     assert all(0 < row["confidence"] <= 1 and row["type_probability"] is None for row in predictions)
-    assert metrics["certainty"].keys() == {"confidence"} and metrics["certainty"]["confidence"]["n"] == 8
+    assert metrics["calibration"].keys() == {"confidence"} and metrics["calibration"]["confidence"]["n"] == 8
     assert "logistic regression" in done.stdout and "report.html" in done.stdout and "eval_loss" in done.stdout
     assert list(out.rglob("events.out.tfevents.*"))
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)

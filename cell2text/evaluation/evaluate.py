@@ -167,7 +167,7 @@ def score_all(evaluation: Evaluation, resampler: Resampler, bertscore_model: str
     return {
         **first,
         "confusions": confusions,
-        "certainty": certainty,
+        "calibration": certainty,
         "systems": {name: scores for name, (scores, _) in found.items()},
         "differences": {name: compare(replicates, others) for name, (_, others) in found.items()},
     }

@@ -12,7 +12,14 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 
-from cell2text.language.tasks import ASKABLE, answer, answerable, fixed_instruction, hashed_uniform, wordings
+from cell2text.language.fields import FIELDS
+from cell2text.language.tasks import (
+    available_tasks,
+    default_instruction,
+    hashed_uniform,
+    task_completion,
+    task_instructions,
+)
 from processing_cell2text import conversation_of
 
 
@@ -32,7 +39,7 @@ METADATA_COLUMNS = (
     "donor_id",
     "dataset_id",
 )
-TEXT_FIELDS = (*ASKABLE, "cell_type_ontology_term_id")  # columns that texts are written from
+TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")  # columns that texts are written from
 CELL_TYPE = TEXT_FIELDS.index("cell_type")
 COMPOSED_TEXTS = 100_000  # cached texts: cells with equal metadata and pathways share them
 TOP_SHARE = 0.05  # share of the gene sets that counts as active in a cell
@@ -127,13 +134,13 @@ class TaskSampler:
         task_draws, field_draws, wording_draws = (
             hashed_uniform(self.seed, stream, source, numbers).tolist() for stream in ("task", "field", "wording")
         )
-        description = fixed_instruction("describe")
+        description = default_instruction("describe")
         for i, row in enumerate(rows):
             field, instruction = None, description
             if training:
                 comparable = bool(comparison_cells[i] >= 0)
                 tasks[i], field = self._sample_task(row, comparable, task_draws[i], field_draws[i])
-                options = wordings(tasks[i], field)
+                options = task_instructions(tasks[i], field)
                 instruction = options[int(wording_draws[i] * len(options))]
             if tasks[i] != "compare":
                 comparison_cells[i] = -1
@@ -150,13 +157,13 @@ class TaskSampler:
 
     def _options(self, row: tuple, comparable: bool) -> tuple[list[str], list[float], list[str]]:
         """Return the tasks that a row supports, the cumulative sum of their weights, and the fields for `ask`."""
-        supported, fields = answerable(self._as_mapping(row), partner=comparable)
+        supported, fields = available_tasks(self._as_mapping(row), has_partner=comparable)
         tasks = [task for task in supported if self.tasks.get(task)] or ["describe"]
         return tasks, list(accumulate(self.tasks.get(task, 1.0) for task in tasks)), fields
 
     def _completion(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
         other = None if second is None else self._as_mapping(second)
-        text = answer(task, self._as_mapping(row), field=field, second=other)
+        text = task_completion(task, self._as_mapping(row), field=field, comparison_cell=other)
         if text is None:
             raise RuntimeError(f"The task {task!r} has no completion for {row}.")
         return text

@@ -251,8 +251,8 @@ class Cell2TextArguments(EncoderArguments, DataArguments):
             raise UserError(f"cell_feature_noise={self.cell_feature_noise}: expected a number from 0 on.")
         if self.concept_pretraining_epochs > 0 and self.cell_encoder is not None and self.freeze_cell_encoder is False:
             raise UserError(
-                "concept_pretraining_epochs would overwrite the pretrained --cell_encoder: leave out freeze_cell_encoder false, "
-                "and it trains the projector alone."
+                "concept_pretraining_epochs would overwrite the pretrained --cell_encoder: leave out "
+                "freeze_cell_encoder false, and it trains the projector alone."
             )
         if self.gene_embeddings != "random" and self.cell_encoder is not None:
             raise UserError(

@@ -4,77 +4,22 @@ The Trainer writes a checkpoint's files one after another. `complete.json`, writ
 ranks have written theirs; a folder without it is what a killed process left behind, and is passed over.
 """
 
-import errno
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from cell2text.errors import RunStoppedError, UserError
+from cell2text.errors import UserError
 from cell2text.files import write_atomically
+from cell2text.training.saving import is_sharded, on_full_disk
 
 
 logger = logging.get_logger(__name__)
 
-COMPLETE, SAVING = "complete.json", ".saving-"
-# How the libraries word it that a file could not be written whole.
-DISK_WORDS = (
-    "No space left",
-    "os error 28",
-    "File too large",
-    "os error 27",
-    "Disk quota",
-    "unexpected pos",
-    "file write",
-)
-
-
-class FullDiskError(RunStoppedError):
-    """A file could not be written whole; what was whole before still is."""
-
-
-@contextmanager
-def on_full_disk(folder: Path) -> Iterator[None]:
-    """Turn the many errors of a full disk into one that says what to do.
-
-    Raises
-    ------
-    FullDiskError
-        In place of any error that a full disk causes.
-    """
-    try:
-        yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        if not full and not any(words in str(error) for words in DISK_WORDS):
-            raise
-        free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
-        raise FullDiskError(
-            f"{folder} could not be written whole ({error}); {free / 2**30:.2f} GiB are free. Make room, or lower "
-            "--save_total_limit; then go on with --resume_from_checkpoint true, from the last whole checkpoint."
-        ) from error
-
-
-@contextmanager
-def saved_whole(folder: Path) -> Iterator[Path]:
-    """A folder to save into, whose files then replace those of `folder`, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{SAVING}*"):  # by a save that was killed
-        shutil.rmtree(left)
-    with on_full_disk(folder), tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as partial:
-        yield Path(partial)
-        for path in sorted(path for path in Path(partial).rglob("*") if path.is_file()):
-            target = folder / path.relative_to(partial)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+COMPLETE = "complete.json"
 
 
 def mark_complete(folder: Path, *, rows_a_step: int, ranks: int, sharded: bool) -> None:
@@ -142,11 +87,6 @@ def check_resume(folder: str, *, rows_a_step: int, sharded: bool) -> None:
     if kept["sharded"] != sharded:
         before, now = (("a sharded", "one that is not"), ("an unsharded", "a sharded one"))[not kept["sharded"]]
         raise UserError(f"{folder} is {before} checkpoint, this run needs {now}: launch as it was launched before.")
-
-
-def is_sharded(trainer) -> bool:
-    """Whether no rank holds the whole model: FSDP, DeepSpeed."""
-    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
 class WholeCheckpoints:

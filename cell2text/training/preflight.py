@@ -15,9 +15,10 @@ from rich.table import Table
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cell2text.errors import UserError
-from cell2text.training.checkpoints import is_sharded, step_of
+from cell2text.training.checkpoints import step_of
 from cell2text.training.memory import GIB, ORIGINAL, static_bytes
 from cell2text.training.rows import TrainingRows, arrow_column
+from cell2text.training.saving import is_sharded
 from cell2text.training.trainer import PARTS, Cell2TextTrainer, part_of
 from processing_cell2text import Cell2TextProcessor
 

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.checkpoints import FullDiskError
 from cell2text.training.fingerprints import data_fingerprint, weights_fingerprint
 from cell2text.training.rows import TrainingRows
+from cell2text.training.saving import FullDiskError
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 

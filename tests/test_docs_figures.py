@@ -1,0 +1,330 @@
+"""Figures quoted in the guides equal the results that the benchmarks wrote."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from cell2text.evaluation.report import SYSTEM_NAMES
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+GUIDES = PROJECT / "docs" / "guides"
+KINDS = ("sparse", "dense")
+
+
+def results(name: str) -> dict:
+    return json.loads((PROJECT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def measured(name: str) -> dict:
+    return {part: found["measured"] for part, found in results(name).items()}
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def with_interval(figures: list[float]) -> str:
+    value, low, high = map(percent, figures)
+    return f"{value} ({low} to {high})"
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> str:
+    return (GUIDES / "benchmarks.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def packaged_model() -> str:
+    return (GUIDES / "packaged_model.md").read_text()
+
+
+def prose(page: str) -> str:
+    return " ".join(page.split())
+
+
+def row(page: str, start: str) -> list[str]:
+    """Cells of the only table row that starts with this text."""
+    (line,) = (line for line in page.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def verdicts(bars: list[bool]) -> str:
+    return " / ".join("yes" if bar else "no" for bar in bars)
+
+
+def test_speed_of_preparation_is_quoted_with_its_verdicts(benchmarks):
+    found, bars = measured("preparation"), results("preparation")
+    scale, scores = found["scale"], found["aucell"]
+    rows = {
+        "Rank encoding": (
+            "ranks",
+            [found["ranks"][kind]["ratio"] for kind in KINDS],
+            ("1 sparse >= 4", "1 dense >= 2.5"),
+        ),
+        "Whole run, gzip-compressed h5ad, 60,000": (
+            "scale",
+            [scale[f"{kind}-gzip"]["cpu_ratio_to_published_at_60000"] for kind in KINDS],
+            [f"2 {kind}-gzip >= 3, at 60,000" for kind in KINDS],
+        ),
+        "Whole run, uncompressed": (
+            "scale",
+            [scale[f"{kind}-raw"]["cpu_ratio_to_published_at_60000"] for kind in KINDS],
+            [f"2 {kind}-raw >= 4.5, at 60,000" for kind in KINDS],
+        ),
+        "Whole run, gzip-compressed h5ad: a bare": (
+            "scale",
+            [scale[f"{kind}-gzip"]["speed_relative_to_bare_read_at_60000"] for kind in KINDS],
+            [f"4 {kind} >= 0.75, at 60,000" for kind in KINDS],
+        ),
+        "AUCell pathway scores, expected": (
+            "aucell",
+            [scores[kind]["expected_over_decoupler"] for kind in KINDS],
+            ("5 expected sparse >= 12", "5 expected dense >= 6"),
+        ),
+        "AUCell pathway scores, seeded": (
+            "aucell",
+            [scores[kind]["seeded_over_decoupler"] for kind in KINDS],
+            ("5 seeded >= 4", "5 seeded >= 4"),
+        ),
+    }
+    for start, (part, values, names) in rows.items():
+        expected = [*(f"{value:.2f}" for value in values), verdicts([bars[part]["bars"][name] for name in names])]
+        assert row(benchmarks, start)[2:] == expected
+
+
+def test_memory_of_preparation_is_quoted_with_its_verdicts(benchmarks):
+    bars = results("preparation")["scale"]["bars"]
+    names = {"Sparse, gzip": "sparse-gzip", "Sparse, uncompressed": "sparse-raw", "Dense, gzip": "dense-gzip"}
+    for start, name in {**names, "Dense, uncompressed": "dense-raw"}.items():
+        found = measured("preparation")["scale"][name]
+        met = bars[f"3 {name} <= 300 MiB"] and bars[f"3 {name} growth <= 10 %"]
+        sizes = [f"{found['MiB_above_imports'][cells]:.0f}" for cells in ("20000", "60000")]
+        assert row(benchmarks, start)[2:] == [*sizes, f"{percent(found['growth'])} %", verdicts([met])]
+
+
+def test_other_results_of_preparation_are_quoted_with_their_verdicts(benchmarks):
+    found, bars, killed = measured("preparation"), results("preparation"), results("kill")
+    writing, arrow = found["writing"], "6 arrow_over_from_generator_of"
+    rows = {
+        "Writing Arrow shards, relative to `Dataset.from_generator` on lists": (
+            f"{writing['arrow_over_from_generator_of_lists']:,.0f}",
+            bars["writing"]["bars"][f"{arrow}_lists >= 50"],
+        ),
+        "Writing Arrow shards, relative to `Dataset.from_generator` on arrays": (
+            f"{writing['arrow_over_from_generator_of_arrays']:.1f}",
+            bars["writing"]["bars"][f"{arrow}_arrays >= 50"],
+        ),
+        "Bytes per token, Arrow": (f"{writing['arrow_bytes_per_token']:.2f}", bars["writing"]["bars"]["6 bytes <= 2.2"]),
+        "Bytes per token, Parquet": (
+            f"{writing['parquet_bytes_per_token']:.2f}", bars["writing"]["bars"]["6 bytes <= 2.2"],
+        ),
+        **{
+            f"Merging genes that occur twice, share of preparation time, {kind}": (
+                f"{found['collapse'][kind]['share_of_preparation']:.3f}", bars["collapse"]["bars"][f"7 {kind} <= 15 %"],
+            )
+            for kind in KINDS
+        },
+        "Killed runs that end": (f"{killed['equal']} of {killed['killed']}", killed["equal"] == killed["killed"]),
+    }  # fmt: skip
+    for start, (value, met) in rows.items():
+        assert row(benchmarks, start)[2:] == [value, verdicts([met])]
+    text = prose(benchmarks)
+    lists, arrays = (writing[f"parquet_over_from_generator_of_{kind}"] for kind in ("lists", "arrays"))
+    assert f"written {lists:.1f} times as fast as `from_generator` on lists and {arrays:.1f} times as fast" in text
+    assert (
+        f"in {sum(found['ranks'][kind]['cells_that_differ_otherwise'] for kind in KINDS)} cells beyond the order"
+        in text
+    )
+    genes = [f"{found['ranks'][kind]['genes_per_cell']:,}" for kind in KINDS]
+    assert f"about {genes[0]} expressed genes per cell (sparse) and {genes[1]} (dense)" in text
+    real = found["aucell"]["real cells"]
+    worst = max(cells["largest_difference_from_pyscenic"] for cells in real.values())
+    assert f"from each of {len(real)} reference files (largest difference {worst:g})" in text
+    assert not any(found["aucell"][kind]["largest_difference_between_batches"] for kind in KINDS)
+
+
+def test_results_of_training_are_quoted_with_their_verdicts(benchmarks):
+    found, bars = measured("training"), results("training")
+    rows = {
+        "Encoder (V1-10M)": (f"{found['buckets']['bucketed by length, over pad-to-2,048']:.2f}", "8 bucketed >= 1.7"),
+        "Largest difference of its outputs": (
+            f"{found['buckets']['largest_difference_from_one_cell_calls']:.1e}", "8 equal to 1e-4",
+        ),
+        "Step with cached": (f"{found['states']['encoding_over_kept']:.2f}", "9 kept >= 2.2"),
+        "Difference of the two losses": (f"{found['states']['difference_of_the_losses']:g}", "9 equal loss"),
+        "Projector and placeholder fill": (f"{found['parts']['share_of_a_step']:.3f}", "10 share <= 0.05"),
+        "Head and loss": (f"{found['head']['all_positions_over_the_answer']:.2f}", "11 answer alone >= 1.9"),
+        "Largest relative difference of the gradients": (
+            f"{found['head']['largest_relative_difference_of_gradients']:.1e}", "11 gradients equal",
+        ),
+    }  # fmt: skip
+    met = {name: bar for part in bars.values() for name, bar in part["bars"].items()}
+    assert len(rows) == len(met)
+    for start, (value, name) in rows.items():
+        assert row(benchmarks, start)[2:] == [value, verdicts([met[name]])]
+    assert f"runs at {found['head']['all_positions_over_TRL_on_CPU']:.2f} times the speed" in prose(benchmarks)
+
+
+def test_results_of_describing_are_quoted_with_their_verdicts(benchmarks):
+    found, bars = measured("describing"), results("describing")
+    met = {name: bar for part in bars.values() for name, bar in part["bars"].items()}
+    batches, kills, files = found["batches"], found["kills"], found["files"]
+    rows = {
+        "Cells per second": (f"{batches['batch_32_over_batch_1']:.2f}", "12 batch 32 >= 6 times batch 1"),
+        "Prompt tokens": (f"{batches['prompt_tokens_over_real_ones']:.2f}", "12 prompt padding <= 1.1"),
+        "Texts equal": ("all" if batches["texts_equal_in_any_order_and_batch"] == 1 else "not all", "12 same text in any order"),
+        "Growth of peak memory": (f"{percent(found['memory']['growth'])} %", "13 growth <= 10 %"),
+        "Killed runs of two": (f"{kills['equal']} of {kills['moments']}", "13 killed runs end with the same bytes"),
+    }  # fmt: skip
+    for start, (value, name) in rows.items():
+        assert row(benchmarks, start)[2:] == [value, verdicts([met[name]])]
+    text = prose(benchmarks)
+    assert f"{batches['steps_over_tokens']:.2f} decoding steps per generated token" in text
+    assert f"would take {batches['steps_over_tokens_if_no_row_were_cut']:.2f} if they stayed" in text
+    cells = [n for name, n in files.items() if name.endswith(" cells")]
+    assert f"all {sum(cells):,} cells of {len(cells)} reference files" in text
+
+
+def test_ontology_similarity_is_quoted(benchmarks):
+    found = results("similarity")
+    rows = {
+        "Connected terms": f"{found['terms']:,}",
+        "Time for all pairs": f"{found['seconds']:.2f}",
+        "Peak memory with all": f"{found['MiB']:,}",
+        "Largest difference from networkx": f"{found['largest_difference_from_networkx']:.1e}",
+        "Highest similarity of": f"{found['largest_off_diagonal']:.4f}",
+        "Highest similarity published": f"{found['published_for_release_2025-09-10']['largest_off_diagonal']:.4f}",
+    }
+    assert {start: row(benchmarks, start)[1] for start in rows} == rows
+
+
+def test_accuracy_of_the_default_recipe_is_quoted(benchmarks):
+    found = results("default")
+    mean = found["mean"]
+    for name, value in mean.items():
+        if name != "exact_text":
+            assert row(benchmarks, SYSTEM_NAMES[name])[1] == percent(value)
+    assert f"word for word for {percent(mean['exact_text'])} % of the cells" in prose(benchmarks)
+    assert mean["logistic_regression"] > mean["cell2text"] and "Logistic regression is ahead" in benchmarks
+    assert {run["n"] for run in found["runs"]} == {284} and len(found["runs"]) == 3
+
+
+def test_the_comparison_of_recipes_is_quoted(benchmarks):
+    for name, found in results("recipes").items():
+        mean = found["mean"]
+        (line,) = (line for line in benchmarks.splitlines() if line.startswith(f"| {name} |"))
+        assert (
+            line == f"| {name} | {len(found['runs'])} | {percent(mean['cell2text'])} | {percent(mean['exact_text'])} |"
+        )
+
+
+def test_accuracy_of_the_packaged_model_is_quoted(packaged_model):
+    found = results("mini")
+    pages = packaged_model.split("Unseen studies, 1,333 cells")
+    for page, part in zip(pages, ("donors", "studies"), strict=True):
+        for name in ("cell2text", "logistic_regression", "knn", "lightgbm", "shuffled_cells"):
+            scores = found[part]["systems"][name]
+            figures = [
+                scores["cell_type"]["accuracy"],
+                scores["cell_type"]["pagerank_similarity"],
+                scores["pathways"]["jaccard"],
+            ]
+            assert row(page, SYSTEM_NAMES[name])[1:] == list(map(with_interval, figures))
+    for study in ("kang_pbmc_sle", "zilionis_nsclc", "breast"):
+        scores = found["by_study"][study]["systems"]["cell2text"]["cell_type"]
+        expected = [f"{scores['n']:,}", with_interval(scores["accuracy"]), with_interval(scores["pagerank_similarity"])]
+        assert row(packaged_model, study)[1:] == expected
+    sizes = [f"{found[part]['cells']:,} cells" for part in ("donors", "studies")]
+    assert all(size in packaged_model for size in sizes)
+
+
+def test_comparisons_of_the_packaged_model_are_quoted(packaged_model):
+    found, text = results("mini"), prose(packaged_model)
+
+    def ahead(part: str, system: str, figure: str) -> str:
+        return with_interval(found[part]["ahead_of"][system]["cell_type"][figure])
+
+    regression, knn = "logistic_regression", "knn"
+    assert (
+        f"regression are {ahead('donors', regression, 'accuracy')} points in accuracy and "
+        f"{ahead('donors', regression, 'pagerank_similarity')} points in PageRank similarity"
+    ) in text
+    assert (
+        f"over logistic regression is {ahead('studies', regression, 'accuracy')} points and over kNN "
+        f"{ahead('studies', knn, 'accuracy')} points. In PageRank similarity it is "
+        f"{ahead('studies', regression, 'pagerank_similarity')} and {ahead('studies', knn, 'pagerank_similarity')} points"
+    ) in text
+    mean = {name: percent(scores["pagerank_similarity"]) for name, scores in found["mean_over_studies"].items()}
+    assert (
+        f"is {mean['cell2text']} for Cell2Text, {mean[regression]} for logistic regression and {mean[knn]} for kNN"
+        in text
+    )
+    other, known = found["by_types"]["studies: other types"], found["by_types"]["studies: types trained on"]
+    assert f"{other['cells']} cells of the unseen studies have a type" in text
+    assert other["systems"]["cell2text"]["cell_type"]["accuracy"] == [0, 0, 0]
+    accuracy = with_interval(known["systems"]["cell2text"]["cell_type"]["accuracy"])
+    assert f"the other {known['cells']:,} cells is {accuracy}" in text
+    usual = [
+        percent(found[part]["systems"]["usual_pathways"]["pathways"]["jaccard"][0]) for part in ("donors", "studies")
+    ]
+    assert f"Jaccard index of {usual[0]} on held-out donors and {usual[1]} on unseen studies" in text
+    for part in ("donors", "studies"):
+        jaccard = {name: scores["pathways"]["jaccard"][0] for name, scores in found[part]["systems"].items()}
+        assert jaccard["usual_pathways"] < jaccard["cell2text"] < jaccard[regression]
+
+
+def test_type_probability_of_the_packaged_model_is_quoted(packaged_model):
+    found, text = results("mini"), prose(packaged_model)
+    for start, part in (("Held-out donors", "donors"), ("Unseen studies", "studies")):
+        scores = found[part]["calibration"]
+        bins = [f"{percent(one['accuracy'])} ({one['n']:,})" for one in scores["type_probability"]["bins"]]
+        aurocs = [percent(scores[name]["auroc"]) for name in ("type_probability", "confidence")]
+        assert row(packaged_model, f"{start} |")[1:] == [*aurocs, *bins]
+    scores = found["studies"]["calibration"]["type_probability"]
+    assert f"is {percent(scores['mean'])} %, and {percent(scores['accuracy'])} % of the cell types" in text
+
+
+def test_make_and_limits_of_the_packaged_model_are_quoted(packaged_model):
+    found, text = results("mini"), prose(packaged_model)
+    model = found["model"]
+    assert f"{model['parameters']:,} parameters, {model['megabytes']} MB" in text
+    assert f"{found['training_cells']:,} human cells" in text
+    config = json.loads((PROJECT / "cell2text" / "models" / "mini" / "config.json").read_text())
+    groups = {name: len(names) for kind in config["cell_concepts"].values() for name, names in kind.items()}
+    assert (
+        f"{groups['cell_type']} cell types, {groups['tissue']} tissues, {groups['disease']} diseases, "
+        f"{groups['sex']} sexes, {groups['life_stage']} life stages, {groups['pathways']} pathways"
+    ) in text
+    assert f"the nearest of the {groups['cell_type']} names" in text
+    shares = [
+        percent(found["studies"]["systems"][system][field]["accuracy"][0])
+        for system in ("cell2text", "majority")
+        for field in ("tissue", "disease")
+    ]
+    assert f"{shares[0]} % of the tissues and {shares[1]} % of the diseases are correct" in text
+    assert f"reaches {shares[2]} % and {shares[3]} %" in text
+    pairs = [
+        [f"{percent(found['comparing'][part][cell])} %" for cell in ("first", "second")]
+        for part in ("donors", "studies")
+    ]
+    assert f"In {found['comparing']['donors']['pairs']} pairs of" in text
+    assert (
+        f"correct in {pairs[0][0]} and the second in {pairs[0][1]}. On unseen studies these are {' and '.join(pairs[1])}"
+        in text
+    )
+
+
+def test_rows_of_the_readme_quote_the_packaged_model():
+    """Rows of the README's table of accuracy, whose four figures are accuracy and similarity on donors and on studies."""
+    found, quoted = results("mini"), 0
+    for line in (PROJECT / "README.md").read_text().splitlines():
+        name = next((name for name, title in SYSTEM_NAMES.items() if line.startswith(f"| {title} |")), None)
+        figures = re.findall(r"\| (\d+\.\d) (?=\|)", line)
+        if name and len(figures) == 4:
+            scores = [found[part]["systems"][name]["cell_type"] for part in ("donors", "studies")]
+            assert figures == [percent(one[key][0]) for one in scores for key in ("accuracy", "pagerank_similarity")]
+            quoted += 1
+    assert quoted
