@@ -154,10 +154,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Governs bootstrap, control and baselines.")] = 0,
 ) -> None:
     """Score descriptions: fields, ontology similarity, pathways, texts, with baselines, controls and intervals."""
+    from cell2text.evaluation.baseline_data import load_baseline_data, read_embeddings
     from cell2text.evaluation.baselines import METHODS
     from cell2text.evaluation.evaluate import evaluate_predictions
     from cell2text.evaluation.predictions import read_rows
-    from cell2text.evaluation.training_cells import load_training, read_embeddings
 
     lacking = [name for name in ("lightgbm", "nltk", "rouge_score", "sacrebleu") if find_spec(name) is None]
     if lacking:
@@ -169,7 +169,7 @@ def evaluate(
     if kept is not None:
         found = kept.of(ids)
     if baselines:
-        training = load_training(
+        training = load_baseline_data(
             baselines, ids, counts=counts or (), layer=layer, embeddings=kept,
             methods=methods.split(",") if methods else METHODS,
         )  # fmt: skip

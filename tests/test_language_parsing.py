@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cell2text.evaluation.classification import truth_claim
+from cell2text.evaluation.classification import label_claim
 from cell2text.example import example_cells
 from cell2text.language.fields import FIELDS, Claim
 from cell2text.language.parsing import read_fields
@@ -83,7 +83,7 @@ def test_what_is_written_is_what_is_read(cell_type, definition, tissue, disease,
     for name in FIELDS:
         said = getattr(read, name)
         assert (said is None) == (row[name] is None), (name, said, text)
-        assert said is None or truth_claim(name, row[name], None).same_as(said), (name, said, text)
+        assert said is None or label_claim(name, row[name], None).same_as(said), (name, said, text)
     assert read.pathways == tuple(pathways), text
 
 
