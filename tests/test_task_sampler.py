@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cell2text.preparation.rows import TEXT_FIELDS, TaskSampler, find_partners
+from cell2text.preparation.rows import TEXT_FIELDS, TaskSampler, choose_comparison_cells
 from processing_cell2text import INSTRUCTION
 
 
@@ -45,7 +45,7 @@ def test_a_row_without_an_answer_to_the_wanted_tasks_is_described():
 
 def test_no_cell_is_compared_with_itself():
     rows = plan_rows(30) + [(None, *plan_rows(1)[0][1:])] * 5
-    partners = find_partners(rows, 0, "file", np.arange(35))
+    partners = choose_comparison_cells(rows, 0, "file", np.arange(35))
     assert (partners[:30] >= 0).all() and (partners[:30] < 30).all() and (partners[30:] == -1).all()
     assert (partners[:30] != np.arange(30)).all()
-    assert find_partners(plan_rows(1), 0, "file", np.arange(1)).tolist() == [-1]
+    assert choose_comparison_cells(plan_rows(1), 0, "file", np.arange(1)).tolist() == [-1]

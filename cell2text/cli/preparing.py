@@ -73,9 +73,9 @@ def vocab(
     """Fit the median of each gene to counts, and save the genes as a vocabulary."""
     chosen = PrepareConfig(inputs=inputs or [], min_cells=min_cells, **options)
     _check_paths(chosen.inputs, out)
-    from cell2text.preparation.run import fit_vocabulary_of_files
+    from cell2text.preparation.run import fit_vocabulary_from_files
 
-    vocabulary = fit_vocabulary_of_files(
+    vocabulary = fit_vocabulary_from_files(
         chosen.inputs, out, workers=workers, progress=not quiet, min_cells=min_cells, **options
     )
     typer.echo(f"Wrote {out}: a vocabulary of {len(vocabulary):,} tokens.")

@@ -4,7 +4,7 @@ Depends on nothing, so that the command line can check options before any librar
 """
 
 SPLITS = ("train", "validation", "test")
-GROUPED = {"donor": "donor", "dataset": "dataset_id", "tissue": "tissue", "cell_type": "cell_type"}
+GROUP_COLUMNS = {"donor": "donor", "dataset": "dataset_id", "tissue": "tissue", "cell_type": "cell_type"}
 NAMED = "named"
 # Columns of a file that rows carry, null where unknown.
 METADATA_COLUMNS = (
