@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 from trl import SFTConfig
 
-from cell2text.preparation.rows import completion_array, with_text
+from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.arguments import Cell2TextArguments, MaskedGeneArguments
 from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
@@ -71,8 +70,8 @@ def run_here(script: str, arguments: list[str], expect: int, folder: Path) -> Si
         warnings.simplefilter("ignore")
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        parameters = [option.name for option in (*fields(Cell2TextArguments), *fields(MaskedGeneArguments))]
-        code = launch(f"{script}.py", lambda: module.main(*module.parse_arguments(arguments)), parameters)
+        options = (Cell2TextArguments, MaskedGeneArguments)
+        code = launch(f"{script}.py", lambda: module.main(*module.parse_arguments(arguments)), options)
     assert code == expect, out.getvalue()[-2000:] + err.getvalue()[-4000:]
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
@@ -95,7 +94,7 @@ def make_trainer(folder, processor=None, learning_rates=None, **options):
     processor = processor or make_processor()
     model = make_model(processor=processor)
     cells = [[cell.tolist()] for cell in processor.rank_encode(make_adata(8))]
-    prompt = [with_text(message) for message in processor.conversation()]
+    prompt = [message_for_arrow(message) for message in processor.conversation()]
     texts = ["This cell is a B cell. It comes from the blood."] * 8
     columns = {"cells": cells, "prompt": [prompt] * 8, "completion": completion_array(texts).to_pylist()}
     rows = Dataset.from_dict({"cell_id": [f"cell{i}" for i in range(8)], **columns})

@@ -8,13 +8,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass
 from textwrap import wrap
 from typing import Any, Literal, get_args, get_origin
 
-from cell2text.errors import RunStoppedError, UserError, as_flags, exit_code
+from cell2text.errors import RunStoppedError, UserError, flags_of, guard
 
 
 GLOO_SETTLING_SECONDS = 0.5
@@ -45,34 +45,52 @@ def run_script(
     if {"-h", "--help"} & set(argv):
         print(help_text(description, arguments))
         return 0
-    return run(script, lambda: main(*parse(argv)), [option.name for option in fields(arguments)])
+    return run(script, lambda: main(*parse(argv)), [arguments])
 
 
-def run(script: str, main: Callable[[], None], parameters: Sequence[str] = ()) -> int:
+def run(script: str, main: Callable[[], None], options: Iterable[type] = ()) -> int:
     """Call `main` and return the exit code.
 
-    0: finished. 2: invalid input, reported in one line. 1: stopped by a diverging loss, memory or a full disk, reported
-    likewise. Any other exception is a fault of the package and is raised.
+    An expected error becomes one message on standard error. Any other error is a fault of the package and is raised.
 
     Parameters
     ----------
-    parameters
-        Names that a message may mention as `name=value`; they are printed as flags.
-    """
-    from cell2text.training.memory import is_out_of_memory
+    script
+        Name in front of the message.
+    main
+        The script's work, without arguments.
+    options
+        Dataclasses of the script's own options, whose names become flags in messages.
 
-    with _log_to_stderr():
+    Returns
+    -------
+    0 if the run ended; 2 for invalid input; 1 if memory, disk or a diverging loss stopped the run.
+    """
+    flags: dict[str, str] = {}
+
+    def action() -> None:
+        from cell2text.training.memory import is_out_of_memory
+
         try:
             main()
-        except (UserError, RunStoppedError) as error:
-            print(f"{script}: {_with_flags(str(error), parameters)}", file=sys.stderr)
-            return exit_code(error) or 1
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            print(f"{script}: {error}", file=sys.stderr)
-            return 1
-    return 0
+            raise RunStoppedError(str(error)) from error
+        finally:
+            flags.update(flags_of(_option_names(options), dashes=False))
+
+    with _log_to_stderr():
+        return guard(script, action, flags=flags)
+
+
+def _option_names(options: Iterable[type]) -> set[str]:
+    """Return the names of the script's own options and of those of TRL and transformers, if these are loaded."""
+    known = list(options)
+    for module, name in (("trl", "SFTConfig"), ("trl", "ModelConfig"), ("transformers", "TrainingArguments")):
+        if module in sys.modules:
+            known.append(getattr(sys.modules[module], name))
+    return {option.name for kind in known for option in fields(kind)}
 
 
 def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
@@ -150,15 +168,6 @@ def _values(kind: Any) -> str:
     if get_origin(kind) is list:
         return "VALUE ..."
     return {bool: "BOOL", int: "INT", float: "FLOAT"}.get(first, "TEXT")
-
-
-def _with_flags(message: str, parameters: Sequence[str]) -> str:
-    """Rewrite `name=value` as `--name value` for the script's own options and those of the loaded libraries."""
-    names = set(parameters)
-    for module, name in (("trl", "SFTConfig"), ("trl", "ModelConfig"), ("transformers", "TrainingArguments")):
-        if module in sys.modules:
-            names |= {option.name for option in fields(getattr(sys.modules[module], name))}
-    return as_flags(message, names, dashes=False)
 
 
 @contextmanager
