@@ -13,6 +13,11 @@ from transformers.utils import logging
 
 
 try:
+    from .collation_cell2text import Cell2TextDataCollator
+except ImportError:
+    from collation_cell2text import Cell2TextDataCollator
+
+try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
@@ -208,6 +213,14 @@ class Cell2TextProcessor(ProcessorMixin):
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
         """The model's usual prompt: a system message, unless it is empty, then the cells and an instruction."""
         return conversation_of(instruction or self.instruction, self.system_prompt, n_cells=n_cells)
+
+    def data_collator(self, **options) -> Cell2TextDataCollator:
+        """Return the data collator for fine-tuning: with TRL's `SFTTrainer`, `DPOTrainer`, or `transformers.Trainer`.
+
+        Args:
+            **options: Arguments of [`Cell2TextDataCollator`]: `max_length`, `pad_to_multiple_of`.
+        """
+        return Cell2TextDataCollator(self, **options)
 
     def __call__(self, text=None, cells=None, **kwargs) -> BatchFeature:
         """Tokenize text and pad cells.

@@ -37,7 +37,7 @@ from cell2text.training.preflight import preflight
 from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.saving import save_base, save_final
 from cell2text.training.state_cache import CellStateCache, keep_cell_states
-from cell2text.training.trainer import PARTS, Cell2TextCollator, Cell2TextTrainer
+from cell2text.training.trainer import PARTS, Cell2TextTrainer, TrainingCollator
 from cell2text.training.validation import check_metric, check_validation, sample_validation_cells
 
 
@@ -139,12 +139,7 @@ def make_trainer(
         eval_dataset=evaluated if training_args.eval_strategy != "no" else None,
         processing_class=processor,
         peft_config=get_peft_config(model_args) if model_args.use_peft else None,
-        data_collator=Cell2TextCollator(
-            pad_token_id=processor.tokenizer.pad_token_id,
-            processor=processor,
-            caches=caches,
-            concept_overrides=concept_overrides,
-        ),
+        data_collator=TrainingCollator(processor, caches=caches, concept_overrides=concept_overrides),
         learning_rates={part: getattr(args, f"{part.removeprefix('cell_')}_learning_rate") for part in PARTS},
         max_loss_jump=args.max_loss_jump,
         row_weights=weights,

@@ -26,7 +26,7 @@ from trl import SFTConfig
 from cell2text.preparation.rows import completion_array, with_text
 from cell2text.training.components import train_tokenizer
 from cell2text.training.state_cache import CellStateCache, open_or_build
-from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
+from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary, write_atomically
@@ -80,7 +80,7 @@ def make_rows(processor: Cell2TextProcessor, n_rows: int) -> Dataset:
 class OneBatch:
     """A collator that hands out its first batch again and again: training without its data."""
 
-    def __init__(self, collator: Cell2TextCollator):
+    def __init__(self, collator: TrainingCollator):
         self.collator, self.batch = collator, None
 
     def __call__(self, examples):
@@ -90,9 +90,7 @@ class OneBatch:
 
 def train(model, processor, rows: Dataset, cache: CellStateCache, folder: str, *, toy: bool, one_batch: bool) -> dict:
     """Throughput of a run, the median of its last windows."""
-    collator = Cell2TextCollator(
-        pad_token_id=processor.tokenizer.pad_token_id, processor=processor, caches={"train": cache}
-    )
+    collator = TrainingCollator(processor, caches={"train": cache})
     every = 2 if toy else 10
     trainer = Cell2TextTrainer(
         model=model,

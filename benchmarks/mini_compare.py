@@ -5,7 +5,7 @@ import re
 import numpy as np
 from datasets import Dataset
 
-from cell2text.language.tasks import fixed_instruction
+from cell2text.language.tasks import default_instruction
 from generation_cell2text import CellTextGenerator
 
 
@@ -21,7 +21,7 @@ def score_comparisons(model, processor, rows: Dataset, instruction: str | None =
     Asked by the task's fixed instruction, unless there is another.
     """
     pairs = draw_pairs(rows)
-    chat = processor.conversation(2, instruction or fixed_instruction("compare"))
+    chat = processor.conversation(2, instruction or default_instruction("compare"))
     answer = CellTextGenerator(model, processor, chat, max_new_tokens=80)
     cells, types = [listed[0] for listed in rows["cells"]], np.array(rows["cell_type"])
     texts = []

@@ -24,7 +24,7 @@ from cell2text.describe.options import conversation
 from cell2text.describe.run import shard_path
 from cell2text.evaluation.calibration import probability_of_types
 from cell2text.inference.batch_size import MOST_GENES, MOST_ROWS, genes_that_fit, rows_that_fit
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import Claim
 from generation_cell2text import CellTextGenerator
 from processing_cell2text import EMPTY_CELL_TEXT
 

@@ -12,7 +12,8 @@ from cell2text.evaluation import eval_results, evaluate_predictions
 from cell2text.evaluation.predictions import checked_rows, read_rows
 from cell2text.example import example_cells
 from cell2text.language.writing import describe_row
-from cell2text.ontology.terms import life_stage, term_definition
+from cell2text.ontology.definitions import term_definition
+from cell2text.ontology.life_stages import life_stage
 from cell2text.preparation.run import prepare
 
 from .conftest import run_cli

@@ -22,7 +22,7 @@ from cell2text.evaluation.text_metrics import (
     sentence_bleu,
     text_figures,
 )
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import Claim
 
 
 TEXTS = [

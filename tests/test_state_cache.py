@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from cell2text.training import state_cache
 from cell2text.training.state_cache import CellStateCache, cache_key, open_or_build
-from cell2text.training.trainer import Cell2TextCollator, with_lengths
+from cell2text.training.trainer import TrainingCollator, with_lengths
 
 from .conftest import make_adata, make_model, make_processor
 
@@ -65,12 +65,13 @@ def test_the_loss_and_its_gradients_are_the_same(world, tmp_path):
 def test_the_collator_takes_the_states_of_its_rows(world, tmp_path):
     model, processor, dataset = world
     cache = open_or_build(tmp_path / "cache", model, processor, dataset, batch_size=2)
-    collator = Cell2TextCollator(pad_token_id=0, processor=processor, caches={"train": cache})
-    examples = [
-        {"input_ids": [1, 2], "completion_mask": [0, 1], "cells": dataset[i]["cells"], "cache": "train", "cache_row": i}
-        for i in (5, 1)
-    ]
-    batch = collator.torch_call(examples)
+    collator = TrainingCollator(processor, caches={"train": cache})
+    examples = []
+    for i in (5, 1):
+        cells = dataset[i]["cells"]
+        ids = [processor.cell_token_id] * processor.num_cell_tokens * len(cells)
+        examples.append({"input_ids": ids, "labels": ids, "cells": cells, "cache": "train", "cache_row": i})
+    batch = collator(examples)
     _, expected = cached(model, processor, dataset, tmp_path / "cache", [5, 1])
     assert batch["cell_input_ids"].shape[-1] == cache.positions == 6
     assert torch.equal(batch["cell_states"], expected["cell_states"])

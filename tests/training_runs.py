@@ -21,7 +21,7 @@ from trl import SFTConfig
 from cell2text.preparation.rows import completion_array, with_text
 from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
-from cell2text.training.trainer import Cell2TextCollator, Cell2TextTrainer
+from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 
 from .conftest import make_adata, make_model, make_processor
 
@@ -91,7 +91,7 @@ def make_trainer(folder, processor=None, learning_rates=None, **options):
         args=SFTConfig(**{**settings, **options}),
         train_dataset=rows,
         processing_class=processor,
-        data_collator=Cell2TextCollator(pad_token_id=processor.tokenizer.pad_token_id, processor=processor),
+        data_collator=TrainingCollator(processor),
         learning_rates=learning_rates,
     )
 

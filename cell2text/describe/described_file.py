@@ -16,7 +16,7 @@ import pandas as pd
 
 from cell2text.describe.engine import TEXT, row_schema
 from cell2text.errors import UserError, UserKeyError
-from cell2text.language.parsing import FIELDS
+from cell2text.language.fields import FIELDS
 from cell2text.sources.files import first_line, index_name, read_column
 
 

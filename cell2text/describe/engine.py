@@ -10,7 +10,8 @@ import torch
 from cell2text.describe.options import DescribeOptions, conversation
 from cell2text.evaluation.calibration import four_digits, probability_of_types
 from cell2text.inference.batch_size import free_bytes, genes_that_fit, rows_that_fit
-from cell2text.language.parsing import FIELDS, Fields, read_fields
+from cell2text.language.fields import FIELDS, Fields
+from cell2text.language.parsing import read_fields
 from generation_cell2text import CellTextGenerator, GeneratedTexts, encode_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import EMPTY_CELL_TEXT, Cell2TextProcessor

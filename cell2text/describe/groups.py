@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from cell2text.describe.engine import EMBEDDING, ID, TEXT
 from cell2text.errors import UserError
-from cell2text.language.parsing import FIELDS, GRAPHS
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS
 from cell2text.language.writing import describe_row
 from cell2text.ontology.graph import load_graph
 
@@ -186,7 +186,7 @@ def most_common(counts: Counter) -> str:
 @cache
 def related(name: str, value: str, other: str) -> bool:
     """Whether one term is broader than the other; never without an ontology."""
-    return name in GRAPHS and load_graph(GRAPHS[name]).related(value, other)
+    return name in FIELD_GRAPHS and load_graph(FIELD_GRAPHS[name]).related(value, other)
 
 
 def describe_groups(groups: Groups, tables: Iterable[pa.Table], pseudobulk: pa.Table) -> pd.DataFrame:

@@ -6,7 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cell2text.errors import UserError
-from cell2text.language.tasks import ASKABLE, INSTRUCTIONS, QUESTIONS, fixed_instruction
+from cell2text.language.fields import FIELDS
+from cell2text.language.tasks import INSTRUCTIONS, QUESTIONS, default_instruction
 from cell2text.ontology.terms import ontology_versions
 
 
@@ -98,12 +99,12 @@ def instruction_of(prompt: str | None) -> str | None:
     if prompt is None:
         return None
     if prompt in INSTRUCTIONS:
-        return fixed_instruction(prompt)
+        return default_instruction(prompt)
     task, _, field = prompt.partition(":")
     if task == "ask" and field in QUESTIONS:
-        return fixed_instruction(task, field)
+        return default_instruction(task, field)
     if task == "ask" and " " not in prompt:
-        raise UserError(f"prompt={prompt!r}: expected ask: and one of {', '.join(ASKABLE)}.")
+        raise UserError(f"prompt={prompt!r}: expected ask: and one of {', '.join(FIELDS)}.")
     if not prompt.strip():
         raise UserError("The prompt is empty: expected a question, a task or a chat file.")
     return prompt

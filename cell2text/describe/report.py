@@ -20,7 +20,7 @@ from cell2text.describe.engine import TEXT
 from cell2text.describe.groups import Tally, find_groups
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
-from cell2text.language.parsing import FIELDS
+from cell2text.language.fields import FIELDS
 from cell2text.plots import COLOURS, svg
 from processing_cell2text import EMPTY_CELL_TEXT
 

@@ -21,7 +21,7 @@ from cell2text.errors import UserError
 from cell2text.evaluation.classification import truth_claim
 from cell2text.evaluation.pathway_metrics import membership
 from cell2text.evaluation.systems import System, pathway_names_of, system_of_texts
-from cell2text.language.parsing import FIELDS, Claim
+from cell2text.language.fields import FIELDS, Claim
 
 
 TARGET_SUM = 10_000

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from cell2text.evaluation.classification import FieldPairs
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import Claim
 
 
 SURENESS = {"type_probability": "probability of the named type", "confidence": "confidence of the text"}

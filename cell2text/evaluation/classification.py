@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.language.parsing import GRAPHS, Claim
+from cell2text.language.fields import FIELD_GRAPHS, Claim
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import resolve
 
@@ -71,9 +71,9 @@ class FieldPairs:
 
     def _nearness(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Means over the rows of what the ontology says of each pair; 0 where nothing was found, or nothing known."""
-        if self.field not in GRAPHS:
+        if self.field not in FIELD_GRAPHS:
             return {}
-        graph = load_graph(GRAPHS[self.field])
+        graph = load_graph(FIELD_GRAPHS[self.field])
         equal = self.truth == self.predicted
         terms = [(said.term_id if said else None, truth.term_id) for truth, said in self._claims]
         values = {

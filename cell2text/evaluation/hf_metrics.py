@@ -17,9 +17,10 @@ from cell2text.evaluation.classification import FieldPairs, truth_claim
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.settings import LIBRARIES, model_name, settings_hash, version_of
 from cell2text.evaluation.text_metrics import text_figures
-from cell2text.language.parsing import FIELDS, GRAPHS, Claim, claim, read_fields
-from cell2text.ontology.phrases import is_term
-from cell2text.ontology.terms import label_of, ontology_versions
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS, Claim
+from cell2text.language.free_text import ground_claim
+from cell2text.language.parsing import read_fields
+from cell2text.ontology.terms import is_term, label_of, ontology_versions
 
 
 METRICS = ("description_fields", "ontology_similarity", "pathway_sets", "description_text")
@@ -49,8 +50,8 @@ def score_fields(predictions: Sequence[str], references: Sequence[str], field: s
 
 
 def score_similarity(predictions: Sequence[str], references: Sequence[str], field: str) -> dict:
-    if field not in GRAPHS:
-        raise UserError(f"No ontology for {field!r}: expected one of {tuple(GRAPHS)}.")
+    if field not in FIELD_GRAPHS:
+        raise UserError(f"No ontology for {field!r}: expected one of {tuple(FIELD_GRAPHS)}.")
     truths = [truth_claim(field, *label_and_term(field, label)) for label in references]
     said = [claimed(field, text) for text in predictions]
     found = points(FieldPairs(field, truths, said, np.arange(len(truths))).metrics(no_resampling(len(truths))))
@@ -77,7 +78,7 @@ def claimed(field: str, text: str) -> Claim | None:
     """What a text names: a term id, a bare label, or a description."""
     if is_term(field, text):
         return Claim(label_of(text), text)
-    bare = claim(field, text.strip())
+    bare = ground_claim(field, text.strip())
     return bare if bare and bare.term_id and bare.label != text.strip() else getattr(read_fields(text), field) or bare
 
 

@@ -15,16 +15,15 @@ from pandas.api.types import is_scalar
 
 from cell2text.errors import UserError
 from cell2text.evaluation.calibration import SURENESS
-from cell2text.language.parsing import FIELDS
-from cell2text.ontology.phrases import is_term
-from cell2text.ontology.terms import clean_label, life_stage, resolve
+from cell2text.language.fields import FIELDS, TERM_FIELDS
+from cell2text.ontology.life_stages import life_stage
+from cell2text.ontology.terms import TERM_SEPARATOR, clean_label, is_term, resolve
 
 
 logger = logging.getLogger(__name__)
 
 TEXTS = ("prediction", "reference")
 LISTS = ("pathways", "pathways_active")
-TERM_FIELDS = ("cell_type", "tissue", "disease", "sex")
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
@@ -127,7 +126,7 @@ def clean_row(row: dict, unknown_ids: Counter) -> dict:
     clean |= {name: clean_label(row.get(name)) for name in (*FIELDS, "donor_id", "dataset_id")}
     for name in TERM_FIELDS:
         term = clean_label(row.get(f"{name}_ontology_term_id"))
-        if term and not all(is_term(name, part) for part in term.split(" || ")):
+        if term and not all(is_term(name, part) for part in term.split(TERM_SEPARATOR)):
             unknown_ids[term] += 1
             term = None
         clean[f"{name}_ontology_term_id"] = term

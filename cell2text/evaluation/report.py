@@ -13,7 +13,7 @@ from cell2text.evaluation.calibration import EDGES, SURENESS
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
 from cell2text.evaluation.systems import Evaluation, field_pairs
 from cell2text.files import write_atomically
-from cell2text.language.parsing import FIELDS
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS
 from cell2text.ontology.graph import load_graph
 from cell2text.plots import plain, svg
 
@@ -266,7 +266,7 @@ def worst_errors(evaluation: Evaluation, pairs: dict[str, FieldPairs]) -> list[d
     if name is None:
         return []
     found = pairs[name]
-    graph = load_graph({"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO"}[name])
+    graph = load_graph(FIELD_GRAPHS[name])
     wrong = np.flatnonzero(~found.correct())
     near = {i: graph.pagerank_similarity(*found.terms_of(i)) for i in wrong.tolist()}
     first = sorted(near, key=lambda i: (found.predicted_names[i] == NOT_FOUND, near[i], i))[:MOST_ERRORS]

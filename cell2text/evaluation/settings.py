@@ -9,7 +9,7 @@ from pathlib import Path
 from cell2text.evaluation.baselines import Training
 from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.text_metrics import offline_bert_model
-from cell2text.language.parsing import FIELDS
+from cell2text.language.fields import FIELDS
 from cell2text.ontology.terms import ontology_versions
 
 

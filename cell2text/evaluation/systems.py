@@ -9,7 +9,8 @@ from cell2text.evaluation.bootstrap import Resampler, interval, paired_differenc
 from cell2text.evaluation.classification import FieldPairs, truth_claim
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.text_metrics import text_figures
-from cell2text.language.parsing import FIELDS, Claim, Fields, read_fields
+from cell2text.language.fields import FIELDS, Claim, Fields
+from cell2text.language.parsing import read_fields
 
 
 Replicates = dict[str, dict[str, np.ndarray]]

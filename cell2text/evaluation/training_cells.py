@@ -13,7 +13,7 @@ from cell2text.errors import UserError
 from cell2text.evaluation.baselines import METHODS, Cells, Training, log_normalise, rank_features
 from cell2text.evaluation.predictions import truth_rows
 from cell2text.language.writing import describe_row
-from cell2text.ontology.terms import term_definition
+from cell2text.ontology.definitions import term_definition
 from cell2text.sources.files import find_sources, open_source
 
 

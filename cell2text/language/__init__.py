@@ -1,1 +1,4 @@
-"""The controlled language: writing descriptions, reading them back, and the tasks that ask for them."""
+"""The controlled language of cell descriptions: write it from metadata, parse it back, and the tasks that use it.
+
+Depends on `cell2text.ontology`, not on the model.
+"""

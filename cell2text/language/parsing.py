@@ -1,328 +1,269 @@
-"""Descriptions read back: which cell type, tissue, disease, sex, life stage and pathways a text claims.
+"""Parse texts about a cell into fields: cell type, tissue, disease, sex, life stage and pathways.
 
-What the package writes is read by its own grammar, so that reading a description gives what was written. Anything else
-is searched for ontology labels and synonyms, longest match first. What is not found is None, never a match.
+Sentences of :mod:`cell2text.language.writing` are parsed by their grammar, so that parsing a description returns what
+was written. All other text is searched for ontology labels and synonyms. Fields that are not found are None.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import combinations
 
-from cell2text.language.writing import pathway_words
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS, NORMAL, Claim, Fields
+from cell2text.language.free_text import (
+    HEALTHY_WORDS,
+    STAGES_BY_LENGTH,
+    TISSUE_STATEMENT,
+    TYPE_STATEMENT,
+    find_field,
+    ground_claim,
+    life_stages_in,
+    pathway_index,
+    pathways_in,
+    resolves,
+    sexes_in,
+)
+from cell2text.language.grammar import (
+    ACTIVE_PATHWAY,
+    DISEASE_LINK,
+    DONOR,
+    HEALTHY,
+    LIST_AND,
+    LIST_COMMA,
+    ORIGIN_VERB,
+    POSSESSIVE,
+    POSSESSIVE_PRONOUN,
+    PRONOUN,
+    STAGE_LINK,
+    SUBJECT,
+    TISSUE_LINK,
+    TYPE_VERB,
+)
+from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.graph import load_graph
-from cell2text.ontology.phrases import find_phrases, longest_phrase
-from cell2text.ontology.terms import LIFE_STAGES, label_of, resolve, term_definition
+from cell2text.ontology.mentions import find_mentions
+from cell2text.ontology.terms import label_index, resolve
 
 
-FIELDS = ("cell_type", "tissue", "disease", "sex", "life_stage")
-GRAPHS = {"cell_type": "CL", "tissue": "UBERON", "disease": "MONDO"}
-NORMAL = "normal"
-MOST_SENTENCES = 5  # of what follows "comes from", tried as parts of one name
+_MAX_ORIGIN_SENTENCES = 5  # after "comes from", tried as parts of one name that holds a full stop
 
-TYPE_START = re.compile(r"This cell is an? ")
-NEXT_SENTENCE = re.compile(r"\. (?:It comes from|Its most active pathways?) ")
-ORIGIN = re.compile(r"(?:^This cell|(?:^|(?<= ))It) comes from (?P<body>.+?)(?=\. Its most active pathways? |\.?$)")
-DONOR = re.compile(
-    r"(?:^|(?P<tissue>.+?) of )an? (?P<healthy>(?:healthy|normal) )?(?:(?P<sex>male|female|mixed|hermaphrodite) )?"
-    r"(?:donor|patient|person)(?P<rest> with .+| (?:in|during) .+|)$"
+_AFTER_SENTENCE = r"(?:^|(?<= ))"  # the first sentence of the rest, or one after another
+_TYPE_START = re.compile(rf"{SUBJECT} {TYPE_VERB} an? ")
+_PATHWAY_START = rf"{POSSESSIVE_PRONOUN} {ACTIVE_PATHWAY}s? "
+_NEXT_SENTENCE = re.compile(rf"\. (?:{PRONOUN} {ORIGIN_VERB} |{_PATHWAY_START})")
+_ORIGIN = re.compile(
+    rf"(?:^{SUBJECT}|{_AFTER_SENTENCE}{PRONOUN}) {ORIGIN_VERB} (?P<body>.+?)(?=\. {_PATHWAY_START}|\.?$)"
 )
-# "lung of an adult man", "B cell from the lung": more than a tissue's or a cell type's name.
-MORE = re.compile(r" (?:of|in|from|with) |, ")
-PATHWAYS = re.compile(r"(?:^This cell's|(?:^|(?<= ))Its) most active pathways? (?:is|are) (?P<names>.+?)\.?$")
-# What follows a name and explains it, or says where the cell is from.
-APPOSITION = re.compile(r", (?:an?|the|which|that)\b | (?:that|which|found|located|from|in the|of the)\b ")
-STAGES = sorted(set(LIFE_STAGES.values()), key=len, reverse=True)
-# Words of free text for a stage, the first that is found wins.
-STAGE_WORDS = {
-    "embryonic": STAGES[[stage.startswith("the embryonic") for stage in STAGES].index(True)],
-    "embryo": STAGES[[stage.startswith("the embryonic") for stage in STAGES].index(True)],
-    "fetal": STAGES[[stage.startswith("the fetal") for stage in STAGES].index(True)],
-    "fetus": STAGES[[stage.startswith("the fetal") for stage in STAGES].index(True)],
-    "foetal": STAGES[[stage.startswith("the fetal") for stage in STAGES].index(True)],
-    "prenatal": "prenatal development", "newborn": "infancy", "infant": "infancy", "child": "childhood",
-    "teenager": "adolescence", "adolescent": "adolescence", "elderly": "late adulthood",
-    "older adult": "late adulthood", "adult": "adulthood",
-}  # fmt: skip
-MALE, FEMALE = re.compile(r"\b(?:male|man|boy)\b", re.I), re.compile(r"\b(?:female|woman|girl)\b", re.I)
-HEALTHY = re.compile(
-    r"(?<!not )(?<!non-)\b(?:healthy|normal|disease-free|unaffected|without disease|no (?:known )?disease)\b", re.I
+_DONOR = re.compile(
+    rf"(?:^|(?P<tissue>.+?) {TISSUE_LINK} )an? (?P<healthy>(?:{HEALTHY}|normal) )?"
+    r"(?:(?P<sex>male|female|mixed|hermaphrodite) )?"
+    rf"(?:{DONOR}|patient|person)(?P<rest> {DISEASE_LINK} .+| (?:{STAGE_LINK}|during) .+|)$"
 )
-CLAIMED_TYPE = re.compile(
-    r"\b(?:(?:cell|it|this) is|consists of) (?:most |very )?(?:likely |probably )?an? (?P<name>[^.:;]+)", re.I
+_PATHWAYS = re.compile(
+    rf"(?:^{POSSESSIVE}|{_AFTER_SENTENCE}{POSSESSIVE_PRONOUN}) {ACTIVE_PATHWAY}s? (?:is|are) (?P<names>.+?)\.?$"
 )
-CLAIMED_TISSUE = re.compile(r"\b(?:comes|originates|derives|taken|sampled|isolated) from (?P<name>[^.:;]+)", re.I)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A field's value as a text gives it, and its ontology term where one is found."""
-
-    label: str
-    term_id: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The ontology's label of the term, else the text's own words."""
-        return label_of(self.term_id) if self.term_id and " " not in self.term_id else self.label
-
-    def same_as(self, other: "Claim | None") -> bool:
-        """Whether both name the same term, or say the same words."""
-        if other is None:
-            return False
-        if self.term_id and self.term_id == other.term_id:
-            return True
-        return self.label.casefold() == other.label.casefold()
-
-
-@dataclass(frozen=True)
-class Fields:
-    """What a text claims; None where it claims nothing, `contradictions` the fields it claims twice, differently."""
-
-    cell_type: Claim | None = None
-    tissue: Claim | None = None
-    disease: Claim | None = None
-    sex: Claim | None = None
-    life_stage: Claim | None = None
-    pathways: tuple[str, ...] = ()
-    contradictions: tuple[str, ...] = field(default=(), compare=False)
-
-
-def claim(name: str, label: str | None) -> Claim | None:
-    """A claim of the field `name` in some words; the longest term in them where they are none as a whole."""
-    if not label:
-        return None
-    if name == "life_stage":
-        return Claim(label)
-    term = resolve(name, label)
-    if term.term_id:
-        return Claim(str(term.label), term.term_id)
-    words = APPOSITION.split(label, maxsplit=1)[0] if name == "cell_type" else label
-    inside = find_phrases(name, words) if name in GRAPHS else []
-    if not inside or (name == "disease" and len(inside) > 1):  # two diseases are not one of them
-        return Claim(label)
-    if name == "cell_type" and inside[0].start == 0:  # a name comes before what explains it
-        return Claim(label, inside[0].term_id)
-    return Claim(label, max(inside, key=lambda phrase: phrase.stop - phrase.start).term_id)
-
-
-def resolves(name: str, label: str) -> bool:
-    return resolve(name, label).term_id is not None
+_LIST_LINK = re.compile(f"{LIST_COMMA}|{LIST_AND}|$")
+# "lung of an adult man", "B cell from the lung": longer than a tissue or a cell type.
+_FURTHER_WORDS = re.compile(r" (?:of|in|from|with) |, ")
+_ILL_DONOR = re.compile(rf"\b(?:{DONOR}|patient|person) {DISEASE_LINK}\b", re.I)
 
 
 @lru_cache(maxsize=100_000)
 def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
-    """Read what a text claims about one cell.
+    """Parse the fields that a text states about one cell.
 
     Parameters
     ----------
     text
-        A description, an answer, a bare cell type, or free text; may be empty.
+        A description, an answer to one task, a bare cell type, or free text; may be empty.
     pathways
-        Gene-set names that may be claimed. Without them pathways come back in the text's own words.
+        Gene-set names to recognise. Defaults to none: pathways are returned in the words of the text.
+
+    Returns
+    -------
+    The fields; None for each that the text does not state.
+
+    Examples
+    --------
+    >>> fields = read_fields("This cell is a B cell. It comes from the blood of a healthy donor.")
+    >>> fields.cell_type, fields.tissue.term_id, fields.disease.label, fields.sex
+    (Claim(label='B cell', term_id='CL:0000236'), 'UBERON:0000178', 'normal', None)
     """
-    text = " ".join(re.sub(r"\s*\n\s*", "; ", text.strip()).split())
-    found: dict[str, Claim | None] = {}
-    left: list[str] = []
-    rest, unread = text, ""  # `unread`: an origin in other words, which never names the cell's type
-    start = TYPE_START.match(text)
+    text = "; ".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
+    claims, unparsed, rest = _parse_cell_type(text)
+    origin, unparsed_origin = "", ""
+    match = _ORIGIN.search(rest)
+    if match:
+        origin = match["body"]
+        origin_claims, tail = _parse_origin(origin)
+        claims |= origin_claims
+        tissue = origin_claims["tissue"]
+        if tissue and _is_more_than_a_name("tissue", tissue.label):
+            unparsed_origin = origin
+        unparsed += [rest[: match.start()], tail]
+        rest = rest[match.end() :]
+    match = _PATHWAYS.search(rest)
+    named = _parse_pathways(match["names"], pathways) if match else ()
+    unparsed.append(rest[: match.start()] if match else rest)
+    free = ". ".join(part for part in unparsed if part.strip(" ."))
+    free_with_origin = ". ".join(part for part in (free, unparsed_origin) if part)
+    contradictions = _contradictions(claims, origin, free_with_origin)
+    if free_with_origin:
+        for name in FIELDS:  # the origin never names the cell's type
+            claims[name] = claims.get(name) or find_field(name, free if name == "cell_type" else free_with_origin)
+        named = named or pathways_in(free_with_origin, pathways)
+    return Fields(**claims, pathways=named, contradictions=contradictions)
+
+
+def _parse_cell_type(text: str) -> tuple[dict[str, Claim | None], list[str], str]:
+    """Parse the first sentence; return the claims, the words that remain to be searched, and the next sentences."""
+    start = _TYPE_START.match(text)
     if start:
-        name, rest = split_type(text[start.end() :])
-        found["cell_type"] = claim("cell_type", name)
-        if MORE.search(name) and not resolves("cell_type", name):
-            left.append(name)
-    elif resolves("cell_type", text.rstrip(".")):
-        found["cell_type"], rest = claim("cell_type", text.rstrip(".")), ""
-    origin = ORIGIN.search(rest)
-    if origin:
-        read, tail = read_origin(origin["body"])
-        found |= read
-        tissue = read["tissue"]
-        unread = origin["body"] if tissue and MORE.search(tissue.label) and not resolves("tissue", tissue.label) else ""
-        left += [rest[: origin.start()], tail]
-        rest = rest[origin.end() :]
-    listed = PATHWAYS.search(rest)
-    named: tuple[str, ...] = ()
-    if listed:
-        left.append(rest[: listed.start()])
-        named = read_pathways(listed["names"], pathways)
-    else:
-        left.append(rest)
-    free = ". ".join(part for part in left if part.strip(" ."))
-    with_origin = ". ".join(part for part in (free, unread) if part)
-    against = contradictions(found, origin["body"] if origin else "", with_origin)
-    if with_origin:
-        for name in FIELDS:
-            found[name] = found.get(name) or read_free(name, free if name == "cell_type" else with_origin)
-        named = named or pathways_in(with_origin, pathways)
-    return Fields(**found, pathways=named, contradictions=against)
+        name, rest = _split_type(text[start.end() :])
+        return {"cell_type": ground_claim("cell_type", name)}, (
+            [name] if _is_more_than_a_name("cell_type", name) else []
+        ), rest
+    bare = text.rstrip(".")
+    if resolves("cell_type", bare):
+        return {"cell_type": ground_claim("cell_type", bare)}, [], ""
+    return {}, [], text
 
 
-def split_type(text: str) -> tuple[str, str]:
-    """The name that follows "This cell is a", and what follows the name and its definition."""
-    stops = [match.start() for match in re.finditer(r": |\. |\.?$", text)]
-    known_stop = next((stop for stop in stops if stop and resolves("cell_type", text[:stop])), None)
-    if known_stop is None:
-        following = NEXT_SENTENCE.search(text)
+def _is_more_than_a_name(field: str, words: str) -> bool:
+    return bool(_FURTHER_WORDS.search(words)) and not resolves(field, words)
+
+
+@cache
+def _longest_type_name() -> int:
+    """Number of letters of the longest name of a cell type, with one for a plural."""
+    return max(len(name) for index in label_index("cell_type") for name in index) + 1
+
+
+def _split_type(text: str) -> tuple[str, str]:
+    """Split what follows "This cell is a" into the name and the sentences after the name and its definition."""
+    stops = (match.start() for match in re.finditer(r": |\. |\.?$", text[: _longest_type_name() + 2]))
+    stop = next((stop for stop in stops if stop and resolves("cell_type", text[:stop])), None)
+    if stop is None:
+        following = _NEXT_SENTENCE.search(text)
         end = following.start() if following else len(text.rstrip("."))
         colon = text.find(": ", 0, end)
-        known_stop = end if colon < 0 else colon
-    name, rest = text[:known_stop], text[known_stop:]
+        stop = end if colon < 0 else colon
+    name, rest = text[:stop], text[stop:]
     if not rest.startswith(": "):
         return name, rest.lstrip(". ")
     definition = term_definition(resolve("cell_type", name).term_id or "")
     if definition and rest[2:].startswith(definition):
         return name, rest[2 + len(definition) :].lstrip(". ")
-    following = NEXT_SENTENCE.search(rest) or re.search(r"\. (?=[A-Z])|\.?$", rest)
+    following = _NEXT_SENTENCE.search(rest) or re.search(r"\. (?=[A-Z])|\.?$", rest)
     return name, rest[following.start() :].lstrip(". ") if following else ""
 
 
-def read_origin(body: str) -> tuple[dict[str, Claim | None], str]:
-    """The fields of "comes from ...", and what stands after it.
+def _parse_origin(body: str) -> tuple[dict[str, Claim | None], str]:
+    """Parse what follows "comes from"; return the claims and the text after the sentence.
 
-    Several sentences are taken for one name only where no shorter part of them names terms: "St. Louis encephalitis".
+    A name may hold a full stop ("St. Louis encephalitis"): several sentences are one name only if no shorter part
+    resolves.
     """
-    stops = [match.start() for match in re.finditer(r"\. ", body)][:MOST_SENTENCES]
+    stops = [match.start() for match, _ in zip(re.finditer(r"\. ", body), range(_MAX_ORIGIN_SENTENCES))]
     for stop in stops:
-        read = parse_origin(body[:stop])
-        if all(value is None or value.term_id or name == "life_stage" for name, value in read.items()):
-            return read, body[stop + 2 :]
-    whole = parse_origin(body)
-    if not stops or any(value and value.term_id and value.name == value.label for value in whole.values()):
+        claims = _parse_tissue_and_donor(body[:stop])
+        if all(claim is None or claim.term_id or name == "life_stage" for name, claim in claims.items()):
+            return claims, body[stop + 2 :]
+    whole = _parse_tissue_and_donor(body)
+    if not stops or any(claim and claim.term_id and claim.name == claim.label for claim in whole.values()):
         return whole, ""
-    return parse_origin(body[: stops[0]]), body[stops[0] + 2 :]
+    return _parse_tissue_and_donor(body[: stops[0]]), body[stops[0] + 2 :]
 
 
-def parse_origin(body: str) -> dict[str, Claim | None]:
-    donor = DONOR.match(body)
+def _parse_tissue_and_donor(body: str) -> dict[str, Claim | None]:
+    donor = _DONOR.match(body)
     tissue = donor["tissue"] if donor else body
-    read = {"tissue": claim("tissue", tissue.removeprefix("the ") if tissue else None)}
+    claims = {"tissue": ground_claim("tissue", tissue.removeprefix("the ") if tissue else None)}
     if not donor:
-        return read
-    disease, stage = None, None
-    rest = donor["rest"]
-    if not (rest.startswith(" with ") and resolves("disease", rest[6:])):
-        ends = ((stage, f" {word} {stage}") for stage in STAGES for word in ("in", "during"))
-        stage, end = next((pair for pair in ends if rest.endswith(pair[1])), (None, ""))
-        rest = rest.removesuffix(end)
-    if rest.startswith(" with "):
-        disease = rest[6:]
+        return claims
+    disease, stage, rest = None, None, donor["rest"]
+    with_disease = f" {DISEASE_LINK} "
+    if not (rest.startswith(with_disease) and resolves("disease", rest.removeprefix(with_disease))):
+        endings = ((stage, f" {link} {stage}") for stage in STAGES_BY_LENGTH for link in (STAGE_LINK, "during"))
+        stage, ending = next((pair for pair in endings if rest.endswith(pair[1])), (None, ""))
+        rest = rest.removesuffix(ending)
+    if rest.startswith(with_disease):
+        disease = rest.removeprefix(with_disease)
     elif donor["healthy"]:
         disease = NORMAL
-    said = {"disease": disease, "sex": donor["sex"], "life_stage": stage}
-    return read | {name: claim(name, words) for name, words in said.items()}
+    stated = {"disease": disease, "sex": donor["sex"], "life_stage": stage}
+    return claims | {name: ground_claim(name, words) for name, words in stated.items()}
 
 
-def read_pathways(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Gene sets of an enumeration; those that `names` does not hold stay in the text's own words."""
+def _parse_pathways(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Split an enumeration of gene sets; a name may itself hold a comma or "and".
+
+    Sets that are not among `names` are returned in the words of the text.
+    """
     index = pathway_index(names)
-    found, rest = [], text
-    while rest:
-        stops = [match.start() for match in re.finditer(r", | and |$", rest)]
-        stop = next((stop for stop in reversed(stops) if rest[:stop].casefold() in index), stops[0])
-        found.append(index.get(rest[:stop].casefold(), rest[:stop]))
-        rest = re.sub(r"^(?:, | and )", "", rest[stop:])
+    longest = max(map(len, index), default=0)
+    found, start = [], 0
+    while start < len(text):
+        first = _LIST_LINK.search(text, start)
+        stops = [first.start()] if first else []
+        stops += [match.start() for match in _LIST_LINK.finditer(text, start, start + longest + len(LIST_AND))]
+        ends = [stop for stop in stops if text[start:stop].casefold() in index]
+        stop = max(ends, default=stops[0])
+        name = text[start:stop]
+        found.append(index.get(name.casefold(), name))
+        link = _LIST_LINK.match(text, stop)
+        start = link.end() if link else len(text)
     return tuple(dict.fromkeys(found))
 
 
-@lru_cache(maxsize=8)
-def pathway_index(names: tuple[str, ...]) -> dict[str, str]:
-    """Gene sets by their names in words, and as written in their file, in small letters."""
-    return {form.casefold(): name for name in reversed(names) for form in (name, pathway_words(name))}
-
-
-@lru_cache(maxsize=8)
-def pathway_phrases(names: tuple[str, ...]) -> tuple[dict[tuple[str, ...], str], int]:
-    """The same by their words, and the words of the longest."""
-    found = {tuple(re.findall(r"\w+", form)): name for form, name in pathway_index(names).items()}
-    return found, max(map(len, found), default=0)
-
-
-def pathways_in(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Gene sets whose name in words, or as written in their file, stands in a text; none inside a longer one."""
-    index, longest = pathway_phrases(names)
-    words, found, start = re.findall(r"\w+", text.casefold()), [], 0
-    while start < len(words):
-        stops = range(min(len(words), start + longest), start, -1)
-        stop = next((stop for stop in stops if tuple(words[start:stop]) in index), None)
-        if stop is not None:
-            found.append(index[tuple(words[start:stop])])
-        start = stop or start + 1
-    return tuple(dict.fromkeys(found))
-
-
-def read_free(name: str, text: str) -> Claim | None:
-    """A field in free text."""
-    if name in GRAPHS:
-        claimed = CLAIMED_TYPE.search(text) if name == "cell_type" else None
-        for part in ([claimed["name"]] if claimed else []) + [text]:
-            said = claim(name, part) if name == "cell_type" and part is not text else None
-            phrase = longest_phrase(name, part)
-            if said and said.term_id:
-                return Claim(label_of(said.term_id), said.term_id)
-            if phrase:
-                return Claim(label_of(phrase.term_id), phrase.term_id)
-        return claim("disease", NORMAL) if name == "disease" and HEALTHY.search(text) else None
-    if name == "sex":
-        sexes = sexes_in(text)
-        return claim("sex", sexes[0]) if len(sexes) == 1 else None
-    stages = list(stages_in(text))
-    return Claim(stages[0]) if stages else None
-
-
-def sexes_in(text: str) -> list[str]:
-    return [sex for sex, pattern in (("male", MALE), ("female", FEMALE)) if pattern.search(text)]
-
-
-def stages_in(text: str) -> Iterator[str]:
-    """Life stages that a text names, each once, none inside a longer one."""
-    left = text.casefold()
-    for words, stage in [*((stage, stage) for stage in STAGES), *STAGE_WORDS.items()]:
-        pattern = rf"\b{re.escape(words)}\b"
-        if re.search(pattern, left):
-            left = re.sub(pattern, " ", left)
-            yield stage
-
-
-def contradictions(read: dict[str, Claim | None], origin: str, free: str) -> tuple[str, ...]:
-    """Fields that a text claims with two values that cannot both be true.
+def _contradictions(claims: dict[str, Claim | None], origin: str, free: str) -> tuple[str, ...]:
+    """List the fields for which a text states two values that cannot both be true.
 
     Parameters
     ----------
-    read
-        What the package's own sentences claim.
+    claims
+        Claims of the sentences that follow the package's grammar.
     origin
         The words after "comes from".
     free
         The rest of the text.
     """
-    found = []
-    for name, pattern in (("cell_type", CLAIMED_TYPE), ("tissue", CLAIMED_TISSUE)):
-        said = read.get(name)
-        terms = claimed_terms(name, said.label) if said else []
-        terms += [term for match in pattern.finditer(free) for term in claimed_terms(name, match["name"])]
-        graph = load_graph(GRAPHS[name]) if len(terms) > 1 else None
-        if graph and any(not graph.related(*pair) for pair in combinations(terms, 2)):
-            found.append(name)
-    donor, said = DONOR.match(origin), read.get("disease")
-    healthy = bool(HEALTHY.search(free)) or bool(donor and donor["healthy"]) or bool(said and said.label == NORMAL)
-    ill = bool(re.search(r"\b(?:donor|patient|person) with\b", free, re.I)) or bool(said and said.label != NORMAL)
-    if healthy and (ill or (donor and donor["healthy"] and donor["rest"].startswith(" with "))):
-        found.append("disease")
-    said = read.get("sex")
-    if len({*sexes_in(free), *([said.label] if said else [])}) > 1:
-        found.append("sex")
-    said = read.get("life_stage")
-    if len({*stages_in(free), *([said.label] if said else [])}) > 1:
-        found.append("life_stage")
-    return tuple(found)
+    checks = {
+        "cell_type": _unrelated_terms("cell_type", claims.get("cell_type"), TYPE_STATEMENT, free),
+        "tissue": _unrelated_terms("tissue", claims.get("tissue"), TISSUE_STATEMENT, free),
+        "disease": _healthy_and_ill(claims.get("disease"), origin, free),
+        "sex": _several(claims.get("sex"), sexes_in(free)),
+        "life_stage": _several(claims.get("life_stage"), life_stages_in(free)),
+    }
+    return tuple(name for name, contradictory in checks.items() if contradictory)
 
 
-def claimed_terms(name: str, words: str) -> list[str]:
-    """Terms in the words of a claim: the first alone, since names stand within names, but all of "a B or a T cell"."""
-    whole = resolve(name, words.removeprefix("the ").strip())
+def _unrelated_terms(field: str, claim: Claim | None, statement: re.Pattern, free: str) -> bool:
+    terms = _stated_terms(field, claim.label) if claim else []
+    terms += [term for match in statement.finditer(free) for term in _stated_terms(field, match["name"])]
+    terms = list(dict.fromkeys(terms))
+    if len(terms) < 2:
+        return False
+    graph = load_graph(FIELD_GRAPHS[field])
+    return any(not graph.related(*pair) for pair in combinations(terms, 2))
+
+
+def _stated_terms(field: str, words: str) -> list[str]:
+    """List the terms of a statement: the first only, since names contain names, but all of "a B or a T cell"."""
+    whole = resolve(field, words.removeprefix("the ").strip())
     if whole.term_id:
         return [whole.term_id]
-    found = [phrase.term_id for phrase in find_phrases(name, words)]
-    return found if name == "cell_type" and re.search(r" (?:or|and) an? ", words) else found[:1]
+    mentioned = [mention.term_id for mention in find_mentions(field, words)]
+    return mentioned if field == "cell_type" and re.search(r" (?:or|and) an? ", words) else mentioned[:1]
+
+
+def _healthy_and_ill(claim: Claim | None, origin: str, free: str) -> bool:
+    donor = _DONOR.match(origin)
+    called_healthy = bool(donor and donor["healthy"])
+    healthy = bool(HEALTHY_WORDS.search(free)) or called_healthy or bool(claim and claim.label == NORMAL)
+    ill = bool(_ILL_DONOR.search(free)) or bool(claim and claim.label != NORMAL)
+    ill = ill or bool(donor and called_healthy and donor["rest"].startswith(f" {DISEASE_LINK} "))
+    return healthy and ill
+
+
+def _several(claim: Claim | None, found) -> bool:
+    return len({*found, *([claim.label] if claim else [])}) > 1

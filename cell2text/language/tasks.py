@@ -1,7 +1,7 @@
-"""Tasks: what is asked about a cell, in many wordings, and what the answer is.
+"""Tasks that a model learns: their instructions, and the completion that is correct for a row.
 
-`describe` (all that is known), `annotate` (the cell type alone), `ask` (one field), `pathways`, and `compare` (two
-cells). In training every task has paraphrased instructions; for evaluation it has one that never changes.
+`describe` (every known field), `annotate` (the cell type only), `ask` (one field), `pathways`, and `compare` (two
+cells). Training samples one of several instructions per task; outside training each task has one fixed instruction.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cell2text.errors import UserError
+from cell2text.language.fields import FIELDS
 from cell2text.language.writing import (
     compare_cells,
     describe_row,
@@ -22,9 +23,8 @@ from cell2text.ontology.terms import clean_label
 
 
 TASKS = ("describe", "annotate", "ask", "pathways", "compare")
-ASKABLE = ("cell_type", "tissue", "disease", "sex", "life_stage")
 
-COMPARE = "Describe the differences and similarities of these two cells."
+_COMPARE_INSTRUCTION = "Describe the differences and similarities of these two cells."
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "describe": (
         "Describe this cell.",
@@ -65,7 +65,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "How does the first cell differ from the second?",
         "Are these two cells of the same type and origin?",
         "Contrast the first cell with the second cell.",
-        COMPARE,
+        _COMPARE_INSTRUCTION,
         "Look at both cells and compare their types and origins.",
         "Set these two cells side by side: what is alike, what is not?",
         "Tell me how these two cells relate to each other.",
@@ -130,19 +130,35 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def answer(task: str, row: Mapping, *, field: str | None = None, second: Mapping | None = None) -> str | None:
-    """The right answer of a task for a row, None where the row does not hold it.
+def task_completion(
+    task: str, row: Mapping, *, field: str | None = None, comparison_cell: Mapping | None = None
+) -> str | None:
+    """Write the correct completion of a task.
 
     Parameters
     ----------
     task
         One of `TASKS`.
     row
-        See :mod:`cell2text.language.writing`.
+        Metadata of the cell, see :mod:`cell2text.language.writing`.
     field
-        One of `ASKABLE`, for `ask`.
-    second
-        The second cell, for `compare`.
+        Field that `ask` asks for, one of `FIELDS`.
+    comparison_cell
+        Metadata of the second cell, for `compare`.
+
+    Returns
+    -------
+    The text; None if the row lacks the metadata for it.
+
+    Raises
+    ------
+    UserError
+        If the task or the field does not exist.
+
+    Examples
+    --------
+    >>> task_completion("ask", {"cell_type": "B cell", "sex": "female"}, field="sex")
+    'This cell comes from a female donor.'
     """
     if task == "describe":
         return describe_row(row)
@@ -151,9 +167,11 @@ def answer(task: str, row: Mapping, *, field: str | None = None, second: Mapping
     if task == "pathways":
         return pathway_sentence(row)
     if task == "compare":
-        return None if second is None else compare_cells(row, second)
-    if task != "ask" or field not in ASKABLE:
-        raise UserError(f"No task {task!r} about {field!r}: expected one of {TASKS}, and for ask one of {ASKABLE}.")
+        return None if comparison_cell is None else compare_cells(row, comparison_cell)
+    if task != "ask":
+        raise UserError(f"task={task!r} does not exist: expected one of {TASKS}.")
+    if field not in FIELDS:
+        raise UserError(f"field={field!r} cannot be asked for: expected one of {FIELDS}.")
     if not clean_label(row.get(field)):
         return None
     if field == "cell_type":
@@ -163,34 +181,63 @@ def answer(task: str, row: Mapping, *, field: str | None = None, second: Mapping
     return f"This cell comes from {donor_phrase({field: row[field]})}."
 
 
-def answerable(row: Mapping, *, partner: bool) -> tuple[list[str], list[str]]:
-    """Tasks, and fields of `ask`, that a row holds an answer to; `partner` says whether there is a cell to compare."""
-    fields = [field for field in ASKABLE if clean_label(row.get(field))]
-    tasks = ["describe"] if fields or row.get("pathways") else []
-    tasks += [task for task, there in (("annotate", clean_label(row.get("cell_type"))), ("ask", fields)) if there]
-    tasks += ["pathways"] if row.get("pathways") else []
-    tasks += ["compare"] if partner and clean_label(row.get("cell_type")) else []
-    return tasks, fields
+def available_tasks(row: Mapping, *, has_partner: bool) -> tuple[list[str], list[str]]:
+    """List the tasks that a row has the metadata for.
+
+    Parameters
+    ----------
+    row
+        Metadata of the cell.
+    has_partner
+        Whether there is a second cell for `compare`.
+
+    Returns
+    -------
+    Names of tasks, and the fields that `ask` can ask for.
+    """
+    fields = [field for field in FIELDS if clean_label(row.get(field))]
+    has_type, has_pathways = "cell_type" in fields, bool(row.get("pathways"))
+    available = {
+        "describe": bool(fields) or has_pathways,
+        "annotate": has_type,
+        "ask": bool(fields),
+        "pathways": has_pathways,
+        "compare": has_type and has_partner,
+    }
+    return [task for task in TASKS if available[task]], fields
 
 
-def wordings(task: str, field: str | None = None) -> Sequence[str]:
-    """Instructions of a task."""
+def task_instructions(task: str, field: str | None = None) -> Sequence[str]:
+    """Return the instructions of a task from which training samples; `field` is required for `ask`."""
     return QUESTIONS[str(field)] if task == "ask" else INSTRUCTIONS[task]
 
 
-def fixed_instruction(task: str, field: str | None = None) -> str:
-    """The one wording in which a task is asked outside training.
+def default_instruction(task: str, field: str | None = None) -> str:
+    """Return the instruction of a task outside training.
 
-    The first; for `compare` one of middle length: a small model finds the cells of a pair by how far back they
-    stand, and takes the second for the first behind an instruction that is shorter than most it has learned.
+    It is the first one, except for `compare`: a small model locates the two cells by their distance from the end of the
+    prompt, and mixes them up behind an instruction that is shorter than most of those in training.
     """
-    return COMPARE if task == "compare" else wordings(task, field)[0]
+    return _COMPARE_INSTRUCTION if task == "compare" else task_instructions(task, field)[0]
 
 
 def hashed_uniform(seed: int, stream: str, source: str, rows: np.ndarray) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64, one for each row of a source: the same whatever else is drawn.
+    """Compute a uniform number in [0, 1) per row of a source by hashing, independent of all other rows.
 
-    A SplitMix64 hash of seed, stream, source and row number; no generator's state links two cells.
+    Parameters
+    ----------
+    seed
+        Random seed.
+    stream
+        Name of the purpose; two streams are independent.
+    source
+        Name of the file or data set that holds the rows.
+    rows
+        Row numbers in the source, shape (n_rows,).
+
+    Returns
+    -------
+    SplitMix64 hashes scaled to [0, 1), float64, shape (n_rows,).
     """
     start = int.from_bytes(hashlib.sha256(f"{seed}|{stream}|{source}".encode()).digest()[:8], "little")
     with np.errstate(over="ignore"):

@@ -1,129 +1,186 @@
-"""Metadata to text: pure functions from a row to the sentences that a model learns to say.
+"""Write descriptions from metadata: pure functions from a row to the sentences that a model learns.
 
 A row is a mapping with any of `cell_type`, `cell_type_definition`, `tissue`, `disease`, `sex`, `life_stage` and
-`pathways` (a list of names as in their GMT file). A field that is unknown, or missing, is left out of the text.
+`pathways` (names as in their GMT file). Unknown and missing fields are omitted from the text.
+:mod:`cell2text.language.parsing` reads the same sentences back.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from cell2text.language.fields import NORMAL
+from cell2text.language.grammar import (
+    ACTIVE_PATHWAY,
+    DISEASE_LINK,
+    DONOR,
+    HEALTHY,
+    LIST_AND,
+    LIST_COMMA,
+    ORIGIN_VERB,
+    POSSESSIVE,
+    POSSESSIVE_PRONOUN,
+    PRONOUN,
+    STAGE_LINK,
+    SUBJECT,
+    TISSUE_LINK,
+    TYPE_VERB,
+)
 from cell2text.ontology.terms import clean_label
 
 
-COLLECTIONS = re.compile(r"^(HALLMARK|REACTOME|KEGG_MEDICUS|KEGG|BIOCARTA|PID|WP|GOBP|GOCC|GOMF)_")
-# Words of gene-set names that are not simply lower case.
-SET_WORDS = {
+_COLLECTIONS = re.compile(r"^(HALLMARK|REACTOME|KEGG_MEDICUS|KEGG|BIOCARTA|PID|WP|GOBP|GOCC|GOMF)_")
+# Words of gene-set names that are not simply written in lower case.
+_GENE_SET_WORDS = {
     "AKT": "Akt", "DN": "(genes down)", "DNA": "DNA", "E2F": "E2F", "G2M": "G2/M", "IL2": "IL-2", "IL6": "IL-6",
     "JAK": "JAK", "KRAS": "KRAS", "MTOR": "mTOR", "MTORC1": "mTORC1", "MYC": "MYC", "NFKB": "NF-kB", "NOTCH": "Notch",
     "P53": "p53", "PI3K": "PI3K", "RNA": "RNA", "STAT3": "STAT3", "STAT5": "STAT5", "TGF": "TGF", "TNFA": "TNF-alpha",
     "UP": "(genes up)", "UV": "UV", "V1": "(set 1)", "V2": "(set 2)", "WNT": "Wnt",
 }  # fmt: skip
-READ_AS_WORDS = ("LAMP", "MAIT", "NET", "SIRP")  # capitals that are not spelled out
+_PRONOUNCED_ACRONYMS = ("LAMP", "MAIT", "NET", "SIRP")  # read as words, not letter by letter
 
 
 def describe_row(row: Mapping) -> str | None:
-    """Describe a cell by type with its definition, origin and most active pathways; None where nothing is known."""
-    sentences = [cell_type_sentence(row), origin_sentence(row), pathway_sentence(row)]
-    told = [sentence for sentence in sentences if sentence]
-    if not told:
+    """Describe a cell: its type with the definition, its origin, and its most active pathways.
+
+    Returns
+    -------
+    Up to three sentences; None if every field is unknown.
+
+    Examples
+    --------
+    >>> describe_row({"cell_type": "B cell", "tissue": "blood", "disease": "normal", "sex": "female"})
+    'This cell is a B cell. It comes from the blood of a healthy female donor.'
+    """
+    sentences = [text for text in (_cell_type_sentence(row), origin_sentence(row), pathway_sentence(row)) if text]
+    if not sentences:
         return None
-    first, *rest = told
-    return " ".join([first, *(as_pronoun(sentence) for sentence in rest)])
+    first, *rest = sentences
+    return " ".join([first, *map(_with_pronoun, rest)])
 
 
-def cell_type_sentence(row: Mapping) -> str | None:
+def _cell_type_sentence(row: Mapping) -> str | None:
     cell_type, definition = clean_label(row.get("cell_type")), clean_label(row.get("cell_type_definition"))
     if not cell_type:
         return None
-    return f"This cell is {with_article(cell_type)}{f': {definition}' if definition else ''}."
+    return f"{SUBJECT} {TYPE_VERB} {with_article(cell_type)}{f': {definition}' if definition else ''}."
 
 
 def origin_sentence(row: Mapping) -> str | None:
+    """Write where a cell comes from: tissue and donor; None if both are unknown."""
     tissue, donor = clean_label(row.get("tissue")), donor_phrase(row)
-    origin = " of ".join([*([with_the(tissue)] if tissue else []), *([donor] if donor else [])])
-    return f"This cell comes from {origin}." if origin else None
+    origin = f" {TISSUE_LINK} ".join([*([_with_the(tissue)] if tissue else []), *([donor] if donor else [])])
+    return f"{SUBJECT} {ORIGIN_VERB} {origin}." if origin else None
 
 
 def donor_phrase(row: Mapping) -> str | None:
-    """The donor, such as "a healthy male donor in adulthood"; None where nothing is known of one."""
+    """Write the donor, such as "a healthy male donor in adulthood"; None if nothing about the donor is known."""
     disease, sex, stage = (clean_label(row.get(name)) for name in ("disease", "sex", "life_stage"))
     if not (disease or sex or stage):
         return None
-    who = " ".join(word for word in ("healthy" if disease == "normal" else "", sex or "", "donor") if word)
-    words = [with_article(who)]
-    words += [f"with {disease}" if disease and disease != "normal" else "", f"in {stage}" if stage else ""]
+    donor = " ".join(word for word in (HEALTHY if disease == NORMAL else "", sex or "", DONOR) if word)
+    words = [
+        with_article(donor),
+        f"{DISEASE_LINK} {disease}" if disease and disease != NORMAL else "",
+        f"{STAGE_LINK} {stage}" if stage else "",
+    ]
     return " ".join(word for word in words if word)
 
 
 def pathway_sentence(row: Mapping) -> str | None:
+    """Write the most active pathways; None if the row has none."""
     names = [pathway_words(name) for name in row.get("pathways") or ()]
     if not names:
         return None
-    verb = "pathway is" if len(names) == 1 else "pathways are"
-    return f"This cell's most active {verb} {enumerate_words(names)}."
+    verb = f"{ACTIVE_PATHWAY} is" if len(names) == 1 else f"{ACTIVE_PATHWAY}s are"
+    return f"{POSSESSIVE} {verb} {_enumerate_words(names)}."
 
 
-def as_pronoun(sentence: str) -> str:
-    """A sentence about "this cell" as it goes on after another one."""
-    return re.sub(r"^This cell's", "Its", sentence) if sentence.startswith("This cell's") else "It" + sentence[9:]
+def _with_pronoun(sentence: str) -> str:
+    """Replace the subject of a sentence by a pronoun."""
+    if sentence.startswith(POSSESSIVE):
+        return POSSESSIVE_PRONOUN + sentence.removeprefix(POSSESSIVE)
+    return PRONOUN + sentence.removeprefix(SUBJECT)
 
 
 def compare_cells(first: Mapping, second: Mapping) -> str | None:
-    """Say what two cells share and where they differ; None where the type of one is unknown."""
-    types = [clean_label(row.get("cell_type")) for row in (first, second)]
+    """Write what two cells share and where they differ, for the fields known of both.
+
+    Returns
+    -------
+    Up to three sentences: cell type, tissue and disease; None if either cell type is unknown.
+
+    Examples
+    --------
+    >>> compare_cells({"cell_type": "B cell"}, {"cell_type": "NK cell"})
+    'The first cell is a B cell and the second cell is an NK cell.'
+    """
+    types, tissues, diseases = (
+        [clean_label(row.get(name)) for row in (first, second)] for name in ("cell_type", "tissue", "disease")
+    )
     if not all(types):
         return None
-    if types[0] == types[1]:
-        sentences = [f"Both cells are of the type {types[0]}."]
-    else:
-        sentences = [f"The first cell is {with_article(types[0])} and the second cell is {with_article(types[1])}."]
-    tissues = [clean_label(row.get("tissue")) for row in (first, second)]
+    sentences = [_compare_types(*types)]
     if all(tissues):
-        same = tissues[0] == tissues[1]
-        sentences.append(
-            f"Both cells come from {with_the(tissues[0])}."
-            if same
-            else f"The first cell comes from {with_the(tissues[0])} and the second cell from {with_the(tissues[1])}."
-        )
-    diseases = [clean_label(row.get("disease")) for row in (first, second)]
+        sentences.append(_compare_tissues(*tissues))
     if all(diseases):
-        states = ["healthy donor" if disease == "normal" else f"donor with {disease}" for disease in diseases]
-        if diseases[0] == diseases[1] == "normal":
-            sentences.append("Both cells come from healthy donors.")
-        elif diseases[0] == diseases[1]:
-            sentences.append(f"Both cells come from donors with {diseases[0]}.")
-        else:
-            sentences.append(f"The first cell comes from a {states[0]} and the second cell from a {states[1]}.")
+        sentences.append(_compare_diseases(*diseases))
     return " ".join(sentences)
+
+
+def _compare_types(first: str, second: str) -> str:
+    if first == second:
+        return f"Both cells are of the type {first}."
+    return f"The first cell is {with_article(first)} and the second cell is {with_article(second)}."
+
+
+def _compare_tissues(first: str, second: str) -> str:
+    if first == second:
+        return f"Both cells come from {_with_the(first)}."
+    return f"The first cell comes from {_with_the(first)} and the second cell from {_with_the(second)}."
+
+
+def _compare_diseases(first: str, second: str) -> str:
+    if first == second:
+        return f"Both cells come from {'healthy donors' if first == NORMAL else f'donors with {first}'}."
+    donors = ["a healthy donor" if disease == NORMAL else f"a donor with {disease}" for disease in (first, second)]
+    return f"The first cell comes from {donors[0]} and the second cell from {donors[1]}."
 
 
 @cache
 def pathway_words(name: str) -> str:
-    """A gene set's name in words: `HALLMARK_TNFA_SIGNALING_VIA_NFKB` is "TNF-alpha signaling via NF-kB"."""
-    words = COLLECTIONS.sub("", name).split("_")
+    """Write a gene set's name in words.
+
+    Examples
+    --------
+    >>> pathway_words("HALLMARK_TNFA_SIGNALING_VIA_NFKB")
+    'TNF-alpha signaling via NF-kB'
+    """
+    words = _COLLECTIONS.sub("", name).split("_")
     text = " ".join(
-        SET_WORDS.get(word, word if any(letter.isdigit() or letter.islower() for letter in word) else word.lower())
+        _GENE_SET_WORDS.get(
+            word, word if any(letter.isdigit() or letter.islower() for letter in word) else word.lower()
+        )
         for word in words
         if word
     )
     return text.replace("beta catenin", "beta-catenin").replace("TGF beta", "TGF-beta")
 
 
-def enumerate_words(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _enumerate_words(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{LIST_COMMA.join(names[:-1])}{LIST_AND}{names[-1]}"
 
 
-def with_the(tissue) -> str:
-    """A tissue with its article, unless its name has none: "Bruch's membrane", "Brodmann (1909) area 10"."""
-    return str(tissue) if re.match(r"[A-Z][\w-]*('s|s') |Brodmann ", str(tissue)) else f"the {tissue}"
+def _with_the(tissue: str) -> str:
+    """Add the article, except to names that have none: "Bruch's membrane", "Brodmann (1909) area 10"."""
+    return tissue if re.match(r"[A-Z][\w-]*('s|s') |Brodmann ", tissue) else f"the {tissue}"
 
 
 @cache
 def with_article(name: str) -> str:
-    """`a` or `an` before a name, by its first sound."""
-    if re.match(r"[A-Z](?![a-z])", name) and not name.startswith(READ_AS_WORDS):
-        vowel = name[0] in "AEFHILMNORSX"  # spelled out: an NK cell, an L6 neuron
+    """Add `a` or `an` by the first sound of a name."""
+    if re.match(r"[A-Z](?![a-z])", name) and not name.startswith(_PRONOUNCED_ACRONYMS):
+        vowel = name[0] in "AEFHILMNORSX"  # read letter by letter: an NK cell, an L6 neuron
     else:
         vowel = name[0].lower() in "aeiou" and not re.match(r"u(ni|r|te)|eu|one\b", name.lower())
     return f"{'an' if vowel else 'a'} {name}"

@@ -1,1 +1,5 @@
-"""Ontology terms, their definitions and graphs, and the words that name them."""
+"""Ontology terms: labels and ids, definitions, life stages, similarity, and mentions of terms in text.
+
+Uses the ontologies bundled with `cellxgene-ontology-guide`, offline and in one release. Depends on `cell2text.errors`
+and `cell2text.files` only.
+"""

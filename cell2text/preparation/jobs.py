@@ -20,8 +20,8 @@ from cell2text.preparation.aucell import MIN_COVERAGE, aucell, match_columns
 from cell2text.preparation.medians import MedianAccumulator, gene_numbers
 from cell2text.preparation.plan import WORK, Plan, load_plan
 from cell2text.preparation.rows import (
-    FIELDS,
     METADATA_COLUMNS,
+    TEXT_FIELDS,
     TaskSampler,
     cells_array,
     completion_array,
@@ -152,7 +152,7 @@ class ShardCells:
         set_names = gene_sets.names if gene_sets else []
         scores = self.scores[kept]
         top, active = named_pathways(scores, set_names, eligible)
-        fields = list(zip(*(plan[name].to_pylist() for name in FIELDS), top))
+        fields = list(zip(*(plan[name].to_pylist() for name in TEXT_FIELDS), top))
         tasks, texts, prompts, partners = chat.compose(fields, self.source, numbers, training=training)
         ids = np.array([cell_id(self.source, name) for name in self.names[kept]], dtype=object)
         columns = {

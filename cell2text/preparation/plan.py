@@ -15,7 +15,8 @@ from pandas.api.types import union_categoricals
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
-from cell2text.ontology.terms import ontology_versions, term_definition
+from cell2text.ontology.definitions import term_definition
+from cell2text.ontology.terms import ontology_versions
 from cell2text.preparation.aucell import GeneSets
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.rows import METADATA_COLUMNS

@@ -11,7 +11,14 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 
-from cell2text.language.tasks import ASKABLE, answer, answerable, fixed_instruction, hashed_uniform, wordings
+from cell2text.language.fields import FIELDS
+from cell2text.language.tasks import (
+    available_tasks,
+    default_instruction,
+    hashed_uniform,
+    task_completion,
+    task_instructions,
+)
 from processing_cell2text import conversation_of
 
 
@@ -74,7 +81,7 @@ class TaskSampler:
         Parameters
         ----------
         rows
-            Of each cell its fields in the order of `FIELDS`, and a tuple of pathways last.
+            Of each cell its fields in the order of `TEXT_FIELDS`, and a tuple of pathways last.
         numbers
             Rows of the cells in their source.
         training
@@ -94,11 +101,11 @@ class TaskSampler:
             if training:
                 second = rows[partners[i]] if partners[i] >= 0 else None
                 task, field = self._choose(row, second is not None, task_lots[i], field_lots[i])
-                options = wordings(task, field)
+                options = task_instructions(task, field)
                 instruction = options[int(wording_lots[i] * len(options))]
             else:
                 task, field, second = "describe", None, None
-                instruction = fixed_instruction(task)
+                instruction = default_instruction(task)
             if task != "compare":
                 partners[i], second = -1, None
             tasks.append(task)
@@ -114,18 +121,19 @@ class TaskSampler:
 
     def _answerable(self, row: tuple, partner: bool) -> tuple[list[str], list[float], list[str]]:
         """Tasks that a row can have, the running sum of their weights, and the fields that can be asked for."""
-        possible, fields = answerable(self.as_row(row), partner=partner)
+        possible, fields = available_tasks(self.as_row(row), has_partner=partner)
         wanted = [task for task in possible if self.tasks.get(task)] or ["describe"]
         return wanted, list(accumulate(self.tasks.get(task, 1.0) for task in wanted)), fields
 
     def _compose(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
-        text = answer(task, self.as_row(row), field=field, second=None if second is None else self.as_row(second))
+        other = None if second is None else self.as_row(second)
+        text = task_completion(task, self.as_row(row), field=field, comparison_cell=other)
         if text is None:
             raise RuntimeError(f"The task {task!r} has no answer in {row}.")
         return text
 
     def as_row(self, values: tuple) -> dict:
-        row = dict(zip((*FIELDS, "pathways"), values))
+        row = dict(zip((*TEXT_FIELDS, "pathways"), values))
         row["cell_type_definition"] = self.definitions.get(row["cell_type_ontology_term_id"])
         return row
 
@@ -135,7 +143,7 @@ class TaskSampler:
         return pa.array([[with_text(message) for message in prompt] for prompt in messages], MESSAGES)
 
 
-FIELDS = (*ASKABLE, "cell_type_ontology_term_id")
+TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")
 
 
 def find_partners(rows: Sequence[tuple], seed: int, source: str, numbers: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
-from cell2text.ontology.terms import forget_ontologies
+from cell2text.ontology.terms import clear_ontology_caches
 from cell2text.preparation.aucell import GeneSets, download_hallmark, read_gmt
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.dataset_card import write_card
@@ -141,7 +141,7 @@ def prepare_in(folder: Path, config: PrepareConfig, skipped: dict[str, str], run
     for survey in surveys:
         logger.info(f"{survey.source.name}: {survey.report['cells']:,} cells, {survey.report['genes']:,} genes.")
     del surveys
-    forget_ontologies()
+    clear_ontology_caches()
     if not (folder / VOCABULARY).exists():
         vocabulary = vocabulary or fit_in(folder, identity, run_jobs)
         vocabulary.save_pretrained(folder / WORK / VOCABULARY)

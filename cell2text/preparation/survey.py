@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cell2text.errors import UserError
-from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label, life_stage, resolve
+from cell2text.ontology.life_stages import life_stage
+from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label, resolve
 from cell2text.preparation.aucell import MIN_GENES, GeneSets, match_columns
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.medians import gene_numbers

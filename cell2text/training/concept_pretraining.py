@@ -17,10 +17,10 @@ from transformers import Trainer, TrainingArguments
 from cell2text.errors import UserError
 from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import clean_label
 from cell2text.training.class_balance import BalancedRows
-from cell2text.training.concept_targets import BROADER_TYPES, ORIGIN, CellConcepts, claims_by_name, type_claims
+from cell2text.training.concept_targets import BROADER_TYPES, CellConcepts, claims_by_name, type_claims
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
@@ -94,7 +94,7 @@ class CellClassifier(nn.Module):
         for group, weight in LEARNED.items():
             if group in self.heads and group != "cell_type":
                 loss = loss + weight * masked_binary_cross_entropy(self.heads[group](features), truths[group])
-        for group in ORIGIN:
+        for group in ORIGIN_FIELDS:
             if group in self.heads:
                 loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), truths[group])
         return {"loss": loss, "logits": logits}

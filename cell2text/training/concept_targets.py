@@ -13,13 +13,12 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from cell2text.evaluation.classification import truth_claim
-from cell2text.language.parsing import Claim
+from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import ancestors, clean_label, label_of
 
 
 logger = logging.get_logger(__name__)
 
-ORIGIN = ("tissue", "disease", "sex", "life_stage")
 BROADER_TYPES = "broader_cell_type"  # helps the encoder, but no text names them
 UNKNOWN = "unknown"  # a name like any other: texts leave out what is not known of cells like these
 NAN = float("nan")
@@ -31,8 +30,9 @@ class CellConcepts:
     Parameters
     ----------
     names
-        As `cell_concepts` of a model's configuration. Under `multiclass` the `cell_type` and each field of `ORIGIN`;
-        under `multilabel` the `pathways`, and `BROADER_TYPES`, labels of the Cell Ontology that types fall under.
+        As `cell_concepts` of a model's configuration. Under `multiclass` the `cell_type` and each field of
+        `ORIGIN_FIELDS`; under `multilabel` the `pathways`, and `BROADER_TYPES`, labels of the Cell Ontology that types
+        fall under.
     """
 
     def __init__(self, names: dict[str, dict[str, list[str]]]):
@@ -46,7 +46,7 @@ class CellConcepts:
         labelled = rows.select([index for index, name in enumerate(rows["cell_type"]) if clean_label(name)])
         claim_of = claims_by_name(labelled)
         multiclass = {"cell_type": sorted(claim_of)}
-        for field in ORIGIN:
+        for field in ORIGIN_FIELDS:
             if field in rows.column_names:
                 multiclass[field] = sorted({clean_label(value) or UNKNOWN for value in labelled[field]})
         scored = rows["pathways"] if "pathways" in rows.column_names else ()
@@ -95,7 +95,7 @@ class TrainingConceptOverrides:
     """
 
     def __init__(self, concepts: CellConcepts, rows: Dataset):
-        wanted = ("cell_type", "cell_type_ontology_term_id", *ORIGIN, "pathways")
+        wanted = ("cell_type", "cell_type_ontology_term_id", *ORIGIN_FIELDS, "pathways")
         columns = [name for name in wanted if name in rows.column_names]
         kinds: dict[tuple, int] = {}  # far fewer than cells
         self.kind_of: dict[str, int] = {}
@@ -143,7 +143,8 @@ class ConceptAugmentation:
 
     def __init__(self, groups: dict[str, list[str]], swapped_origin: float = 0.5):
         self.sizes = [len(names) for names in groups.values()]
-        self.is_origin = torch.tensor([group in ORIGIN for group in groups]).repeat_interleave(torch.tensor(self.sizes))
+        is_origin = torch.tensor([group in ORIGIN_FIELDS for group in groups])
+        self.is_origin = is_origin.repeat_interleave(torch.tensor(self.sizes))
         self.swapped_origin = swapped_origin
 
     def __call__(self, known: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from cell2text.errors import UserError
 from cell2text.training.checkpoints import WholeCheckpoints
@@ -23,7 +22,7 @@ from cell2text.training.saving import is_sharded
 from cell2text.training.state_cache import CellStateCache
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, peak_flops
 from cell2text.training.validation import GenerationEvaluator, describe_with_shards
-from processing_cell2text import Cell2TextProcessor
+from collation_cell2text import Cell2TextDataCollator
 
 
 # Parts of the model that may have a learning rate of their own, by what their parameters' names hold.
@@ -37,35 +36,34 @@ GENES_FIRST = 100_000  # one gene more counts as much as so many tokens: attenti
 
 
 @dataclass
-class Cell2TextCollator(DataCollatorForLanguageModeling):
-    """TRL's own batch of text, and the cells of each example: ranked genes, and where they are kept their states.
+class TrainingCollator(Cell2TextDataCollator):
+    """The collator of the Hub files, and for each row cached encoder states and concept overrides.
+
+    A batch also holds `cell_ids` and `sizes`, which the trainer removes before the forward pass.
 
     Parameters
     ----------
-    processor
-        Pads the cells.
     caches
-        Kept states by the name that the column `cache` of a row has; its column `cache_row` says which row it is.
+        Cached encoder states by name. A row's column `cache` names its cache, `cache_row` its row in the cache.
+        Defaults to none: every step encodes its cells.
     concept_overrides
-        What is true of cells, for a projector of concepts.
+        Concept labels of the training cells, for the projector type `concepts`. Defaults to none.
     """
 
-    processor: Cell2TextProcessor | None = None
     caches: dict[str, CellStateCache] = field(default_factory=dict)
     concept_overrides: TrainingConceptOverrides | None = None
 
-    def torch_call(self, examples):
-        batch = super().torch_call(examples)
-        cells = self.processor.pad_cells([example["cells"] for example in examples], return_tensors="pt")
-        if "cache" in examples[0]:
-            cache = self.caches[examples[0]["cache"]]
-            cells = {name: value[..., : cache.positions] for name, value in cells.items()}
-            rows = [example["cache_row"] for example in examples]
-            cells["cell_states"] = cache.batch(rows, *cells["cell_input_ids"].shape[1:])
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().__call__(rows)
+        if "cache" in rows[0]:
+            cache = self.caches[rows[0]["cache"]]
+            for name in ("cell_input_ids", "cell_attention_mask"):
+                batch[name] = batch[name][..., : cache.positions]
+            cached = [row["cache_row"] for row in rows]
+            batch["cell_states"] = cache.batch(cached, *batch["cell_input_ids"].shape[1:])
         if self.concept_overrides is not None:
-            cells["concept_overrides"] = self.concept_overrides.batch(examples, cells["cell_input_ids"].shape[1])
-        batch.update(cells)
-        batch["cell_ids"] = [example.get("cell_id", "") for example in examples]
+            batch["concept_overrides"] = self.concept_overrides.batch(rows, batch["cell_input_ids"].shape[1])
+        batch["cell_ids"] = [row.get("cell_id", "") for row in rows]
         batch["sizes"] = batch_sizes(batch)
         return batch
 

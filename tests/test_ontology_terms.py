@@ -5,15 +5,9 @@ import re
 import pytest
 
 from cell2text.example import example_cells
-from cell2text.ontology.terms import (
-    LIFE_STAGES,
-    first_sentence,
-    life_stage,
-    lower_start,
-    ontology_parser,
-    resolve,
-    term_definition,
-)
+from cell2text.ontology.definitions import clean_first_sentence, lowercase_start, term_definition
+from cell2text.ontology.life_stages import LIFE_STAGES, life_stage
+from cell2text.ontology.terms import ontology_parser, resolve
 
 
 def terms(ontology, retired=False):
@@ -65,17 +59,17 @@ def test_every_definition_of_the_cell_ontology_is_one_clean_sentence():
 
 
 def test_sentences_end_where_a_new_one_starts():
-    assert first_sentence("Lacks CD8, e.g. in blood. It grows.") == "Lacks CD8, e.g. in blood"
-    assert first_sentence("One (of two. Or three).  Two.") == "One (of two. Or three)"
-    assert first_sentence("A cell of C. elegans. it moves.") == "A cell of C. elegans"
-    assert first_sentence("A cell that that moves (Meier et al., 2018). More.") == "A cell that moves"
+    assert clean_first_sentence("Lacks CD8, e.g. in blood. It grows.") == "Lacks CD8, e.g. in blood"
+    assert clean_first_sentence("One (of two. Or three).  Two.") == "One (of two. Or three)"
+    assert clean_first_sentence("A cell of C. elegans. it moves.") == "A cell of C. elegans"
+    assert clean_first_sentence("A cell that that moves (Meier et al., 2018). More.") == "A cell that moves"
 
 
 def test_a_definition_goes_on_after_a_colon():
-    assert lower_start("Epithelial cell of a duct") == "epithelial cell of a duct"
-    assert lower_start("CD4-positive cell") == "CD4-positive cell"
-    assert lower_start("A(n) epithelial cell") == "an epithelial cell"
-    assert lower_start("Undifferentiated; mitotic stem cell") == "undifferentiated; mitotic stem cell"
+    assert lowercase_start("Epithelial cell of a duct") == "epithelial cell of a duct"
+    assert lowercase_start("CD4-positive cell") == "CD4-positive cell"
+    assert lowercase_start("A(n) epithelial cell") == "an epithelial cell"
+    assert lowercase_start("Undifferentiated; mitotic stem cell") == "undifferentiated; mitotic stem cell"
 
 
 def test_a_definition_does_not_repeat_what_it_defines():
@@ -129,7 +123,7 @@ def test_every_term_of_hsapdv_has_the_life_stage_of_its_label():
             assert life_stage(term) is None, term
         else:
             assert life_stage(term) == expected_stage(entry["label"]), (term, entry["label"])
-            assert life_stage(term) in LIFE_STAGES.values()
+            assert life_stage(term) in LIFE_STAGES
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_pagerank_of_two_nodes_by_hand():
     own, other = 0.1 / 0.19, 0.09 / 0.19
     assert np.allclose(graph.pagerank(np.array([0, 1])), [[own, other], [other, own]])
     low, high = np.log1p(other / 1e-4), np.log1p(own / 1e-4)
-    assert np.allclose(graph.logarithm_range, (low, high))
+    assert np.allclose(graph.log_range, (low, high))
     assert np.array_equal(graph.similarity_matrix(), np.eye(2))  # the farthest pair is 0, the diagonal 1
 
 
@@ -35,7 +35,7 @@ def test_pagerank_of_a_star_by_hand():
     assert found == pytest.approx(expected)
     matrix = graph.similarity_matrix()
     logs = {name: np.log1p(value / 1e-4) for name, value in expected.items()}
-    low, high = graph.logarithm_range
+    low, high = graph.log_range
     for name in ("hub", "two"):
         assert matrix[graph.index["one"], graph.index[name]] == pytest.approx((logs[name] - low) / (high - low))
         assert graph.pagerank_similarity("one", name) == pytest.approx(matrix[graph.index["one"], graph.index[name]])
@@ -47,7 +47,7 @@ def test_lin_ancestors_and_distances_by_hand():
     assert graph.terms == ["animal", "cat", "dog", "plant", "root"]  # what no edge reaches is no part of the graph
     # of 5 terms animal stands above 3 (itself, cat, dog), the root above all
     animal = 1 - np.log(3) / np.log(5)
-    assert graph.information == pytest.approx({"animal": animal, "cat": 1, "dog": 1, "plant": 1, "root": 0})
+    assert graph.information_content == pytest.approx({"animal": animal, "cat": 1, "dog": 1, "plant": 1, "root": 0})
     assert graph.lin_similarity("cat", "dog") == pytest.approx(animal)
     assert graph.lin_similarity("cat", "animal") == pytest.approx(2 * animal / (1 + animal))
     assert graph.lin_similarity("cat", "plant") == 0.0 and graph.lin_similarity("cat", "cat") == 1.0
@@ -89,9 +89,9 @@ def test_similarities_of_the_cell_ontology_lie_between_0_and_1_and_near_the_publ
 
 def test_the_shipped_ranges_are_those_of_the_ontologies():
     fresh = OntologyGraph(load_graph("CL").parents)
-    assert np.allclose(load_graph("CL").logarithm_range, fresh.logarithm_range, rtol=1e-9)
+    assert np.allclose(load_graph("CL").log_range, fresh.log_range, rtol=1e-9)
     for name in ONTOLOGIES:
-        assert load_graph(name)._known_range is not None, (
+        assert load_graph(name)._given_range is not None, (
             f"{name} {ontology_versions()[name]}: run python -m cell2text.ontology.graph"
         )
 

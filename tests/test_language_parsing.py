@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 
 from cell2text.evaluation.classification import truth_claim
 from cell2text.example import example_cells
-from cell2text.language.parsing import FIELDS, Claim, read_fields
+from cell2text.language.fields import FIELDS, Claim
+from cell2text.language.parsing import read_fields
 from cell2text.language.writing import describe_row
-from cell2text.ontology.terms import LIFE_STAGES, UNKNOWN, ontology_parser, term_definition
+from cell2text.ontology.definitions import term_definition
+from cell2text.ontology.life_stages import LIFE_STAGES
+from cell2text.ontology.terms import UNKNOWN_LABELS, ontology_parser
 from cell2text.preparation.aucell import read_gmt
 
 from .conftest import shared_path
@@ -20,7 +23,7 @@ SETS = (
     "HALLMARK_TNFA_SIGNALING_VIA_NFKB", "HALLMARK_ADIPOGENESIS", "HALLMARK_INTERFERON_ALPHA_RESPONSE",
     "HALLMARK_INTERFERON_GAMMA_RESPONSE", "HALLMARK_UV_RESPONSE_UP", "REACTOME_DNA_REPAIR_AND_CELL_CYCLE",
 )  # fmt: skip
-STAGES = sorted(set(LIFE_STAGES.values()))
+STAGES = sorted(LIFE_STAGES)
 
 words = st.sampled_from(
     [
@@ -52,7 +55,7 @@ letters = st.text(
 labels = st.one_of(st.none(), names, letters.map(lambda text: " ".join(text.split()))).filter(
     lambda name: (
         name is None
-        or (any(letter.isalnum() for letter in name) and name.lower() not in UNKNOWN and not name.startswith("the "))
+        or (any(letter.isalnum() for letter in name) and name.lower() not in UNKNOWN_LABELS and not name.startswith("the "))
     )
 )
 

@@ -6,21 +6,23 @@ from itertools import product
 import numpy as np
 import pytest
 
+from cell2text.language.fields import FIELDS
 from cell2text.language.tasks import (
-    ASKABLE,
     INSTRUCTIONS,
     QUESTIONS,
     TASKS,
-    answer,
-    answerable,
-    fixed_instruction,
+    available_tasks,
+    default_instruction,
     hashed_uniform,
-    wordings,
+    task_completion,
+    task_instructions,
 )
 from cell2text.language.writing import compare_cells, describe_row, pathway_words, with_article
-from cell2text.ontology.terms import LIFE_STAGES, ontology_parser, term_definition
+from cell2text.ontology.definitions import term_definition
+from cell2text.ontology.life_stages import LIFE_STAGES
+from cell2text.ontology.terms import ontology_parser
 from cell2text.preparation.aucell import read_gmt
-from cell2text.preparation.rows import FIELDS, TaskSampler, find_partners
+from cell2text.preparation.rows import TEXT_FIELDS, TaskSampler, find_partners
 from processing_cell2text import INSTRUCTION
 
 from .conftest import shared_path
@@ -93,7 +95,7 @@ def test_every_combination_of_missing_fields_is_correct_english():
                 "tissue": tissues[rng.integers(len(tissues))][1],
                 "disease": "normal" if rng.random() < 0.5 else diseases[rng.integers(len(diseases))][1],
                 "sex": str(rng.choice(["male", "female"])),
-                "life_stage": str(rng.choice(list(LIFE_STAGES.values()))),
+                "life_stage": str(rng.choice(list(LIFE_STAGES))),
                 "pathways": list(rng.choice(sets, size=rng.integers(1, 3), replace=False)),
             }
             row = {name: value for (name, value), there in zip(row.items(), present) if there}
@@ -155,25 +157,25 @@ def test_two_cells_are_compared_by_what_is_known_of_both(second, text):
     ],
 )
 def test_answers(task, field, text):
-    assert answer(task, ALPHA, field=field) == text
+    assert task_completion(task, ALPHA, field=field) == text
 
 
 def test_what_cannot_be_answered_is_not_asked():
-    assert answerable({}, partner=True) == ([], [])
-    assert answerable({"tissue": "lung"}, partner=True) == (["describe", "ask"], ["tissue"])
-    assert answerable(ALPHA, partner=True) == (list(TASKS), list(ASKABLE))
-    assert "compare" not in answerable(ALPHA, partner=False)[0]
-    assert answer("ask", {"tissue": "lung"}, field="sex") is None
-    with pytest.raises(ValueError, match="No task 'sing'"):
-        answer("sing", ALPHA)
+    assert available_tasks({}, has_partner=True) == ([], [])
+    assert available_tasks({"tissue": "lung"}, has_partner=True) == (["describe", "ask"], ["tissue"])
+    assert available_tasks(ALPHA, has_partner=True) == (list(TASKS), list(FIELDS))
+    assert "compare" not in available_tasks(ALPHA, has_partner=False)[0]
+    assert task_completion("ask", {"tissue": "lung"}, field="sex") is None
+    with pytest.raises(ValueError, match="task='sing' does not exist"):
+        task_completion("sing", ALPHA)
 
 
 def test_every_task_has_eight_wordings_beside_the_fixed_one():
-    assert fixed_instruction("describe") == INSTRUCTION
-    for task, field in [*((task, None) for task in INSTRUCTIONS), *(("ask", field) for field in ASKABLE)]:
-        assert fixed_instruction(task, field) in wordings(task, field)
-        assert len(wordings(task, field)) == len(set(wordings(task, field))) >= 9
-    assert set(INSTRUCTIONS) | {"ask"} == set(TASKS) and set(QUESTIONS) == set(ASKABLE)
+    assert default_instruction("describe") == INSTRUCTION
+    for task, field in [*((task, None) for task in INSTRUCTIONS), *(("ask", field) for field in FIELDS)]:
+        assert default_instruction(task, field) in task_instructions(task, field)
+        assert len(task_instructions(task, field)) == len(set(task_instructions(task, field))) >= 9
+    assert set(INSTRUCTIONS) | {"ask"} == set(TASKS) and set(QUESTIONS) == set(FIELDS)
 
 
 def test_draws_depend_on_seed_stream_source_and_row_alone():
@@ -196,7 +198,7 @@ def chat(tasks=None, seed=0):
 
 def plan_rows(n):
     values = {"cell_type": "B cell", "tissue": "blood", "disease": "normal", "sex": "male", "life_stage": "adulthood"}
-    row = tuple(values.get(name) for name in FIELDS)
+    row = tuple(values.get(name) for name in TEXT_FIELDS)
     return [(*row, ("HALLMARK_HYPOXIA",))] * n
 
 
@@ -222,7 +224,7 @@ def test_held_out_cells_are_described_with_the_fixed_instruction():
 
 
 def test_a_row_without_an_answer_to_the_wanted_tasks_is_described():
-    row = [(*("blood" if name == "tissue" else None for name in FIELDS), ())]
+    row = [(*("blood" if name == "tissue" else None for name in TEXT_FIELDS), ())]
     tasks, texts, *_ = chat({"annotate": 1.0}).compose(row, "file", np.array([0]), training=True)
     assert tasks == ["describe"] and texts == ["This cell comes from the blood."]
 
