@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -29,9 +28,9 @@ from preparation import interleaved
 from synthetic import synthetic_adata
 
 from cell2text.describe import DescribeOptions, describe_file
-from cell2text.describe.engine import Describer
-from cell2text.describe.inputs import RankedCells, ranked_anndata
+from cell2text.describe.inputs import rank_adata
 from cell2text.example import example_cells
+from cell2text.inference.generation import BatchedTextGenerator
 from cell2text.loading import load_model
 from vocabulary_cell2text import write_atomically
 
@@ -59,15 +58,14 @@ def batches(model_name: str) -> dict:
     adata = example_cells()
     chosen = np.random.default_rng(0).choice(adata.n_obs, N_CELLS, replace=False)
     options = DescribeOptions(allow_fractional=True)
-    cells = ranked_anndata(adata[chosen].copy(), processor, options)
+    cells = rank_adata(adata[chosen].copy(), processor, options).cells
     said, steps = {}, {}
 
     def describe(name: str, size: int, order) -> None:
-        describer = Describer(model, processor, replace(options, batch_size=size))
-        some = RankedCells(order, [cells.cells[i] for i in order], cells.n_genes[order], cells.mapped_fraction[order])
-        found = dict(zip(order, describer(some)["text"].to_pylist()))
+        generated = BatchedTextGenerator(model, processor, batch_size=size)([cells[i] for i in order])
+        found = dict(zip(order, generated.texts))
         said[name] = [found[i] for i in range(len(order))]
-        steps[name] = describer.steps / describer.useful
+        steps[name] = generated.steps / generated.useful
 
     straight, backwards = list(range(N_CELLS)), list(range(N_CELLS))[::-1]
     sides = {

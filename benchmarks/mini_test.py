@@ -13,9 +13,10 @@ from mini_compare import score_comparisons
 
 import cell2text
 from cell2text.evaluation.predictions import read_rows, said_in
+from cell2text.inference.embedding import embed_cells
 from cell2text.language.tasks import INSTRUCTIONS
 from cell2text.models import MINI
-from cell2text.training.held_out import embed_cells, predict_rows, write_predictions
+from cell2text.training.held_out import first_cells, predict_rows, write_predictions
 from vocabulary_cell2text import write_atomically
 
 
@@ -56,7 +57,7 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         np.savez(
             embeddings,
             cell_id=np.array([cell for part in splits.values() for cell in part["cell_id"]]),
-            embedding=np.concatenate([embed_cells(model, processor, part, BATCH) for part in splits.values()]),
+            embedding=np.concatenate([embed_cells(model, processor, first_cells(part)) for part in splits.values()]),
         )
         evaluate(predictions, metrics.parent, dataset, embeddings, files)
     found = json.loads(metrics.read_text())

@@ -1,16 +1,26 @@
-"""The scverse face: `cell2text.tl.describe(adata)` and `cell2text.tl.embed(adata)`."""
+"""Describe and embed the cells of an AnnData in memory, in the manner of scanpy's `tl` functions.
+
+Depends on `describe`, which works on files and AnnData alike, and on `inference`.
+"""
 
 import pyarrow as pa
 from anndata import AnnData
 
-from cell2text.describe.engine import EMBEDDING, ID, TEXT, Describer, embed_cells
-from cell2text.describe.groups import describe_groups
-from cell2text.describe.inputs import check_second, groups_of, pseudobulk_of, ranked_anndata
+from cell2text.describe.consensus import describe_groups
+from cell2text.describe.engine import Describer
+from cell2text.describe.inputs import (
+    check_comparison_cell,
+    find_cell,
+    groups_in_adata,
+    pseudobulk_of_adata,
+    rank_adata,
+)
 from cell2text.describe.options import DescribeOptions, provenance
-from cell2text.describe.run import SHARD
-from cell2text.describe.writers import as_frame, as_matrix, as_obs
+from cell2text.describe.run import ROWS_PER_SHARD
+from cell2text.describe.table import EMBEDDING, ID, TEXT
+from cell2text.describe.writers import embedding_matrix, groups_for_uns, obs_column
 from cell2text.errors import UserError
-from cell2text.inference.batch_size import free_bytes, genes_that_fit
+from cell2text.inference.embedding import embed_cells
 from cell2text.loading import default_device, load_model, model_name
 
 
@@ -25,66 +35,102 @@ def describe(
     Parameters
     ----------
     adata
-        Raw counts, cells by genes.
+        Annotated data matrix with raw counts, shape (n_cells, n_genes).
     model
-        Folder or Hub id of a Cell2Text model; or a pair of a loaded model and its processor, as :func:`cell2text.load`
-        gives them. The small model that ships with the package if left out.
-    layer, gene_key, prompt, compare_to, batch_size, max_new_tokens, groupby, cells_per_group, allow_fractional
-        See :class:`~cell2text.describe.options.DescribeOptions`.
-    seed
-        Of the cells that are drawn from a group.
+        Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor, as :func:`cell2text.load`
+        returns it. Defaults to the bundled model.
+    layer
+        Layer with the raw counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+    gene_key
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one of which the vocabulary
+        contains most genes.
+    prompt
+        A question, a task such as `"annotate"` or `"ask:tissue"`, or the path of a JSON file with a conversation; see
+        :func:`cell2text.inference.prompts.build_conversation`. Defaults to the model's own prompt.
+    compare_to
+        Name of a cell to compare every cell to. By default, each cell is described alone.
     key_added
-        Prefix of what is added.
+        Name of the column of texts, and prefix of all other keys.
+    batch_size
+        Cells per batch. Defaults to what fits into the free memory. Texts do not depend on it.
+    max_new_tokens
+        Maximum number of generated tokens per text.
+    groupby
+        Column of `obs`, such as `"leiden"`, whose groups are described as well. By default, only cells are described.
+    cells_per_group
+        Maximum number of described cells per group; other cells get an embedding only. Defaults to all cells.
+    allow_fractional
+        Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
+    seed
+        Random seed for sampling cells within a group.
     copy
         Return a copy instead of changing `adata`.
 
     Returns
     -------
-    The copy, or None. Of each cell are added: `.obs[key_added]`, the text; `.obs` columns `{key_added}_cell_type`,
-    `_tissue`, `_disease`, `_sex`, `_life_stage` and `_pathways`, read from it, with `_ontology_term_id` where there is
-    one; `_confidence`, `_type_probability`, `_n_genes`, `_mapped_fraction`; `.obsm["X_" + key_added]`, float32, the
-    mean over genes of the encoder's states; and `.uns[key_added]["params"]`, what it all depends on. With `groupby`, a
-    table of the groups in `.uns[key_added]["groups"]`, see :func:`cell2text.describe.groups.describe_groups`. `X` and
-    `var` stay as they are.
+    The changed copy if `copy`, otherwise None. Sets the following fields; `X` and `var` stay unchanged:
+
+    `.obs[key_added]`
+        The text; empty for cells without a text.
+    `.obs[key_added + "_cell_type"]`, `"_tissue"`, `"_disease"`, `"_sex"`, `"_life_stage"`, `"_pathways"`
+        Fields parsed from the text, missing if it does not name them.
+    `.obs[key_added + "_cell_type_ontology_term_id"]`, `"_tissue..."`, `"_disease..."`, `"_sex..."`
+        Their ontology terms.
+    `.obs[key_added + "_confidence"]`
+        Probability of the text under the model.
+    `.obs[key_added + "_type_probability"]`
+        The probability the model assigns to the named cell type; missing for models without concepts.
+    `.obs[key_added + "_n_genes"]`
+        Number of expressed genes in the model's vocabulary.
+    `.obs[key_added + "_mapped_fraction"]`
+        Fraction of the counts on genes in the vocabulary.
+    `.obsm["X_" + key_added]`
+        Embeddings, float32, shape (n_cells, cell_hidden): the mean over genes of the encoder's states.
+    `.uns[key_added]["params"]`
+        Model, prompt, options and versions that produced the texts.
+    `.uns[key_added]["groups"]`
+        Table of groups, only with `groupby`; see :func:`cell2text.describe.consensus.describe_groups`.
 
     Raises
     ------
-    ValueError
-        If the values are no counts, the genes are not the vocabulary's, or the model cannot be loaded.
-    KeyError
-        If a layer or a column does not exist.
+    UserError
+        If the values are not counts, the genes are not in the vocabulary, a layer or column does not exist, or the
+        model cannot be loaded.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> adata = cell2text.example_cells()[:2].copy()
+    >>> cell2text.tl.describe(adata, allow_fractional=True)
+    >>> adata.obs["cell2text_cell_type"].tolist()
+    ['pancreatic A cell', 'pancreatic A cell']
     """
     options = DescribeOptions(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
         batch_size=batch_size, max_new_tokens=max_new_tokens, groupby=groupby, cells_per_group=cells_per_group,
         seed=seed,
     )  # fmt: skip
-    if not adata.n_obs:
-        raise UserError("The AnnData holds no cell.")
-    if adata.isbacked and (copy or adata.is_view):
-        raise UserError("A backed AnnData cannot be copied, nor a part of it changed: pass adata.to_memory().")
-    groups = None if groupby is None else groups_of(adata, options)
-    loaded, processor, name = loaded_model(model)
-    cells = ranked_anndata(adata, processor, options)
-    second = None
+    _check_adata(adata, copy=copy)
+    groups = None if groupby is None else groups_in_adata(adata, options)
+    loaded, processor, name = _load(model)
+    cells = rank_adata(adata, processor, options)
+    comparison_cell = None
     if compare_to is not None:
-        found = [i for i, cell in enumerate(cells.names) if cell == compare_to]
-        if len(found) != 1:
-            raise UserError(f"compare_to={compare_to!r}: {len(found)} cells of {adata.n_obs:,} have this name.")
-        second = cells.cells[found[0]]
-        check_second(second, processor, options)
-    describer = Describer(loaded, processor, options, second)
-    cells.asked = None if groups is None else groups.drawn
-    table = pa.concat_tables([describer(cells.part(i, i + SHARD)) for i in range(0, adata.n_obs, SHARD)])
-    added = {"params": provenance(loaded, processor, describer.chat, options, name, groups)}
+        comparison_cell = cells.cells[find_cell(cells.names, compare_to)]
+        check_comparison_cell(comparison_cell, processor, options)
+    describer = Describer(loaded, processor, options, comparison_cell)
+    cells.to_describe = None if groups is None else groups.to_describe
+    starts = range(0, adata.n_obs, ROWS_PER_SHARD)
+    table = pa.concat_tables([describer(cells[start : start + ROWS_PER_SHARD]) for start in starts])
+    added = {"params": provenance(loaded, processor, describer.conversation, options, name, groups)}
     if groups is not None:
-        bulk = describer(pseudobulk_of(adata, groups, processor, options))
-        added["groups"] = as_frame(describe_groups(groups, [table.drop_columns([EMBEDDING])], bulk))
+        bulk = describer(pseudobulk_of_adata(adata, groups, processor, options))
+        added["groups"] = groups_for_uns(describe_groups(groups, [table.drop_columns([EMBEDDING])], bulk))
     changed = adata.copy() if copy else adata
     for column in table.column_names:
         if column not in (ID, EMBEDDING):
-            changed.obs[key_added if column == TEXT else f"{key_added}_{column}"] = as_obs(table[column], column)
-    changed.obsm[f"X_{key_added}"] = as_matrix(table[EMBEDDING])
+            changed.obs[key_added if column == TEXT else f"{key_added}_{column}"] = obs_column(table[column], column)
+    changed.obsm[f"X_{key_added}"] = embedding_matrix(table[EMBEDDING])
     changed.uns[key_added] = added
     return changed if copy else None
 
@@ -97,23 +143,65 @@ def embed(
 
     Parameters
     ----------
-    adata, model, layer, gene_key, allow_fractional, copy
-        See :func:`describe`.
+    adata
+        Annotated data matrix with raw counts, shape (n_cells, n_genes).
+    model
+        Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor. Defaults to the bundled
+        model.
+    layer
+        Layer with the raw counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+    gene_key
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one of which the vocabulary
+        contains most genes.
     key_added
-        Name in `.obsm`, where float32 values of shape (n_cells, cell_hidden) are written; zeros for a cell without
-        counts on the vocabulary.
+        Key in `.obsm`.
+    allow_fractional
+        Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
+    copy
+        Return a copy instead of changing `adata`.
+
+    Returns
+    -------
+    The changed copy if `copy`, otherwise None. Sets the following field:
+
+    `.obsm[key_added]`
+        Embeddings, float32, shape (n_cells, cell_hidden); zeros for cells without counts on the vocabulary.
+
+    Raises
+    ------
+    UserError
+        If the values are not counts, the genes are not in the vocabulary, a layer or column does not exist, or the
+        model cannot be loaded.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> adata = cell2text.example_cells()[:2].copy()
+    >>> cell2text.tl.embed(adata, allow_fractional=True)
+    >>> adata.obsm["X_cell2text"].shape
+    (2, 256)
     """
     options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional)
-    loaded, processor, _ = loaded_model(model)
-    cells = ranked_anndata(adata, processor, options).cells
-    genes_at_once = genes_that_fit(loaded, processor.max_genes, free_bytes(loaded.device))
+    _check_adata(adata, copy=copy)
+    loaded, processor, _ = _load(model)
+    cells = rank_adata(adata, processor, options).cells
     changed = adata.copy() if copy else adata
-    changed.obsm[key_added] = embed_cells(loaded, processor, cells, genes_at_once)
+    changed.obsm[key_added] = embed_cells(loaded, processor, cells)
     return changed if copy else None
 
 
-def loaded_model(model):
-    """Model, processor and name, of a name or of a pair that is loaded already."""
+def _check_adata(adata: AnnData, *, copy: bool) -> None:
+    """Raise a `UserError` unless the AnnData holds cells and can be changed or copied."""
+    if not adata.n_obs:
+        raise UserError("The AnnData holds no cells.")
+    if adata.isbacked and (copy or adata.is_view):
+        raise UserError(
+            "A backed AnnData cannot be copied, and a view of it cannot be changed. Pass adata.to_memory() instead."
+        )
+
+
+def _load(model):
+    """Return model, processor and name for a name or a pair that is loaded already."""
     if isinstance(model, tuple):
         loaded, processor = model
         return loaded, processor, str(loaded.config._name_or_path)

@@ -1,4 +1,4 @@
-"""Groups of cells: what most say, how far they agree, their summed counts, and columns that are no groups."""
+"""Groups of cells: consensus, agreement, pseudobulk, sampling, and columns that are not groups."""
 
 import threading
 import time
@@ -10,13 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
-import torch
 
 from cell2text import tl
-from cell2text.describe import DescribeOptions, describe_file, engine
-from cell2text.describe.engine import RankedCells, make_table
-from cell2text.describe.groups import describe_groups, find_groups
+from cell2text.describe import DescribeOptions, describe_file
+from cell2text.describe.consensus import describe_groups
+from cell2text.describe.groups import find_groups
+from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.run import shard_path
+from cell2text.describe.table import make_table
 from cell2text.ontology.graph import load_graph
 
 from .describing import N_CELLS, experiment, model  # noqa: F401
@@ -39,15 +40,17 @@ def clustered(experiment, tmp_path_factory):
     return path
 
 
-def rows_of(texts, types=(), told=None):
+def rows_of(texts, type_names=(), concepts=None):
     n = len(texts)
     ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n))
     confidence = np.array([np.nan if text is None else 0.5 for text in texts], dtype=np.float32)
-    return make_table(ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), types, told, fields_only=False)
+    return make_table(
+        ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), type_names, concepts, fields_only=False
+    )
 
 
-def test_the_consensus_is_what_most_say_and_counts_who_says_otherwise():
-    said = [
+def test_the_consensus_is_the_most_frequent_value_with_agreement_and_disagreement():
+    texts = [
         "This cell is a T cell. It comes from the blood of a healthy male donor.",
         "This cell is a T cell. It comes from the blood of a healthy female donor.",
         "This cell is a CD8-positive, alpha-beta T cell. It comes from the lung of a healthy female donor.",
@@ -58,7 +61,7 @@ def test_the_consensus_is_what_most_say_and_counts_who_says_otherwise():
         "This cell is a neuron.",
     ]
     groups = find_groups(pd.Series([*["x"] * 6, "y", None]), "cluster", None, 0)
-    table = describe_groups(groups, [rows_of(said[:3]), rows_of(said[3:])], rows_of(["This cell is a T cell.", None]))
+    table = describe_groups(groups, [rows_of(texts[:3]), rows_of(texts[3:])], rows_of(["This cell is a T cell.", None]))
     x, y = table.to_dict("records")
     assert (x["group"], x["n_cells"], x["n_described"], x["mean_confidence"]) == ("x", 6, 5, 0.5)
     assert np.isnan(x["mean_type_probability"]) and np.isnan(x["pseudobulk_type_probability"])
@@ -76,27 +79,27 @@ def test_the_consensus_is_what_most_say_and_counts_who_says_otherwise():
 
 
 def test_ties_go_to_the_first_term_and_pathways_need_half_of_the_cells():
-    said = ["This cell is a T cell. Its most active pathway is adipogenesis.", "This cell is a B cell."]
+    texts = ["This cell is a T cell. Its most active pathway is adipogenesis.", "This cell is a B cell."]
     groups = find_groups(pd.Series(["x", "x"]), "cluster", None, 0)
-    for texts in (said, said[::-1]):
-        row = describe_groups(groups, [rows_of(texts)], rows_of([None])).iloc[0]
+    for order in (texts, texts[::-1]):
+        row = describe_groups(groups, [rows_of(order)], rows_of([None])).iloc[0]
         assert row["cell_type_ontology_term_id"] == "CL:0000084" < "CL:0000236" and row["pathways"] == "adipogenesis"
 
 
-def test_groups_tell_how_probable_their_cells_types_are():
-    said = ["This cell is a T cell.", "This cell is a B cell.", "This cell is a neuron.", None]
-    told = np.array([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6], [np.nan, np.nan]])
+def test_groups_have_the_mean_type_probability_of_their_cells():
+    texts = ["This cell is a T cell.", "This cell is a B cell.", "This cell is a neuron.", None]
+    concepts = np.array([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6], [np.nan, np.nan]])
     groups = find_groups(pd.Series(["x"] * 4), "cluster", None, 0)
-    row = describe_groups(groups, [rows_of(said, ["T cell", "B cell"], told)], rows_of([None])).iloc[0]
-    assert row["mean_type_probability"] == pytest.approx((0.9 + 0.5) / 2)  # it tells none of a neuron
+    row = describe_groups(groups, [rows_of(texts, ["T cell", "B cell"], concepts)], rows_of([None])).iloc[0]
+    assert row["mean_type_probability"] == pytest.approx((0.9 + 0.5) / 2)  # no concept for neurons
 
 
-def test_groups_are_in_order_and_cells_are_drawn_from_each():
+def test_groups_are_in_natural_order_and_cells_are_sampled_from_each():
     values = pd.Series([10, 2, 10, 10, 2, 10])
     groups = find_groups(values, "cluster", 2, 0)
     assert groups.names == ["2", "10"] and groups.sizes.tolist() == [2, 4]
-    assert groups.drawn.sum() == 4 and groups.drawn[[1, 4]].all()
-    assert (groups.drawn == find_groups(values, "cluster", 2, 0).drawn).all()
+    assert groups.to_describe.sum() == 4 and groups.to_describe[[1, 4]].all()
+    assert (groups.to_describe == find_groups(values, "cluster", 2, 0).to_describe).all()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ def by_cluster(clustered, model, tmp_path_factory):
     return ad.read_h5ad(describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False))
 
 
-def test_the_pseudobulk_is_the_groups_counts_described_as_a_cell(by_cluster, clustered, model):
+def test_the_pseudobulk_is_the_summed_counts_described_as_a_cell(by_cluster, clustered, model):
     groups = by_cluster.uns["cell2text"]["groups"]
     assert groups["group"].tolist() == ["2", "9", "10"] and groups["n_cells"].sum() == N_CELLS - 2
     before = ad.read_h5ad(clustered)
@@ -120,7 +123,7 @@ def test_the_pseudobulk_is_the_groups_counts_described_as_a_cell(by_cluster, clu
     assert '"cells_without_group": 2' in by_cluster.uns["cell2text"]["params"]["groups"]
 
 
-def test_python_shards_and_ranks_say_the_same_of_groups(by_cluster, clustered, model, tmp_path, monkeypatch):
+def test_groups_are_equal_in_python_with_shards_and_with_ranks(by_cluster, clustered, model, tmp_path, monkeypatch):
     expected = by_cluster.uns["cell2text"]["groups"]
     adata = ad.read_h5ad(clustered)
     tl.describe(adata, str(model), max_new_tokens=10, groupby="cluster")
@@ -147,37 +150,38 @@ def test_python_shards_and_ranks_say_the_same_of_groups(by_cluster, clustered, m
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_a_plain_table_has_its_groups_beside_it(ending, by_cluster, clustered, model, tmp_path):
+def test_a_plain_table_has_its_table_of_groups_beside_it(ending, by_cluster, clustered, model, tmp_path):
     out = describe_file(clustered, tmp_path / f"o.{ending}", model=str(model), options=BY_CLUSTER, progress=False)
     beside = tmp_path / f"o.groups.{ending}"
     table = pd.read_parquet(beside) if ending == "parquet" else pd.read_json(beside, lines=True, dtype={"group": str})
     assert table["group"].tolist() == ["2", "9", "10"] and len(pd.DataFrame(table)) == 3
     assert table["pseudobulk_text"].tolist() == by_cluster.uns["cell2text"]["groups"]["pseudobulk_text"].tolist()
     out.unlink()
-    with pytest.raises(ValueError, match=f"o.groups.{ending} exists already: pass --overwrite"):
+    with pytest.raises(ValueError, match=f"o.groups.{ending}' exists. Pass overwrite=True"):
         describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
 
 
-def test_of_large_groups_some_cells_are_described_and_all_embedded(by_cluster, clustered, model, tmp_path):
+def test_cells_per_group_limits_descriptions_and_not_embeddings(by_cluster, clustered, model, tmp_path):
     options = DescribeOptions(max_new_tokens=10, batch_size=8, groupby="cluster", cells_per_group=3)
     out = describe_file(clustered, tmp_path / "o.h5ad", model=str(model), options=options, progress=False)
     some = ad.read_h5ad(out)
-    texts = some.obs["cell2text"] != ""
-    assert texts.sum() == 7 and (some.obs["cell2text"][texts] == by_cluster.obs["cell2text"][texts]).all()
+    described = some.obs["cell2text"] != ""
+    assert described.sum() == 7
+    assert (some.obs["cell2text"][described] == by_cluster.obs["cell2text"][described]).all()
     np.testing.assert_allclose(some.obsm["X_cell2text"], by_cluster.obsm["X_cell2text"], atol=1e-5)
     assert some.uns["cell2text"]["groups"]["n_cells"].tolist() == [14, 1, 13]
     assert '"cells_without_text": 23' in some.uns["cell2text"]["params"]["groups"]
 
 
-def test_names_of_equal_numbers_have_one_order_and_spellings_are_no_disagreement():
+def test_equal_numbers_have_a_fixed_order_and_spellings_do_not_disagree():
     for values in (["1", "01", "001"] * 4, ["001", "1", "01"] * 4):
         assert find_groups(pd.Series(values), "x", 2, 0).names == ["001", "01", "1"]
-    said = ["This cell is a FOO cell.", "This cell is a foo cell."]
-    row = describe_groups(find_groups(pd.Series(["x", "x"]), "x", None, 0), [rows_of(said)], rows_of([None])).iloc[0]
+    texts = ["This cell is a FOO cell.", "This cell is a foo cell."]
+    row = describe_groups(find_groups(pd.Series(["x", "x"]), "x", None, 0), [rows_of(texts)], rows_of([None])).iloc[0]
     assert (row["cell_type"], row["cell_type_agreement"], row["cell_type_disagree"]) == ("FOO cell", 1.0, 0.0)
 
 
-def test_a_kill_between_the_two_tables_is_gone_on_from(clustered, model, tmp_path, monkeypatch):
+def test_a_run_killed_between_the_two_tables_resumes(clustered, model, tmp_path, monkeypatch):
     from cell2text.describe import writers
 
     out, beside = tmp_path / "o.csv", tmp_path / "o.groups.csv"
@@ -195,12 +199,12 @@ def test_a_kill_between_the_two_tables_is_gone_on_from(clustered, model, tmp_pat
     assert len(pd.read_csv(out)) == N_CELLS and len(pd.read_csv(beside)) == 3
     plain = DescribeOptions(max_new_tokens=2)
     describe_file(clustered, out, model=str(model), options=plain, progress=False, overwrite=True)
-    assert not beside.exists()  # it would tell of other texts
-    with pytest.raises(ValueError, match="is named as the table of groups of another output"):
+    assert not beside.exists()  # it belongs to the replaced texts
+    with pytest.raises(ValueError, match="is the name of another output's table of groups"):
         describe_file(clustered, beside, model=str(model), options=plain, progress=False)
 
 
-def test_a_process_that_comes_when_all_is_done_ends(clustered, model, tmp_path, monkeypatch):
+def test_a_rank_that_starts_after_the_run_is_done_returns(clustered, model, tmp_path, monkeypatch):
     out = describe_file(clustered, tmp_path / "o.csv", model=str(model), options=BY_CLUSTER, progress=False)
     before = out.read_bytes()
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -209,29 +213,10 @@ def test_a_process_that_comes_when_all_is_done_ends(clustered, model, tmp_path, 
     assert out.read_bytes() == before
 
 
-def test_memory_that_ends_is_halved_for_cells_without_a_text_too(by_cluster, clustered, model, tmp_path, monkeypatch):
-    def small(loaded, processor, questions, genes_at_once=None, real=engine.encode):
-        if len(questions) > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(loaded, processor, questions, genes_at_once)
-
-    monkeypatch.setattr(engine, "encode", small)
-    options = DescribeOptions(max_new_tokens=3, groupby="cluster", cells_per_group=1)
-    out = describe_file(clustered, tmp_path / "o.h5ad", model=str(model), options=options, progress=False)
-    assert np.allclose(ad.read_h5ad(out).obsm["X_cell2text"], by_cluster.obsm["X_cell2text"], atol=1e-5)
-
-
-def test_backed_cells_are_refused_where_they_cannot_be_written(clustered, model):
-    backed = ad.read_h5ad(clustered, backed="r")
-    for adata, copy in ((backed, True), (backed[:3], False)):
-        with pytest.raises(ValueError, match=r"pass adata\.to_memory\(\)"):
-            tl.describe(adata, str(model), copy=copy)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compare_to": "cell5"}, "compare_to='cell5' has no counts on the genes that the model knows"),
+        ({"compare_to": "cell5"}, "compare_to='cell5' has no counts on genes in the model's vocabulary"),
         ({"groupby": "cluster", "seed": -1}, "seed=-1: expected one from 0"),
         ({"groupby": "cluster", "cells_per_group": 2.5}, "cells_per_group=2.5: expected a whole number"),
         ({"groupby": "leiden"}, "groupby='leiden': obs has no such column, it has \\['cluster'"),
@@ -240,7 +225,7 @@ def test_backed_cells_are_refused_where_they_cannot_be_written(clustered, model)
         ({"groupby": "cluster", "cells_per_group": 0}, "cells_per_group=0: expected at least 1"),
     ],
 )
-def test_columns_that_are_no_groups_are_refused(options, message, clustered, model, tmp_path):
+def test_columns_that_are_not_groups_raise(options, message, clustered, model, tmp_path):
     with pytest.raises((KeyError, ValueError), match=message):
         describe_file(
             clustered, tmp_path / "o.csv", model=str(model), options=DescribeOptions(**options), progress=False
@@ -251,12 +236,14 @@ def test_columns_that_are_no_groups_are_refused(options, message, clustered, mod
     assert not list(tmp_path.iterdir()) and "cell2text" not in adata.obs
 
 
-def test_numbers_that_are_no_groups_are_refused():
-    with pytest.raises(ValueError, match=r"'n_counts': 1,500 values for 1,500 cells, expected at most 1,000 groups"):
+def test_numbers_that_are_not_groups_raise():
+    with pytest.raises(
+        ValueError, match=r"'n_counts': 1,500 different values in 1,500 cells, expected at most 1,000 groups"
+    ):
         find_groups(pd.Series(np.arange(1500) / 7), "n_counts", None, 0)
 
 
-def test_a_kill_while_groups_are_described_leaves_the_shards(clustered, model, tmp_path, monkeypatch):
+def test_a_run_killed_while_describing_groups_keeps_its_shards(clustered, model, tmp_path, monkeypatch):
     from cell2text.describe import run
 
     out = tmp_path / "o.csv"
@@ -265,7 +252,7 @@ def test_a_kill_while_groups_are_described_leaves_the_shards(clustered, model, t
         with pytest.raises(KeyboardInterrupt):
             describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
     assert shard_path(tmp_path / "o.csv.describing", 0).exists() and not out.exists()
-    monkeypatch.setattr(run, "write_shard", None)  # nothing is described again
+    monkeypatch.setattr(run, "write_shard", None)  # no shard is described again
     describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
     assert len(texts_of_csv(out)) == N_CELLS and (tmp_path / "o.groups.csv").exists()
 
@@ -274,8 +261,8 @@ def texts_of_csv(path):
     return pd.read_csv(path)["text"].tolist()
 
 
-def test_a_table_of_rows_has_no_text_where_none_was_asked():
-    table = rows_of(["This cell\0 is a T cell.", None])  # HDF5 cannot hold the sign between
+def test_rows_without_a_text_are_null():
+    table = rows_of(["This cell\0 is a T cell.", None])  # HDF5 strings cannot hold NUL
     assert table["text"].to_pylist() == ["This cell is a T cell.", None] and isinstance(table, pa.Table)
-    assert table["type_probability"].null_count == 2  # this model tells none
+    assert table["type_probability"].null_count == 2  # a model without concepts
     assert table["confidence"].null_count == 1 and table["cell_type"].to_pylist() == ["T cell", None]

@@ -18,7 +18,7 @@ from datasets import Dataset
 from safetensors import safe_open
 
 import cell2text
-from cell2text.describe.run import heading
+from cell2text.describe.run import cell_heading
 from cell2text.example import UNSEEN_DONORS, example_cells
 from cell2text.language.writing import compare_cells
 from cell2text.models import MINI, MINI_NAME
@@ -87,7 +87,7 @@ def test_the_first_commands_describe_donors_it_never_saw(tmp_path, monkeypatch, 
     readme = " ".join((PROJECT / "README.md").read_text().split())
     for name in adata.obs_names[shown]:
         row = described.obs.loc[name]
-        assert f"{heading(name, row['cell2text_type_probability'])} {row['cell2text']}" in readme
+        assert f"{cell_heading(name, row['cell2text_type_probability'])} {row['cell2text']}" in readme
     sure = described.obs["cell2text_type_probability"] > 0.99
     assert (said == truth)[sure].mean() > 0.9 > 0.6 > (said == truth)[~sure].mean() and 5 < (~sure).sum() < 30
 

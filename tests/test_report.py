@@ -1,4 +1,4 @@
-"""The page of a described experiment, opened in a browser: it shows, filters and tells a cell's text."""
+"""The page of a described experiment, opened in a browser: it shows and filters cells and displays their texts."""
 
 import json
 import re
@@ -14,51 +14,53 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from cell2text.describe.consensus import describe_groups
 from cell2text.describe.described_file import embedding_layout, read_described
-from cell2text.describe.engine import RankedCells, make_table
-from cell2text.describe.groups import describe_groups, find_groups
+from cell2text.describe.groups import find_groups
+from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.report import write_report
-from cell2text.describe.writers import as_frame, as_obs
+from cell2text.describe.table import make_table
+from cell2text.describe.writers import groups_for_uns, obs_column
 from processing_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
 
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-SAID = {
+TEXTS = {
     "T": "This cell is a T cell. It comes from the blood of a healthy female donor.",
     "B": "This cell is a B cell. It comes from the spleen of a healthy male donor.",
     "N": "This cell is a neuron.",
 }
-EVIL = "</script><script>document.body.dataset.evil='yes'</script><img src=x onerror=alert(1)>"
+HOSTILE = "</script><script>document.body.dataset.evil='yes'</script><img src=x onerror=alert(1)>"
 
 
 def described_adata(n=60, groups=True, types=()):
-    """Cells in three clouds that say three things; the last one has no counts. Every type of `types` has 0.25, and the
-    first of them three times as much.
+    """Cells in three clouds with three texts; the last cell has no counts. The first of `types` has probability 0.75,
+    the others 0.25.
     """
     kinds = np.array(["T", "B", "N"])[np.arange(n) % 3]
-    texts = [SAID[kind] for kind in kinds[:-1]] + [EMPTY_CELL_TEXT]
+    texts = [TEXTS[kind] for kind in kinds[:-1]] + [EMPTY_CELL_TEXT]
     random = np.random.default_rng(0)
     centres = {"T": (0, 0), "B": (8, 0), "N": (0, 8)}
     places = np.array([centres[kind] for kind in kinds]) + random.normal(0, 0.4, (n, 2))
     confidence = np.linspace(0.2, 1, n).astype(np.float32)
     confidence[-1] = np.nan
     ranked = RankedCells([f"cell{i}" for i in range(n)], [], random.integers(100, 900, n), np.full(n, 0.9))
-    told = np.tile([0.75, *[0.25] * (len(types) - 1)][: len(types)], (n, 1))
-    table = make_table(ranked, texts, confidence, places.astype(np.float32), types, told, fields_only=False)
+    concepts = np.tile([0.75, *[0.25] * (len(types) - 1)][: len(types)], (n, 1))
+    table = make_table(ranked, texts, confidence, places.astype(np.float32), types, concepts, fields_only=False)
     adata = ad.AnnData(sp.csr_matrix((n, 3), dtype=np.float32), obs=pd.DataFrame(index=ranked.names))
     for name in table.column_names:
         if name not in ("cell_id", "embedding"):
-            adata.obs["cell2text" if name == "text" else f"cell2text_{name}"] = as_obs(table[name], name)
+            adata.obs["cell2text" if name == "text" else f"cell2text_{name}"] = obs_column(table[name], name)
     adata.obs["cluster"] = pd.Categorical(["one" if kind == "T" else "two" for kind in kinds])
     adata.obsm["X_cell2text"] = places.astype(np.float32)
     adata.uns["cell2text"] = {"params": {"model": "runs/it", "options": json.dumps({"max_new_tokens": 9})}}
     if groups:
         found = find_groups(adata.obs["cluster"], "cluster", None, 0)
         bulk = RankedCells(found.names, [], np.full(2, 9), np.ones(2))
-        bulk = make_table(bulk, [SAID["T"], SAID["N"]], np.ones(2, "f4"), np.zeros((2, 2), "f4"), fields_only=False)
-        adata.uns["cell2text"]["groups"] = as_frame(describe_groups(found, [table], bulk))
+        bulk = make_table(bulk, [TEXTS["T"], TEXTS["N"]], np.ones(2, "f4"), np.zeros((2, 2), "f4"), fields_only=False)
+        adata.uns["cell2text"]["groups"] = groups_for_uns(describe_groups(found, [table], bulk))
         adata.uns["cell2text"]["params"]["groups"] = json.dumps(found.summary())
     return adata
 
@@ -68,7 +70,7 @@ def described(tmp_path_factory):
     path = tmp_path_factory.mktemp("described") / "described.h5ad"
     adata = described_adata()
     adata.obsm["X_umap"] = adata.obsm["X_cell2text"]
-    adata.obs_names = [*adata.obs_names[:1], EVIL, *adata.obs_names[2:]]
+    adata.obs_names = [*adata.obs_names[:1], HOSTILE, *adata.obs_names[2:]]
     adata.write_h5ad(path)
     return path
 
@@ -125,7 +127,7 @@ def move_to(browser, row):
     return ActionChains(browser).move_to_element_with_offset(plot, *at_cell(browser, row))
 
 
-def test_a_browser_shows_filters_and_tells_a_cells_text(browser, described, tmp_path):
+def test_a_browser_shows_and_filters_cells_and_displays_their_texts(browser, described, tmp_path):
     page = write_report(described, tmp_path / "report.html")
     opened(browser, page)
     assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
@@ -136,18 +138,18 @@ def test_a_browser_shows_filters_and_tells_a_cells_text(browser, described, tmp_
     assert text_of(browser, "#shown") == "60 of 60 cells shown"
     labels = browser.execute_script("return [...document.querySelectorAll('#legend button')].map(b => b.innerText)")
     assert [label.split("\n") for label in labels] == [
-        ["B cell", "20"], ["T cell", "20"], ["neuron", "19"], ["not said", "1"],
+        ["B cell", "20"], ["T cell", "20"], ["neuron", "19"], ["not named", "1"],
     ]  # fmt: skip
     colours = "return new Set([...Bokeh.index][0].model.renderers[0].data_source.data.colour).size"
     assert browser.execute_script(colours) == 4
 
     move_to(browser, 3).perform()
     wait_until(lambda: "cell3" in text_of(browser, "#cell"))
-    assert SAID["T"] in text_of(browser, "#cell") and "tissue" in text_of(browser, "#cell")
+    assert TEXTS["T"] in text_of(browser, "#cell") and "tissue" in text_of(browser, "#cell")
     move_to(browser, 4).click().perform()
     wait_until(lambda: "cell4" in text_of(browser, "#cell"))
-    move_to(browser, 5).perform()  # a cell that was clicked stays
-    assert SAID["B"] in text_of(browser, "#cell")
+    move_to(browser, 5).perform()  # a clicked cell stays
+    assert TEXTS["B"] in text_of(browser, "#cell")
 
     click = "document.querySelector(arguments[0]).click()"
     ranges = (
@@ -155,8 +157,8 @@ def test_a_browser_shows_filters_and_tells_a_cells_text(browser, described, tmp_
     )
     whole = browser.execute_script(ranges)
     browser.execute_script(click, "#legend button[data-label='T cell']")
-    assert browser.execute_script(ranges) == whole  # a label is seen in its place
-    move_to(browser, 3).perform()  # the cell that was kept is not shown any more, and let go
+    assert browser.execute_script(ranges) == whole  # filtering does not move the map
+    move_to(browser, 3).perform()  # a clicked cell is released when a filter hides it
     wait_until(lambda: "cell3" in text_of(browser, "#cell"))
     assert text_of(browser, "#shown") == "20 of 60 cells shown"
     booleans = "return [...Bokeh.index][0].model.renderers[0].view.filter.booleans.filter(Boolean).length"
@@ -173,7 +175,7 @@ def test_a_browser_shows_filters_and_tells_a_cells_text(browser, described, tmp_
     n = int((read_described(described).cells["confidence"] >= 0.6).sum())
     assert text_of(browser, "#shown") == f"{n} of 60 cells shown" and 20 < n < 40
     browser.execute_script(click, "#clear")
-    for name in ("tissue", "confidence of the text", "group: cluster"):
+    for name in ("tissue", "confidence", "group: cluster"):
         browser.execute_script(
             "const c = document.getElementById('colour'); c.value = arguments[0]; c.onchange();", name
         )
@@ -184,24 +186,24 @@ def test_a_browser_shows_filters_and_tells_a_cells_text(browser, described, tmp_
     assert rows[1].startswith("two\t40\t39\tB cell") and "This cell is a neuron" in rows[1] and len(rows) == 3
 
 
-def test_the_page_has_summaries_losses_and_provenance(described, tmp_path):
+def test_the_page_has_summaries_coverage_and_provenance(described, tmp_path):
     text = write_report(described, tmp_path / "r.html").read_text()
     plain = unescape(
         re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text[text.index("<h1>") : text.index('<script id="data"')]))
     )
     n_genes = read_described(described).cells["n_genes"]
-    for wanted in [
-        "60 cells", "59 described", "3 cell types", "2 tissues", "90.0 % of the counts mapped", "the file's own umap",
-        f"{(n_genes < 200).sum()} cells have fewer than 200", "1 cells have none and got a reason", "runs/it",
+    for expected in [
+        "60 cells", "59 described", "3 cell types", "2 tissues", "90.0 % of counts mapped", "the file's own umap",
+        f"{(n_genes < 200).sum()} cells express fewer than 200", "1 cells express none and have no description", "runs/it",
         "options: max_new_tokens 9", "groups: column cluster",
     ]:  # fmt: skip
-        assert wanted in plain, wanted
+        assert expected in plain, expected
 
 
-def test_groups_come_from_a_column_or_from_the_described_types(tmp_path):
+def test_groups_come_from_a_column_or_from_the_predicted_types(tmp_path):
     described_adata(groups=False).write_h5ad(tmp_path / "d.h5ad")
     plain = write_report(tmp_path / "d.h5ad", tmp_path / "a.html").read_text()
-    assert "By described cell type" in plain and "UMAP of the embeddings" in plain
+    assert "By predicted cell type" in plain and "UMAP of the embeddings" in plain
     rows = re.findall(r"<tr><td class=\"text\">([^<]+)</td><td>(\d+)</td><td>(\d+)</td>", plain)
     assert rows == [("B cell", "20", "20"), ("T cell", "20", "20"), ("neuron", "19", "19")]
     by_cluster = write_report(tmp_path / "d.h5ad", tmp_path / "b.html", groupby="cluster").read_text()
@@ -209,41 +211,41 @@ def test_groups_come_from_a_column_or_from_the_described_types(tmp_path):
     assert rows == [("two", "40", "39"), ("one", "20", "20")] and "group: cluster" in by_cluster
 
 
-def test_the_page_goes_by_how_probable_the_type_is_where_the_model_tells_it(tmp_path):
+def test_the_page_ranks_by_type_probability_if_available(tmp_path):
     adata = described_adata(types=["T cell", "B cell"])
     adata.obsm["X_umap"] = adata.obsm["X_cell2text"]
-    adata.write_h5ad(tmp_path / "told.h5ad")
-    page = write_report(tmp_path / "told.h5ad", tmp_path / "told.html").read_text()
+    adata.write_h5ad(tmp_path / "concepts.h5ad")
+    page = write_report(tmp_path / "concepts.h5ad", tmp_path / "concepts.html").read_text()
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
-    name = "probability of the named type"
-    assert data["sureness"] == name and sorted(set(data["numbers"][name][:59]), key=str) == [0.25, 0.75, None]
-    assert f"<b>0.50</b>median {name}" in page and "Probability of the named type from" in page
+    name = "type probability"
+    assert data["score"] == name and sorted(set(data["numbers"][name][:59]), key=str) == [0.25, 0.75, None]
+    assert f"<b>0.50</b>median {name}" in page and "Minimum type probability" in page
     rows = re.findall(r"<tr><td class=\"text\">(one|two)</td>.*?<td>(\d+) %</td>\n<td class=\"text long\">", page, re.S)
-    assert rows == [("two", "25"), ("one", "75")]  # of neurons, which are in "two", it tells nothing
+    assert rows == [("two", "25"), ("one", "75")]  # no concept for neurons, which are in "two"
     adata.uns["cell2text"]["groups"] = adata.uns["cell2text"]["groups"].drop(columns="mean_type_probability")
-    adata.write_h5ad(tmp_path / "between.h5ad")  # as described before groups had it
+    adata.write_h5ad(tmp_path / "between.h5ad")  # as written by earlier versions
     between = write_report(tmp_path / "between.h5ad", tmp_path / "between.html").read_text()
     assert f"<b>0.50</b>median {name}" in between and "<td>–</td>" in between
-    del adata.obs["cell2text_type_probability"]  # as described before there was any
+    del adata.obs["cell2text_type_probability"]  # as written by earlier versions
     adata.write_h5ad(tmp_path / "old.h5ad")
     old = write_report(tmp_path / "old.h5ad", tmp_path / "old.html").read_text()
-    assert "median confidence of the text" in old and f'"{name}"' not in old
+    assert "median confidence" in old and f'"{name}"' not in old
 
 
-def test_many_cells_are_drawn_in_part_and_the_page_says_so(described, tmp_path):
+def test_a_map_of_many_cells_shows_a_sample_and_says_so(described, tmp_path):
     pages = [write_report(described, tmp_path / f"{i}.html", max_cells=30, seed=1).read_text() for i in (1, 2)]
     data = [json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1]) for page in pages]
-    assert "30 of 60\ncells, drawn at random" in pages[0] and len(data[0]["names"]) == 30
+    assert "a random sample of 30 of 60\ncells" in pages[0] and len(data[0]["names"]) == 30
     assert data[0] == data[1] and sum(data[0]["labels"]["cell_type"]["counts"]) <= 30
 
 
-def test_a_page_is_the_same_from_run_to_run_and_columns_of_ours_are_columns_too(described, tmp_path):
+def test_a_page_is_reproducible_and_can_be_grouped_by_a_predicted_field(described, tmp_path):
     pages = [write_report(described, tmp_path / f"{i}.html", groupby="cell2text_cell_type").read_text() for i in (1, 2)]
-    numbered = [re.sub(r"\bp\d{4,}\b", "p", page) for page in pages]  # models, numbered on in one process
+    numbered = [re.sub(r"\bp\d{4,}\b", "p", page) for page in pages]  # Bokeh numbers models per process
     assert numbered[0] == numbered[1] and "By cell2text_cell_type" in pages[0]
 
 
-def test_maps_that_are_none_are_passed_over_and_embeddings_that_are_none_refused(tmp_path):
+def test_invalid_maps_are_skipped_and_invalid_embeddings_raise(tmp_path):
     adata = described_adata(groups=False)[:8].copy()
     adata.obsm["X_umap"] = np.ones((8, 1), dtype=np.float32)
     adata.obsm["X_tsne"] = np.full((8, 2), np.nan, dtype=np.float32)
@@ -260,7 +262,7 @@ def test_maps_that_are_none_are_passed_over_and_embeddings_that_are_none_refused
         write_report(tmp_path / "f.h5ad", tmp_path / "s.html")
 
 
-def test_few_cells_get_a_map_too(tmp_path):
+def test_few_cells_are_laid_out_by_principal_components(tmp_path):
     for n in (1, 2, 5):
         described_adata(groups=False)[:n].copy().write_h5ad(tmp_path / f"{n}.h5ad")
         found = read_described(tmp_path / f"{n}.h5ad")
@@ -269,20 +271,20 @@ def test_few_cells_get_a_map_too(tmp_path):
         assert write_report(tmp_path / f"{n}.h5ad", tmp_path / f"{n}.html").exists()
 
 
-def test_a_zarr_store_and_another_name_are_read(tmp_path):
+def test_a_zarr_store_and_another_key_are_read(tmp_path):
     adata = described_adata()
     adata.obsm["X_umap"] = adata.obsm["X_cell2text"]
-    adata.obs = adata.obs.rename(columns=lambda name: name.replace("cell2text", "said"))
-    adata.obsm["X_said"], adata.uns["said"] = adata.obsm.pop("X_cell2text"), adata.uns.pop("cell2text")
+    adata.obs = adata.obs.rename(columns=lambda name: name.replace("cell2text", "mine"))
+    adata.obsm["X_mine"], adata.uns["mine"] = adata.obsm.pop("X_cell2text"), adata.uns.pop("cell2text")
     with warnings.catch_warnings(), ad.settings.override(zarr_write_format=3):
         warnings.simplefilter("ignore")
         adata.write_zarr(tmp_path / "d.zarr")
-    assert write_report(tmp_path / "d.zarr", tmp_path / "r.html", key="said").stat().st_size > 1_000_000
-    with pytest.raises(ValueError, match="holds no described cells under 'cell2text'"):
+    assert write_report(tmp_path / "d.zarr", tmp_path / "r.html", key="mine").stat().st_size > 1_000_000
+    with pytest.raises(ValueError, match="holds no described cells under key='cell2text'"):
         write_report(tmp_path / "d.zarr", tmp_path / "s.html")
 
 
-def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, capsys):
+def test_unusable_input_ends_in_one_line(described, small_h5ad, tmp_path, capsys):
     (tmp_path / "there.html").write_text("precious")
     (tmp_path / "bad.h5ad").write_text("no HDF5")
     (tmp_path / "rows.jsonl").write_text("{}")
@@ -291,18 +293,18 @@ def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, 
         file["values"] = [1, 2]
     described_adata()[:0].copy().write_h5ad(tmp_path / "none.h5ad")
     cases = [
-        (small_h5ad, "r.html", {}, "holds no described cells under 'cell2text': run `cell2text describe"),
-        (described, "there.html", {}, "exists already: pass --overwrite"),
-        (described, "r.pdf", {}, r"expected a name that ends with \.html"),
+        (small_h5ad, "r.html", {}, "holds no described cells under key='cell2text'. Run `cell2text describe"),
+        (described, "there.html", {}, r"exists\. Pass overwrite=True"),
+        (described, "r.pdf", {}, r"expected a path that ends in \.html"),
         (described, "no/r.html", {}, "does not exist"),
         (tmp_path / "gone.h5ad", "r.html", {}, r"gone\.h5ad does not exist"),
-        (tmp_path / "bad.h5ad", "r.html", {}, "cannot be opened: damaged, or no AnnData"),
+        (tmp_path / "bad.h5ad", "r.html", {}, "cannot be opened: it is damaged or not an AnnData"),
         (tmp_path / "rows.jsonl", "r.html", {}, r"expected an \.h5ad file or a \.zarr store"),
-        (tmp_path / "none.h5ad", "r.html", {}, "holds no cell"),
+        (tmp_path / "none.h5ad", "r.html", {}, "holds no cells"),
         (described, "r.html", {"groupby": "leiden"}, r"obs has no such column, it has \['cluster'\]"),
-        (tmp_path / "other.h5ad", "r.html", {}, r"is no AnnData: it lacks obs \(it has \['values'\]\)"),
+        (tmp_path / "other.h5ad", "r.html", {}, r"is not an AnnData: it lacks obs \(it has \['values'\]\)"),
         (described, "folder.html", {"overwrite": True}, "is a folder"),
-        (described, "r.html", {"seed": -1}, "seed=-1: expected one from 0"),
+        (described, "r.html", {"seed": -1}, "seed=-1: expected a number from 0"),
         (described, "r.html", {"max_cells": 0}, "max_cells=0: expected at least 1"),
     ]
     for source, out, options, message in cases:
@@ -310,4 +312,4 @@ def test_what_cannot_be_shown_ends_in_one_line(described, small_h5ad, tmp_path, 
             write_report(source, tmp_path / out, **options)
     assert (tmp_path / "there.html").read_text() == "precious" and not (tmp_path / "r.html").exists()
     assert run_cli("report", described, "--out", tmp_path / "there.html") == 2
-    assert capsys.readouterr().err.startswith("cell2text: --out")
+    assert capsys.readouterr().err.startswith("cell2text: ")

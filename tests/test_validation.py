@@ -8,18 +8,15 @@ from trl import SFTConfig
 
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.held_out import describe_cells
 from cell2text.training.rows import TrainingRows
 from cell2text.training.validation import (
     GenerationEvaluator,
     check_metric,
     check_validation,
-    describe_with_shards,
     sample_validation_cells,
     text_metrics,
 )
 
-from .conftest import make_adata
 from .training_runs import run, weights
 
 
@@ -118,9 +115,3 @@ def test_a_metric_of_a_label_that_no_cell_has_is_refused():
     check_metric(rows, "loss")
     with pytest.raises(ValueError, match="none of the 4 validation cells .* one of loss, cell_type_accuracy, .*tissue"):
         check_metric(rows, "disease_accuracy")
-
-
-def test_shards_would_say_what_the_whole_model_says(tiny_model, tiny_processor):
-    cells = tiny_processor.rank_encode(make_adata(5))
-    expected = describe_cells(tiny_model, tiny_processor, cells, batch_size=2, max_new_tokens=6)
-    assert describe_with_shards(tiny_model, tiny_processor, cells, batch_size=2, max_new_tokens=6) == expected

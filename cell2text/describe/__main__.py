@@ -1,10 +1,9 @@
-"""`accelerate launch -m cell2text.describe INPUT --model M --out FILE`: the command on many processes."""
+"""Run `cell2text describe` on many processes: `accelerate launch -m cell2text.describe INPUT --out FILE`."""
 
+import runpy
 import sys
-
-from cell2text.cli import run
 
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["describe"]
-    run()
+    runpy.run_module("cell2text", run_name="__main__")

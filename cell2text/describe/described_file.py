@@ -1,4 +1,7 @@
-"""A described experiment read back without its counts: what was said of its cells and groups, and where cells lie."""
+"""Read a described experiment without its counts: descriptions of cells and groups, maps and parameters.
+
+Depends on `table` for column names and on `sources` for reading single columns of `obs`.
+"""
 
 import json
 import os
@@ -14,107 +17,178 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from cell2text.describe.engine import TEXT, row_schema
+from cell2text.describe.table import TEXT, table_schema
 from cell2text.errors import UserError, UserKeyError
 from cell2text.language.fields import FIELDS
 from cell2text.sources.files import first_line, index_name, read_column
 
 
-MAPS = ("X_umap", "X_draw_graph_fa", "X_tsne")  # maps that others may have drawn, best first
-NEEDED = (*FIELDS, "pathways", "n_genes", "mapped_fraction")
-FEW = 12  # cells of which no map by neighbours can be drawn
-NEIGHBOURS = 15
+MAPS = ("X_umap", "X_draw_graph_fa", "X_tsne")  # two-dimensional embeddings that other tools write, in this preference
+REQUIRED = (*FIELDS, "pathways", "n_genes", "mapped_fraction")
+MIN_UMAP_CELLS = 12
+UMAP_NEIGHBORS = 15
 
 
 @dataclass
 class Described:
-    """What a described experiment says.
+    """A described experiment.
 
     Parameters
     ----------
+    path
+        The h5ad file or zarr store.
     cells
-        One row a cell, named by it: `text` and the fields as :func:`cell2text.describe.engine.row_schema` names them.
-    others
+        One row per cell, indexed by cell name, with the columns of :func:`cell2text.describe.table.table_schema`
+        except for the embedding.
+    other_columns
         Names of the other columns of `obs`.
     groups
-        The table of groups, None where none were described.
+        Table of groups, None if no groups were described.
     params
-        What the texts depend on.
+        Model, prompt, options and versions that produced the texts.
     maps
-        Maps that the file has, and the embedding, by their names in `obsm`.
+        Two-dimensional maps found in the file, and the embedding of the cells, by their names in `obsm`.
     """
 
     path: Path
     cells: pd.DataFrame
-    others: list[str]
+    other_columns: list[str]
     groups: pd.DataFrame | None
     params: dict[str, str]
     maps: dict[str, np.ndarray] = field(repr=False)
 
     @property
     def groups_column(self) -> str:
-        """The column by which groups were described."""
+        """Name of the column by which groups were described."""
         return str(json.loads(self.params.get("groups", "{}")).get("column", "group"))
 
     def column(self, name: str) -> pd.Series:
-        """Another column of `obs`.
+        """Read another column of `obs`.
 
         Raises
         ------
-        KeyError
-            If there is none of that name.
+        UserError
+            If the column does not exist.
         """
-        with open_group(self.path) as root:
+        with _open_anndata(self.path) as root:
             if name not in root["obs"] or name == index_name(root["obs"]):
-                raise UserKeyError(f"groupby={name!r}: obs has no such column, it has {sorted(self.others)}.")
+                raise UserKeyError(f"groupby={name!r}: obs has no such column, it has {sorted(self.other_columns)}.")
             return pd.Series(np.asarray(read_column(root["obs"], name), dtype=object))
 
 
 def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described:
-    """Read what `cell2text describe` or `tl.describe` added.
+    """Read what `cell2text describe` or `cell2text.tl.describe` added to an experiment.
+
+    Parameters
+    ----------
+    path
+        h5ad file or zarr store.
+    key
+        Name under which the cells were described.
 
     Raises
     ------
-    ValueError
-        If it is no h5ad file or zarr store, or nothing was described in it under `key`.
+    UserError
+        If the file is not an AnnData, or holds no descriptions under `key`.
     """
     path = Path(path)
-    with open_group(path) as root:
+    with _open_anndata(path) as root:
         if "obs" not in root or "_index" not in root["obs"].attrs:
-            raise UserError(f"{path} is no AnnData: it lacks obs (it has {sorted(root)}).")
+            raise UserError(f"{path} is not an AnnData: it lacks obs (it has {sorted(root)}).")
         names = [name for name in root["obs"] if name not in (index_name(root["obs"]), "__categories")]
-        ours = {name: key if name == TEXT else f"{key}_{name}" for name in row_schema(1, fields_only=False).names}
-        ours = {name: column for name, column in ours.items() if column in names}
-        if "confidence" not in ours or f"X_{key}" not in root.get("obsm", {}):
-            raise UserError(f"{path} holds no described cells under {key!r}: run `cell2text describe {path}` first.")
-        missing = [f"{key}_{name}" for name in NEEDED if name not in ours]
+        columns = {name: key if name == TEXT else f"{key}_{name}" for name in table_schema(1, fields_only=False).names}
+        columns = {name: column for name, column in columns.items() if column in names}
+        if "confidence" not in columns or f"X_{key}" not in root.get("obsm", {}):
+            raise UserError(
+                f"{path} holds no described cells under key={key!r}. Run `cell2text describe {path}` first."
+            )
+        missing = [f"{key}_{name}" for name in REQUIRED if name not in columns]
         if missing:
-            raise UserError(f"{path} lacks the columns {missing} of its description: describe it anew.")
-        cells = {name: read_column(root["obs"], column) for name, column in ours.items()}
+            raise UserError(f"{path} lacks the columns {missing} of its descriptions. Describe it again.")
+        cells = {name: read_column(root["obs"], column) for name, column in columns.items()}
         index = np.asarray(ad.io.read_elem(root["obs"][index_name(root["obs"])])).astype(object)
-        kept = ad.io.read_elem(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
-        maps = {name: as_floats(root["obsm"][name]) for name in (*MAPS, f"X_{key}") if name in root["obsm"]}
-    others = [name for name in names if name not in ours.values()]
-    kept = kept if isinstance(kept, dict) else {}
-    params, groups = kept.get("params"), kept.get("groups")
+        uns = ad.io.read_elem(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
+        maps = {name: _read_matrix(root["obsm"][name]) for name in (*MAPS, f"X_{key}") if name in root["obsm"]}
+    uns = uns if isinstance(uns, dict) else {}
+    params, groups = uns.get("params"), uns.get("groups")
     return Described(
         path,
         pd.DataFrame(cells, index=index),
-        others,
+        [name for name in names if name not in columns.values()],
         groups if isinstance(groups, pd.DataFrame) and {"group", "n_cells", "cell_type"} <= set(groups) else None,
         {name: str(value) for name, value in params.items()} if isinstance(params, dict) else {},
         maps,
     )
 
 
-def as_floats(element) -> np.ndarray:
+def embedding_layout(described: Described, rows: np.ndarray, key: str, seed: int) -> tuple[np.ndarray, str]:
+    """Return a two-dimensional position per cell, shape (len(rows), 2), and a description of the map.
+
+    The file's own map is used if there is one, otherwise UMAP of the embeddings, or their first two principal
+    components for fewer than `MIN_UMAP_CELLS` cells.
+
+    Parameters
+    ----------
+    described
+        The described experiment.
+    rows
+        Indices of the cells on the map.
+    key
+        Name under which the cells were described.
+    seed
+        Random seed for UMAP.
+    """
+    for name in MAPS:
+        if name in described.maps and _is_map(described.maps[name][rows]):
+            return described.maps[name][rows, :2], f"the file's own {name.removeprefix('X_')}"
+    embeddings = described.maps[f"X_{key}"][rows]
+    if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+        raise UserError(
+            f"{described.path}: obsm['X_{key}'] holds NaN or does not have two dimensions. Describe the file again."
+        )
+    if len(rows) < MIN_UMAP_CELLS or embeddings.shape[1] < 2:
+        centred = embeddings - embeddings.mean(axis=0)
+        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+        positions = np.zeros((len(rows), 2), dtype=np.float32)
+        positions[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
+        return positions, "first two principal components of the embeddings"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a seed limits UMAP to one thread; umap also warns about optional imports
+        from umap import UMAP
+
+        reducer = UMAP(n_neighbors=min(UMAP_NEIGHBORS, len(rows) - 1), random_state=seed, init="pca")
+        return reducer.fit_transform(embeddings), "UMAP of the embeddings"
+
+
+def flat_parameters(params: dict[str, str]) -> dict[str, str]:
+    """Return parameters with one entry per value: JSON objects are flattened, empty and false values left out.
+
+    Examples
+    --------
+    >>> flat_parameters({"model": "runs/default", "options": '{"layer": "counts", "prompt": null}'})
+    {'model': 'runs/default', 'options: layer': 'counts'}
+    """
+    flat: dict[str, str] = {}
+    for name, text in params.items():
+        try:
+            parts = json.loads(text)
+        except ValueError:
+            parts = None
+        if isinstance(parts, dict):
+            flat |= {f"{name}: {part}": str(value) for part, value in parts.items() if value not in (None, "", False)}
+        elif text:
+            flat[name] = text
+    return flat
+
+
+def _read_matrix(element) -> np.ndarray:
     values = ad.io.read_elem(element)
     return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
 
 
 @contextmanager
-def open_group(path: Path) -> Iterator[Any]:
-    """An h5ad file or zarr store, open for reading."""
+def _open_anndata(path: Path) -> Iterator[Any]:
+    """Open an h5ad file or zarr store for reading."""
     if not path.exists():
         raise UserError(f"{path} does not exist.")
     if path.suffix not in (".h5ad", ".zarr"):
@@ -127,7 +201,7 @@ def open_group(path: Path) -> Iterator[Any]:
         else:
             root = h5py.File(path, "r")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be opened: damaged, or no AnnData ({first_line(error)}).") from error
+        raise UserError(f"{path} cannot be opened: it is damaged or not an AnnData ({first_line(error)}).") from error
     try:
         yield root
     finally:
@@ -135,45 +209,5 @@ def open_group(path: Path) -> Iterator[Any]:
             root.close()
 
 
-def embedding_layout(described: Described, rows: np.ndarray, key: str, seed: int) -> tuple[np.ndarray, str]:
-    """Where cells lie on the map, shape (len(rows), 2), and what map it is.
-
-    The file's own map, or UMAP of the cells' embeddings; their first two principal components where there are too few.
-    """
-    for name in MAPS:
-        if name in described.maps and is_map(described.maps[name][rows]):
-            return described.maps[name][rows, :2], f"the file's own {name.removeprefix('X_')}"
-    embeddings = described.maps[f"X_{key}"][rows]
-    if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
-        raise UserError(f"{described.path}: obsm['X_{key}'] holds NaN or has not two dimensions: describe it anew.")
-    if len(rows) < FEW or embeddings.shape[1] < 2:
-        centred = embeddings - embeddings.mean(axis=0)
-        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-        places = np.zeros((len(rows), 2), dtype=np.float32)
-        places[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
-        return places, "first two principal components of the embeddings"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of one thread, which a seed asks for, and of what umap could import besides
-        from umap import UMAP
-
-        reducer = UMAP(n_neighbors=min(NEIGHBOURS, len(rows) - 1), random_state=seed, init="pca")
-        return reducer.fit_transform(embeddings), "UMAP of the embeddings"
-
-
-def is_map(places: np.ndarray) -> bool:
-    return places.ndim == 2 and places.shape[1] >= 2 and bool(np.isfinite(places[:, :2]).all())
-
-
-def parameters(params: dict[str, str]) -> dict[str, str]:
-    """Parameters as a page shows them: what is JSON in one line each."""
-    shown: dict[str, str] = {}
-    for name, value in params.items():
-        try:
-            parts = json.loads(value)
-        except ValueError:
-            parts = None
-        if isinstance(parts, dict):
-            shown |= {f"{name}: {part}": str(said) for part, said in parts.items() if said not in (None, "", False)}
-        elif value:
-            shown[name] = value
-    return shown
+def _is_map(positions: np.ndarray) -> bool:
+    return positions.ndim == 2 and positions.shape[1] >= 2 and bool(np.isfinite(positions[:, :2]).all())

@@ -1,4 +1,7 @@
-"""A described experiment as one page that needs nothing else: a map of the cells, their texts, groups and losses."""
+"""Write a described experiment as one self-contained HTML page: a map, the texts, groups, gene coverage and provenance.
+
+Depends on `described_file`, which reads the experiment, and on Bokeh for the map (the `report` extra).
+"""
 
 import os
 import re
@@ -15,104 +18,115 @@ from colorcet import b_glasbey_category10
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-from cell2text.describe.described_file import Described, embedding_layout, parameters, read_described
-from cell2text.describe.engine import TEXT
-from cell2text.describe.groups import Tally, find_groups
+from cell2text.describe.consensus import GroupDescriptions
+from cell2text.describe.described_file import Described, embedding_layout, flat_parameters, read_described
+from cell2text.describe.groups import find_groups
+from cell2text.describe.table import TEXT
 from cell2text.errors import UserError
-from cell2text.files import write_atomically
+from cell2text.files import check_output_folder, write_atomically
 from cell2text.language.fields import FIELDS
 from cell2text.plots import COLOURS, svg
 from processing_cell2text import EMPTY_CELL_TEXT
 
 
-MOST_POINTS = 20_000  # on the map; more slow a browser down, and hide each other
-MOST_GROUPS_SHOWN = 200
+MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other
+MAX_GROUPS_SHOWN = 200
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-FEW_GENES, LOW_MAPPED = 200, 0.5
-NOT_SAID, OTHER = "#d9d9d9", "#9a9a9a"
-NUMBERS = {
-    "type_probability": "probability of the named type",
-    "confidence": "confidence of the text",
-    "n_genes": "genes of the vocabulary",
-    "mapped_fraction": "share of the counts that is mapped",
+LOW_GENES, LOW_MAPPED_FRACTION = 200, 0.5
+MISSING_COLOUR, OTHER_COLOUR = "#d9d9d9", "#9a9a9a"
+SCORES = {
+    "type_probability": "type probability",
+    "confidence": "confidence",
+    "n_genes": "genes in the vocabulary",
+    "mapped_fraction": "fraction of counts mapped",
 }
 
 
 def write_report(
     source: str | os.PathLike, out: str | os.PathLike, *, groupby: str | None = None, key: str = "cell2text",
-    max_cells: int = MOST_POINTS, seed: int = 0, overwrite: bool = False,
+    max_cells: int = MAX_POINTS, seed: int = 0, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write the page of a described experiment.
 
     Parameters
     ----------
     source
-        h5ad file or zarr store that `cell2text describe` or `tl.describe` wrote.
+        h5ad file or zarr store that `cell2text describe` or `cell2text.tl.describe` wrote.
     out
-        The page, an html file.
+        The page, a path that ends in `.html`.
     groupby
-        Column of `obs` by whose groups the cells are summed up; the groups that were described if left out, and
-        without these the described cell types.
+        Column of `obs` that defines the groups of the table. Defaults to the groups that were described, otherwise to
+        the predicted cell types.
     key
         Name under which the cells were described.
     max_cells
-        Cells on the map; of more, so many are drawn by `seed`. The summaries are of all cells.
+        Maximum number of cells on the map; larger experiments are sampled. Tables and figures cover all cells.
     seed
-        Of the cells on the map, and of UMAP.
+        Random seed for sampling the cells on the map, and for UMAP.
+    overwrite
+        Replace an existing page.
+
+    Returns
+    -------
+    The path `out`.
 
     Raises
     ------
-    ValueError
-        If nothing was described in `source`, or `out` exists and `overwrite` is not set, or is no html file.
-    KeyError
-        If there is no column `groupby`.
+    UserError
+        If `source` holds no descriptions, the column `groupby` does not exist, or `out` exists, is a folder or does
+        not end in `.html`.
     """
     out = Path(out)
-    if out.suffix != ".html":
-        raise UserError(f"--out {out}: expected a name that ends with .html.")
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder: expected the name of a page.")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}: expected one from 0 to {2**32 - 1}.")
-    if out.exists() and not overwrite:
-        raise UserError(f"--out {out} exists already: pass --overwrite, or choose another path.")
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"--out {out}: the folder {out.parent} does not exist.")
-    if max_cells < 1:
-        raise UserError(f"max_cells={max_cells}: expected at least 1.")
+    _check_arguments(out, max_cells=max_cells, seed=seed, overwrite=overwrite)
     described = read_described(source, key)
     if not len(described.cells):
-        raise UserError(f"{source} holds no cell.")
+        raise UserError(f"{source} holds no cells.")
     rows = np.arange(len(described.cells))
     if len(rows) > max_cells:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
-    places, map_name = embedding_layout(described, rows, key, seed)
-    groups, grouped_by = group_table(described, groupby, seed)
-    column = described.column(grouped_by) if groupby or grouped_by in described.others else None
-    script, plot = with_fixed_ids(*components(cell_map(places)))
+    positions, map_name = embedding_layout(described, rows, key, seed)
+    groups, grouped_by = _group_table(described, groupby, seed)
+    column = described.column(grouped_by) if groupby or grouped_by in described.other_columns else None
+    script, plot = _with_fixed_ids(*components(_cell_map(positions)))
     page = Environment(
         loader=PackageLoader("cell2text.describe"), autoescape=select_autoescape(), trim_blocks=True
     ).get_template("described.html")
     text = page.render(
         name=described.path.name, n_cells=len(described.cells), n_shown=len(rows), map_name=map_name,
         resources=Resources(mode="inline", components=["bokeh"]).render_js(), script=script, plot=plot,
-        data=page_data(described, rows, column, grouped_by), summary=summarise(described),
-        groups=groups.head(MOST_GROUPS_SHOWN).to_dict("records"), n_groups=len(groups), grouped_by=grouped_by,
-        pseudobulk="pseudobulk_cell_type" in groups, mapping=svg(mapping_figure(described.cells)),
-        params=parameters(described.params), few_genes=FEW_GENES, low_mapped=LOW_MAPPED,
+        data=_page_data(described, rows, column, grouped_by), summary=_summarise(described),
+        groups=groups.head(MAX_GROUPS_SHOWN).to_dict("records"), n_groups=len(groups), grouped_by=grouped_by,
+        pseudobulk="pseudobulk_cell_type" in groups, mapping=svg(_coverage_figure(described.cells)),
+        params=flat_parameters(described.params), low_genes=LOW_GENES, low_mapped=LOW_MAPPED_FRACTION,
     )  # fmt: skip
     write_atomically(out, text)
     return out
 
 
-def cell_map(places: np.ndarray) -> figure:
-    """The plot; the page's script colours and filters its points."""
-    n = len(places)
-    source = ColumnDataSource({"x": places[:, 0], "y": places[:, 1], "colour": [NOT_SAID] * n}, name="cells")
+def _check_arguments(out: Path, *, max_cells: int, seed: int, overwrite: bool) -> None:
+    """Raise a `UserError` for an argument that cannot work, before anything is read."""
+    if out.suffix != ".html":
+        raise UserError(f"out={str(out)!r}: expected a path that ends in .html.")
+    if out.is_dir():
+        raise UserError(f"out={str(out)!r} is a folder: expected the path of a page.")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: expected a number from 0 to {2**32 - 1}.")
+    if out.exists() and not overwrite:
+        raise UserError(f"out={str(out)!r} exists. Pass overwrite=True to replace it, or choose another path.")
+    check_output_folder(out)
+    if max_cells < 1:
+        raise UserError(f"max_cells={max_cells}: expected at least 1.")
+
+
+def _cell_map(positions: np.ndarray) -> figure:
+    """Return the plot; the script of the page colours and filters its points."""
+    n = len(positions)
+    columns = {"x": positions[:, 0], "y": positions[:, 1], "colour": [MISSING_COLOUR] * n}
+    source = ColumnDataSource(columns, name="cells")
     plot = figure(
         height=560, sizing_mode="stretch_width", tools="pan,wheel_zoom,box_zoom,reset,save,tap",
         active_scroll="wheel_zoom", output_backend="canvas", name="map",
-        x_range=span_of(places[:, 0]), y_range=span_of(places[:, 1]),
+        x_range=_padded_range(positions[:, 0]), y_range=_padded_range(positions[:, 1]),
     )  # fmt: skip
     size = float(np.clip(400 / np.sqrt(n), 3, 10))
     plot.scatter(
@@ -124,31 +138,31 @@ def cell_map(places: np.ndarray) -> figure:
     return plot
 
 
-def span_of(values: np.ndarray) -> Range1d:
-    """All of an axis with some room, whatever cells are shown."""
+def _padded_range(values: np.ndarray) -> Range1d:
+    """Return a fixed range around all values, so that filtering cells does not move the map."""
     low, high = float(values.min()), float(values.max())
-    room = 0.05 * (high - low) or 1.0
-    return Range1d(start=low - room, end=high + room)
+    padding = 0.05 * (high - low) or 1.0
+    return Range1d(start=low - padding, end=high + padding)
 
 
-def with_fixed_ids(*parts: str) -> list[str]:
-    """Bokeh's random ids as numbers: a page does not change from run to run."""
+def _with_fixed_ids(*parts: str) -> list[str]:
+    """Replace Bokeh's random ids by numbers, so that equal input gives an equal page."""
     ids: dict[str, str] = {}
     return [UUID.sub(lambda found: ids.setdefault(found[0], f"cell2text-{len(ids)}"), part) for part in parts]
 
 
-def page_data(described: Described, rows: np.ndarray, column: pd.Series | None, grouped_by: str) -> dict:
-    """What the page's script needs of the cells on the map; a text that several cells share stands there once."""
+def _page_data(described: Described, rows: np.ndarray, column: pd.Series | None, grouped_by: str) -> dict:
+    """Return what the script of the page needs for the cells on the map. Equal texts are stored once."""
     cells = described.cells.iloc[rows]
     labels = {}
     for name in FIELDS:
         if name in cells and cells[name].notna().any():
-            labels[name] = coloured(cells[name])
+            labels[name] = _coloured_labels(cells[name])
     if column is not None:
-        labels[f"group: {grouped_by}"] = coloured(column.iloc[rows])
+        labels[f"group: {grouped_by}"] = _coloured_labels(column.iloc[rows])
     numbers = {}
-    for name, title in NUMBERS.items():
-        if name not in cells:  # described before it was told
+    for name, title in SCORES.items():
+        if name not in cells:  # files of earlier versions lack type probabilities
             continue
         values = cells[name].astype(float)
         if values.notna().any():
@@ -165,54 +179,54 @@ def page_data(described: Described, rows: np.ndarray, column: pd.Series | None, 
         "pathways": pathway_codes.tolist(),
         "labels": labels,
         "numbers": numbers,
-        "sureness": NUMBERS[sureness_of(described.cells)],
+        "score": SCORES[_score_column(described.cells)],
         "palette": list(Viridis256),
-        "not_said": NOT_SAID,
+        "missing": MISSING_COLOUR,
     }
 
 
-def coloured(values: pd.Series) -> dict:
-    """Labels by their frequency with a colour each, and the number of every cell's label, -1 for none."""
+def _coloured_labels(values: pd.Series) -> dict:
+    """Return the labels of a column by decreasing frequency with colours, and each cell's label index, -1 for none."""
     counts = values.astype(object).value_counts()
     names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
-    numbers = {name: number for number, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     return {
         "names": [str(name) for name in names],
         "counts": [int(counts[name]) for name in names],
-        "colours": [*b_glasbey_category10, *[OTHER] * len(names)][: len(names)],
-        "codes": [numbers.get(value, -1) if pd.notna(value) else -1 for value in values.astype(object)],
+        "colours": [*b_glasbey_category10, *[OTHER_COLOUR] * len(names)][: len(names)],
+        "codes": [indices.get(value, -1) if pd.notna(value) else -1 for value in values.astype(object)],
     }
 
 
-def group_table(described: Described, groupby: str | None, seed: int) -> tuple[pd.DataFrame, str]:
-    """What is said of each group, largest first, and what the cells are grouped by."""
+def _group_table(described: Described, groupby: str | None, seed: int) -> tuple[pd.DataFrame, str]:
+    """Return the consensus of each group, largest group first, and the name of the grouping."""
     if groupby is None and described.groups is not None:
         column = str(described.groups_column)
         return described.groups.sort_values(["n_cells", "group"], ascending=[False, True]), column
-    name = groupby or "described cell type"
+    name = groupby or "predicted cell type"
     values = described.column(groupby) if groupby else described.cells["cell_type"].astype(object)
     if values.isna().all():
         return pd.DataFrame(columns=["group"]), name
     groups = find_groups(values.reset_index(drop=True), name, None, seed)
-    tallies = [Tally() for _ in groups.names]
-    told = ("confidence", "type_probability", "pathways")
-    names = [column for column in described.cells if column in told or column.startswith(FIELDS)]
+    descriptions = [GroupDescriptions() for _ in groups.names]
+    others = ("confidence", "type_probability", "pathways")
+    names = [column for column in described.cells if column in others or column.startswith(FIELDS)]
     cells = described.cells[names].astype(object)
     for code, row in zip(groups.codes, cells.where(cells.notna(), None).to_dict("records")):
         if code >= 0:
-            tallies[code].add(row)
+            descriptions[code].add(row)
     rows = [
-        {"group": group, "n_cells": int(size), **tally.consensus()}
-        for group, size, tally in zip(groups.names, groups.sizes, tallies)
+        {"group": group, "n_cells": int(size), **of_group.consensus()}
+        for group, size, of_group in zip(groups.names, groups.sizes, descriptions)
     ]
     return pd.DataFrame(rows).sort_values(["n_cells", "group"], ascending=[False, True]), name
 
 
-def summarise(described: Described) -> dict:
-    """Figures of all cells."""
+def _summarise(described: Described) -> dict:
+    """Return figures over all cells."""
     cells = described.cells
     empty = cells[TEXT].astype(str) == EMPTY_CELL_TEXT if TEXT in cells else cells["n_genes"] == 0
-    measure = sureness_of(cells)
+    score = _score_column(cells)
     return {
         "described": int(cells["confidence"].notna().sum()),
         "empty": int(empty.sum()),
@@ -220,31 +234,31 @@ def summarise(described: Described) -> dict:
         "cell_types": int(cells["cell_type"].nunique()),
         "tissues": int(cells["tissue"].nunique()),
         "diseases": int(cells["disease"].nunique()),
-        "measure": measure,
-        "sureness_name": NUMBERS[measure],
-        "sureness": float(cells[measure].median()) if cells[measure].notna().any() else None,
+        "score_column": score,
+        "score_name": SCORES[score],
+        "median_score": float(cells[score].median()) if cells[score].notna().any() else None,
         "genes": float(cells["n_genes"].median()),
         "mapped": float(cells["mapped_fraction"].mean()) if cells["mapped_fraction"].notna().any() else None,
-        "few_genes": int((cells["n_genes"] < FEW_GENES).sum()),
-        "low_mapped": int((cells["mapped_fraction"] < LOW_MAPPED).sum()),
+        "low_genes": int((cells["n_genes"] < LOW_GENES).sum()),
+        "low_mapped": int((cells["mapped_fraction"] < LOW_MAPPED_FRACTION).sum()),
     }
 
 
-def sureness_of(cells: pd.DataFrame) -> str:
-    """The column that tells how sure the model is: of the type, where it tells that, otherwise of the text."""
-    told = "type_probability" in cells and cells["type_probability"].notna().any()
-    return "type_probability" if told else "confidence"
+def _score_column(cells: pd.DataFrame) -> str:
+    """Return the column that ranks cells by reliability: type probability if available, otherwise confidence."""
+    available = "type_probability" in cells and cells["type_probability"].notna().any()
+    return "type_probability" if available else "confidence"
 
 
-def mapping_figure(cells: pd.DataFrame) -> Figure:
-    """Histograms of what the vocabulary kept of each cell, and of how sure the model is."""
+def _coverage_figure(cells: pd.DataFrame) -> Figure:
+    """Return histograms of the mapped fraction, the number of genes, and the score of the cells."""
     picture = Figure(figsize=(9, 2.4), layout="constrained")
     panels = picture.subplots(1, 3)
-    for axes, name, colour in zip(panels, ("mapped_fraction", "n_genes", sureness_of(cells)), COLOURS):
+    for axes, name, colour in zip(panels, ("mapped_fraction", "n_genes", _score_column(cells)), COLOURS):
         values = cells[name].astype(float).dropna()
         span = (0, 1) if name != "n_genes" else (0, max(1.0, float(values.max())))
         axes.hist(values, bins=30, range=span, color=colour)
-        axes.set_xlabel(NUMBERS[name])
+        axes.set_xlabel(SCORES[name])
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("cells")
     return picture

@@ -1,9 +1,10 @@
-"""A file is described a shard of rows at a time, by one process or many; what is done is kept, and merged at the end.
+"""Describe a file shard by shard, with one process or many, and merge the shards into the output.
 
-    INPUT -> shards of rows (OUT.describing/rows-*.parquet, each whole or not there) -> OUT
+    INPUT -> shards of rows (OUT.describing/rows-*.parquet, each complete or absent) -> OUT
 
-A process that is killed loses the shard it was at. The shards do not depend on how many processes there are, and so
-neither do the texts.
+An interrupted run resumes with the shards it has. Shards do not depend on the number of processes, so texts do not
+either. Processes find each other through the environment variables `RANK` and `WORLD_SIZE`, which `accelerate launch`
+and `torchrun` set, and wait for each other through files, so describing does not need the `train` extra.
 """
 
 import json
@@ -11,155 +12,185 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from textwrap import fill
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from cell2text.describe.engine import ID, TEXT, Describer
-from cell2text.describe.groups import describe_groups
-from cell2text.describe.inputs import CellFile, check_second, find_file
+from cell2text.describe.consensus import describe_groups
+from cell2text.describe.engine import Describer
+from cell2text.describe.inputs import CellFile, find_input
 from cell2text.describe.options import DescribeOptions, provenance
+from cell2text.describe.table import ID, TEXT
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
-from cell2text.files import check_output_folder, write_atomically
+from cell2text.files import atomic_path, check_output_folder, write_atomically
 from cell2text.loading import default_device, load_model, model_name
 
 
-SHARD = 1024  # rows: what a kill may lose, and what is sorted by length together
-PLAN, WAIT = "plan.json", 0.2
-SHOWN, WIDTH = 5, 100  # texts that are printed at the end, and their lines
+ROWS_PER_SHARD = 1024  # an interrupted run recomputes at most this many; cells of a shard are sorted by length together
+PLAN_FILE = "plan.json"
+POLL_SECONDS = 0.2
+PRINTED_TEXTS, LINE_WIDTH = 5, 100
 
 
 def describe_file(
     source: str | os.PathLike, out: str | os.PathLike | None = None, *, model: str | None = None,
     options: DescribeOptions | None = None, overwrite: bool = False, device: str | None = None,
-    progress: bool = True, shard_rows: int = SHARD,
+    progress: bool = True, shard_rows: int = ROWS_PER_SHARD,
 ) -> Path | None:  # fmt: skip
-    """Describe every cell of a file.
+    """Describe every cell of a file and write the result to a new file.
 
     Parameters
     ----------
     source
-        An h5ad file or zarr store with raw counts.
+        h5ad file or zarr store with raw counts, as a path or an address that fsspec can open.
     out
-        Where the result goes; its ending says how: h5ad and zarr (the input with what was said), jsonl, parquet, csv.
-        A table of groups goes into the first two's `uns`, or into a file beside the others, `NAME.groups.ENDING`.
-        `NAME.described.h5ad` (or zarr) in the current folder if left out.
+        Output. The format follows from the suffix: `.h5ad` and `.zarr` hold the input with the descriptions added,
+        `.jsonl`, `.parquet` and `.csv` one row per cell. The table of groups is written to `uns` of the first two,
+        and beside a plain table to `NAME.groups.SUFFIX`. Defaults to `NAME.described.h5ad` (or `.zarr`) in the
+        current folder.
     model
-        Folder or Hub id of a Cell2Text model; the one that ships with the package if left out.
+        Folder or Hub id of a Cell2Text model. Defaults to the bundled model.
     options
-        What is asked.
+        Prompt, counts, groups and text length. Defaults to `DescribeOptions()`.
     overwrite
-        Replace `out` and its table of groups, and forget what an earlier run with other options had done.
+        Replace `out` and its table of groups, and discard the shards of an interrupted run with other options.
     device
-        Such as `cuda:1`; the best there is if left out.
+        Torch device, such as `cuda:1`. Defaults to a GPU if there is one, otherwise to the CPU.
     progress
-        Show how far it is, and at the end some of the texts.
+        Show a progress bar, and print some of the texts at the end.
     shard_rows
-        Rows of a shard.
+        Cells per shard; an interrupted run recomputes at most this many. Texts do not depend on it.
 
     Returns
     -------
-    `out`, which is written whole or not at all; None on all processes but the first, which alone writes it.
+    The path `out`. It is written completely or not at all, by the process of rank 0; other processes return None.
 
     Raises
     ------
-    ValueError
-        If the input cannot be read or holds no counts of human genes, the output exists, lies inside the input or has
-        another ending, the model is no Cell2Text model, or an unfinished run with other options left its shards.
+    UserError
+        If the input cannot be read or holds no counts of human genes; if the output exists, lies inside the input or
+        has an unknown suffix; if the model is not a Cell2Text model; or if an interrupted run with other options left
+        its shards.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from cell2text.example import example_cells
+    >>> folder = tempfile.mkdtemp()
+    >>> example_cells()[:2].copy().write_h5ad(f"{folder}/cells.h5ad")
+    >>> options = DescribeOptions(allow_fractional=True, max_new_tokens=8)
+    >>> describe_file(f"{folder}/cells.h5ad", f"{folder}/texts.csv", options=options, progress=False).name
+    'texts.csv'
     """
     if shard_rows < 1:
         raise UserError(f"shard_rows={shard_rows}: expected at least 1.")
     options = options or DescribeOptions()
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    found = find_file(str(source))
-    out = described_path(found.url) if out is None else Path(out)
-    # The first process may have finished already.
-    check_output(found.url, out, overwrite=overwrite or rank > 0)
+    rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    found = find_input(str(source))
+    out = _default_output(found.url) if out is None else Path(out)
+    _check_output(found.url, out, overwrite=overwrite or rank > 0)  # rank 0 may have finished already
     loaded, processor = load_model(model, device or default_device())
-    cells = CellFile(found, processor, options)
-    if not cells.n_cells:
-        cells.close()
-        raise UserError(f"{source} holds no cell.")
-    try:
-        second = None
-        if options.compare_to is not None:
-            row = cells.find(options.compare_to)
-            second = cells.read(row, row + 1).cells[0]
-            check_second(second, processor, options)
-        describer = Describer(loaded, processor, options, second)
-        params = provenance(loaded, processor, describer.chat, options, model_name(model), cells.groups)
-        plan = {"source": identity(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
-        folder = open_folder(out, plan, overwrite=overwrite, first=rank == 0)
+    with closing(CellFile(found, processor, options)) as cells:
+        if not cells.n_cells:
+            raise UserError(f"{source} holds no cells.")
+        describer = Describer(loaded, processor, options, cells.comparison_cell())
+        params = provenance(loaded, processor, describer.conversation, options, model_name(model), cells.groups)
+        plan = {"source": _fingerprint(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
+        folder = _open_shards_folder(out, plan, overwrite=overwrite, first=rank == 0)
         if folder is None:
             return None
         starts = range(0, cells.n_cells, shard_rows)
-        with tqdm(total=cells.n_cells if ranks == 1 else None, unit=" cells", disable=not progress or rank > 0) as bar:
-            for start in starts[rank::ranks]:
+        progress_bar = tqdm(
+            total=cells.n_cells if n_ranks == 1 else None, unit=" cells", disable=not progress or rank > 0
+        )
+        with progress_bar:
+            for start in starts[rank::n_ranks]:
                 stop = min(start + shard_rows, cells.n_cells)
                 path = shard_path(folder, start)
                 if not path.exists():
                     write_shard(describer(cells.read(start, stop)), path)
-                bar.update(stop - start)
+                progress_bar.update(stop - start)
         if rank > 0:
             return None
         shards = [shard_path(folder, start) for start in starts]
-        wait_for(shards)
-        groups = None
-        if cells.groups is not None:
-            groups = describe_groups(cells.groups, read_shards(shards), describer(cells.pseudobulk(cells.groups)))
-    finally:
-        cells.close()
+        _wait_for(shards)
+        groups = _describe_groups(describer, cells, shards)
     write_output(found, out, shards, params, groups)
-    shown = [] if options.fields_only or not progress else some_texts(shards[0])
+    texts = _example_texts(shards[0]) if progress and not options.fields_only else []
     shutil.rmtree(folder)
-    for head, text in shown:
-        lines = f"{head}\n{fill(text, WIDTH, break_on_hyphens=False)}\n"
-        encoding = sys.stdout.encoding or "utf-8"
-        print(lines.encode(encoding, "replace").decode(encoding))
+    encoding = sys.stdout.encoding or "utf-8"
+    for text in texts:
+        print(text.encode(encoding, "replace").decode(encoding))
     return out
 
 
-def some_texts(shard: Path) -> list[tuple[str, str]]:
-    """Headings and texts of some of a shard's cells, so that one sees what was written."""
+def shard_path(folder: Path, start: int) -> Path:
+    """Return the path of the shard whose first row is `start`."""
+    return folder / f"rows-{start:010d}.parquet"
+
+
+def write_shard(table: pa.Table, path: Path) -> None:
+    """Write a shard; other processes see the complete file or none."""
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def _describe_groups(describer: Describer, cells: CellFile, shards: Sequence[Path]) -> pd.DataFrame | None:
+    """Return the table of groups, None without groups."""
+    if cells.groups is None:
+        return None
+    return describe_groups(cells.groups, read_shards(shards), describer(cells.pseudobulk(cells.groups)))
+
+
+def _example_texts(shard: Path) -> list[str]:
+    """Return headings and wrapped texts of a few cells of a shard, evenly spaced."""
     table = pq.read_table(shard, columns=[ID, TEXT, "type_probability"])
     table = table.filter(table[TEXT].is_valid())
-    rows = table.take(np.linspace(0, len(table) - 1, min(SHOWN, len(table))).astype(int)).to_pylist()
-    return [(heading(row[ID], row["type_probability"]), row[TEXT]) for row in rows]
+    rows = table.take(np.linspace(0, len(table) - 1, min(PRINTED_TEXTS, len(table))).astype(int)).to_pylist()
+    return [
+        f"{cell_heading(row[ID], row['type_probability'])}\n{fill(row[TEXT], LINE_WIDTH, break_on_hyphens=False)}\n"
+        for row in rows
+    ]
 
 
-def heading(name: str, type_probability: float | None) -> str:
-    """A cell's name, and how probable the model takes the type that it named, where it tells that."""
+def cell_heading(name: str, type_probability: float | None) -> str:
+    """Return a cell's name with its type probability, if the model provides one."""
     return name if type_probability is None else f"{name} (type probability {type_probability:.2f})"
 
 
-def described_path(url: str) -> Path:
-    """Where the result goes if nothing is said: into the current folder, under the input's name."""
+def _default_output(url: str) -> Path:
+    """Return the default output: the input's name with `.described`, in the current folder."""
     name = PurePosixPath(url.rstrip("/")).name
     suffix = ".zarr" if name.endswith(".zarr") else ".h5ad"
     return Path(name.removesuffix(suffix) + ".described" + suffix)
 
 
-def check_output(source: str, out: Path, *, overwrite: bool) -> None:
-    """Refuse an output that would harm the input, or another file."""
+def _check_output(source: str, out: Path, *, overwrite: bool) -> None:
+    """Raise a `UserError` if writing the output would change the input or replace another file."""
     format_of(out)
     inside = Path(source.removeprefix("file://")).resolve()
     if out.resolve() == inside or inside in out.resolve().parents:
-        raise UserError(f"--out {out} is the input or lies inside it, and the input is never changed: choose another.")
-    goes_on = (shards_folder(out) / PLAN).exists()  # it may have ended between its two tables
-    for path in (out, groups_path(out)) if out.suffix in TABLES and not goes_on else (out,):
+        raise UserError(
+            f"out={str(out)!r} is the input or lies inside it, and the input is never changed. Choose another path."
+        )
+    resumes = (_shards_folder(out) / PLAN_FILE).exists()  # then the table of groups may exist before `out` does
+    for path in (out, groups_path(out)) if out.suffix in TABLES and not resumes else (out,):
         if path.exists() and not overwrite:
-            raise UserError(f"--out {path} exists already: pass --overwrite, or choose another path.")
+            raise UserError(f"out={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path.")
     check_output_folder(out)
 
 
-def identity(url: str) -> dict:
-    """What tells a file from another, or from itself after a change, without reading it."""
+def _fingerprint(url: str) -> dict:
+    """Identify a file and its version without reading it."""
     path = Path(url.removeprefix("file://"))
     if not path.exists():
         return {"url": url}
@@ -167,68 +198,57 @@ def identity(url: str) -> dict:
     return {"url": url, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
 
 
-def shards_folder(out: Path) -> Path:
+def _shards_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.describing")
 
 
-def open_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path | None:
-    """The folder of the shards beside the output; the first process makes it, the others wait for it.
+def _open_shards_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path | None:
+    """Return the folder of the shards: rank 0 creates it beside the output, other ranks wait for it.
 
-    None for another process that comes when the first has found all shards, and is done.
+    Returns None on another rank that starts after rank 0 has finished.
 
     Raises
     ------
-    ValueError
-        If it belongs to a run with another input, model or options.
+    UserError
+        If the folder belongs to a run with another input, model or options.
     """
-    folder = shards_folder(out)
-    path = folder / PLAN
+    folder = _shards_folder(out)
+    path = folder / PLAN_FILE
     text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
     if first:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             if not overwrite:
                 before = json.loads(path.read_text(encoding="utf-8"))
                 raise UserError(
-                    f"{folder} was left by a run with another {', another '.join(differing(before, plan))}: pass "
-                    "--overwrite to forget it, or finish that run first."
+                    f"{folder} was left by an interrupted run with different {', '.join(_differences(before, plan))}. "
+                    "Pass overwrite=True to discard it, or finish that run first."
                 )
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         write_atomically(path, text)
     started = psutil.Process().create_time()
-    while not first and not same_plan(path, text):
+    while not first and not _holds(path, text):
         if not folder.exists() and out.exists() and out.stat().st_mtime > started:
             return None
-        time.sleep(WAIT)
+        time.sleep(POLL_SECONDS)
     return folder
 
 
-def same_plan(path: Path, text: str) -> bool:
+def _holds(path: Path, text: str) -> bool:
+    """Return whether a file exists and holds a text."""
     try:
         return path.read_text(encoding="utf-8") == text
-    except FileNotFoundError:  # not yet there, or there no more
+    except FileNotFoundError:
         return False
 
 
-def differing(before: dict, now: dict) -> list[str]:
+def _differences(before: dict, now: dict) -> list[str]:
+    """Return the names of the settings in which two plans differ."""
     flat = [{**{k: v for k, v in plan.items() if k != "params"}, **plan["params"]} for plan in (before, now)]
     return sorted(name for name in {*flat[0], *flat[1]} if flat[0].get(name) != flat[1].get(name))
 
 
-def shard_path(folder: Path, start: int) -> Path:
-    return folder / f"rows-{start:010d}.parquet"
-
-
-def write_shard(table: pa.Table, path: Path) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def wait_for(shards: list[Path]) -> None:
-    """Wait until the other processes have written their shards. Their launcher ends this one where one of them dies."""
+def _wait_for(shards: Sequence[Path]) -> None:
+    """Wait until the other ranks have written their shards; if one dies, its launcher ends this process."""
     while not all(path.exists() for path in shards):
-        time.sleep(WAIT)
+        time.sleep(POLL_SECONDS)

@@ -7,36 +7,10 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from cell2text.evaluation.classification import FieldPairs
-from cell2text.language.fields import Claim
 
 
 SURENESS = {"type_probability": "probability of the named type", "confidence": "confidence of the text"}
 EDGES = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
-
-
-def probability_of_types(claims: Sequence[Claim | None], types: Sequence[str], told: np.ndarray) -> np.ndarray:
-    """How probable a model takes the types that its texts name, float32, shape (n_cells,); NaN where it does not tell.
-
-    Parameters
-    ----------
-    types
-        Names of the types that it knows.
-    told
-        Their probabilities, shape (n_cells, n_types).
-    """
-    found = np.full(len(claims), np.nan, dtype=np.float32)
-    columns = {name.casefold(): column for column, name in enumerate(types)}
-    for row, claim in enumerate(claims):
-        names = (claim.name, claim.label) if claim else ()
-        column = next((columns[name.casefold()] for name in names if name.casefold() in columns), None)
-        if column is not None:
-            found[row] = told[row, column]
-    return found
-
-
-def four_digits(values: np.ndarray) -> list[float]:
-    """Values without the digits that depend on the cells that were worked on together."""
-    return [float(f"{value:.4g}") for value in values]
 
 
 def score_certainty(pairs: FieldPairs, rows: Sequence[Mapping]) -> dict[str, dict]:

@@ -1,1 +1,1 @@
-"""Generate texts and embeddings for many cells; shared by describe, training and evaluation."""
+"""Generate texts and embeddings for many cells. Used by `describe`, `tl` and training alike."""

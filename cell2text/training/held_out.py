@@ -1,7 +1,6 @@
 """Describe the held-out cells after training, and evaluate what the texts say."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +8,17 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from cell2text.evaluation.calibration import four_digits, probability_of_types
 from cell2text.evaluation.evaluate import evaluate_predictions
 from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.evaluation.training_cells import training_of
 from cell2text.files import write_atomically
+from cell2text.inference.embedding import embed_cells
+from cell2text.inference.generation import BatchedTextGenerator
+from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
 from cell2text.language.parsing import read_fields
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.rows import TrainingRows
-from generation_cell2text import CellTextGenerator, encode_cells
-from pipeline_cell2text import CellToTextPipeline
 
 
 EXAMPLES = 5
@@ -39,7 +38,7 @@ def describe_held_out(
     training = None
     if args.baselines:
         head = "linear_head" in args.baselines
-        learned = embed_cells(model, processor, training_rows.train, args.generation_batch_size) if head else None
+        learned = embed_cells(model, processor, first_cells(training_rows.train)) if head else None
         training = training_of(
             training_rows.train,
             rows,
@@ -57,28 +56,36 @@ def describe_held_out(
 def predict_rows(
     model, processor, rows: Dataset, *, batch_size: int, max_new_tokens: int
 ) -> tuple[list[dict], np.ndarray]:
-    """Rows as evaluation reads them, and the cells' embeddings, float32, shape (n_cells, cell_hidden).
+    """Describe the first cell of each row.
 
-    A row has what is said of its cell, how sure the model is of it, and what is true.
+    Parameters
+    ----------
+    rows
+        Rows of a prepared data set, with `cells`, `completion` and the columns `COPIED`.
+    batch_size
+        Cells per batch.
+    max_new_tokens
+        Maximum number of generated tokens per text.
+
+    Returns
+    -------
+    Rows as evaluation reads them, with prediction, confidence, type probability, reference and labels; and the cells'
+    embeddings, float32, shape (n_cells, cell_hidden).
     """
-    answer = CellTextGenerator(model, processor, max_new_tokens=max_new_tokens)
-    answers = [answer(cells) for cells in batches_of(rows, batch_size)]
-    texts = [text for found in answers for text in found.texts]
-    claims = [read_fields(text).cell_type for text in texts]
-    types = model.config.concept_groups.get("cell_type", [])
-    told = [found.concepts["cell_type"] if types else np.empty((len(found.texts), 0)) for found in answers]
-    sure = {
-        "confidence": np.concatenate([found.confidence for found in answers]),
-        "type_probability": probability_of_types(claims, types, np.concatenate(told)),
-    }
-    said: list[dict] = [{"prediction": text} for text in texts]
-    for name, values in sure.items():
-        for row, value in zip(said, four_digits(values)):
-            row[name] = value if np.isfinite(value) else None
+    generator = BatchedTextGenerator(model, processor, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    generated = generator(first_cells(rows))
+    claims = [read_fields(text).cell_type for text in generated.texts]
+    type_names = model.config.concept_groups.get("cell_type", [])
+    concepts = generated.concepts["cell_type"] if type_names else np.empty((len(claims), 0))
+    scores = {"confidence": generated.confidence, "type_probability": type_probabilities(claims, type_names, concepts)}
+    outputs: list[dict] = [{"prediction": text} for text in generated.texts]
+    for name, values in scores.items():
+        for output, value in zip(outputs, round_to_four_digits(values)):
+            output[name] = value if np.isfinite(value) else None
     references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
-    truths = rows.select_columns(list(COPIED))
-    predictions = [{**truth, **row, "reference": reference} for truth, row, reference in zip(truths, said, references)]
-    return predictions, np.concatenate([found.embeddings for found in answers])
+    labels = rows.select_columns(list(COPIED))
+    predictions = [{**row, **output, "reference": text} for row, output, text in zip(labels, outputs, references)]
+    return predictions, generated.embeddings
 
 
 def write_predictions(predictions: list[dict], path: Path) -> None:
@@ -86,21 +93,9 @@ def write_predictions(predictions: list[dict], path: Path) -> None:
     write_atomically(path, "\n".join(lines) + "\n")
 
 
-def describe_cells(model, processor, cells: list, **options) -> list[str]:
-    """One text for each ranked cell."""
-    describe = CellToTextPipeline(model=model, processor=processor, device=model.device)
-    return [result["generated_text"] for result in describe(cells, **options)]
-
-
-def embed_cells(model, processor, rows: Dataset, batch_size: int) -> np.ndarray:
-    """The cell encoder's states, the mean over each cell's genes, float32, shape (n_cells, cell_hidden)."""
-    return np.concatenate([encode_cells(model, processor, cells).embeddings for cells in batches_of(rows, batch_size)])
-
-
-def batches_of(rows: Dataset, batch_size: int) -> Iterator[list[list]]:
-    """The first cell of each row, some rows at a time."""
-    for start in range(0, len(rows), batch_size):
-        yield [[ranked[0]] for ranked in rows[start : start + batch_size]["cells"]]
+def first_cells(rows: Dataset) -> list[list[int]]:
+    """Return the first ranked cell of each row."""
+    return [cells[0] for cells in rows["cells"]]
 
 
 def print_results(metrics: dict, predictions: list[dict], out: Path) -> None:

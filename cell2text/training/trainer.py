@@ -13,15 +13,15 @@ from peft import PeftModel
 from trl import SFTConfig, SFTTrainer
 
 from cell2text.errors import UserError
+from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
 from cell2text.training.checkpoints import WholeCheckpoints
 from cell2text.training.class_balance import BalancedRows
 from cell2text.training.concept_targets import TrainingConceptOverrides
-from cell2text.training.held_out import describe_cells
 from cell2text.training.loss_watch import LossWatch
 from cell2text.training.saving import is_sharded
 from cell2text.training.state_cache import CellStateCache
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, peak_flops
-from cell2text.training.validation import GenerationEvaluator, describe_with_shards
+from cell2text.training.validation import GenerationEvaluator
 from collation_cell2text import Cell2TextDataCollator
 
 
@@ -116,9 +116,9 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
 
         def describe(cells):
             if is_sharded(self):
-                return describe_with_shards(self.model.eval(), self.processing_class, cells, **options)
+                return generate_with_sharded_model(self.model.eval(), self.processing_class, cells, **options)
             plain = self.accelerator.unwrap_model(self.model).eval()
-            return describe_cells(plain, self.processing_class, cells, **options)
+            return BatchedTextGenerator(plain, self.processing_class, **options)(cells).texts
 
         self.validation_texts = GenerationEvaluator(rows, describe, **share)
 

@@ -84,25 +84,6 @@ def text_metrics(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, flo
     return found
 
 
-def describe_with_shards(model, processor, cells: list, *, batch_size: int, max_new_tokens: int) -> list[str]:
-    """One text for each ranked cell, by a model that is cut over the ranks.
-
-    `generate` gathers the parts that each step needs, and steps on until the last rank has ended its texts: all ranks
-    call this with as many cells.
-    """
-    texts = []
-    for start in range(0, len(cells), batch_size):
-        chosen = cells[start : start + batch_size]
-        inputs = processor.apply_chat_template(
-            [processor.conversation()] * len(chosen), tokenize=True, return_dict=True, return_tensors="pt",
-            add_generation_prompt=True, processor_kwargs={"cells": [[cell] for cell in chosen]},
-        ).to(model.device)  # fmt: skip
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        said = ids[:, inputs["input_ids"].shape[1] :]
-        texts += [text.strip() for text in processor.tokenizer.batch_decode(said, skip_special_tokens=True)]
-    return texts
-
-
 class GenerationEvaluator:
     """Describes chosen validation cells and scores the texts.
 

@@ -1,0 +1,38 @@
+"""Ranked cells of an experiment with their names and gene statistics. Depends on NumPy only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class RankedCells:
+    """Ranked cells of one experiment, in its order.
+
+    Parameters
+    ----------
+    names
+        Cell names, shape (n_cells,).
+    cells
+        Gene token ids of each cell.
+    n_genes
+        Number of expressed genes in the vocabulary, shape (n_cells,).
+    mapped_fraction
+        Fraction of the counts on genes in the vocabulary, shape (n_cells,).
+    to_describe
+        Whether each cell gets a text, shape (n_cells,); all cells if None. The others get an embedding only.
+    """
+
+    names: Sequence[str]
+    cells: list[np.ndarray]
+    n_genes: np.ndarray
+    mapped_fraction: np.ndarray
+    to_describe: np.ndarray | None = None
+
+    def __getitem__(self, rows: slice) -> "RankedCells":
+        """Return a range of the cells."""
+        to_describe = None if self.to_describe is None else self.to_describe[rows]
+        return RankedCells(
+            self.names[rows], self.cells[rows], self.n_genes[rows], self.mapped_fraction[rows], to_describe
+        )

@@ -1,0 +1,88 @@
+"""The table of described cells: one row per cell with text, parsed fields, scores and embedding.
+
+Depends on `language.parsing`, which reads the fields from a text.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from cell2text.describe.ranked_cells import RankedCells
+from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
+from cell2text.language.fields import FIELDS, TERM_FIELDS, Fields
+from cell2text.language.parsing import read_fields
+from processing_cell2text import EMPTY_CELL_TEXT
+
+
+ID, TEXT, EMBEDDING = "cell_id", "text", "embedding"
+
+
+def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
+    """Return the columns of the table; `fields_only` leaves out the text."""
+    texts = [] if fields_only else [(TEXT, pa.string())]
+    fields = [
+        (column, pa.string())
+        for name in FIELDS
+        for column in ((name, f"{name}_ontology_term_id") if name in TERM_FIELDS else (name,))
+    ]
+    return pa.schema(
+        [
+            (ID, pa.string()),
+            *texts,
+            *fields,
+            ("pathways", pa.string()),
+            ("confidence", pa.float32()),
+            ("type_probability", pa.float32()),
+            ("n_genes", pa.int32()),
+            ("mapped_fraction", pa.float32()),
+            (EMBEDDING, pa.list_(pa.float32(), embedding_size)),
+        ]
+    )
+
+
+def make_table(
+    cells: RankedCells, texts: Sequence[str | None], confidence: np.ndarray, embeddings: np.ndarray,
+    type_names: Sequence[str] = (), concept_probabilities: np.ndarray | None = None, *, fields_only: bool,
+) -> pa.Table:  # fmt: skip
+    """Parse texts and return one row per cell, with the columns of :func:`table_schema`.
+
+    Parameters
+    ----------
+    cells
+        The cells that were described.
+    texts
+        One text per cell; None for cells without a text.
+    confidence
+        Probability of each text under the model, shape (n_cells,); NaN for cells without a text.
+    embeddings
+        Shape (n_cells, cell_hidden).
+    type_names, concept_probabilities
+        See :func:`cell2text.inference.probabilities.type_probabilities`. Omitted for models without concepts.
+    fields_only
+        Leave out the text.
+    """
+    schema = table_schema(embeddings.shape[1], fields_only=fields_only)
+    parsed = [Fields() if text in (None, EMPTY_CELL_TEXT) else read_fields(text) for text in texts]
+    concepts = np.empty((len(texts), 0)) if concept_probabilities is None else concept_probabilities
+    probabilities = type_probabilities([fields.cell_type for fields in parsed], type_names, concepts)
+    columns: dict[str, object] = {
+        ID: [str(name) for name in cells.names],
+        TEXT: [text and text.replace("\0", "") for text in texts],  # HDF5 strings cannot hold NUL
+        "pathways": ["; ".join(fields.pathways) or None for fields in parsed],
+        "confidence": _score_column(confidence),
+        "type_probability": _score_column(probabilities),
+        "n_genes": np.asarray(cells.n_genes, dtype=np.int32),
+        "mapped_fraction": np.asarray(cells.mapped_fraction, dtype=np.float32),
+        EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
+    }
+    for name in FIELDS:
+        claims = [getattr(fields, name) for fields in parsed]
+        columns[name] = [claim and claim.name for claim in claims]
+        columns[f"{name}_ontology_term_id"] = [claim and claim.term_id for claim in claims]
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def _score_column(values: np.ndarray) -> pa.Array:
+    """Return values with four digits, null for NaN."""
+    return pa.array(round_to_four_digits(values), pa.float32(), from_pandas=True)

@@ -1,0 +1,114 @@
+"""Generate texts for many ranked cells. Depends on `generation_cell2text.py` for one batch, and on `batch_size`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cell2text.inference.batch_size import LengthSortedBatches, free_memory, gene_tokens_that_fit, prompts_that_fit
+from generation_cell2text import CellTextGenerator, GeneratedTexts
+from processing_cell2text import EMPTY_CELL_TEXT
+
+
+class BatchedTextGenerator:
+    """Generate one text per cell with greedy decoding, for any number of cells.
+
+    Cells are sorted by length, and a batch that runs out of GPU memory is halved. Neither changes a text.
+
+    Parameters
+    ----------
+    model, processor
+        A Cell2Text model on its device, and its processor.
+    conversation
+        Prompt as chat messages, with one cell block, or with two if there is a `comparison_cell`. Defaults to the
+        processor's own prompt.
+    comparison_cell
+        Ranked cell that fills the second cell block of every prompt. None for prompts with one cell.
+    batch_size
+        Cells per batch. Chosen from the free memory if None.
+    max_new_tokens
+        Maximum number of generated tokens per text.
+
+    Attributes
+    ----------
+    batches
+        Batch size and number of gene tokens per pass, lowered when memory runs out.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> model, processor = cell2text.load()
+    >>> cells = processor.rank_encode(cell2text.example_cells()[:2], allow_fractional=True)
+    >>> generated = BatchedTextGenerator(model, processor, max_new_tokens=8)(cells)
+    >>> len(generated.texts), generated.embeddings.shape
+    (2, (2, 256))
+    """
+
+    def __init__(
+        self, model, processor, conversation: list[dict] | None = None, *, comparison_cell: np.ndarray | None = None,
+        batch_size: int | None = None, max_new_tokens: int = 160,
+    ):  # fmt: skip
+        free_bytes = free_memory(model.device)
+        gene_tokens = gene_tokens_that_fit(model, processor.max_genes, free_bytes)
+        self.generator = CellTextGenerator(model, processor, conversation, gene_tokens, max_new_tokens=max_new_tokens)
+        if batch_size is None:
+            batch_size = prompts_that_fit(model, len(self.generator.prompt) + max_new_tokens, free_bytes)
+        self.batches = LengthSortedBatches(batch_size, gene_tokens)
+        self.comparison_cell = comparison_cell
+
+    def __call__(self, cells: Sequence) -> GeneratedTexts:
+        """Generate texts for ranked cells, in their order.
+
+        Parameters
+        ----------
+        cells
+            Gene token ids, one sequence per cell. A cell without genes gets an explanation instead of a description.
+        """
+        n, config = len(cells), self.generator.model.config
+        total = GeneratedTexts(
+            texts=[EMPTY_CELL_TEXT] * n,
+            embeddings=np.zeros((n, config.cell_config.hidden_size), dtype=np.float32),
+            confidence=np.full(n, np.nan, dtype=np.float32),
+            steps=0,
+            useful=0,
+            concepts={
+                group: np.full((n, len(names)), np.nan, dtype=np.float32)
+                for group, names in config.concept_groups.items()
+            },
+        )
+        second = [] if self.comparison_cell is None else [self.comparison_cell]
+
+        def generate(indices: np.ndarray, gene_tokens: int | None) -> GeneratedTexts:
+            self.generator.genes_at_once = gene_tokens
+            return self.generator([[cells[i], *second] for i in indices])
+
+        for indices, batch in self.batches.run(cells, generate):
+            for i, text in zip(indices, batch.texts):
+                total.texts[i] = text
+            total.confidence[indices], total.embeddings[indices] = batch.confidence, batch.embeddings
+            for group, probabilities in batch.concepts.items():
+                total.concepts[group][indices] = probabilities
+            total.steps, total.useful = total.steps + batch.steps, total.useful + batch.useful
+        return total
+
+
+def generate_with_sharded_model(
+    model, processor, cells: Sequence, *, batch_size: int, max_new_tokens: int
+) -> list[str]:
+    """Generate one text per ranked cell with a model whose weights are sharded over ranks, such as with FSDP.
+
+    :class:`BatchedTextGenerator` cannot run such a model: every forward pass gathers weights from all ranks, so all
+    ranks must make the same number of passes, while its decoding loop ends as soon as this rank's texts have ended.
+    `generate` keeps ranks in step. All ranks must call this function, with the same number of cells.
+    """
+    texts = []
+    for start in range(0, len(cells), batch_size):
+        batch = cells[start : start + batch_size]
+        inputs = processor.apply_chat_template(
+            [processor.conversation()] * len(batch), tokenize=True, return_dict=True, return_tensors="pt",
+            add_generation_prompt=True, processor_kwargs={"cells": [[cell] for cell in batch]},
+        ).to(model.device)  # fmt: skip
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        completions = ids[:, inputs["input_ids"].shape[1] :]
+        decoded = processor.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        texts += [EMPTY_CELL_TEXT if processor.is_empty(cell) else text.strip() for cell, text in zip(batch, decoded)]
+    return texts
