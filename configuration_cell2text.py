@@ -33,8 +33,8 @@ class Cell2TextConfig(PreTrainedConfig):
             genes and the `<cls>` state; `concepts` makes them of the probabilities of `cell_concepts` alone, which it
             tells from such features.
         cell_concepts (`dict`, *optional*):
-            Names of what the `concepts` projector tells of a cell, by group: under `multiclass` the groups of which a cell
-            has one name (`{"cell_type": ["B cell", "T cell"]}`), under `multilabel` those of which it may have several.
+            Names that the `concepts` projector predicts, by group. A cell has one name of a group under `multiclass`
+            (`{"cell_type": ["B cell", "T cell"]}`) and any number of names of a group under `multilabel`.
         projector_hidden_size (`int`, *optional*):
             Width inside the projector; the encoder's hidden size for `perceiver`, the language model's for any other,
             when left out.
@@ -72,6 +72,7 @@ class Cell2TextConfig(PreTrainedConfig):
     """
 
     model_type = "cell2text"
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "cell_hidden_states"]
 
     sub_configs_defaults = {
         "cell_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),

@@ -183,7 +183,7 @@ class CellTextGenerator:
             return said.tolist(), [float("nan")] * len(said), said.numel()
         cache = self._shared_cache(len(prompts))
         outputs = self.model(
-            input_ids=prompts[:, self.n_shared :], past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs
+            input_ids=prompts[:, self.n_shared :], cache=cache, use_cache=True, logits_to_keep=1, **inputs
         )
         return self._greedy(prompts, outputs.logits[:, -1], cache)
 
@@ -193,7 +193,7 @@ class CellTextGenerator:
             self._shared = DynamicCache(config=self.model.config.text_config)
             if self.n_shared:
                 shared = self.prompt[None, : self.n_shared]
-                self.model(input_ids=shared, past_key_values=self._shared, use_cache=True, logits_to_keep=1)
+                self.model(input_ids=shared, cache=self._shared, use_cache=True, logits_to_keep=1)
         cache = copy.deepcopy(self._shared)
         if self.n_shared:
             cache.batch_repeat_interleave(n_rows)
@@ -229,6 +229,6 @@ class CellTextGenerator:
                 cache.batch_select_indices(kept)
                 ids, chosen = ids[kept], chosen[kept]
                 rows, ended = rows[~ended], ended[~ended]
-            logits = self.model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1]
+            logits = self.model(input_ids=ids[:, -1:], cache=cache, use_cache=True).logits[:, -1]
             steps += len(ids)
         return said, list(np.exp(chances)), steps + len(prompts)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, cached_file, torch_compilable_check
@@ -54,6 +54,8 @@ CUSTOM_PIPELINES = {
     }
 }
 CELL_INPUTS = ("cell_input_ids", "cell_attention_mask", "cell_embeds", "concept_overrides")
+# transformers 5.24 renamed the key-value cache, as an argument and as an output.
+CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 @dataclass
@@ -81,23 +83,13 @@ class Cell2TextModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class Cell2TextCausalLMOutputWithPast(ModelOutput):
+class Cell2TextCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Outputs with a language modelling head.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Next-token loss, given when `labels` are.
-        logits (`torch.FloatTensor` of shape `(batch, length, vocab_size)`): Scores before the softmax.
-        past_key_values (`Cache`, *optional*): Keys and values for the next step.
-        hidden_states (`tuple`, *optional*): Hidden states of the language model, one entry a layer.
-        attentions (`tuple`, *optional*): Attentions of the language model, one entry a layer.
         cell_hidden_states (`torch.FloatTensor`, *optional*): See [`Cell2TextModelOutputWithPast`].
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     cell_hidden_states: torch.FloatTensor | None = None
 
 
@@ -108,7 +100,7 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
     input_modalities = ["text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["Cell2TextPerceiverLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -407,11 +399,13 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | Cell2TextModelOutputWithPast:
         """See [`Cell2TextForConditionalGeneration.forward`]."""
+        if cache is not None:
+            kwargs[CACHE_NAME] = cache
         if (input_ids is None) == (inputs_embeds is None):
             raise UserError("Pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -427,19 +421,18 @@ class Cell2TextModel(Cell2TextPreTrainedModel):
             if self.training and self.config.cell_feature_noise > 0:
                 cell_embeds = self._noisy(cell_embeds)
             inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, cell_embeds, cell_attention_mask)
-        elif input_ids is not None and past_key_values is None:
+        elif input_ids is not None and not has_cache(kwargs):
             self.check_no_placeholders(input_ids)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             **kwargs,
         )
         return Cell2TextModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME, None)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cell_hidden_states=cell_embeds,
@@ -590,7 +583,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         cell_embeds: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -613,6 +606,8 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
                 their names, from 0 to 1 and NaN where unknown. It stands in for what the projector would tell.
             cell_embeds (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`, *optional*):
                 Features of the cells, in place of `cell_input_ids`.
+            cache (`Cache`, *optional*):
+                Keys and values of the tokens before these. Its older name `past_key_values` works, too.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Text tokens to learn; -100 is left out of the loss.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
@@ -630,7 +625,7 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
             cell_embeds=cell_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             return_dict=True,
             **kwargs,
@@ -642,22 +637,20 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         return Cell2TextCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME, None)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cell_hidden_states=outputs.cell_hidden_states,
         )
 
     def prepare_inputs_for_generation(
-        self, input_ids, past_key_values=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, **kwargs
     ):
-        # `inputs_embeds` is named because `generate` looks for it in this signature.
+        # `generate` looks for `inputs_embeds` and for the cache's older name in this signature.
+        if past_key_values is not None:
+            kwargs["past_key_values"] = past_key_values
         model_inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if not is_first_iteration and model_inputs.get("use_cache", True):
             for name in CELL_INPUTS:
@@ -677,9 +670,14 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
                 known = kwargs.pop("concept_overrides", None)
                 features = self.get_cell_features(cells, mask, concept_overrides=known).pooler_output
             kwargs.update(cell_embeds=features, cell_attention_mask=mask)
-        if kwargs.get("cell_embeds") is None and ids is not None and kwargs.get("past_key_values") is None:
+        if kwargs.get("cell_embeds") is None and ids is not None and not has_cache(kwargs):
             self.model.check_no_placeholders(ids)
         return super().generate(inputs, *args, **kwargs)
+
+
+def has_cache(kwargs) -> bool:
+    """Whether arguments of `forward` or `generate` hold a cache, under its newer or its older name."""
+    return any(kwargs.get(name) is not None for name in ("cache", "past_key_values"))
 
 
 def load_component(auto_class, source, dtype, load_kwargs):

@@ -8,7 +8,7 @@ from statistics import mean
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from cell2text.evaluation.report import SYSTEM_NAMES, table_cell
+from cell2text.evaluation.report import SYSTEM_NAMES, markdown_cell
 from cell2text.models import MINI
 from vocabulary_cell2text import write_atomically
 
@@ -75,7 +75,7 @@ def render_card(sources: dict) -> str:
         "figure": figure,
         "percent": percent,
         "thousands": lambda value: f"{value:,}",
-        "cell": table_cell,
+        "cell": markdown_cell,
     }
     return environment.from_string((CONFIGS / "model_card.md").read_text()).render(
         sources=sources,

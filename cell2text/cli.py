@@ -116,9 +116,9 @@ def vocab(
     quiet: Quiet = False,
 ) -> None:
     """Fit gene medians to counts and save them as a gene vocabulary."""
-    from cell2text.preparation.run import fit_vocabulary_of_files
+    from cell2text.preparation.run import fit_vocabulary_from_files
 
-    vocabulary = fit_vocabulary_of_files(
+    vocabulary = fit_vocabulary_from_files(
         inputs or [], out, workers=workers, progress=not quiet, layer=layer, max_genes=max_genes, min_cells=min_cells,
         allow_fractional=allow_fractional,
     )  # fmt: skip
@@ -154,10 +154,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Governs bootstrap, control and baselines.")] = 0,
 ) -> None:
     """Score descriptions: fields, ontology similarity, pathways, texts, with baselines, controls and intervals."""
+    from cell2text.evaluation.baseline_data import load_baseline_data, read_embeddings
     from cell2text.evaluation.baselines import METHODS
     from cell2text.evaluation.evaluate import evaluate_predictions
     from cell2text.evaluation.predictions import read_rows
-    from cell2text.evaluation.training_cells import load_training, read_embeddings
 
     lacking = [name for name in ("lightgbm", "nltk", "rouge_score", "sacrebleu") if find_spec(name) is None]
     if lacking:
@@ -169,7 +169,7 @@ def evaluate(
     if kept is not None:
         found = kept.of(ids)
     if baselines:
-        training = load_training(
+        training = load_baseline_data(
             baselines, ids, counts=counts or (), layer=layer, embeddings=kept,
             methods=methods.split(",") if methods else METHODS,
         )  # fmt: skip

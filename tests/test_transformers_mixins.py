@@ -30,6 +30,9 @@ if not SOURCE:
 if f"transformers-{transformers.__version__}" not in str(Path(SOURCE).resolve()):
     raise RuntimeError(f"TRANSFORMERS_SOURCE={SOURCE} is not the source of transformers {transformers.__version__}.")
 
+# A test expects the warning about the cache's older name, which pyproject.toml silences.
+pytestmark = pytest.mark.filterwarnings("always:.past_key_values. is deprecated:FutureWarning")
+
 
 def import_transformers_test(name: str):
     """A module of transformers' test folder, with the helpers that its source distribution lacks stubbed."""
