@@ -116,9 +116,9 @@ def vocab(
     quiet: Quiet = False,
 ) -> None:
     """Fit gene medians to counts and save them as a gene vocabulary."""
-    from cell2text.preparation.run import fit_vocabulary_of_files
+    from cell2text.preparation.run import fit_vocabulary_from_files
 
-    vocabulary = fit_vocabulary_of_files(
+    vocabulary = fit_vocabulary_from_files(
         inputs or [], out, workers=workers, progress=not quiet, layer=layer, max_genes=max_genes, min_cells=min_cells,
         allow_fractional=allow_fractional,
     )  # fmt: skip

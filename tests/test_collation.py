@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from cell2text.preparation.rows import completion_array, with_text
+from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE
 
@@ -42,7 +42,7 @@ def rows():
     processor = make_processor()
     texts = [f"This cell is a {kind} cell." for kind in ("B", "T", "NK", "CD8 T")] * 2
     cells = [[cell.tolist()] for cell in processor.rank_encode(make_adata(8))]
-    prompt = [with_text(message) for message in processor.conversation()]
+    prompt = [message_for_arrow(message) for message in processor.conversation()]
     return Dataset.from_dict(
         {"cells": cells, "prompt": [prompt] * 8, "completion": completion_array(texts).to_pylist()}
     )

@@ -176,7 +176,8 @@ def read_counts(splits: Iterable["Dataset"], files: Sequence[str], layer: str | 
     """
     import anndata as ad
 
-    from cell2text.sources.files import find_sources, open_source
+    from cell2text.sources.containers import open_source
+    from cell2text.sources.discovery import find_sources
 
     needed = [pair for split in splits for pair in zip(split["source"], split["source_row"])]
     sources = {source.name: source for source in find_sources(files)}
@@ -187,8 +188,8 @@ def read_counts(splits: Iterable["Dataset"], files: Sequence[str], layer: str | 
     for name, source in sources.items():
         numbers = np.unique([row for of, row in needed if of == name]).astype(np.int64)
         if len(numbers):
-            with open_source(source, layer) as reader:
-                part = ad.AnnData(reader.counts_of(numbers), var=reader.var()[[]])
+            with open_source(source, layer=layer) as reader:
+                part = ad.AnnData(reader.read_counts(numbers), var=reader.read_var()[[]])
             part.var_names_make_unique()  # gene symbols may repeat
             part.obs_names = [f"{name}|{number}" for number in numbers]
             parts.append(part)

@@ -11,7 +11,7 @@ import yaml
 from cell2text.errors import UserError
 from cell2text.language.tasks import TASKS
 from cell2text.preparation.rows import METADATA_COLUMNS
-from cell2text.preparation.splits import GROUPED, NAMED, SPLITS
+from cell2text.preparation.splits import GROUP_COLUMNS, NAMED, SPLITS
 from processing_cell2text import SYSTEM_PROMPT
 
 
@@ -134,7 +134,7 @@ class PrepareConfig:
         choices = {
             "source": ("files", "census"),
             "sampling": SAMPLINGS,
-            "split": (*GROUPED, "random", NAMED),
+            "split": (*GROUP_COLUMNS, "random", NAMED),
             "ties": ("expected", "seeded"),
         }
         for name, allowed in choices.items():
