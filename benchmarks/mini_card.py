@@ -8,8 +8,9 @@ from statistics import mean
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from cell2text.evaluation.report import SYSTEM_NAMES, markdown_cell
+from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.models import MINI
+from cell2text.pages import markdown_cell
 from vocabulary_cell2text import write_atomically
 
 
