@@ -183,7 +183,7 @@ def test_it_is_not_published_without_the_code_that_loads_it():
 
 def test_a_package_that_lost_its_model_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("cell2text.loading.MINI", tmp_path)
-    with pytest.raises(ValueError, match="has lost its own model"):
+    with pytest.raises(ValueError, match="The bundled model is missing"):
         cell2text.load()
 
 

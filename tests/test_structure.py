@@ -24,10 +24,13 @@ HUB_FILES = {
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
 FLOOR = {"errors", "files"}
-DATA = FLOOR | {"example", "language", "ontology", "pages", "plots", "provenance", "sources"}
+DATA = FLOOR | {"example", "language", "ontology", "options", "pages", "plots", "provenance", "sources"}
 LAYERS = {
     "errors": set(),
     "files": {"errors"},
+    "logs": set(),
+    "options": FLOOR,
+    "registration": set(),
     "provenance": FLOOR,
     "plots": set(),
     "pages": FLOOR | {"plots"},

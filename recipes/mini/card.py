@@ -8,9 +8,10 @@ from statistics import mean
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from cell2text.evaluation.report import SYSTEM_NAMES, markdown_cell
+from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.files import write_atomically
 from cell2text.models import MINI
+from cell2text.pages import markdown_cell
 
 
 PROJECT = Path(__file__).resolve().parents[2]
