@@ -443,7 +443,7 @@ def test_the_command_line_reports_invalid_input_in_one_line(prepared, tmp_path, 
     np.savez(tmp_path / "few.npz", cell_id=np.array(["a"]), embedding=np.zeros((1, 2)))
     (tmp_path / "bad.npz").write_bytes(b"no npz")
     for arguments, message in (
-        ([str(tmp_path / "absent.jsonl")], "is not a file"),
+        ([str(tmp_path / "absent.jsonl")], "does not exist"),
         ([str(other), "--baselines", str(folder / "data")], "1 of 3 predicted cells are not held out"),
         ([str(predictions), "--embeddings", str(tmp_path / "few.npz")], "has no embedding of"),
         ([str(predictions), "--embeddings", str(tmp_path / "bad.npz")], "holds no embeddings"),

@@ -15,12 +15,13 @@ from cell2text.errors import UserError
 from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.classification import FieldPairs, label_claim
 from cell2text.evaluation.pathway_metrics import pathway_metrics
-from cell2text.evaluation.settings import library_versions, model_name, settings_hash
+from cell2text.evaluation.settings import LIBRARIES, model_name, settings_hash
 from cell2text.evaluation.text_metrics import score_texts
 from cell2text.language.fields import FIELD_GRAPHS, FIELDS, Claim
 from cell2text.language.free_text import ground_claim
 from cell2text.language.parsing import read_fields
 from cell2text.ontology.terms import is_term, label_of, ontology_versions
+from cell2text.provenance import library_versions
 
 
 METRIC_FOLDERS = ("description_fields", "ontology_similarity", "pathway_sets", "description_text")
@@ -132,4 +133,5 @@ def _values(replicates: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _with_hash(metrics: dict, **settings) -> dict:
     versions = {"version": importlib.metadata.version("cell2text"), "ontologies": ontology_versions()}
-    return {**metrics, "settings_hash": settings_hash({**versions, **settings, "libraries": library_versions()})}
+    settings_used = {**versions, **settings, "libraries": library_versions(LIBRARIES)}
+    return {**metrics, "settings_hash": settings_hash(settings_used)}

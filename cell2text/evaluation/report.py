@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
 
 from cell2text.evaluation.calibration import BIN_EDGES, CONFIDENCE_MEASURES
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
@@ -17,8 +16,10 @@ from cell2text.evaluation.systems import Evaluation, field_pairs
 from cell2text.files import write_atomically
 from cell2text.language.fields import FIELD_GRAPHS, FIELDS
 from cell2text.ontology.graph import load_graph
+from cell2text.pages import render_page
 
 
+PACKAGE = "cell2text.evaluation"  # with the templates
 METRICS_FILE = "metrics.json"
 MAX_ERRORS, MAX_LISTED_CONFUSIONS = 20, 10
 SYSTEM_NAMES = {
@@ -95,32 +96,13 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
         "by": {key: _value_table(values) for key, values in metrics["by"].items()},
         "training": _training_sentence(metrics["settings"]),
     }
-    environment = Environment(
-        loader=PackageLoader("cell2text.evaluation", "templates"),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    environment.filters["cell"] = markdown_cell
     write_atomically(out / METRICS_FILE, json.dumps(metrics, indent=1) + "\n")
-    write_atomically(out / "report.md", environment.get_template("report.md").render(**context))
+    write_atomically(out / "report.md", render_page(PACKAGE, "report.md", **context))
     figures = {name: confusion_figure(found) for name, found in pairs.items() if len(found.labels) > 1}
     cells = pairs.get("cell_type")
     mappable = embeddings is not None and cells is not None and len(cells.rows) >= MIN_CELLS
     context["map"] = embedding_map(embeddings, cells, seed) if mappable else None
-    write_atomically(out / "report.html", environment.get_template("report.html").render(**context, figures=figures))
-
-
-def markdown_cell(text: str) -> str:
-    """Escape text for one cell of a Markdown table.
-
-    Examples
-    --------
-    >>> markdown_cell("a|b")
-    'a\\\\|b'
-    """
-    return " ".join(text.split()).replace("|", "\\|")
+    write_atomically(out / "report.html", render_page(PACKAGE, "report.html", **context, figures=figures))
 
 
 def format_metric(scores: dict, name: str) -> str:

@@ -1,8 +1,6 @@
 """Settings that metrics depend on besides the rows, and their hash."""
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from cell2text.evaluation.bootstrap import Resampler
 from cell2text.evaluation.text_metrics import installed_bert_model
 from cell2text.language.fields import FIELDS
 from cell2text.ontology.terms import ontology_versions
+from cell2text.provenance import content_hash, library_versions
 
 
 LIBRARIES = (
@@ -30,7 +29,7 @@ def evaluation_settings(resampler: Resampler, bertscore_model: str | None, train
         "baselines_trained_on": None if training is None else training.features,
         "training_cells": None if training is None else len(training.train.rows),
         "ontologies": ontology_versions(),
-        "libraries": library_versions(),
+        "libraries": library_versions(LIBRARIES),
     }
     return {**settings, "hash": settings_hash(settings)}
 
@@ -43,18 +42,7 @@ def settings_hash(settings: Mapping) -> str:
     >>> settings_hash({"seed": 0})
     'de7d7744ccd7722e'
     """
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def library_versions() -> dict[str, str | None]:
-    """Return the versions of the libraries that compute metrics; None for one that is not installed."""
-    versions: dict[str, str | None] = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    return content_hash(dict(settings))[:16]
 
 
 def model_name(model: str) -> str:

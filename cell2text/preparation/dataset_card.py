@@ -9,8 +9,9 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.preparation.output_folder import CARD_FILE, DATA_FOLDER, REPORT_FILE, WORK_FOLDER
-from cell2text.preparation.plan import FITTED, hash_provenance
+from cell2text.preparation.plan import FITTED
 from cell2text.preparation.splits import SPLITS
+from cell2text.provenance import content_hash
 
 
 TITLE = "Cells and their descriptions"
@@ -105,7 +106,7 @@ def _card_header(report: dict, folder: Path) -> DatasetCardData:
             {
                 "config_name": "default",
                 # `datasets` caches by the folder's name and this text, so the text must differ between data sets.
-                "description": f"Run {hash_provenance(report['provenance'])[:16]}",
+                "description": f"Run {content_hash(report['provenance'])[:16]}",
                 "data_files": [{"split": split, "path": f"{DATA_FOLDER}/{split}-*.parquet"} for split in filled],
             }
         ],

@@ -3,8 +3,6 @@
 Jobs depend on the plan alone, so a run with the same plan gives the same files. Depends on `survey` for the metadata.
 """
 
-import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +26,7 @@ from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.preparation.sampling import diversity, sample_cells
 from cell2text.preparation.splits import SPLITS, split_cells
 from cell2text.preparation.survey import Survey
+from cell2text.provenance import content_hash, library_versions
 from cell2text.sources.discovery import SourceLocation
 from vocabulary_cell2text import GeneVocabulary
 
@@ -245,12 +244,7 @@ def collect_provenance(
         "files": {survey.source.name: survey.fingerprint for survey in surveys},
         "skipped": dict(skipped),
         "vocabulary": vocabulary.fingerprint if vocabulary else FITTED,
-        "gene_sets": hashlib.sha256(json.dumps(asdict(gene_sets)).encode()).hexdigest() if gene_sets else None,
+        "gene_sets": content_hash(asdict(gene_sets)) if gene_sets else None,
         "ontologies": ontology_versions(),
-        "libraries": {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES},
+        "libraries": library_versions(RECORDED_LIBRARIES),
     }
-
-
-def hash_provenance(provenance: dict) -> str:
-    """Return the SHA-256 of a provenance: the identity of a run."""
-    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()

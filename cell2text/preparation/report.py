@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
+from cell2text.pages import render_page
 from cell2text.plots import COLOURS, stacked_bars, svg
 from cell2text.preparation.aucell import MIN_COVERAGE
 from cell2text.preparation.output_folder import job_report_path
@@ -155,14 +155,6 @@ def write_html(report: dict, path: Path) -> None:
     path
         HTML file to write.
     """
-    environment = Environment(
-        loader=PackageLoader("cell2text.preparation", "templates"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["thousands"] = lambda number: f"{number:,}"
     figures = {
         "genes": _genes_figure(report["files"]),
         "cells": _cells_figure(report["files"]),
@@ -170,9 +162,10 @@ def write_html(report: dict, path: Path) -> None:
         "diversity": _diversity_figure(report["diversity"]),
         "pathways": _pathways_figure(report["pathways"]),
     }
-    page = environment.get_template("report.html").render(
-        report=report, figures=figures, unmapped_share=_unmapped_share, min_coverage=MIN_COVERAGE, splits=SPLITS
-    )
+    page = render_page(
+        "cell2text.preparation", "report.html", report=report, figures=figures, unmapped_share=_unmapped_share,
+        min_coverage=MIN_COVERAGE, splits=SPLITS,
+    )  # fmt: skip
     write_atomically(path, page)
 
 

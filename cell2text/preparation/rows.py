@@ -20,25 +20,10 @@ from cell2text.language.tasks import (
     task_completion,
     task_instructions,
 )
+from cell2text.preparation.names import METADATA_COLUMNS
 from processing_cell2text import conversation_of
 
 
-# Metadata of a cell, null where unknown.
-METADATA_COLUMNS = (
-    "cell_type",
-    "cell_type_ontology_term_id",
-    "tissue",
-    "tissue_ontology_term_id",
-    "disease",
-    "disease_ontology_term_id",
-    "sex",
-    "development_stage",
-    "development_stage_ontology_term_id",
-    "life_stage",
-    "assay",
-    "donor_id",
-    "dataset_id",
-)
 TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")  # columns that texts are written from
 CELL_TYPE = TEXT_FIELDS.index("cell_type")
 COMPOSED_TEXTS = 100_000  # cached texts: cells with equal metadata and pathways share them

@@ -42,9 +42,10 @@ from cell2text.preparation.output_folder import (
     remove_unplanned_output,
     remove_work_files,
 )
-from cell2text.preparation.plan import collect_provenance, hash_provenance, load_plan, write_plan
+from cell2text.preparation.plan import collect_provenance, load_plan, write_plan
 from cell2text.preparation.report import collect_report, write_html
 from cell2text.preparation.survey import Survey, survey_sources
+from cell2text.provenance import content_hash
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.containers import open_source
 from vocabulary_cell2text import GeneVocabulary
@@ -172,7 +173,7 @@ def _resume_or_plan(
     folder: Path, config: PrepareConfig, surveys: list[Survey], gene_sets: GeneSets | None, provenance: dict
 ) -> str:
     """Check the plan of an interrupted run, or write a new one; return the identity of the run."""
-    identity = hash_provenance(provenance)
+    identity = content_hash(provenance)
     if plan_path(folder).exists():
         check_same_run(read_plan(folder)["provenance"], provenance, folder)
     else:

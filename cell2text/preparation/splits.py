@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 
 from cell2text.errors import UserError
+from cell2text.preparation.names import GROUP_COLUMNS, NAMED, SPLITS
 
 
-SPLITS = ("train", "validation", "test")
-GROUP_COLUMNS = {"donor": "donor", "dataset": "dataset_id", "tissue": "tissue", "cell_type": "cell_type"}
-NAMED = "named"
 COVERED_COLUMNS = ("cell_type", "tissue", "disease")
 
 
