@@ -47,7 +47,7 @@ def test_a_full_disk_leaves_no_partial_file_and_explains_how_to_resume(studies, 
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert "cell2text: The disk is full" in done.stderr and "start again" in done.stderr
+    assert "cell2text: The disk is full" in done.stderr and "run the same command again to resume" in done.stderr
     assert "Traceback" not in done.stderr and not list((tmp_path / "out").rglob("*.partial"))
 
 
