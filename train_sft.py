@@ -21,7 +21,7 @@ from cell2text.files import write_atomically
 from cell2text.preparation.run import load_gene_sets
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.augmentation import cell_augmentation
+from cell2text.training.augmentation import cell_augmentation, install_gene_hooks, install_projector_hooks
 from cell2text.training.checkpoints import find_checkpoint
 from cell2text.training.class_balance import row_weights
 from cell2text.training.components import load_components
@@ -60,7 +60,7 @@ def main(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     check_validation(args, training_args, rows)
     model, processor = load_components(args, parts_args, rows)
     check_vocabulary(rows, args, processor.gene_vocabulary)
-    model.model.augment_cells = cell_augmentation(args, rows.train, processor.gene_vocabulary)
+    install_gene_hooks(model, cell_augmentation(args, rows.train, processor.gene_vocabulary))
     weights = row_weights(rows.train, args.class_balance) if args.class_balance else None
     if args.gene_embeddings != "random":
         if not resume:
@@ -127,11 +127,12 @@ def make_trainer(
         )
     patience = args.early_stopping_patience
     evaluated = rows.held_out if rows.validation is None else rows.validation
-    concept_overrides = None
+    concept_overrides = augment_concepts = None
     if model.config.projector_type == "concepts":  # the rows that are asked for in the end are unknown to it
         concepts = CellConcepts(model.config.cell_concepts)
         concept_overrides = TrainingConceptOverrides(concepts, rows.train)
-        model.model.augment_concepts = ConceptAugmentation(model.config.concept_groups)
+        augment_concepts = ConceptAugmentation(model.config.concept_groups)
+    install_projector_hooks(model, augment_concepts)
     trainer = Cell2TextTrainer(
         model=model,
         args=training_args,

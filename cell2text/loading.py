@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 import cell2text  # noqa: F401  registers the classes
+from assembly_cell2text import check_encoder_fits
 from cell2text.errors import UserError
 from cell2text.models import MINI, MINI_NAME
-from modeling_cell2text import Cell2TextForConditionalGeneration, check_encoder_fits
+from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
