@@ -1,13 +1,16 @@
-"""The Cell2Text processor: cells and chat in, model inputs out.
+"""The Cell2Text processor: cells and chat messages in, model inputs out.
 
-An AnnData is ranked by `ranking_cell2text.py` with the vocabulary of `vocabulary_cell2text.py`. The processor alone
-decides how many placeholders stand for a cell; the model only checks that they match.
+`ranking_cell2text.py` ranks the genes of an AnnData, with the vocabulary of `vocabulary_cell2text.py`. The processor
+alone decides how many placeholders stand for a cell; the model only checks that they match.
 """
 
-import os
+import copy
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
@@ -38,45 +41,47 @@ logger = logging.get_logger(__name__)
 CELL_TOKEN = "<cell>"
 SYSTEM_PROMPT = (
     "You are a scientific assistant for single-cell biology. You read the expression profile of a single cell and "
-    "answer "
-    "in plain, accurate sentences."
+    "answer in plain, accurate sentences."
 )
 INSTRUCTION = "Describe this cell."
 EMPTY_CELL_TEXT = "This cell cannot be described: it has no counts on the genes that the model knows."
-# For language models whose tokenizer has no chat template of its own.
-# A role ends with its line: a byte-level tokenizer makes one token of a blank and the answer's first word, and text
-# would be generated after a blank that no training row has.
+# For tokenizers without a chat template. Each role stands on a line of its own: after "assistant: ", a byte-level
+# tokenizer would merge the blank with the first word of an answer, and a prompt would end in a token that training
+# never saw.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ':\\n' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
     "{% else %}{{ message['content'] }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
 )
-HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_LOAD_ONLY_KWARGS = ("is_local", "local_files_only")  # how a tokenizer was loaded, not what it is
 
 
 class Cell2TextProcessor(ProcessorMixin):
-    r"""Turns cells and text into the inputs of a [`Cell2TextForConditionalGeneration`].
+    r"""Converts cells and text to the inputs of a [`Cell2TextForConditionalGeneration`].
+
+    The gene vocabulary is set by [`~Cell2TextProcessor.from_components`] and [`~ProcessorMixin.from_pretrained`], and
+    saved beside the processor as plain text. Texts are padded on the left unless a call passes `padding_side`.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
-            The language model's tokenizer, which knows `cell_token` as one special token.
+            The language model's tokenizer. `cell_token` must be one of its special tokens.
         chat_template (`str`, *optional*):
-            Chat template; the tokenizer's own when left out.
+            Chat template. Defaults to the tokenizer's own.
         cell_token (`str`, defaults to `"<cell>"`):
-            Placeholder; one in a text stands for one cell and is expanded to `num_cell_tokens`.
+            Placeholder for one cell in a text. The processor expands it to `num_cell_tokens` tokens.
         num_cell_tokens (`int`, defaults to 256):
-            Features of one cell.
+            Number of text positions that each cell fills.
         max_genes (`int`, defaults to 4096):
-            Length of a ranked cell, special tokens included, as Geneformer counts it.
-        system_prompt (`str`): System message of [`~Cell2TextProcessor.conversation`].
-        instruction (`str`): User message of [`~Cell2TextProcessor.conversation`].
-
-    The gene vocabulary is set by [`~Cell2TextProcessor.from_components`] and [`~ProcessorMixin.from_pretrained`], and
-    saved beside the processor as plain text.
+            Maximum length of a ranked cell, special tokens included. Longer cells keep their highest-ranked genes.
+        system_prompt (`str`):
+            System message of [`~Cell2TextProcessor.conversation`]. An empty string omits the message.
+        instruction (`str`):
+            User message of [`~Cell2TextProcessor.conversation`].
     """
 
-    text_kwargs = {"padding": True, "return_token_type_ids": False}
+    text_kwargs = {"padding": True}
 
     def __init__(
         self,
@@ -93,9 +98,8 @@ class Cell2TextProcessor(ProcessorMixin):
         if self.cell_token_id is None or self.cell_token_id == tokenizer.unk_token_id:
             raise UserError(
                 f"The tokenizer does not know the placeholder {cell_token!r}: build the processor with "
-                f"Cell2TextProcessor.from_components(tokenizer, gene_vocab), which adds it."
+                "Cell2TextProcessor.from_components(tokenizer, gene_vocab), which adds it."
             )
-        tokenizer.padding_side = "left"  # generation goes on at the right; not every tokenizer saves this
         self.num_cell_tokens = num_cell_tokens
         self.max_genes = max_genes
         self.system_prompt = system_prompt
@@ -117,20 +121,28 @@ class Cell2TextProcessor(ProcessorMixin):
         generation=None,
         **kwargs,
     ) -> "Cell2TextProcessor":
-        """Build a processor for a language model and an encoder.
+        """Build a processor from a language model's tokenizer and a cell encoder's gene vocabulary.
 
         Args:
             tokenizer (`str`, `PathLike` or `PreTrainedTokenizerBase`):
-                The language model's tokenizer; the placeholder is added to it, and it pads on the left.
+                The language model's tokenizer: a folder, a Hub id, or an object, which is copied. The copy gets the
+                placeholder, and the end-of-text token as its padding token if it has none.
             gene_vocab (`str`, `PathLike` or `GeneVocabulary`):
                 The encoder's vocabulary: a Geneformer folder or Hub id, or a saved vocabulary.
-            num_cell_tokens (`int`, defaults to 256): Features of one cell.
-            max_genes (`int`, *optional*): Longest ranked cell; the vocabulary's own when left out.
-            cell_token (`str`, defaults to `"<cell>"`): Placeholder.
-            generation (`"V1"` or `"V2"`, *optional*): Geneformer generation, where a folder holds both.
-            **kwargs: `chat_template`, `system_prompt`, `instruction`.
+            num_cell_tokens (`int`, defaults to 256):
+                Number of text positions that each cell fills.
+            max_genes (`int`, *optional*):
+                Maximum length of a ranked cell, special tokens included. Defaults to the vocabulary's.
+            cell_token (`str`, defaults to `"<cell>"`):
+                Placeholder for one cell in a text.
+            generation (`"V1"` or `"V2"`, *optional*):
+                Geneformer generation of a folder that holds both. Defaults to V2.
+            **kwargs:
+                `chat_template`, `system_prompt`, `instruction`.
         """
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer = copy.deepcopy(tokenizer)
+        else:
             tokenizer = AutoTokenizer.from_pretrained(tokenizer)
         if not isinstance(gene_vocab, GeneVocabulary):
             gene_vocab = GeneVocabulary.from_pretrained(gene_vocab, generation=generation)
@@ -162,37 +174,49 @@ class Cell2TextProcessor(ProcessorMixin):
         self._vocabulary = vocabulary
 
     @property
+    def unused_input_names(self) -> list[str]:
+        return ["token_type_ids"]
+
+    @property
     def model_input_names(self) -> list[str]:
-        names = [name for name in self.tokenizer.model_input_names if name != "token_type_ids"]
-        return [*names, "cell_input_ids", "cell_attention_mask"]
+        return [*super().model_input_names, "cell_input_ids", "cell_attention_mask"]
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
-        os.makedirs(save_directory, exist_ok=True)
+        for name in _LOAD_ONLY_KWARGS:
+            self.tokenizer.init_kwargs.pop(name, None)
+        files = super().save_pretrained(save_directory)
         if self._vocabulary is not None:
-            self._vocabulary.save_pretrained(save_directory)
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+            files += self._vocabulary.save_pretrained(save_directory)
+        if push_to_hub:  # the base class would upload its own files alone
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+        return files
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
+        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if kwargs.get(name) is not None}
         processor.gene_vocabulary = GeneVocabulary.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
         return processor
 
     def rank_encode(self, adata, *, layer=None, gene_key=None, allow_fractional=False) -> list[np.ndarray]:
-        """Rank every cell of an AnnData, in memory or backed, as the encoder reads it.
+        """Rank the genes of every cell of an AnnData, in memory or backed.
 
         Args:
-            adata (`AnnData`): Raw counts, cells by genes.
-            layer (`str`, *optional*): Layer with the counts, or `"raw"`; `X` when left out.
-            gene_key (`str`, *optional*): Column of `var` with Ensembl ids or symbols, or `"index"`; found by itself.
-            allow_fractional (`bool`, defaults to `False`): Accept expected counts that are no integers.
+            adata (`AnnData`):
+                Raw counts, cells by genes.
+            layer (`str`, *optional*):
+                Layer of the counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+            gene_key (`str`, *optional*):
+                Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most
+                genes in the vocabulary.
+            allow_fractional (`bool`, defaults to `False`):
+                Accept non-integer counts, such as RSEM's expected counts. Otherwise they raise an error.
 
         Returns:
-            One 1-D array of gene token ids a cell, special tokens included, in the order of the file.
+            One 1-D array of gene token ids per cell, special tokens included, in the order of the file.
 
         Raises:
-            ValueError: If the values are no counts, or the genes are not the vocabulary's.
+            ValueError: If the values are not counts, or the genes are not in the vocabulary.
             KeyError: If the layer or the column does not exist.
         """
         options = {"layer": layer, "gene_key": gene_key, "allow_fractional": allow_fractional}
@@ -201,24 +225,34 @@ class Cell2TextProcessor(ProcessorMixin):
         return cells
 
     def rank_encode_with_report(self, adata, **options) -> tuple[list[np.ndarray], RankingReport]:
-        """`rank_encode`, and what was mapped, lost and cut on the way."""
+        """Rank the genes of every cell, and report how many genes and counts were mapped, lost and truncated.
+
+        Args:
+            adata (`AnnData`): Raw counts, cells by genes.
+            **options: `layer`, `gene_key` and `allow_fractional` of [`~Cell2TextProcessor.rank_encode`].
+        """
         return rank_anndata(adata, self.gene_vocabulary, max_genes=self.max_genes, **options)
 
     def is_empty(self, cell) -> bool:
-        """Whether a ranked cell holds no gene, only special tokens."""
+        """Return whether a ranked cell holds no genes, only special tokens."""
         vocabulary = self.gene_vocabulary
         special = [token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id) if token is not None]
         return bool(np.isin(np.asarray(cell, dtype=np.int64), special).all())
 
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
-        """The model's usual prompt: a system message, unless it is empty, then the cells and an instruction."""
+        """Return the default prompt as chat messages: the system prompt, then the cells and an instruction.
+
+        Args:
+            n_cells (`int`, defaults to 1): Number of cell blocks.
+            instruction (`str`, *optional*): Text after the cells. Defaults to the processor's `instruction`.
+        """
         return conversation_of(instruction or self.instruction, self.system_prompt, n_cells=n_cells)
 
     def data_collator(self, **options) -> Cell2TextDataCollator:
-        """Return the data collator for fine-tuning: with TRL's `SFTTrainer`, `DPOTrainer`, or `transformers.Trainer`.
+        """Return the data collator for TRL's `SFTTrainer` and `DPOTrainer` and for `transformers.Trainer`.
 
         Args:
-            **options: Arguments of [`Cell2TextDataCollator`]: `max_length`, `pad_to_multiple_of`.
+            **options: `max_length` and `pad_to_multiple_of` of [`Cell2TextDataCollator`].
         """
         return Cell2TextDataCollator(self, **options)
 
@@ -227,10 +261,10 @@ class Cell2TextProcessor(ProcessorMixin):
 
         Args:
             text (`str` or `list[str]`, *optional*):
-                Prompts; each placeholder in them stands for one cell.
+                Prompts. Each placeholder in them stands for one cell.
             cells (`AnnData` or `list`, *optional*):
-                Ranked cells, in the order of their placeholders: a list of cells for each text, or one cell for each
-                text. An AnnData gives one cell for each text.
+                Ranked cells in the order of their placeholders: a list of cells per text, or one cell per text. An
+                AnnData supplies one cell per text.
             **kwargs:
                 The tokenizer's arguments, and `return_tensors`.
 
@@ -241,64 +275,57 @@ class Cell2TextProcessor(ProcessorMixin):
         Raises:
             ValueError: If placeholders and cells differ in number, or `max_length` cuts a cell.
         """
-        for modality in ("images", "videos", "audio"):  # apply_chat_template always names them
+        for modality in ("images", "videos", "audio"):  # `apply_chat_template` always passes them
             if kwargs.pop(modality, None) is not None:
                 raise UserError(f"Cell2Text reads text and cells, but got {modality}.")
         if text is None and cells is None:
             raise UserError("Pass text, cells or both.")
-        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)["text_kwargs"]
-        return_tensors = options.get("return_tensors")
-        data = {}
+        inputs = BatchFeature()
         if text is not None:
-            texts = [text] if isinstance(text, str) else list(text)
-            if not all(isinstance(item, str) for item in texts):
-                raise UserError("text must be a string or a list of strings.")
-            data.update(self._tokenize(texts, options))
+            side = {} if "padding_side" in kwargs.get("text_kwargs", {}) else {"padding_side": "left"}
+            inputs = super().__call__(text=text, **{**side, **kwargs})
         if cells is not None:
             if hasattr(cells, "obs_names"):
                 cells = self.rank_encode(cells)
             nested = self._nest_cells(cells, one_text=isinstance(text, str))
             if text is not None:
-                self._check_counts(texts, nested)
-            data.update(self.pad_cells(nested))
-        return BatchFeature(data, tensor_type=return_tensors)
+                self._check_counts([text] if isinstance(text, str) else list(text), nested)
+            tensor_type = self._merge_kwargs(**kwargs)["text_kwargs"].get("return_tensors")
+            inputs.update(BatchFeature(self.pad_cells(nested), tensor_type=tensor_type))
+        return inputs
 
-    def _tokenize(self, texts: list[str], options: dict) -> dict:
-        want_offsets = options.pop("return_text_replacement_offsets", False)
-        options.pop("return_mm_token_type_ids", None)
-        return_tensors = options.pop("return_tensors", None)
-        encoded = dict(self.tokenizer([self.expand(item) for item in texts], **options))
-        for item, ids in zip(texts, encoded["input_ids"]):
-            expected, found = item.count(self.cell_token) * self.num_cell_tokens, list(ids).count(self.cell_token_id)
-            if found != expected:
-                needed = len(self.tokenizer(self.expand(item))["input_ids"])
-                raise UserError(
-                    f"max_length={options.get('max_length')} cut the prompt: {found} of {expected} <cell> tokens are "
-                    "left. "
-                    f"Raise it to at least {needed}."
-                )
-        if want_offsets:
-            encoded["text_replacement_offsets"] = [self._replacement_offsets(item) for item in texts]
-        options["return_tensors"] = return_tensors
-        return encoded
+    @property
+    def all_special_multimodal_tokens(self) -> list[str]:
+        return [self.cell_token]
 
-    def _replacement_offsets(self, text: str) -> list[dict]:
-        """Where `expand` lengthened a text, as transformers' assistant masks want it."""
-        offsets, gained, start = [], 0, text.find(self.cell_token)
-        while start >= 0:
-            end = start + len(self.cell_token)
-            longer = len(self.cell_token) * self.num_cell_tokens
-            offsets.append({"span": (start, end), "new_span": (start + gained, start + gained + longer)})
-            gained += longer - len(self.cell_token)
-            start = text.find(self.cell_token, end)
-        return offsets
+    def get_text_with_replacements(self, text: list[str], *replacements, **named) -> tuple[list[str], list[list[dict]]]:
+        """Expand the placeholders, and return where each text grew."""
+        return [self.expand(item) for item in text], [self._replacement_offsets(item) for item in text]
 
     def expand(self, text: str) -> str:
         """Repeat every placeholder `num_cell_tokens` times."""
         return text.replace(self.cell_token, self.cell_token * self.num_cell_tokens)
 
+    def _replacement_offsets(self, text: str) -> list[dict]:
+        width = len(self.cell_token)
+        expanded = width * self.num_cell_tokens
+        starts = [match.start() for match in re.finditer(re.escape(self.cell_token), text)]
+        shifted = [start + i * (expanded - width) for i, start in enumerate(starts)]
+        return [{"span": (a, a + width), "new_span": (b, b + expanded)} for a, b in zip(starts, shifted)]
+
+    def _check_special_mm_tokens(self, text, text_inputs, modalities):
+        """Raise if truncation removed placeholders from an expanded text."""
+        for item, ids in zip(text, text_inputs["input_ids"]):
+            ids = ids.tolist() if hasattr(ids, "tolist") else ids
+            expected, found = item.count(self.cell_token), ids.count(self.cell_token_id)
+            if found != expected:
+                raise UserError(
+                    f"max_length={len(ids)} cut the prompt: {found} of {expected} {self.cell_token} tokens are left. "
+                    f"Raise it to at least {len(self.tokenizer(item)['input_ids'])}."
+                )
+
     def _nest_cells(self, cells, one_text: bool) -> list[list]:
-        """A list of cells for each text, whichever way they were given."""
+        """Group cells into one list per text."""
         if one_text and (is_cell(cells) or all(map(is_cell, cells))):
             return [[cells] if is_cell(cells) else list(cells)]
         return [[item] if is_cell(item) else list(item) for item in cells]
@@ -308,27 +335,29 @@ class Cell2TextProcessor(ProcessorMixin):
         if placeholders != found:
             raise UserError(
                 f"The texts hold {placeholders} {self.cell_token} placeholders but came with {found} cells: each "
-                "text needs "
-                f"one cell for every placeholder."
+                "text needs one cell per placeholder."
             )
 
     def pad_cells(self, cells: list[list], *, return_tensors=None, pad_to_multiple_of: int | None = None) -> dict:
         """Pad ranked cells into one block.
 
         Args:
-            cells (`list[list]`): For each text its ranked cells; longer ones are cut to `max_genes`.
-            return_tensors (`str`, *optional*): `"pt"` for torch tensors, NumPy arrays otherwise.
-            pad_to_multiple_of (`int`, *optional*): Round the length up.
+            cells (`list[list]`):
+                Ranked cells, one list per text. Cells longer than `max_genes` are truncated.
+            return_tensors (`str`, *optional*):
+                `"pt"` for torch tensors. Defaults to NumPy arrays.
+            pad_to_multiple_of (`int`, *optional*):
+                Round the padded length up to a multiple of this. Defaults to the length of the longest cell.
 
         Returns:
-            `cell_input_ids` and `cell_attention_mask`, int64, both of shape `(batch, n_cells, n_genes)`. A slot without
-            a cell is masked whole; a cell without genes keeps its first position.
+            `cell_input_ids` and `cell_attention_mask`, int64, both of shape `(batch, n_cells, n_genes)`. The mask of a
+            slot without a cell is 0 everywhere. A cell without genes keeps a 1 on its first position.
 
         Raises:
             ValueError: If a token id is not in the vocabulary.
         """
         vocabulary = self.gene_vocabulary
-        arrays = [[self._cut(np.asarray(cell, dtype=np.int64)) for cell in row] for row in cells]
+        arrays = [[self._truncate(np.asarray(cell, dtype=np.int64)) for cell in row] for row in cells]
         length = max([1, *(len(cell) for row in arrays for cell in row)])
         if pad_to_multiple_of:
             length = -(-length // pad_to_multiple_of) * pad_to_multiple_of
@@ -337,10 +366,10 @@ class Cell2TextProcessor(ProcessorMixin):
         for i, row in enumerate(arrays):
             for j, cell in enumerate(row):
                 if cell.size and not (cell.min() >= 0 and cell.max() < len(vocabulary)):
+                    token = cell.max() if cell.max() >= len(vocabulary) else cell.min()
                     raise UserError(
-                        f"Cell {j} of text {i} holds token "
-                        f"{cell.max() if cell.max() >= len(vocabulary) else cell.min()}, but "
-                        f"the vocabulary has {len(vocabulary):,} tokens: it was ranked with another vocabulary."
+                        f"Cell {j} of text {i} holds token {token}, but the vocabulary has {len(vocabulary):,} tokens: "
+                        "it was ranked with another vocabulary."
                     )
                 ids[i, j, : len(cell)] = cell
                 mask[i, j, : max(1, len(cell))] = 1
@@ -348,22 +377,23 @@ class Cell2TextProcessor(ProcessorMixin):
             return {"cell_input_ids": torch.from_numpy(ids), "cell_attention_mask": torch.from_numpy(mask)}
         return {"cell_input_ids": ids, "cell_attention_mask": mask}
 
-    def _cut(self, cell: np.ndarray) -> np.ndarray:
+    def _truncate(self, cell: np.ndarray) -> np.ndarray:
         if len(cell) <= self.max_genes:
             return cell
         closing = cell[-1:] if cell[-1] == self.gene_vocabulary.eos_token_id else cell[:0]
         return np.concatenate([cell[: self.max_genes - len(closing)], closing])
 
     def apply_chat_template(self, conversation, chat_template=None, processor_kwargs=None, **kwargs):
-        """Render conversations whose messages may hold cells; see `ProcessorMixin.apply_chat_template`.
+        """Render conversations whose messages may hold cells. See `ProcessorMixin.apply_chat_template`.
 
-        A message's content is a string, or a list of blocks: `{"type": "text", "text": ...}`, and
-        `{"type": "cell", "cell": ranked_genes}`, or `{"type": "cell"}` where the cells travel apart. Templates that
-        read blocks get blocks, all others strings. A system message goes into the user's where the template has none.
+        A message's content is a string or a list of blocks: `{"type": "text", "text": ...}`, and
+        `{"type": "cell", "cell": ranked_genes}`, or `{"type": "cell"}` if `processor_kwargs` holds the cells. A
+        template that reads blocks gets blocks, any other gets strings. If a template has no system role, the system
+        message is placed before the user's.
         """
         template = self._resolve_chat_template(chat_template)
-        batched = not isinstance(conversation[0], dict)
-        flat, cells = zip(*(self._flatten(item, template) for item in (conversation if batched else [conversation])))
+        conversations, batched = self._normalize_conversations(conversation)
+        flat, cells = zip(*(self._flatten(item, template) for item in conversations))
         if any(cells):
             processor_kwargs = {**(processor_kwargs or {}), "cells": list(cells)}
         if not kwargs.get("tokenize", False):
@@ -373,73 +403,84 @@ class Cell2TextProcessor(ProcessorMixin):
         )
 
     def _flatten(self, conversation: list[dict], template: str) -> tuple[list[dict], list]:
-        """Replace cell blocks by placeholders and give every content the form that the template reads."""
-        cells, messages = [], []
-        for message in conversation:
-            content = message.get("content")
-            blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-            texts = []
-            for block in blocks:
-                if block["type"] == "cell":
-                    texts.append(self.cell_token)
-                    if block.get("cell") is not None:
-                        cells.append(block["cell"])
-                elif block["type"] == "text":
-                    texts.append(block["text"])
-                else:
-                    raise UserError(
-                        f"A message holds a block of type {block['type']!r}; Cell2Text reads 'text' and 'cell'."
-                    )
-            messages.append({**message, "content": texts})
-        if messages[0]["role"] == "system" and len(messages) > 1 and not self._template_reads(template, "system"):
+        """Replace cell blocks by placeholders, and convert every content to the form that the template reads."""
+        cells: list = []
+        messages = [{**message, "content": self._texts(message, cells)} for message in conversation]
+        if messages[0]["role"] == "system" and len(messages) > 1 and not self._reads_system(template):
             system, user, *rest = messages
             messages = [{**user, "content": [*system["content"], "\n\n", *user["content"]]}, *rest]
-        blocks_read = self._template_reads(template, "blocks")
+        reads_blocks = self._reads_blocks(template)
         for message in messages:
-            if message["content"] or "tool_calls" not in message:
-                joined = "".join(message["content"])
-                message["content"] = (
-                    [{"type": "text", "text": text} for text in message["content"]] if blocks_read else joined
-                )
-            else:
-                del message["content"]
+            texts = message.pop("content")
+            if texts or "tool_calls" not in message:
+                blocks = [{"type": "text", "text": text} for text in texts]
+                message["content"] = blocks if reads_blocks else "".join(texts)
         return messages, cells
 
-    def _template_reads(self, template: str, what: str) -> bool:
-        """Whether a template renders content blocks, or system messages, found by rendering a probe."""
-        key = (template, what)
-        if key not in self._template_probes:
-            role, content = ("user", [{"type": "text", "text": "PROBE"}]) if what == "blocks" else ("system", "PROBE")
-            probes = [content] if what == "blocks" else [content, [{"type": "text", "text": content}]]
-            self._template_probes[key] = any(self._renders(template, role, probe) for probe in probes)
-        return self._template_probes[key]
+    def _texts(self, message: dict, cells: list) -> list[str]:
+        """Return the texts of a message, a placeholder for each cell block, and append its cells to `cells`."""
+        content = message.get("content")
+        texts = []
+        for block in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+            if block["type"] not in ("text", "cell"):
+                raise UserError(
+                    f"A message holds a block of type {block['type']!r}; Cell2Text reads 'text' and 'cell'."
+                )
+            texts.append(block["text"] if block["type"] == "text" else self.cell_token)
+            if block["type"] == "cell" and block.get("cell") is not None:
+                cells.append(block["cell"])
+        return texts
 
-    def _renders(self, template: str, role: str, content) -> bool:
-        probe = [{"role": role, "content": content}]
-        if role == "system":
-            other = "PROBE" if isinstance(content, str) else [{"type": "text", "text": "user"}]
-            probe.append({"role": "user", "content": other if isinstance(other, list) else "user"})
-        try:
-            text = self.tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False)
-        except Exception:  # a template raises whatever its author chose, jinja2 errors among it
-            return False
-        return "PROBE" in text and "'type'" not in text and '"type"' not in text
+    def _reads_blocks(self, template: str) -> bool:
+        """Return whether a template renders content blocks."""
+        return self._renders(template, [{"role": "user", "content": [_text_block("PROBE")]}])
+
+    def _reads_system(self, template: str) -> bool:
+        """Return whether a template renders system messages, as a string or as blocks."""
+        probes = [
+            [{"role": role, "content": as_content(text)} for role, text in (("system", "PROBE"), ("user", "user"))]
+            for as_content in (str, lambda text: [_text_block(text)])
+        ]
+        return any(self._renders(template, probe) for probe in probes)
+
+    def _renders(self, template: str, probe: list[dict]) -> bool:
+        key = (template, repr(probe))
+        if key not in self._template_probes:
+            try:
+                text = self.tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False)
+            except (TemplateError, TypeError):  # `raise_exception` in the template; a string joined with a list
+                text = ""
+            self._template_probes[key] = "PROBE" in text and "'type'" not in text and '"type"' not in text
+        return self._template_probes[key]
 
 
 def conversation_of(instruction: str, system_prompt: str, *, n_cells: int = 1) -> list[dict]:
-    """A prompt about cells as chat messages, the cells before the instruction; no system message if it is empty."""
+    """Return a prompt as chat messages, the cells before the instruction, without a system message if it is empty.
+
+    Examples:
+
+    ```python
+    >>> conversation_of("Describe this cell.", "")
+    [{'role': 'user', 'content': [{'type': 'cell'}, {'type': 'text', 'text': 'Describe this cell.'}]}]
+
+    ```
+    """
     cells = [{"type": "cell"} for _ in range(n_cells)]
-    system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}] if system_prompt else []
-    return [*system, {"role": "user", "content": [*cells, {"type": "text", "text": instruction}]}]
+    system = [{"role": "system", "content": [_text_block(system_prompt)]}] if system_prompt else []
+    return [*system, {"role": "user", "content": [*cells, _text_block(instruction)]}]
 
 
 def is_cell(value) -> bool:
-    """Whether a value is one ranked cell: a flat run of numbers."""
+    """Return whether a value is one ranked cell: a flat sequence of numbers."""
     if isinstance(value, np.ndarray):
         return value.ndim == 1 and value.dtype != object
     if isinstance(value, torch.Tensor):
         return value.ndim == 1
     return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (int, np.integer))
+
+
+def _text_block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 Cell2TextProcessor.register_for_auto_class()

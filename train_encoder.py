@@ -36,6 +36,9 @@ from cell2text.training.rows import (
 from cell2text.training.saving import is_sharded, saved_whole
 
 
+OPTIONS = (MaskedGeneArguments, TrainingArguments)
+
+
 def main(args: MaskedGeneArguments, training_args: TrainingArguments) -> None:
     use_threads(args.cpu_threads)
     set_seed(training_args.seed)
@@ -88,9 +91,9 @@ def save(model, vocabulary, folder: Path, max_genes: int) -> None:
 
 
 def parse_arguments(argv: list[str]) -> tuple[MaskedGeneArguments, TrainingArguments]:
-    parser = TrlParser((MaskedGeneArguments, TrainingArguments))  # type: ignore[arg-type]
+    parser = TrlParser(OPTIONS)  # type: ignore[arg-type]
     return parser.parse_args_and_config(argv)  # type: ignore[return-value]
 
 
 if __name__ == "__main__":
-    sys.exit(run("train_encoder.py", lambda: main(*parse_arguments(sys.argv[1:]))))
+    sys.exit(run("train_encoder.py", lambda: main(*parse_arguments(sys.argv[1:])), OPTIONS))

@@ -18,7 +18,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
-from cell2text.preparation.run import load_gene_sets
+from cell2text.preparation.gene_sets import load_gene_sets
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import cell_augmentation, install_gene_hooks, install_projector_hooks
@@ -42,6 +42,7 @@ from cell2text.training.validation import check_metric, check_validation, sample
 
 
 PROJECT = Path(__file__).resolve().parent
+OPTIONS = (Cell2TextArguments, SFTConfig, ModelConfig)
 DEFAULT_CONFIG = PROJECT / "configs" / "default.yaml"
 
 
@@ -156,9 +157,9 @@ def make_trainer(
 
 
 def parse_arguments(argv: list[str]) -> tuple[Cell2TextArguments, SFTConfig, ModelConfig]:
-    parser = TrlParser((Cell2TextArguments, SFTConfig, ModelConfig))  # type: ignore[arg-type]
+    parser = TrlParser(OPTIONS)  # type: ignore[arg-type]
     return parser.parse_args_and_config(argv or ["--config", str(DEFAULT_CONFIG)])  # type: ignore[return-value]
 
 
 if __name__ == "__main__":
-    sys.exit(run("train_sft.py", lambda: main(*parse_arguments(sys.argv[1:]))))
+    sys.exit(run("train_sft.py", lambda: main(*parse_arguments(sys.argv[1:])), OPTIONS))

@@ -23,7 +23,7 @@ from training import GENEFORMER, LONGEST, N_GENES, encoder_config
 from transformers import LlamaConfig
 from trl import SFTConfig
 
-from cell2text.preparation.rows import completion_array, with_text
+from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.components import train_tokenizer
 from cell2text.training.state_cache import CellStateCache, open_or_build
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
@@ -67,7 +67,7 @@ def parts(toy: bool) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProces
 def make_rows(processor: Cell2TextProcessor, n_rows: int) -> Dataset:
     rng = np.random.default_rng(0)
     lengths = rng.integers(processor.max_genes // 2, processor.max_genes, size=n_rows)
-    prompt = [with_text(message) for message in processor.conversation()]
+    prompt = [message_for_arrow(message) for message in processor.conversation()]
     columns = {
         "cell_id": [f"cell{i}" for i in range(n_rows)],
         "cells": [[rng.integers(4, N_GENES, size=length).tolist()] for length in lengths],

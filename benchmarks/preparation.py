@@ -200,7 +200,7 @@ def real_aucell(python: Path, folder: Path) -> dict | None:
     import anndata as ad
 
     from cell2text.preparation.aucell import aucell as score
-    from cell2text.preparation.aucell import match_columns, read_gmt
+    from cell2text.preparation.gene_sets import match_columns, read_gmt
     from ranking_cell2text import CellRanker
     from vocabulary_cell2text import GeneVocabulary
 
@@ -359,13 +359,13 @@ def writing() -> dict:
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
 
-    from cell2text.preparation.rows import cells_array, ranked_cells
+    from cell2text.preparation.rows import cells_array, ranked_cells_array
     from cell2text.preparation.shards import write_table
 
     n, length = 4096, 2048
     rng = np.random.default_rng(0)
     cells = np.stack([rng.permutation(N_CODING)[:length] for _ in range(n)]).astype(np.uint16)
-    ranked = ranked_cells(cells.ravel(), np.full(n, length))
+    ranked = ranked_cells_array(cells.ravel(), np.full(n, length))
     table = pa.table({"cells": cells_array(ranked, np.arange(n), np.full(n, -1))})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

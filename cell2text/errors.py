@@ -1,14 +1,23 @@
-"""Errors of the package and the boundary at which a command turns them into one line and an exit code.
+"""Errors of the package, and the boundary at which a command turns them into one line and an exit code.
 
 A `UserError` is raised where the fault is known. Library code names parameters as Python callers write them;
-`as_flags` rewrites them for the command line.
+`as_flags` rewrites them for the command line. Depends on the standard library only.
 """
 
 import errno
 import re
-from collections.abc import Iterable
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Mapping
 
 from errors_cell2text import UserError, UserKeyError
+
+
+# Faults of the file system that a user can correct: a path or a permission (exit code 2), or a full disk (1).
+_WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NEEDS_QUOTES = re.compile(r"^$|[\s;&|<>*?]")  # in a shell
 
 
 class BusyError(UserError):
@@ -20,7 +29,16 @@ class RunStoppedError(Exception):
 
 
 def exit_code(error: BaseException) -> int | None:
-    """Return the exit code for an expected error, None for a fault of the package.
+    """Return the exit code for an error that needs no traceback, None for a fault of the package.
+
+    Parameters
+    ----------
+    error
+        What a command raised.
+
+    Returns
+    -------
+    2 for wrong usage, input or paths; 1 for a run that memory, disk or network stopped; None for anything else.
 
     Examples
     --------
@@ -29,44 +47,125 @@ def exit_code(error: BaseException) -> int | None:
     >>> exit_code(ZeroDivisionError()) is None
     True
     """
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, *_WRONG_PATH)):
         return 2
-    if isinstance(error, RunStoppedError):
+    if isinstance(error, RunStoppedError) or (isinstance(error, OSError) and error.errno in _DISK_FULL):
         return 1
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return 1
-    return None
+    # Libraries raise a bare OSError, without a number, for what a server or the cache could not deliver.
+    return 1 if type(error) is OSError and error.errno is None else None
 
 
-def as_flags(message: str, parameters: Iterable[str], *, dashes: bool = True) -> str:
-    """Rewrite `name=value` in a message as the flag `--name value` for each of a command's parameters.
+def guard(program: str, action: Callable[[], object], *, flags: Mapping[str, str], verbose: bool = False) -> int:
+    """Run a command and return its exit code; print an expected error as one message on standard error.
+
+    Parameters
+    ----------
+    program
+        Name in front of the message.
+    action
+        The command, without arguments.
+    flags
+        Flag of each parameter of the command, such as `{"layer": "--layer"}`; see :func:`as_flags`.
+    verbose
+        Print the traceback as well.
+
+    Raises
+    ------
+    Exception
+        Any error for which :func:`exit_code` returns None: a fault of the package, with its traceback.
+
+    Examples
+    --------
+    >>> guard("cell2text", lambda: None, flags={})
+    0
+    """
+    try:
+        action()
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        if verbose:
+            traceback.print_exc()
+        print(f"{program}: {as_flags(message_of(error), flags)}", file=sys.stderr)
+        return code
+    return 0
+
+
+def message_of(error: BaseException) -> str:
+    """Return what to print for an expected error.
+
+    Examples
+    --------
+    >>> message_of(FileNotFoundError(2, "No such file or directory", "cells.h5ad"))
+    'cells.h5ad: No such file or directory.'
+    """
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return f"The disk is full ({error}). Free some space and run the same command again to resume."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
+
+
+def flags_of(parameters, *, dashes: bool = True) -> dict[str, str]:
+    """Return the flag of each parameter name.
+
+    Parameters
+    ----------
+    parameters
+        Names of Python parameters.
+    dashes
+        Spell flags with dashes (`--gene-key`, as `cell2text` does) or with underscores (`--gene_key`, as `train_sft.py`
+        does).
+
+    Examples
+    --------
+    >>> flags_of(["gene_key"])
+    {'gene_key': '--gene-key'}
+    """
+    return {name: "--" + (name.replace("_", "-") if dashes else name) for name in parameters}
+
+
+def as_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Rewrite `name=value` in a message as a flag and its value, for each parameter of a command.
 
     Parameters
     ----------
     message
         Message of a `UserError`, which names parameters as Python callers write them.
-    parameters
-        Parameter names of the command that is running.
-    dashes
-        Whether flags are spelled with dashes (`--gene-key`) or underscores (`--gene_key`).
+    flags
+        Flag of each parameter, such as `{"gene_key": "--gene-key"}`. Other names stay as they are.
 
     Examples
     --------
-    >>> as_flags("Found counts in layers['counts']: pass layer='counts'.", ["layer"])
+    >>> as_flags("Found counts in layers['counts']: pass layer='counts'.", {"layer": "--layer"})
     "Found counts in layers['counts']: pass --layer counts."
-    >>> as_flags("Pass allow_fractional=True to accept them.", ["allow_fractional"])
+    >>> as_flags("Pass allow_fractional=True to accept them.", {"allow_fractional": "--allow-fractional"})
     'Pass --allow-fractional to accept them.'
     """
-    names = "|".join(map(re.escape, sorted(parameters, key=len, reverse=True)))
-    if not names:
+    if not flags:
         return message
+    names = "|".join(map(re.escape, sorted(flags, key=len, reverse=True)))
 
     def flag(match: re.Match) -> str:
-        name, value = match.group(1), match.group(2) or ""
-        name = name.replace("_", "-") if dashes else name
-        return f"--{name}" if value == "True" else f"--{name} {value.strip(chr(34) + chr(39))}".rstrip()
+        name, value = flags[match.group(1)], match.group(2) or "True"
+        if value == "True":
+            return name
+        text = value[1:-1] if value[0] in "'\"" else value
+        return f"{name} {shlex.quote(text) if _NEEDS_QUOTES.search(text) else text}"
 
-    return re.sub(rf"\b({names})=(\"[^\"]*\"|'[^']*'|[^\s,;:()]*[^\s,;:().])?", flag, message)
+    # A value is quoted, or ends before white space or punctuation; a dot, comma or colon inside it belongs to it.
+    return re.sub(rf"(?<![\w.])({names})=(\"[^\"]*\"|'[^']*'|[^\s;()\"']*[^\s,;:().\"'])?", flag, message)
 
 
-__all__ = ["BusyError", "RunStoppedError", "UserError", "UserKeyError", "as_flags", "exit_code"]
+__all__ = [
+    "BusyError",
+    "RunStoppedError",
+    "UserError",
+    "UserKeyError",
+    "as_flags",
+    "exit_code",
+    "flags_of",
+    "guard",
+    "message_of",
+]

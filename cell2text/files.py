@@ -1,4 +1,7 @@
-"""Write files so that an interrupted run leaves either the old file or the new one."""
+"""Check paths, and write files so that an interrupted run leaves either the old file or the new one.
+
+Depends on the standard library only.
+"""
 
 import os
 from collections.abc import Iterator
@@ -36,13 +39,55 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Write UTF-8 text to a file: a reader sees the old file or the new one, never half of one."""
+    """Write UTF-8 text to a file. A reader sees the old file or the new one, never a part.
+
+    Parameters
+    ----------
+    path
+        File to write. Its folder must exist.
+    text
+        The whole content.
+    """
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
+def check_input(path: str | os.PathLike) -> None:
+    """Raise unless a local input exists.
+
+    Commands call this before they import a library, so that a mistyped path fails at once. Globs and remote addresses
+    (`s3://...`) are left to the reader.
+
+    Parameters
+    ----------
+    path
+        File, folder, glob or fsspec address.
+
+    Raises
+    ------
+    UserError
+        If nothing is there.
+    """
+    text = os.fspath(path)
+    if "::" in text or "://" in text.removeprefix("file://") or any(character in text for character in "*?["):
+        return
+    if not os.path.exists(os.path.expanduser(text.removeprefix("file://"))):
+        raise UserError(f"{text} does not exist.")
+
+
 def check_output_folder(out: str | os.PathLike) -> None:
-    """Raise a `UserError` unless the folder of `out` exists and is writable."""
+    """Raise unless the folder of an output exists and is writable.
+
+    Parameters
+    ----------
+    out
+        File or folder that will be written.
+
+    Raises
+    ------
+    UserError
+        If the folder does not exist, or does not accept files.
+    """
     folder = Path(out).resolve().parent
     if not folder.is_dir():
         raise UserError(f"out={str(out)!r}: the folder {Path(out).parent} does not exist. Create it first.")

@@ -1,82 +1,164 @@
-"""A model and its processor: from a folder, the Hub, or this package, which brings one."""
+"""Load a model and its processor: the packaged model, a folder, or a model on the Hub.
+
+Folders are checked before torch and transformers are imported, so that a mistyped path fails at once.
+"""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoModel, AutoProcessor
-
-import cell2text  # noqa: F401  registers the classes
-from assembly_cell2text import check_encoder_fits
 from cell2text.errors import UserError
 from cell2text.models import MINI, MINI_NAME
-from modeling_cell2text import Cell2TextForConditionalGeneration
-from processing_cell2text import Cell2TextProcessor
+
+
+if TYPE_CHECKING:
+    from modeling_cell2text import Cell2TextForConditionalGeneration
+    from processing_cell2text import Cell2TextProcessor
 
 
 def load(
     model: str | os.PathLike | None = None, device: str | None = None
-) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
+) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor"]:
     """Load a Cell2Text model and its processor, ready to describe cells.
 
     Parameters
     ----------
     model
-        Folder or Hub id; the small model that ships with the package if left out, which needs no network.
+        Folder or Hub id; the packaged model, which needs no network, if omitted.
     device
-        Such as `cuda:1`; the best there is if left out.
+        Device, such as `"cuda:1"`; the GPU of this process if there is one, otherwise the CPU.
 
     Returns
     -------
-    The model, in evaluation mode, and its processor; both together are a `model` for :func:`cell2text.tl.describe`.
+    The model, in evaluation mode, and its processor. Together they are a `model` for :func:`cell2text.tl.describe`.
 
     Raises
     ------
-    ValueError
-        If it is no Cell2Text model, has no processor, or its encoder and its gene vocabulary do not belong together.
+    UserError
+        If the folder does not exist or is not a Cell2Text model with weights and a processor, or if the model and its
+        processor do not fit together.
+    OSError
+        If the Hub does not provide the model.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> model, processor = cell2text.load()
+    >>> processor.num_cell_tokens == model.config.num_cell_tokens
+    True
     """
     return load_model(None if model is None else os.fspath(model), device or default_device())
 
 
 def default_device() -> str:
-    """This process's own GPU, or the CPU."""
+    """Return the GPU of this process, `cuda:LOCAL_RANK`, or the CPU if there is no GPU."""
+    import torch
+
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def model_name(model: str | os.PathLike | None) -> str:
-    """What a model is called in what it wrote."""
+    """Return the name under which results record a model, None being the packaged model."""
     return MINI_NAME if model is None else str(model)
 
 
-def load_model(name: str | None, device: str) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
-    """Load a model onto a device; see :func:`load`."""
-    if name is None:
+def check_model_folder(model: str | os.PathLike | None) -> None:
+    """Raise unless a local model is complete. Hub ids are not checked.
+
+    Parameters
+    ----------
+    model
+        Folder or Hub id; None for the packaged model.
+
+    Raises
+    ------
+    UserError
+        If the path does not exist, is a file, or lacks a configuration, weights or a processor of Cell2Text.
+    """
+    if model is None:
         if not (MINI / "config.json").is_file():
-            raise UserError("This installation of Cell2Text has lost its own model: install it again, or pass --model.")
-        name = str(MINI)
-    folder = Path(name)
+            raise UserError("The bundled model is missing; reinstall cell2text, or pass model='FOLDER'.")
+        return
+    name, folder = os.fspath(model), Path(model).expanduser()
     if folder.is_dir():
-        config = folder / "config.json"
-        if not config.is_file():
-            raise UserError(f"--model {name} is a folder without config.json: no model that can be loaded.")
+        _check_content(name, folder)
+    elif folder.exists():
+        raise UserError(f"model={name!r} is a file. Expected the folder that holds config.json and the weights.")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise UserError(f"model={name!r} does not exist. Expected a folder, or a Hub id such as OWNER/NAME.")
+
+
+def _check_content(name: str, folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        hint = ""
+        if (folder / "adapter_config.json").is_file():
+            hint = " It holds a LoRA adapter: pass the folder of the whole model."
+        raise UserError(f"model={name!r} is a folder without config.json. Expected a saved Cell2Text model.{hint}")
+    try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-        if kind != "cell2text":
-            raise UserError(f"--model {name} is a {kind} model: expected one of Cell2Text.")
-        if not (folder / "processor_config.json").is_file():
-            raise UserError(
-                f"--model {name} has no processor: save it beside the model with processor.save_pretrained({name!r})."
-            )
-    elif name.startswith((".", "/")) or name.count("/") > 1:
-        raise UserError(f"--model {name} does not exist.")
-    model = AutoModel.from_pretrained(name)
-    if folder == MINI:  # what it wrote is to say whose it is, not where it was installed
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"model={name!r}: config.json is not a configuration ({error}).") from error
+    if kind != "cell2text":
+        raise UserError(f"model={name!r} is a model of type {kind!r}. Expected type 'cell2text'.")
+    if not (folder / "processor_config.json").is_file():
+        raise UserError(
+            f"model={name!r} has no processor. Save it beside the model: processor.save_pretrained({name!r})."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"model={name!r} has no weights. Expected model.safetensors.")
+
+
+def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor"]:
+    """Load a model onto a device; see :func:`load`."""
+    check_model_folder(name)
+    import torch
+    from transformers import AutoModel, AutoProcessor
+
+    from assembly_cell2text import check_encoder_fits
+
+    path = MINI if name is None else Path(name).expanduser()
+    local = path.is_dir()
+    source = str(path) if local else str(name)
+    try:
+        with _no_weight_bars():
+            model = AutoModel.from_pretrained(source)
+            processor = AutoProcessor.from_pretrained(source)
+    except OSError as error:
+        if local:
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise OSError(f"model={source!r}: no folder of this name, and the Hub does not provide it: {reason}") from error
+    if model.config.model_type != "cell2text":
+        raise UserError(f"model={source!r} is a model of type {model.config.model_type!r}. Expected type 'cell2text'.")
+    if name is None:  # results name the model, not the folder of its installation
         model.config._name_or_path = model.name_or_path = MINI_NAME
-    processor = AutoProcessor.from_pretrained(name)
     check_encoder_fits(model.config.cell_config, processor)
     if model.config.num_cell_tokens != processor.num_cell_tokens:
         raise UserError(
-            f"--model {name}: the model makes {model.config.num_cell_tokens} features of a cell, its processor expects "
-            f"{processor.num_cell_tokens}: they do not belong together."
+            f"model={source!r}: the model makes {model.config.num_cell_tokens} features per cell, but its processor "
+            f"expects {processor.num_cell_tokens}. Save both from the same training run."
         )
     return model.to(torch.device(device)).eval(), processor
+
+
+@contextmanager
+def _no_weight_bars() -> Iterator[None]:
+    """Hide the progress bar "Loading weights" of transformers, but not those of downloads."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    downloads_hidden, weights_hidden = are_progress_bars_disabled(), not logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # hides both
+    if not downloads_hidden:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if not weights_hidden:
+            logging.enable_progress_bar()  # shows both
+        if downloads_hidden:
+            disable_progress_bars()

@@ -15,7 +15,8 @@ from cell2text.describe.inputs import (
     pseudobulk_of_adata,
     rank_adata,
 )
-from cell2text.describe.options import DescribeOptions, provenance
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.provenance import provenance
 from cell2text.describe.run import ROWS_PER_SHARD
 from cell2text.describe.table import EMBEDDING, ID, TEXT
 from cell2text.describe.writers import embedding_matrix, groups_for_uns, obs_column

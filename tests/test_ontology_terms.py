@@ -1,4 +1,4 @@
-"""Labels to terms, definitions, life stages."""
+"""Resolve labels to terms; definitions and life stages of terms."""
 
 import re
 
@@ -19,22 +19,22 @@ def terms(ontology, retired=False):
     ("field", "label", "term_id", "expected"),
     [
         pytest.param("cell_type", "B cell", "CL:0000236", ("B cell", "CL:0000236", "term_id"), id="id"),
-        pytest.param("cell_type", "b-lymphozyt", "CL:0000236", ("B cell", "CL:0000236", "term_id"), id="the_id_wins"),
+        pytest.param("cell_type", "b-lymphozyt", "CL:0000236", ("B cell", "CL:0000236", "term_id"), id="id_takes_precedence"),
         pytest.param("cell_type", "B CELL", None, ("B cell", "CL:0000236", "label"), id="label"),
         pytest.param("cell_type", "pancreatic alpha cell", None, ("pancreatic A cell", "CL:0000171", "synonym"), id="synonym"),
         pytest.param("cell_type", None, "CL:0000003", ("cell", "CL:0000000", "retired_id"), id="retired_id"),
         pytest.param("cell_type", "my cluster 7", "unknown", ("my cluster 7", None, "unresolved"), id="unresolved"),
-        pytest.param("cell_type", "B cell", "CL:9999999", ("B cell", "CL:0000236", "label"), id="an_id_that_is_none"),
+        pytest.param("cell_type", "B cell", "CL:9999999", ("B cell", "CL:0000236", "label"), id="id_that_does_not_exist"),
         pytest.param("cell_type", "unknown", "unknown", (None, None, "unknown"), id="unknown"),
         pytest.param("cell_type", "nan", "", (None, None, "unknown"), id="nan"),
         pytest.param("disease", "normal", None, ("normal", "PATO:0000461", "label"), id="normal"),
-        pytest.param("disease", "male", "PATO:0000384", ("male", None, "unresolved"), id="a_sex_is_no_disease"),
+        pytest.param("disease", "male", "PATO:0000384", ("male", None, "unresolved"), id="sex_is_not_a_disease"),
         pytest.param("disease", "influenza || COVID-19", "MONDO:0005812 || MONDO:0100096", ("influenza and COVID-19", "MONDO:0005812 || MONDO:0100096", "term_id"), id="two_diseases"),
         pytest.param("sex", "F", None, ("female", "PATO:0000383", "synonym"), id="short_sex"),
         pytest.param("cell_type", "T cells", None, ("T cell", "CL:0000084", "synonym"), id="plural"),
         pytest.param("disease", "Healthy", None, ("normal", "PATO:0000461", "synonym"), id="healthy"),
-        pytest.param("development_stage", "9-year-old human stage", None, ("9-year-old stage", "HsapDv:0000103", "synonym"), id="an_old_label_alone"),
-        pytest.param("development_stage", "55-year-old human stage", "HsapDv:0000149", ("55-year-old stage", "HsapDv:0000149", "term_id"), id="an_old_label"),
+        pytest.param("development_stage", "9-year-old human stage", None, ("9-year-old stage", "HsapDv:0000103", "synonym"), id="former_label_without_id"),
+        pytest.param("development_stage", "55-year-old human stage", "HsapDv:0000149", ("55-year-old stage", "HsapDv:0000149", "term_id"), id="former_label"),
     ],
 )  # fmt: skip
 def test_labels_are_resolved(field, label, term_id, expected):
@@ -58,32 +58,32 @@ def test_every_definition_of_the_cell_ontology_is_one_clean_sentence():
     assert checked > 3000
 
 
-def test_sentences_end_where_a_new_one_starts():
+def test_the_first_sentence_ends_before_the_next_one():
     assert clean_first_sentence("Lacks CD8, e.g. in blood. It grows.") == "Lacks CD8, e.g. in blood"
     assert clean_first_sentence("One (of two. Or three).  Two.") == "One (of two. Or three)"
     assert clean_first_sentence("A cell of C. elegans. it moves.") == "A cell of C. elegans"
     assert clean_first_sentence("A cell that that moves (Meier et al., 2018). More.") == "A cell that moves"
 
 
-def test_a_definition_goes_on_after_a_colon():
+def test_definitions_start_in_lower_case_except_for_names():
     assert lowercase_start("Epithelial cell of a duct") == "epithelial cell of a duct"
     assert lowercase_start("CD4-positive cell") == "CD4-positive cell"
     assert lowercase_start("A(n) epithelial cell") == "an epithelial cell"
     assert lowercase_start("Undifferentiated; mitotic stem cell") == "undifferentiated; mitotic stem cell"
 
 
-def test_a_definition_does_not_repeat_what_it_defines():
+def test_definitions_do_not_repeat_the_label():
     assert term_definition("CL:0000542").startswith("a leukocyte commonly found")  # "A lymphocyte is a leukocyte ..."
     assert term_definition("CL:0000171").startswith("a type A enteroendocrine cell")
     assert term_definition("CL:0000003") is None  # retired
 
 
-def test_every_definition_of_the_example_cells_is_there():
+def test_every_example_cell_type_has_a_definition():
     assert all(term_definition(term) for term in example_cells().obs["cell_type_ontology_term_id"].unique())
 
 
 def expected_stage(label: str) -> str | None:
-    """What a reader makes of a label of HsapDv, found without the ontology's tree."""
+    """Return the stage that the words of an HsapDv label imply, without the ontology's graph."""
     years = re.match(r"(\d+)-year-old", label)
     if years:
         age = int(years[1])
@@ -112,14 +112,14 @@ def expected_stage(label: str) -> str | None:
     return found[0] if found else None
 
 
-SILENT = {"life cycle", "life cycle stage", "immature stage", "second decade stage", "postnatal stage"}
+WITHOUT_STAGE = {"life cycle", "life cycle stage", "immature stage", "second decade stage", "postnatal stage"}
 
 
 def test_every_term_of_hsapdv_has_the_life_stage_of_its_label():
     entries = terms("HsapDv", retired=True)
     assert len(entries) > 250
     for term, entry in entries.items():
-        if entry["label"] in SILENT:
+        if entry["label"] in WITHOUT_STAGE:
             assert life_stage(term) is None, term
         else:
             assert life_stage(term) == expected_stage(entry["label"]), (term, entry["label"])
@@ -135,5 +135,5 @@ def test_every_term_of_hsapdv_has_the_life_stage_of_its_label():
         (None, None),
     ],
 )
-def test_life_stages_by_hand(term, stage):
+def test_life_stages_of_selected_terms(term, stage):
     assert life_stage(term) == stage

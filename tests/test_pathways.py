@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cell2text.preparation.aucell import aucell, match_columns, read_gmt
-from cell2text.preparation.rows import named_pathways
+from cell2text.preparation.aucell import aucell
+from cell2text.preparation.gene_sets import match_columns, read_gmt
+from cell2text.preparation.rows import top_pathways
 from ranking_cell2text import CellRanker
 from vocabulary_cell2text import GeneVocabulary
 
@@ -116,9 +117,9 @@ def read_gmt_text(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no gene set"),
+        ("", "contains no gene set"),
         ("HYPOXIA,x,A,B\n", "line 1: expected name, description and genes separated by tabs, found 'HYPOXIA,x,A,B'"),
-        ("A\tx\tG1\nA\tx\tG2\n", "names gene sets twice: \\['A'\\]"),
+        ("A\tx\tG1\nA\tx\tG2\n", "several gene sets of the same name: \\['A'\\]"),
     ],
 )
 def test_a_wrong_gmt_is_refused(text, message):
@@ -141,7 +142,7 @@ def test_ties_and_seed_go_together(options):
 
 
 def test_too_few_genes_have_no_top():
-    with pytest.raises(ValueError, match="9 genes are too few: the top 5% of them"):
+    with pytest.raises(ValueError, match="9 genes are too few: no rank counts among the top 5%"):
         aucell(sp.csr_matrix((1, 9)), [np.array([0])])
 
 
@@ -152,10 +153,10 @@ def test_a_set_without_a_gene_in_the_file_has_no_score():
 def test_the_two_highest_eligible_sets_are_named():
     scores = np.array([[0.1, 0.5, 0.3, 0.9], [0.2, 0.2, 0.2, 0.9], [0, 0, 0.1, 0.9], [0, 0, 0, 0.9]])
     eligible = np.array([True, True, True, False])
-    top, active = named_pathways(scores, ["A", "B", "C", "D"], eligible)
+    top, active = top_pathways(scores, ["A", "B", "C", "D"], eligible)
     assert top == [("B", "C"), ("A", "B"), ("C",), ()] and active == top
-    assert named_pathways(np.zeros((2, 0)), [], np.zeros(0, bool)) == ([(), ()], [(), ()])
-    top, active = named_pathways(np.arange(100.0)[None], [str(i) for i in range(100)], np.ones(100, bool))
+    assert top_pathways(np.zeros((2, 0)), [], np.zeros(0, bool)) == ([(), ()], [(), ()])
+    top, active = top_pathways(np.arange(100.0)[None], [str(i) for i in range(100)], np.ones(100, bool))
     assert top == [("99", "98")] and len(active[0]) == 5
     scores = np.array([[0.2, np.nan, 0.1]])
-    assert named_pathways(scores, ["A", "B", "C"], np.array([True, False, True]))[0] == [("A", "C")]
+    assert top_pathways(scores, ["A", "B", "C"], np.array([True, False, True]))[0] == [("A", "C")]

@@ -22,9 +22,11 @@ from datasets import load_dataset
 
 import cell2text.preparation.jobs as jobs_module
 from cell2text.preparation.config import PrepareConfig
-from cell2text.preparation.output_folder import BusyFolderError, locked
-from cell2text.preparation.run import fit_vocabulary_of_files, prepare
-from cell2text.sources.files import BadFileError, find_sources, open_source
+from cell2text.preparation.output_folder import BusyFolderError, lock_output_folder
+from cell2text.preparation.run import fit_vocabulary_from_files, prepare
+from cell2text.sources.checks import BadFileError
+from cell2text.sources.containers import open_source
+from cell2text.sources.discovery import find_sources
 from ranking_cell2text import rank_anndata
 from vocabulary_cell2text import GeneVocabulary
 
@@ -124,7 +126,8 @@ def test_folders_of_one_name_are_not_taken_for_each_other(world, tmp_path):
 
 
 def test_tokens_are_those_of_the_processor_and_scores_those_of_aucell(world, prepared, tmp_path):
-    from cell2text.preparation.aucell import aucell, match_columns, read_gmt
+    from cell2text.preparation.aucell import aucell
+    from cell2text.preparation.gene_sets import match_columns, read_gmt
     from ranking_cell2text import CellRanker
 
     data, vocabulary = load(prepared, tmp_path), GeneVocabulary.from_pretrained(world / "vocabulary")
@@ -310,8 +313,8 @@ def test_a_vocabulary_is_fitted_to_the_training_cells_alone(world, tmp_path):
 
 
 def test_vocab_fits_all_cells_whatever_the_number_of_workers(world, tmp_path):
-    first = fit_vocabulary_of_files([world / "cells"], tmp_path / "a", progress=False)
-    second = fit_vocabulary_of_files([world / "cells"], tmp_path / "b", progress=False, workers=2, cells_per_shard=20)
+    first = fit_vocabulary_from_files([world / "cells"], tmp_path / "a", progress=False)
+    second = fit_vocabulary_from_files([world / "cells"], tmp_path / "b", progress=False, workers=2, cells_per_shard=20)
     assert first.fingerprint == second.fingerprint
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["gene_aliases.tsv", "gene_vocabulary.tsv"]
     from cell2text.preparation.medians import fit_vocabulary
@@ -324,7 +327,7 @@ def test_cells_are_sampled_and_filtered_and_counted(world, tmp_path):
     report = run(world, tmp_path / "out", sampling="balanced", n_cells=90, exclude_datasets=["two"], split="random")
     assert report["rows"] == 90 and report["files"]["two"]["dropped"] == {"excluded data set": 70}
     taken = report["files"]["one"]["rows"] + report["files"]["three"]["rows"]
-    assert taken == 90 and report["files"]["one"]["dropped"]["not in the sample"] > 0
+    assert taken == 90 and report["files"]["one"]["dropped"]["not sampled"] > 0
     assert (
         report["diversity"]["after"]["cell_type"]["shannon"]
         >= report["diversity"]["before"]["cell_type"]["shannon"] - 1e-6
@@ -399,22 +402,22 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_refused(world, tmp_
     first = run(world, tmp_path / "out")
     before = digest(tmp_path / "out")
     assert run(world, tmp_path / "out") == first and digest(tmp_path / "out") == before
-    with pytest.raises(ValueError, match="belongs to a run that differs in config: seed. Take another --out"):
+    with pytest.raises(ValueError, match="belongs to a run that differs in config: seed. Choose another folder"):
         run(world, tmp_path / "out", seed=7)
     with pytest.raises(ValueError, match="differs in files: three"):
         run(world, tmp_path / "out", inputs=[world / "cells" / "one.h5ad", world / "cells" / "two.h5ad"])
 
 
 def test_two_runs_in_one_folder_are_refused(world, tmp_path):
-    with locked(tmp_path / "out"), pytest.raises(BusyFolderError, match="Another run works in"):
+    with lock_output_folder(tmp_path / "out"), pytest.raises(BusyFolderError, match="is in use by another run"):
         run(world, tmp_path / "out")
 
 
 def test_a_folder_with_other_files_is_left_alone(world, tmp_path):
     (tmp_path / "thesis.tex").write_text("all my work")
-    with pytest.raises(ValueError, match="holds other files \\(thesis.tex\\)"):
+    with pytest.raises(ValueError, match="contains other files \\(thesis.tex\\)"):
         run(world, tmp_path)
-    with pytest.raises(ValueError, match="is a file: expected a folder"):
+    with pytest.raises(ValueError, match="is a file. Choose a folder"):
         run(world, tmp_path / "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -424,7 +427,7 @@ def test_a_folder_that_only_looks_like_ours_is_left_alone(world, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "precious.parquet").write_text("months of work")
     (tmp_path / "README.md").write_text("my project")
-    with pytest.raises(ValueError, match="holds other files \\(README.md, data\\)"):
+    with pytest.raises(ValueError, match="contains other files \\(README.md, data\\)"):
         run(world, tmp_path)
     assert (tmp_path / "data" / "precious.parquet").read_text() == "months of work"
 
@@ -474,17 +477,17 @@ def bad_file(kind, folder):
 
 
 BAD_FILES = {
-    "truncated": "bad: cannot be opened: damaged, truncated or no h5ad",
-    "no_h5ad": "bad: cannot be opened: damaged, truncated or no h5ad",
-    "other_hdf5": "bad: no AnnData: it lacks \\['obs', 'var'\\]",
-    "missing_columns": "bad: has no column cell_type, tissue or disease in obs; it has \\['Sex'\\].*--columns cell_type=CellType",
+    "truncated": "bad: cannot be opened: it is damaged, truncated or not h5ad",
+    "no_h5ad": "bad: cannot be opened: it is damaged, truncated or not h5ad",
+    "other_hdf5": "bad: is not an AnnData: it lacks \\['obs', 'var'\\]",
+    "missing_columns": "bad: has no column cell_type, tissue or disease in obs; it has \\['Sex'\\].*columns=, such as cell_type=CellType",
     "mouse": "bad: 0 of 60 genes are in the vocabulary.*mouse",
-    "log": "bad: X holds fractional values \\(cell 'cell0': .*raw counts are needed.*--allow-fractional",
+    "log": "bad: X holds fractional values \\(cell 'cell0': .*raw counts are needed.*allow_fractional=True",
     "nan": "bad: X holds NaN or infinite values \\(cell 'cell0'",
     "negative": "bad: X holds negative values",
-    "empty": "bad: holds no cell",
-    "no_genes": "bad: lists no gene",
-    "few_genes": "bad: has 40 genes, too few to score gene sets",
+    "empty": "bad: contains no cells",
+    "no_genes": "bad: contains no genes",
+    "few_genes": "bad: has 40 genes. Scoring gene sets needs at least 50",
     "wide": "bad: X has shape \\(30, 70\\), but obs names 30 cells and var 60 genes",
 }
 
@@ -496,9 +499,9 @@ def test_a_bad_file_among_good_ones_is_named_and_can_be_skipped(kind, world, pre
     bad = bad_file(kind, tmp_path)
     with pytest.raises(BadFileError, match=BAD_FILES[kind]) as raised:
         run(world, tmp_path / "out", inputs=[world / "cells", bad])
-    assert "--skip-bad-files" in str(raised.value)
+    assert "skip_bad_files=True" in str(raised.value)
     report = run(world, tmp_path / "out", inputs=[world / "cells", bad], skip_bad_files=True)
-    assert re.search(BAD_FILES[kind].removeprefix("bad: ").split(".*--")[0], report["skipped"]["bad"])
+    assert re.search(BAD_FILES[kind].removeprefix("bad: ").split(".*")[0], report["skipped"]["bad"])
     expected, found = load(prepared, tmp_path), load(tmp_path / "out", tmp_path)
     assert all(found[split]["cell_id"] == expected[split]["cell_id"] for split in expected)
     assert report["skipped"]["bad"] in html.unescape((tmp_path / "out" / "report.html").read_text())
@@ -526,7 +529,7 @@ def test_a_chunk_that_is_damaged_is_found(world, tmp_path):
     content = bytearray((tmp_path / "hurt.h5ad").read_bytes())
     content[place + 10 : place + 40] = b"\xff" * 30
     (tmp_path / "hurt.h5ad").write_bytes(content)
-    with pytest.raises(BadFileError, match="hurt: damaged: cells .* cannot be read|hurt: X holds"):
+    with pytest.raises(BadFileError, match="hurt: is damaged: cells .* cannot be read|hurt: X holds"):
         run(world, tmp_path / "out", inputs=[tmp_path / "hurt.h5ad"])
 
 
@@ -539,7 +542,7 @@ def test_counts_in_a_layer_are_pointed_at(world, tmp_path):
     adata = make_file(tmp_path / "a.h5ad")
     adata.layers["umi"], adata.X = adata.X.copy(), adata.X.log1p()
     adata.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(BadFileError, match="Found integers in 'umi': pass --layer umi"):
+    with pytest.raises(BadFileError, match="Found integers in 'umi': pass layer='umi'"):
         run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"])
     with pytest.raises(BadFileError, match="has no layer 'raws': it has layers \\['umi'\\] and no raw"):
         run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], layer="raws")
@@ -557,7 +560,7 @@ def test_files_with_different_gene_names_meet_in_the_vocabulary(world, prepared,
     assert report["files"]["one"]["genes_by_route"]["ensembl_id"] == 60
     expected, found = load(prepared, tmp_path), load(tmp_path / "out", tmp_path)
     assert found["train"]["cells"][:] == expected["train"]["cells"][:]
-    with pytest.raises(BadFileError, match="two: 'GENE0' in adata.var_names is no human Ensembl gene id"):
+    with pytest.raises(BadFileError, match="two: 'GENE0' in adata.var_names is not a human Ensembl gene id"):
         run(world, tmp_path / "fitted", inputs=[tmp_path], gene_vocab=None)
 
 
@@ -570,7 +573,7 @@ def test_the_same_names_in_two_files_are_two_cells_unless_data_set_and_donor_agr
     adata[5:25, :50].copy().write_h5ad(tmp_path / "subset_of_a.h5ad")
     report = run(world, tmp_path / "copies", inputs=[tmp_path / f"{name}.h5ad" for name in ("subset_of_a", "a", "b")])
     assert report["rows"] == 80
-    assert report["files"]["subset_of_a"]["dropped"] == {"copy of a cell of another file": 20}
+    assert report["files"]["subset_of_a"]["dropped"] == {"duplicate of a cell in another file": 20}
 
 
 def test_cells_without_counts_and_cells_of_which_nothing_is_known_are_counted(world, tmp_path):
@@ -583,7 +586,7 @@ def test_cells_without_counts_and_cells_of_which_nothing_is_known_are_counted(wo
     adata.write_h5ad(tmp_path / "a.h5ad")
     report = run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], split="random")
     assert (
-        report["files"]["a"]["dropped"] == {"nothing known about it": 5, "without counts": 2} and report["rows"] == 53
+        report["files"]["a"]["dropped"] == {"cell type, tissue and disease unknown": 5, "without counts on genes of the vocabulary": 2} and report["rows"] == 53
     )
 
 
@@ -605,31 +608,31 @@ def test_the_name_unknown_never_becomes_a_label(world, tmp_path):
     [
         ({"sampling": "some"}, "sampling='some': expected one of all, random, balanced, published"),
         ({"split": "batch"}, "split='batch': expected one of donor, dataset"),
-        ({"split": "named"}, "cells are named for test or validation where the split is named, and only there"),
-        ({"named": {"test": ["a=b"]}}, "split=donor, named="),
-        ({"split": "named", "named": {"tset": ["a=b"]}}, "and only there"),
-        ({"tasks": {"sing": 1.0}}, "expected weights of"),
-        ({"tasks": {"describe": 0.0}}, "expected weights of"),
-        ({"seed": "one"}, "seed='one': expected int, such as 0"),
-        ({"tasks": ["describe"]}, "tasks=\\['describe'\\]: expected dict"),
-        ({"cells_per_shard": 0}, "cells_per_shard=0: expected 1 to 65,536"),
+        ({"split": "named"}, "split='named' with 0 splits of named cells"),
+        ({"named": {"test": ["a=b"]}}, "split='donor' with 1 splits of named cells"),
+        ({"split": "named", "named": {"tset": ["a=b"]}}, "cells can be named for test and validation only"),
+        ({"tasks": {"sing": 1.0}}, "tasks=sing: no task of this name. Expected describe"),
+        ({"tasks": {"describe": 0.0}}, "expected none below 0 and one above 0"),
+        ({"seed": "one"}, "seed='one': expected an integer"),
+        ({"tasks": ["describe"]}, "tasks=\\['describe'\\]: expected a mapping of texts to numbers"),
+        ({"cells_per_shard": 0}, "cells_per_shard=0: expected an integer from 1 to 65,536"),
         ({"ties": "random"}, "ties='random'"),
         ({"source": "census"}, "The Census takes no input files"),
         ({"workers": 0}, "workers=0: expected at least 1"),
         ({"gene_sets": "nothing.gmt"}, "Cannot read gene sets from nothing.gmt"),
         ({"gene_vocab": "nothing"}, "nothing"),
-        ({"columns": {"assay": "nowhere"}}, "has no column 'nowhere' in obs, which --columns names"),
+        ({"columns": {"assay": "nowhere"}}, "has no column 'nowhere' in obs, which columns= maps"),
         ({"gene_key": "nowhere"}, "gene_key='nowhere': adata.var has no such column"),
-        ({"require": ["assay"]}, "No cell is left of 210: dropped"),
-        ({"require": ["nope"]}, "There is no column 'nope' to map, require or balance"),
-        ({"columns": {"celltype": "x"}}, "There is no column 'celltype' to map"),
+        ({"require": ["assay"]}, "No cell remains of 210: dropped"),
+        ({"require": ["nope"]}, "require=nope: no metadata column of this name"),
+        ({"columns": {"celltype": "x"}}, "columns=celltype: no metadata column of this name"),
         ({"max_genes": 0}, "max_genes=0: expected an integer of at least 8"),
         ({"n_cells": 2.5}, "n_cells=2.5: expected an integer"),
-        ({"shares": {"train": 0.8, "test": float("nan")}}, "expected a number for each"),
+        ({"shares": {"train": 0.8, "test": float("nan")}}, "shares=.*: expected a mapping of texts to numbers"),
         ({"tasks": {"describe": "many"}}, "expected"),
-        ({"ties": "seeded"}, "a seed belongs to seeded ties"),
+        ({"ties": "seeded"}, "seeded ties need a seed"),
         ({"gene_sets": None, "tasks": {"pathways": 1.0}}, "The task pathways needs gene sets"),
-        ({"gene_vocab": "./nothing"}, "--gene-vocab ./nothing does not exist"),
+        ({"gene_vocab": "./nothing"}, "gene_vocab='./nothing' does not exist"),
     ],
 )
 def test_wrong_options_are_refused(options, message, world, tmp_path):
@@ -650,9 +653,9 @@ def test_sources_are_found_and_named(tmp_path):
         find_sources([str(tmp_path / "c")])
     with pytest.raises(ValueError, match="is neither an .h5ad file nor a .zarr store"):
         find_sources([str(tmp_path / "b" / "notes.txt")])
-    with pytest.raises(ValueError, match="holds no .h5ad file"):
+    with pytest.raises(ValueError, match="contains no .h5ad file"):
         find_sources([str(tmp_path / "c*")])
-    with pytest.raises(ValueError, match="Named twice"):
+    with pytest.raises(ValueError, match="more than once"):
         find_sources([str(tmp_path / "a"), str(tmp_path / "a" / "cells.h5ad")])
 
 
@@ -663,8 +666,8 @@ def test_rows_are_read_as_anndata_reads_them(compression, tmp_path):
     (source,) = find_sources([str(tmp_path / "a.h5ad")])
     with open_source(source) as reader:
         for rows in (np.arange(300), np.array([0, 1, 5, 120, 121, 299]), np.array([17])):
-            assert (reader.counts_of(rows) != adata.X[rows]).nnz == 0
-            assert list(reader.cell_names(rows)) == list(adata.obs_names[rows])
+            assert (reader.read_counts(rows) != adata.X[rows]).nnz == 0
+            assert list(reader.read_cell_names(rows)) == list(adata.obs_names[rows])
 
 
 def test_a_yaml_file_holds_any_option_and_the_command_line_wins(tmp_path):
@@ -672,12 +675,12 @@ def test_a_yaml_file_holds_any_option_and_the_command_line_wins(tmp_path):
     config = PrepareConfig.from_yaml(tmp_path / "a.yaml", seed=4)
     assert (config.seed, config.split, config.inputs) == (4, "random", ["x.h5ad"])
     (tmp_path / "b.yaml").write_text("sed: 3\n")
-    with pytest.raises(ValueError, match="options that do not exist: \\['sed'\\]"):
+    with pytest.raises(ValueError, match="options that do not exist: sed"):
         PrepareConfig.from_yaml(tmp_path / "b.yaml")
     with pytest.raises(ValueError, match="Cannot read the configuration"):
         PrepareConfig.from_yaml(tmp_path / "c.yaml")
     (tmp_path / "d.yaml").write_text("- a\n")
-    with pytest.raises(ValueError, match="holds list: expected options"):
+    with pytest.raises(ValueError, match="holds a list. Expected options"):
         PrepareConfig.from_yaml(tmp_path / "d.yaml")
 
 
@@ -710,10 +713,10 @@ def test_the_command_line_reports_and_refuses(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare", "cells", "--tasks", "describe"], "--tasks 'describe': expected name=value."),
-        (["prepare", "cells", "--shares", "train=most"], "--shares 'train=most': expected name=value."),
-        (["prepare"], "No input: name h5ad files, zarr stores or folders."),
-        (["vocab"], "No input: name h5ad files, zarr stores or folders."),
+        (["prepare", "cells", "--tasks", "describe"], "--tasks describe: expected NAME=VALUE"),
+        (["prepare", "cells", "--shares", "train=most"], "--shares train=most: expected NAME=VALUE, a number."),
+        (["prepare"], "No input. Name h5ad files, zarr stores or folders."),
+        (["vocab"], "No input. Name h5ad files, zarr stores or folders."),
         (["prepare", "cells", "--config", "nowhere.yaml"], "Cannot read the configuration nowhere.yaml"),
     ],
 )
@@ -750,7 +753,7 @@ def test_what_the_readme_of_the_reference_data_says_is_what_the_report_says(tmp_
         lost = adata.X[:, token_ids < 0].sum(dtype=np.float64) / adata.X.sum(dtype=np.float64)
         assert abs(entry["counts_by_route"]["unmapped"] - lost) < 1e-6
     # Every example cell is one of the other files' cells.
-    assert report["files"]["example_cells"]["dropped"] == {"copy of a cell of another file": 1409}
+    assert report["files"]["example_cells"]["dropped"] == {"duplicate of a cell in another file": 1409}
     assert report["rows"] == 22885
     types: dict[str, int] = {}
     for split in report["splits"].values():
@@ -890,7 +893,7 @@ def test_cells_without_any_counts_leave_nothing(world, tmp_path):
     adata = make_file(tmp_path / "a.h5ad", 30)
     adata.X = sp.csr_matrix(adata.shape, dtype=np.float32)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(ValueError, match="No cell is left: none has a count"):
+    with pytest.raises(ValueError, match="No cell remains: none has counts"):
         run(world, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], split="random")
 
 
@@ -901,5 +904,5 @@ def test_vocab_never_uses_what_an_older_run_counted(world, tmp_path):
         keys=np.zeros(0, np.uint64),
         counts=np.zeros(0, np.int64),
     )
-    found = fit_vocabulary_of_files([world / "cells"], tmp_path / "out", progress=False)
+    found = fit_vocabulary_from_files([world / "cells"], tmp_path / "out", progress=False)
     assert len(found) == 64

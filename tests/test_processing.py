@@ -1,4 +1,9 @@
-"""The processor: placeholders, chat templates, padding, and what is refused."""
+"""The processor: placeholders, chat templates, padding, saving, and what raises."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +48,22 @@ def test_a_cell_without_genes_is_told_from_an_empty_slot():
 def test_prompts_are_padded_on_the_left(tiny_processor):
     inputs = tiny_processor(text=["Describe this cell.", "A"], return_tensors="pt")
     assert inputs["attention_mask"][1, 0] == 0 and inputs["attention_mask"][1, -1] == 1
+
+
+def test_a_call_chooses_the_padding_side(tiny_processor):
+    texts = ["Describe this cell.", "A"]
+    for options in ({"padding_side": "right"}, {"text_kwargs": {"padding_side": "right"}}):
+        mask = tiny_processor(text=texts, return_tensors="pt", **options)["attention_mask"]
+        assert mask[1, 0] == 1 and mask[1, -1] == 0
+
+
+def test_a_given_tokenizer_is_left_unchanged():
+    tokenizer = make_tokenizer(chat_template=None)
+    tokenizer.pad_token, tokenizer.padding_side = None, "right"
+    before = tokenizer.get_vocab()
+    processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary())
+    assert tokenizer.get_vocab() == before and tokenizer.padding_side == "right" and tokenizer.pad_token is None
+    assert processor(text=["Describe this cell.", "A"], return_tensors="pt")["attention_mask"][1, 0] == 0
 
 
 def test_an_anndata_gives_one_cell_a_text(tiny_processor, tiny_adata):
@@ -107,8 +128,49 @@ def test_the_whole_processor_is_saved_and_read_back(tiny_processor, tmp_path):
     assert isinstance(loaded, Cell2TextProcessor) and loaded.to_dict() == tiny_processor.to_dict()
     assert loaded.gene_vocabulary.fingerprint == tiny_processor.gene_vocabulary.fingerprint
     first, second = (p.apply_chat_template(p.conversation(), tokenize=True) for p in (tiny_processor, loaded))
-    assert first == second and loaded.tokenizer.padding_side == "left"
+    assert first == second
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".pkl", ".pickle", ".bin")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"local_files_only": True, "revision": "main"},
+        {"cache_dir": "cache", "trust_remote_code": True, "token": "hf_x"},
+    ],
+    ids=["plain", "local", "remote"],
+)
+@pytest.mark.parametrize("given", ["object", "folder"])
+def test_a_saved_processor_loads_and_saves_as_the_same_bytes(given, options, tmp_path):
+    tokenizer = make_tokenizer()
+    if given == "folder":
+        tokenizer.save_pretrained(tmp_path / "tokenizer")
+        tokenizer = tmp_path / "tokenizer"
+    processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary(), num_cell_tokens=5)
+    processor.save_pretrained(tmp_path / "first")
+    loaded = AutoProcessor.from_pretrained(tmp_path / "first", **options)
+    loaded.save_pretrained(tmp_path / "second")
+    first, second = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("first", "second")
+    )
+    assert first == second
+    assert not re.search(rb"local_files_only|is_local|hf_x|/tmp", first["tokenizer_config.json"])
+
+
+def test_the_tokenizer_of_the_packaged_model_names_no_way_of_loading():
+    config = json.loads(files("cell2text.models").joinpath("mini/tokenizer_config.json").read_text())
+    assert not {"local_files_only", "is_local", "name_or_path", "trust_remote_code"} & set(config)
+
+
+def test_the_vocabulary_is_pushed_with_the_processor(tiny_processor, tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(
+        Cell2TextProcessor, "push_to_hub", lambda self, *names, **options: pushed.append((names, options))
+    )
+    written = tiny_processor.save_pretrained(tmp_path / "model", push_to_hub=True, private=True)
+    assert pushed == [(("model",), {"private": True})]
+    assert {Path(file).name for file in written} >= {"processor_config.json", "gene_vocabulary.tsv", "gene_aliases.tsv"}
 
 
 def test_special_tokens_of_the_tokenizer_are_kept(tiny_processor):

@@ -115,6 +115,8 @@ def test_a_model_loaded_as_remote_code_is_saved_with_all_its_code(saved):
         code = sorted(name for name in os.listdir("model") if name.endswith(".py"))
         assert code == sorted(name for name in os.listdir("again") if name.endswith(".py")), os.listdir("again")
         expected = torch.load("expected.pt")
+        same = ("tokenizer_config.json", "tokenizer.json", "processor_config.json", "gene_vocabulary.tsv")
+        assert all(open(f"model/{name}").read() == open(f"again/{name}").read() for name in same)
         again = AutoModel.from_pretrained("again", trust_remote_code=True)
         assert torch.equal(again(**expected["inputs"]).logits, expected["logits"])
         """,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 from trl import ModelConfig, SFTTrainer
 
-from cell2text.evaluation.training_cells import read_counts
+from cell2text.evaluation.baseline_data import read_counts
 from cell2text.example import example_cells
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments

@@ -18,7 +18,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from trl import SFTConfig
 
-from cell2text.preparation.rows import completion_array, with_text
+from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
@@ -81,7 +81,7 @@ def make_trainer(folder, processor=None, learning_rates=None, **options):
     processor = processor or make_processor()
     model = make_model(processor=processor)
     cells = [[cell.tolist()] for cell in processor.rank_encode(make_adata(8))]
-    prompt = [with_text(message) for message in processor.conversation()]
+    prompt = [message_for_arrow(message) for message in processor.conversation()]
     texts = ["This cell is a B cell. It comes from the blood."] * 8
     columns = {"cells": cells, "prompt": [prompt] * 8, "completion": completion_array(texts).to_pylist()}
     rows = Dataset.from_dict({"cell_id": [f"cell{i}" for i in range(8)], **columns})

@@ -20,7 +20,8 @@ import pandas as pd
 from cell2text.describe.table import TEXT, table_schema
 from cell2text.errors import UserError, UserKeyError
 from cell2text.language.fields import FIELDS
-from cell2text.sources.files import first_line, index_name, read_column
+from cell2text.sources.checks import first_line
+from cell2text.sources.containers import index_name, read_column
 
 
 MAPS = ("X_umap", "X_draw_graph_fa", "X_tsne")  # two-dimensional embeddings that other tools write, in this preference

@@ -15,8 +15,9 @@ from cell2text.describe.groups import Groups, find_groups
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError, UserKeyError
-from cell2text.sources.files import FileReader, Source, find_sources, open_source
-from cell2text.sources.reading import checked_blocks
+from cell2text.sources.blocks import stream_checked_blocks
+from cell2text.sources.containers import FileReader
+from cell2text.sources.discovery import SourceLocation, find_sources
 from counts_cell2text import count_blocks, select_counts
 from processing_cell2text import Cell2TextProcessor
 from ranking_cell2text import CellRanker
@@ -25,7 +26,7 @@ from ranking_cell2text import CellRanker
 GROUPS_PER_BLOCK = 64
 
 
-def find_input(path: str) -> Source:
+def find_input(path: str) -> SourceLocation:
     """Return the one file of counts that a path or address names.
 
     Raises
@@ -58,19 +59,19 @@ class CellFile:
         column does not exist.
     """
 
-    def __init__(self, source: Source, processor: Cell2TextProcessor, options: DescribeOptions):
-        self.reader: FileReader = open_source(source, options.layer)
+    def __init__(self, source: SourceLocation, processor: Cell2TextProcessor, options: DescribeOptions):
+        self.reader = FileReader(source, options.layer)
         self.options, self.processor, self.n_cells = options, processor, self.reader.n_cells
         self.groups = self._find_groups() if options.groupby is not None and self.n_cells else None
         self.ranker = CellRanker(
-            self.reader.var(), processor.gene_vocabulary, gene_key=options.gene_key, max_genes=processor.max_genes
+            self.reader.read_var(), processor.gene_vocabulary, gene_key=options.gene_key, max_genes=processor.max_genes
         )
 
     def read(self, start: int, stop: int) -> RankedCells:
         """Return the cells of the rows from `start` to before `stop`."""
         rows = np.arange(start, stop)
         ranked = self._rank(block for _, block in self._blocks(rows))
-        names = self.reader.cell_names(rows).tolist()
+        names = self.reader.read_cell_names(rows).tolist()
         to_describe = None if self.groups is None else self.groups.to_describe[start:stop]
         return RankedCells(names, *ranked, to_describe)
 
@@ -84,7 +85,7 @@ class CellFile:
         """
         if self.options.compare_to is None:
             return None
-        row = find_cell(self.reader.cell_names(np.arange(self.n_cells)), self.options.compare_to)
+        row = find_cell(self.reader.read_cell_names(np.arange(self.n_cells)), self.options.compare_to)
         cell = self.read(row, row + 1).cells[0]
         check_comparison_cell(cell, self.processor, self.options)
         return cell
@@ -94,7 +95,7 @@ class CellFile:
 
         Takes one pass over the file and holds a dense matrix of groups by genes.
         """
-        sums, rows = np.zeros((len(groups.names), len(self.reader.var()))), np.arange(self.n_cells)
+        sums, rows = np.zeros((len(groups.names), len(self.reader.read_var()))), np.arange(self.n_cells)
         for positions, block in self._blocks(rows):
             groups.add_counts(sums, int(positions[0]), block)
         blocks = (sp.csr_matrix(sums[i : i + GROUPS_PER_BLOCK]) for i in range(0, len(sums), GROUPS_PER_BLOCK))
@@ -118,10 +119,10 @@ class CellFile:
     def _find_groups(self) -> Groups:
         column, options = str(self.options.groupby), self.options
         _check_column(column, self.reader.obs_columns())
-        return find_groups(self.reader.obs([column])[column], column, options.cells_per_group, options.seed)
+        return find_groups(self.reader.read_obs([column])[column], column, options.cells_per_group, options.seed)
 
     def _blocks(self, rows: np.ndarray) -> Iterator:
-        return checked_blocks(self.reader, rows, self.options.allow_fractional)
+        return stream_checked_blocks(self.reader, rows, allow_fractional=self.options.allow_fractional)
 
 
 def find_cell(names: Sequence[str], name: str) -> int:

@@ -1,83 +1,71 @@
-"""What is asked about the cells, and how: every choice of a run, as the command line and Python have them."""
+"""Options of `cell2text describe` and `cell2text.tl.describe`: one declaration for the command line and Python.
 
-import json
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+Depends on light modules only, so that options are checked before any library loads.
+"""
+
+from dataclasses import dataclass
 
 from cell2text.errors import UserError
-from cell2text.ontology.terms import ontology_versions
+from cell2text.options import Options, document_options, option
 
 
-LIBRARIES = ("cell2text", "transformers", "torch", "anndata", "cellxgene-ontology-guide")
-
-
+@document_options
 @dataclass(frozen=True)
-class DescribeOptions:
-    """Choices of a run.
+class DescribeOptions(Options):
+    """Options of a description run: what is described, and how.
 
-    Parameters
-    ----------
-    prompt
-        A question in words; a task (`describe`, `annotate`, `pathways`, `compare`, or `ask:` and one of cell_type,
-        tissue, disease, sex, life_stage); or the path of a JSON file with a chat. The processor's own if left out.
-    compare_to
-        Name of the cell that every cell is compared to, as the second of each question.
-    layer, gene_key, allow_fractional
-        Where counts and gene names are; see :meth:`Cell2TextProcessor.rank_encode`.
-    batch_size
-        Cells at a time; found by itself from the free memory if left out, and halved where a GPU's does not suffice.
-        The texts do not depend on it.
-    max_new_tokens
-        Longest text, in tokens.
-    fields_only
-        Leave the texts out and keep what they say.
-    groupby
-        Column of `obs` whose groups are described as well, each as a whole; see :mod:`cell2text.describe.groups`.
-    cells_per_group
-        Cells of each group that get a text, drawn by `seed`; all if left out. Every cell gets an embedding.
-    seed
-        Of the cells that are drawn from a group. The texts themselves are decoded greedily.
+    Raises
+    ------
+    UserError
+        If an option has the wrong type or is out of range, or `cells_per_group` is set without `groupby`.
+
+    Examples
+    --------
+    >>> DescribeOptions(prompt="ask:tissue").max_new_tokens
+    160
     """
 
-    prompt: str | None = None
-    compare_to: str | None = None
-    layer: str | None = None
-    gene_key: str | None = None
-    allow_fractional: bool = False
-    batch_size: int | None = None
-    max_new_tokens: int = 160
-    fields_only: bool = False
-    groupby: str | None = None
-    cells_per_group: int | None = None
-    seed: int = 0
+    prompt: str | None = option(
+        None,
+        help="A question; a task: describe, annotate, pathways, compare, or ask:FIELD with FIELD one of cell_type, "
+        "tissue, disease, sex, life_stage; or a JSON file with chat messages. The model's own prompt if omitted.",
+    )
+    compare_to: str | None = option(
+        None, help="Name of a cell to compare every cell to; the second cell of each prompt. No comparison if omitted."
+    )
+    layer: str | None = option(
+        None, help="Layer that holds the raw counts, or `raw` for adata.raw; adata.X if omitted."
+    )
+    gene_key: str | None = option(
+        None, help="Column of `var` that holds the gene names; detected automatically if omitted."
+    )
+    allow_fractional: bool = option(
+        False, help="Accept non-integer counts, such as RSEM's expected counts. Otherwise they are an error."
+    )
+    batch_size: int | None = option(
+        None, minimum=1,
+        help="Cells per batch; chosen from the free memory if omitted, and halved when a GPU runs out of it. It does "
+        "not change the texts.",
+    )  # fmt: skip
+    max_new_tokens: int = option(160, minimum=1, help="Maximum number of generated tokens per text.")
+    fields_only: bool = option(
+        False, flag="--fields", help="Write the fields read from the texts, and leave out the texts."
+    )
+    groupby: str | None = option(
+        None, help="Column of `obs`, such as leiden, whose groups are also described as a whole. None if omitted."
+    )
+    cells_per_group: int | None = option(
+        None, minimum=1,
+        help="Number of cells to sample from each group for texts; all cells if omitted. Every cell gets an embedding.",
+    )  # fmt: skip
+    seed: int = option(
+        0, minimum=0, maximum=2**32 - 1,
+        help="Random seed for sampling cells within a group. Texts are generated greedily and do not depend on it.",
+    )  # fmt: skip
 
-    def __post_init__(self):
-        for name in ("batch_size", "max_new_tokens", "cells_per_group"):
-            value = getattr(self, name)
-            if not isinstance(value, int | None):
-                raise UserError(f"{name}={value!r}: expected a whole number.")
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value}: expected at least 1.")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed}: expected one from 0 to {2**32 - 1}.")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.cells_per_group is not None and self.groupby is None:
-            raise UserError("cells_per_group needs the column of the groups: pass groupby (--groupby COLUMN).")
-
-
-def provenance(
-    model, processor, chat: list[dict], options: DescribeOptions, model_name: str, groups=None
-) -> dict[str, str]:
-    """What the texts depend on, as plain text: it is kept in `uns["cell2text"]["params"]`."""
-    chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}  # of no effect
-    return {
-        "model": model_name,
-        "revision": str(getattr(model.config, "_commit_hash", None) or ""),
-        "prompt": json.dumps(chat, ensure_ascii=False),
-        "generation": json.dumps(model.generation_config.to_diff_dict(), default=str, sort_keys=True),
-        "options": json.dumps(chosen, sort_keys=True),
-        "embedding": "mean over genes of the cell encoder's states at the projected layer",
-        "gene_vocabulary": processor.gene_vocabulary.fingerprint,
-        "ontologies": json.dumps(ontology_versions()),
-        "libraries": json.dumps({name: version(name) for name in LIBRARIES}),
-        **({} if groups is None else {"groups": json.dumps(groups.summary())}),
-    }
+            raise UserError(
+                f"cells_per_group={self.cells_per_group} needs the column of the groups. Pass groupby='COLUMN'."
+            )

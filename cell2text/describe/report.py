@@ -15,7 +15,6 @@ from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 from colorcet import b_glasbey_category10
-from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from cell2text.describe.consensus import GroupDescriptions
@@ -25,6 +24,7 @@ from cell2text.describe.table import TEXT
 from cell2text.errors import UserError
 from cell2text.files import check_output_folder, write_atomically
 from cell2text.language.fields import FIELDS
+from cell2text.pages import render_page
 from cell2text.plots import COLOURS, svg
 from processing_cell2text import EMPTY_CELL_TEXT
 
@@ -88,10 +88,8 @@ def write_report(
     groups, grouped_by = _group_table(described, groupby, seed)
     column = described.column(grouped_by) if groupby or grouped_by in described.other_columns else None
     script, plot = _with_fixed_ids(*components(_cell_map(positions)))
-    page = Environment(
-        loader=PackageLoader("cell2text.describe"), autoescape=select_autoescape(), trim_blocks=True
-    ).get_template("described.html")
-    text = page.render(
+    text = render_page(
+        "cell2text.describe", "described.html",
         name=described.path.name, n_cells=len(described.cells), n_shown=len(rows), map_name=map_name,
         resources=Resources(mode="inline", components=["bokeh"]).render_js(), script=script, plot=plot,
         data=_page_data(described, rows, column, grouped_by), summary=_summarise(described),

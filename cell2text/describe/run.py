@@ -27,7 +27,8 @@ from tqdm import tqdm
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
 from cell2text.describe.inputs import CellFile, find_input
-from cell2text.describe.options import DescribeOptions, provenance
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.provenance import provenance
 from cell2text.describe.table import ID, TEXT
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from cell2text.describe.table import EMBEDDING, ID, TEXT
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
-from cell2text.sources.files import Source
+from cell2text.sources.discovery import SourceLocation
 
 
 KEY = "cell2text"
@@ -52,7 +52,11 @@ def groups_path(out: Path) -> Path:
 
 
 def write_output(
-    source: Source, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None = None
+    source: SourceLocation,
+    out: Path,
+    shards: Sequence[Path],
+    params: dict[str, str],
+    groups: pd.DataFrame | None = None,
 ) -> None:
     """Write the rows of all shards, and the table of groups, in the format of `out`.
 
@@ -182,7 +186,7 @@ def _write_parquet(out: Path, shards: Sequence[Path], params: dict[str, str]) ->
 
 
 def _write_anndata(
-    source: Source, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None
+    source: SourceLocation, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None
 ) -> None:
     """Copy the input and add the results to the copy; an input in the other format is converted."""
     path, format_ = source.url.removeprefix("file://"), format_of(out)
@@ -196,7 +200,7 @@ def _write_anndata(
             _add_results_to_zarr(out, shards, params, groups)
 
 
-def _copy_anndata(source: Source, path: str, format_: str, out: Path) -> None:
+def _copy_anndata(source: SourceLocation, path: str, format_: str, out: Path) -> None:
     if source.format == format_ and Path(path).exists():
         shutil.copytree(path, out) if Path(path).is_dir() else shutil.copyfile(path, out)
     else:

@@ -1,4 +1,4 @@
-"""How well a model knows when it is right: how sure it is of a cell, against whether it names its type rightly."""
+"""Calibration of the type probability and of the confidence against the correctness of the predicted cell type."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,46 +9,51 @@ from sklearn.metrics import roc_auc_score
 from cell2text.evaluation.classification import FieldPairs
 
 
-SURENESS = {"type_probability": "probability of the named type", "confidence": "confidence of the text"}
-EDGES = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
+# Key of a prediction row and its title in reports.
+CONFIDENCE_MEASURES = {"type_probability": "type probability", "confidence": "confidence of the text"}
+BIN_EDGES = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 
 
-def score_certainty(pairs: FieldPairs, rows: Sequence[Mapping]) -> dict[str, dict]:
-    """Whether each measure of sureness that some row has tells right types from wrong, and how often it is right.
+def score_calibration(pairs: FieldPairs, rows: Sequence[Mapping]) -> dict[str, dict]:
+    """Score how well each confidence measure separates correct cell types from wrong ones.
 
     Parameters
     ----------
     pairs
-        Types as labelled and as named.
+        Annotated and predicted cell types.
     rows
-        All rows of the evaluation, each with the keys of `SURENESS`, None where it tells none.
+        All rows of the evaluation, with the keys of `CONFIDENCE_MEASURES`, None where a value is missing.
 
     Returns
     -------
-    Of each measure `n`, the cells that have it; its `mean`; `accuracy`, the share of their types that is right; `auroc`
-    of right types against wrong, None where all are right or all wrong; and `bins`, each from `from` to below `to` (the
-    last with its end) with `n` and `accuracy`, None where it is empty.
+    One entry per measure that occurs in any row:
+
+    - `n`: number of cells with a value.
+    - `mean`: mean of the measure.
+    - `accuracy`: share of these cells whose cell type is correct.
+    - `auroc`: area under the ROC curve of correct against wrong cell types; None if all are correct or all are wrong.
+    - `bins`: cells by the value of the measure, each with `from` (included), `to` (excluded, except in the last bin),
+      `n` and `accuracy` (None in an empty bin).
     """
-    right, found = pairs.correct(), {}
-    for name in SURENESS:
-        sure = np.array([rows[row][name] for row in pairs.rows], dtype=float)
-        told = np.isfinite(sure)
-        if told.any():
-            found[name] = figures_of(sure[told], right[told])
-    return found
+    correct, scores = pairs.correct(), {}
+    for name in CONFIDENCE_MEASURES:
+        values = np.array([rows[row][name] for row in pairs.rows], dtype=float)
+        present = np.isfinite(values)
+        if present.any():
+            scores[name] = _score_measure(values[present], correct[present])
+    return scores
 
 
-def figures_of(sure: np.ndarray, right: np.ndarray) -> dict:
-    """See :func:`score_certainty`; both of shape (n_cells,)."""
-    bins = np.digitize(sure, EDGES[1:-1])
-    inside = [right[bins == number] for number in range(len(EDGES) - 1)]
+def _score_measure(values: np.ndarray, correct: np.ndarray) -> dict:
+    bin_numbers = np.digitize(values, BIN_EDGES[1:-1])
+    by_bin = [correct[bin_numbers == number] for number in range(len(BIN_EDGES) - 1)]
     return {
-        "n": len(sure),
-        "mean": float(sure.mean()),
-        "accuracy": float(right.mean()),
-        "auroc": float(roc_auc_score(right, sure)) if 0 < right.sum() < len(right) else None,
+        "n": len(values),
+        "mean": float(values.mean()),
+        "accuracy": float(correct.mean()),
+        "auroc": float(roc_auc_score(correct, values)) if 0 < correct.sum() < len(correct) else None,
         "bins": [
             {"from": low, "to": high, "n": len(cells), "accuracy": float(cells.mean()) if len(cells) else None}
-            for (low, high), cells in zip(pairwise(EDGES), inside)
+            for (low, high), cells in zip(pairwise(BIN_EDGES), by_bin)
         ],
     }

@@ -1,7 +1,7 @@
-"""One field's predictions against its labels: accuracies, F1, and how near a wrong term is in its ontology.
+"""Classification metrics of one field: accuracies, F1, and closeness of predicted terms in the ontology.
 
-Every figure is a function of how often each pair of label and prediction occurs, so that bootstrap replicates are made
-from resampled counts alone.
+Every metric is a function of how often each pair of label and prediction occurs, so bootstrap replicates need the
+resampled counts of the pairs only.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from cell2text.ontology.terms import resolve
 
 
 NOT_FOUND = "(not found)"
-MOST_CONFUSIONS = 20
+MAX_CONFUSIONS = 20
 
 
-def truth_claim(field: str, label: str, term_id: str | None) -> Claim:
-    """A row's label as a claim: its term by id, by label where the id is missing or no term of this field."""
+def label_claim(field: str, label: str, term_id: str | None) -> Claim:
+    """Return the claim of a label. Its term comes from the id, or from the label if the id is missing or unknown."""
     term = resolve(field, label, term_id) if field != "life_stage" else None
     return Claim(str(term.label), term.term_id) if term and term.term_id else Claim(label)
 
@@ -31,26 +31,33 @@ class FieldPairs:
     Parameters
     ----------
     field
-        A key of `FIELDS`.
+        Name of the field, one of `FIELDS`.
     truths
-        One a row.
+        True claim of each row.
     predictions
-        One a row, None where nothing was found.
+        Predicted claim of each row; None if the system predicts no value, which counts as wrong.
     rows
-        Which rows of the evaluation they are.
+        Row numbers in the evaluation.
+
+    Examples
+    --------
+    >>> truths = [Claim("B cell", "CL:0000236"), Claim("T cell", "CL:0000084")]
+    >>> pairs = FieldPairs("cell_type", truths, [truths[0], None], np.arange(2))
+    >>> pairs.correct().tolist()
+    [True, False]
     """
 
     def __init__(self, field: str, truths: Sequence[Claim], predictions: Sequence[Claim | None], rows: np.ndarray):
         self.field, self.rows = field, rows
         self.truth_names = [truth.name for truth in truths]
         self.predicted_names = [
-            NOT_FOUND if said is None else truth.name if said.same_as(truth) else said.name
-            for truth, said in zip(truths, predictions)
+            NOT_FOUND if predicted is None else truth.name if predicted.same_as(truth) else predicted.name
+            for truth, predicted in zip(truths, predictions)
         ]
         self.labels = sorted({*self.truth_names, *self.predicted_names} - {NOT_FOUND})
         number = {name: i for i, name in enumerate(self.labels)} | {NOT_FOUND: -1}
         codes = np.array(
-            [(number[truth], number[said]) for truth, said in zip(self.truth_names, self.predicted_names)],
+            [(number[truth], number[predicted]) for truth, predicted in zip(self.truth_names, self.predicted_names)],
             dtype=np.int64,
         ).reshape(-1, 2)
         pairs, first, self._pair_of_row = np.unique(codes, axis=0, return_index=True, return_inverse=True)
@@ -59,100 +66,105 @@ class FieldPairs:
         self._claims = [(truths[i], predictions[i]) for i in first]
 
     def counts(self, resampler: Resampler) -> np.ndarray:
-        """How often every pair occurs, in the data and in each replicate, shape (1 + n_resamples, n_pairs)."""
+        """Count every pair in the data and in each replicate, shape (1 + n_resamples, n_pairs)."""
         n = len(self._pair_of_row)
         shape = (n, len(self.truth))
         return resampler.sums(sp.csr_matrix((np.ones(n), (np.arange(n), self._pair_of_row)), shape), self.rows)
 
     def metrics(self, resampler: Resampler) -> dict[str, np.ndarray]:
-        """Every figure and its replicates, each of shape (1 + n_resamples,)."""
+        """Compute every metric and its replicates, each of shape (1 + n_resamples,)."""
         counts = self.counts(resampler)
-        return classification_metrics(counts, self.truth, self.predicted, len(self.labels)) | self._nearness(counts)
+        metrics = classification_metrics(counts, self.truth, self.predicted, len(self.labels))
+        return metrics | self._ontology_metrics(counts)
 
-    def _nearness(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Means over the rows of what the ontology says of each pair; 0 where nothing was found, or nothing known."""
+    def confusions(self) -> list[dict]:
+        """Return the most frequent wrong pairs with their number of rows, `MAX_CONFUSIONS` at most."""
+        wrong = [
+            {
+                "label": self.labels[truth],
+                "prediction": self.labels[predicted] if predicted >= 0 else NOT_FOUND,
+                "n": int(n),
+            }
+            for truth, predicted, n in zip(self.truth, self.predicted, np.bincount(self._pair_of_row))
+            if truth != predicted
+        ]
+        return sorted(wrong, key=lambda pair: (-pair["n"], pair["label"], pair["prediction"]))[:MAX_CONFUSIONS]
+
+    def terms(self, i: int) -> tuple[str | None, str | None]:
+        """Return the predicted and the true term of the i-th row."""
+        truth, predicted = self._claims[self._pair_of_row[i]]
+        return (predicted.term_id if predicted else None), truth.term_id
+
+    def correct(self) -> np.ndarray:
+        """Return whether the prediction of each row is correct, bool, shape (n_rows,)."""
+        return (self.truth == self.predicted)[self._pair_of_row]
+
+    def _ontology_metrics(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Average the closeness of each pair over the rows. A prediction without a term has closeness 0."""
         if self.field not in FIELD_GRAPHS:
             return {}
         graph = load_graph(FIELD_GRAPHS[self.field])
         equal = self.truth == self.predicted
-        terms = [(said.term_id if said else None, truth.term_id) for truth, said in self._claims]
-        values = {
+        terms = [(predicted.term_id if predicted else None, truth.term_id) for truth, predicted in self._claims]
+        closeness = {
             "lenient_accuracy": [graph.related(*pair) for pair in terms],
             "pagerank_similarity": [graph.pagerank_similarity(*pair) for pair in terms],
             "lin_similarity": [graph.lin_similarity(*pair) for pair in terms],
         }
+        steps = [0 if same else graph.common_ancestor_distance(*pair) for same, pair in zip(equal, terms)]
+        has_distance = np.array([step is not None for step in steps], dtype=float)
+        distances = np.array([step or 0 for step in steps], dtype=float)
         total = counts.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = {
-                name: counts @ np.maximum(np.array(value, dtype=float), equal) / total for name, value in values.items()
+            return {
+                **{
+                    name: counts @ np.maximum(np.array(values, dtype=float), equal) / total
+                    for name, values in closeness.items()
+                },
+                "common_ancestor_distance": counts @ distances / (counts @ has_distance),
+                "share_with_distance": counts @ has_distance / total,
             }
-            steps = [0 if same else graph.common_ancestor_distance(*pair) for same, pair in zip(equal, terms)]
-            there = np.array([step is not None for step in steps], dtype=float)
-            distance = counts @ np.array([step or 0 for step in steps], dtype=float) / (counts @ there)
-            found |= {"common_ancestor_distance": distance, "share_with_distance": counts @ there / total}
-        return found
-
-    def confusions(self) -> list[dict]:
-        """The most frequent wrong pairs."""
-        wrong = [
-            {"label": self.labels[truth], "prediction": self.labels[said] if said >= 0 else NOT_FOUND, "n": int(n)}
-            for truth, said, n in zip(self.truth, self.predicted, np.bincount(self._pair_of_row))
-            if truth != said
-        ]
-        return sorted(wrong, key=lambda entry: (-entry["n"], entry["label"], entry["prediction"]))[:MOST_CONFUSIONS]
-
-    def terms_of(self, i: int) -> tuple[str | None, str | None]:
-        """Predicted and true term of a row."""
-        truth, said = self._claims[self._pair_of_row[i]]
-        return (said.term_id if said else None), truth.term_id
-
-    def correct(self) -> np.ndarray:
-        """Of each row whether it is right."""
-        return (self.truth == self.predicted)[self._pair_of_row]
 
 
 def classification_metrics(
     counts: np.ndarray, truth: np.ndarray, predicted: np.ndarray, n_labels: int
 ) -> dict[str, np.ndarray]:
-    """Accuracy, balanced accuracy, and F1, precision and recall, macro and weighted.
+    """Compute accuracy, balanced accuracy, and macro and weighted F1, precision and recall.
 
     Parameters
     ----------
     counts
-        How often each pair occurs, shape (n_replicates, n_pairs).
+        Number of rows with each pair, shape (n_replicates, n_pairs). The first replicate is the data itself.
     truth, predicted
-        Label numbers of each pair; -1 for a prediction that was not found, which is wrong for every label.
+        Label numbers of each pair. A predicted number of -1 (no value) is wrong for every label.
     n_labels
-        Number of labels. Means go over the labels that occur as truth or as prediction in the data, the first
-        replicate; balanced accuracy and weighted means over those that occur as truth, as scikit-learn has it.
+        Number of labels. Macro means cover the labels that occur as label or prediction in the data; balanced accuracy
+        and weighted means cover those that occur as label, as in scikit-learn.
+
+    Returns
+    -------
+    Metrics by name, each of shape (n_replicates,).
     """
     n_pairs = len(truth)
 
     def by_label(labels: np.ndarray) -> sp.csr_matrix:
-        kept = np.flatnonzero(labels >= 0)
-        return sp.csr_matrix((np.ones(len(kept)), (kept, labels[kept])), shape=(n_pairs, n_labels))
+        pairs = np.flatnonzero(labels >= 0)
+        return sp.csr_matrix((np.ones(len(pairs)), (pairs, labels[pairs])), shape=(n_pairs, n_labels))
 
     support = counts @ by_label(truth)
-    called = counts @ by_label(predicted)
-    right = counts @ by_label(np.where(truth == predicted, truth, -1))
+    n_predicted = counts @ by_label(predicted)
+    correct = counts @ by_label(np.where(truth == predicted, truth, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall = np.where(support > 0, right / support, 0.0)
-        precision = np.where(called > 0, right / called, 0.0)
-        f1 = np.where(support + called > 0, 2 * right / (support + called), 0.0)
+        recall = np.where(support > 0, correct / support, 0.0)
+        precision = np.where(n_predicted > 0, correct / n_predicted, 0.0)
+        f1 = np.where(support + n_predicted > 0, 2 * correct / (support + n_predicted), 0.0)
         present, total = support > 0, support.sum(axis=1)
-        # A label that a replicate did not draw is left out of its means; one that no row has, but some text, is not.
-        union = present | ((support[:1] == 0) & (called > 0))
-        macro = {
-            name: (values * union).sum(axis=1) / union.sum(axis=1)
-            for name, values in (("f1", f1), ("precision", precision), ("recall", recall))
-        }
-        weighted = {
-            name: (values * support).sum(axis=1) / total
-            for name, values in (("f1", f1), ("precision", precision), ("recall", recall))
-        }
+        # Means skip a label that the replicate did not draw, and keep a label that only predictions have.
+        union = present | ((support[:1] == 0) & (n_predicted > 0))
+        scores = {"f1": f1, "precision": precision, "recall": recall}
         return {
-            "accuracy": right.sum(axis=1) / total,
+            "accuracy": correct.sum(axis=1) / total,
             "balanced_accuracy": (recall * present).sum(axis=1) / present.sum(axis=1),
-            **{f"macro_{name}": value for name, value in macro.items()},
-            **{f"weighted_{name}": value for name, value in weighted.items()},
+            **{f"macro_{name}": (values * union).sum(axis=1) / union.sum(axis=1) for name, values in scores.items()},
+            **{f"weighted_{name}": (values * support).sum(axis=1) / total for name, values in scores.items()},
         }

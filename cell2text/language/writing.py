@@ -115,17 +115,11 @@ def compare_cells(first: Mapping, second: Mapping) -> str | None:
     >>> compare_cells({"cell_type": "B cell"}, {"cell_type": "NK cell"})
     'The first cell is a B cell and the second cell is an NK cell.'
     """
-    types, tissues, diseases = (
-        [clean_label(row.get(name)) for row in (first, second)] for name in ("cell_type", "tissue", "disease")
-    )
-    if not all(types):
+    if not (clean_label(first.get("cell_type")) and clean_label(second.get("cell_type"))):
         return None
-    sentences = [_compare_types(*types)]
-    if all(tissues):
-        sentences.append(_compare_tissues(*tissues))
-    if all(diseases):
-        sentences.append(_compare_diseases(*diseases))
-    return " ".join(sentences)
+    comparisons = {"cell_type": _compare_types, "tissue": _compare_tissues, "disease": _compare_diseases}
+    labels = {name: (clean_label(first.get(name)), clean_label(second.get(name))) for name in comparisons}
+    return " ".join(comparisons[name](one, other) for name, (one, other) in labels.items() if one and other)
 
 
 def _compare_types(first: str, second: str) -> str:

@@ -54,7 +54,7 @@ def find_mentions(field: str, text: str) -> list[Mention]:
     Examples
     --------
     >>> find_mentions("cell_type", "It is not a T cell but a B cell.")
-    [Mention(start=7, stop=9, term_id='CL:0000236')]
+    [Mention(start=8, stop=10, term_id='CL:0000236')]
     """
     index, longest = _mention_index(field)
     mentions: list[Mention] = []

@@ -1,1 +1,1 @@
-"""Counts to training rows, one step per module; `run.prepare` runs them."""
+"""Prepare data sets for training from raw counts, one step per module; `run.prepare` runs all of them."""

@@ -1,95 +1,28 @@
-"""Pathway activity of single cells: gene sets from a GMT file, scored with AUCell.
+"""Score gene sets in single cells with AUCell.
 
-A cell's genes are ordered by count; a set scores by how many of its genes stand among the top 5 % and how high, 0 to 1.
-Most counts are ties. By default a tied gene counts with the mean over all orders of its ties, so that a score depends
-on the cell alone: no seed, no other cell of the batch. `ties="seeded"` breaks ties by one shuffle of the genes, as
-pySCENIC does.
+A cell's genes are ranked by count. A set scores by how many of its genes are among the top 5 % and how high they rank,
+from 0 to 1. Most counts are tied. By default a tied gene contributes the mean over all orders of its ties, so a score
+depends on the cell alone: not on a random seed, nor on the other cells of a batch. `ties="seeded"` breaks ties by one
+shuffle of the genes, as pySCENIC does. Depends on numba.
 
 Reference: Aibar et al. 2017, Nature Methods 14:1083.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
 import scipy.sparse as sp
 
 from cell2text.errors import UserError
-from ranking_cell2text import CellRanker, csr_arrays
+from ranking_cell2text import csr_arrays
 
 
 TOP_FRACTION = 0.05
-MIN_GENES = 50  # of fewer, the top 5 % hold no rank that counts, or one
-MIN_COVERAGE = 0.8  # a set with fewer of its genes in the file is scored but never named; pySCENIC's bound
-HISTOGRAM = 16384  # integer counts below this are sorted by counting
-
-
-@dataclass(frozen=True)
-class GeneSets:
-    """Gene sets by name, in the order of their file."""
-
-    names: list[str]
-    genes: list[list[str]]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def read_gmt(path: str | Path) -> GeneSets:
-    """Read gene sets from a GMT file: a line holds a name, a description and genes, separated by tabs.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read, a line has no gene, or a name stands twice.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read gene sets from {path}: {error}. Expected a GMT file (tab-separated).") from error
-    names, genes = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, *rest = line.split("\t")
-        members = list(dict.fromkeys(gene.strip() for gene in rest[1:] if gene.strip()))
-        if not members:
-            raise UserError(
-                f"{path}, line {number}: expected name, description and genes separated by tabs, found {line[:60]!r}."
-            )
-        names.append(name.strip())
-        genes.append(members)
-    if not names:
-        raise UserError(f"{path} holds no gene set: expected a GMT file.")
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise UserError(f"{path} names gene sets twice: {sorted(twice)[:3]}.")
-    return GeneSets(names, genes)
-
-
-def match_columns(gene_sets: GeneSets, var, ranker: CellRanker) -> list[np.ndarray]:
-    """Columns of each set's genes in a file's counts, after `ranker.collapse`.
-
-    A gene is looked up in the vocabulary, which knows aliases and retired ids, then among the file's own names.
-    """
-    by_name: dict[str, int] = {}
-    for name in ("index", *var.columns):
-        values = var.index if name == "index" else var[name]
-        for column, value in enumerate(values.astype(str)):
-            by_name.setdefault(value.split(".")[0] if value.startswith("ENS") else value, int(ranker.columns[column]))
-    by_token = dict(zip(ranker.token_ids.tolist(), ranker.columns.tolist()))
-    names = list(dict.fromkeys(gene for genes in gene_sets.genes for gene in genes))
-    tokens, _ = ranker.vocabulary.map_genes(names)
-    of_gene: dict[str, Any] = {
-        name: by_token[token] if token in by_token and token >= 0 else by_name.get(name)
-        for name, token in zip(names, tokens.tolist())
-    }
-    found = [{of_gene[gene] for gene in genes} - {None} for genes in gene_sets.genes]
-    return [np.array(sorted(columns), dtype=np.int64) for columns in found]
+MIN_GENES = 50  # with fewer genes, the top 5 % contain at most one rank that counts
+MIN_COVERAGE = 0.8  # sets with a smaller share of their genes in the file are scored but never named (pySCENIC's bound)
+HISTOGRAM_SIZE = 16384  # integer counts below this are sorted by counting
 
 
 def aucell(
@@ -105,16 +38,16 @@ def aucell(
     Parameters
     ----------
     counts
-        Raw counts, CSR, shape (n_cells, n_genes), all genes of the file: a filter changes the scores. Any
-        transformation that keeps each cell's order, such as log1p, gives the same scores.
+        Raw counts, CSR, shape (n_cells, n_genes). Pass all genes of the file, since removing genes changes the scores.
+        A transformation that preserves the order within each cell, such as log1p, does not.
     set_columns
-        Columns of each set's genes, n_sets integer arrays.
+        Columns of each set's genes, one integer array per set.
     top_fraction
         Share of the genes that counts as the top of the ranking.
     ties
-        `"expected"`: mean over all orders of tied genes; `"seeded"`: one order, by a shuffle of the genes with `seed`.
+        `"expected"`: mean over all orders of tied genes. `"seeded"`: one order, by a shuffle of the genes with `seed`.
     seed
-        Seed of the shuffle, equal to `random_state` of pySCENIC's ranking.
+        Random seed of the shuffle, equal to `random_state` of pySCENIC's ranking. Only for `ties="seeded"`.
 
     Returns
     -------
@@ -122,16 +55,25 @@ def aucell(
 
     Raises
     ------
-    ValueError
-        If `ties` is neither of the two, a seed is missing or useless, or the top of the ranking is empty.
+    UserError
+        If `ties` and `seed` do not fit together, or the file has too few genes.
+
+    Examples
+    --------
+    Genes 0 and 1 rank first and second of 60; only the first two ranks count.
+
+    >>> counts = np.zeros((1, 60))
+    >>> counts[0, :2] = [9, 5]
+    >>> aucell(counts, [np.array([0, 1]), np.array([7])]).round(2)
+    array([[0.5, 0. ]])
     """
     if ties not in ("expected", "seeded") or (ties == "seeded") == (seed is None):
         raise UserError(f"ties={ties!r}, seed={seed!r}: expected ties='expected', or ties='seeded' with a seed.")
     counts = sp.csr_matrix(counts)
     n_genes = counts.shape[1]
-    cutoff = round(top_fraction * n_genes) - 1  # as in R's AUCell and in pySCENIC: the last rank does not count
+    cutoff = round(top_fraction * n_genes) - 1  # as in AUCell for R and pySCENIC, the last rank does not count
     if not 0 < cutoff < n_genes:
-        raise UserError(f"{n_genes} genes are too few: the top {top_fraction:.0%} of them hold no rank that counts.")
+        raise UserError(f"{n_genes} genes are too few: no rank counts among the top {top_fraction:.0%} of them.")
     sizes = np.array([len(columns) for columns in set_columns], dtype=np.int64)
     members = np.concatenate([*set_columns, np.zeros(0, dtype=np.int64)]).astype(np.int64)
     sets = np.repeat(np.arange(len(sizes)), sizes)[np.argsort(members, kind="stable")]
@@ -139,23 +81,23 @@ def aucell(
     scores = np.zeros((counts.shape[0], len(sizes)))
     arrays = (*csr_arrays(counts), starts, sets, sizes, n_genes, cutoff, scores)
     if ties == "expected":
-        compiled(score_rows_expected)(*arrays)
+        _compiled(_score_rows_expected)(*arrays)
     else:
         order = np.random.RandomState(seed).choice(n_genes, size=n_genes, replace=False)
-        compiled(score_rows_seeded)(*arrays, order.astype(np.int64))
+        _compiled(_score_rows_seeded)(*arrays, order.astype(np.int64))
     with np.errstate(invalid="ignore"):
         return scores / ((cutoff + 1.0) * sizes)
 
 
 @cache
-def compiled(kernel):
+def _compiled(kernel):
     return numba.njit(nogil=True, cache=True)(kernel)
 
 
-def score_rows_expected(indptr, indices, data, starts, sets, sizes, n_genes, cutoff, scores):
-    """Add to `scores` what every gene contributes, tied genes with the mean over their ranks; for numba."""
-    histogram = np.zeros(HISTOGRAM, dtype=np.int64)
-    gains = np.zeros(HISTOGRAM)  # what a gene of this count contributes
+def _score_rows_expected(indptr, indices, data, starts, sets, sizes, n_genes, cutoff, scores):
+    """Add the contribution of every gene to `scores`, the mean over all orders for tied genes. Compiled by numba."""
+    histogram = np.zeros(HISTOGRAM_SIZE, dtype=np.int64)
+    gains = np.zeros(HISTOGRAM_SIZE)  # contribution of a gene by its count
     hits = np.zeros(len(sizes), dtype=np.int64)
     for row in range(len(indptr) - 1):
         begin, end = indptr[row], indptr[row + 1]
@@ -165,7 +107,7 @@ def score_rows_expected(indptr, indices, data, starts, sets, sizes, n_genes, cut
             if value > 0:
                 n += 1
                 highest = max(highest, value)
-                if value >= HISTOGRAM or value != np.floor(value):
+                if value >= HISTOGRAM_SIZE or value != np.floor(value):
                     countable = False
         zero_gain = 0.0
         if n < cutoff:
@@ -209,13 +151,13 @@ def score_rows_expected(indptr, indices, data, starts, sets, sizes, n_genes, cut
             scores[row, s] += (sizes[s] - hits[s]) * zero_gain
 
 
-def score_rows_seeded(indptr, indices, data, starts, sets, sizes, n_genes, cutoff, scores, order):
-    """Add to `scores` what every gene contributes, ties in the order of `order`; for numba."""
+def _score_rows_seeded(indptr, indices, data, starts, sets, sizes, n_genes, cutoff, scores, order):
+    """Add the contribution of every gene to `scores`, with tied genes in the order `order`. Compiled by numba."""
     place = np.empty(n_genes, dtype=np.int64)
     for i in range(n_genes):
         place[order[i]] = i
     values = np.zeros(n_genes, dtype=data.dtype)  # the row's counts in the shuffled order
-    histogram = np.zeros(HISTOGRAM, dtype=np.int64)
+    histogram = np.zeros(HISTOGRAM_SIZE, dtype=np.int64)
     for row in range(len(indptr) - 1):
         begin, end = indptr[row], indptr[row + 1]
         n, highest, countable = 0, 0.0, True
@@ -225,7 +167,7 @@ def score_rows_seeded(indptr, indices, data, starts, sets, sizes, n_genes, cutof
             if value > 0:
                 n += 1
                 highest = max(highest, value)
-                if value >= HISTOGRAM or value != np.floor(value):
+                if value >= HISTOGRAM_SIZE or value != np.floor(value):
                     countable = False
         if countable:
             for position in range(begin, end):
@@ -254,23 +196,3 @@ def score_rows_seeded(indptr, indices, data, starts, sets, sizes, n_genes, cutof
                     scores[row, sets[k]] += cutoff - rank
         for position in range(begin, end):
             values[place[indices[position]]] = 0
-
-
-def download_hallmark() -> GeneSets:
-    """MSigDB's Hallmark sets through decoupler, which downloads them.
-
-    Raises
-    ------
-    ValueError
-        If decoupler is not installed, or cannot download them.
-    """
-    try:
-        import decoupler
-    except ImportError as error:
-        raise UserError('--gene-sets hallmark needs decoupler: pip install "cell2text[hallmark]".') from error
-    try:
-        network = decoupler.op.hallmark(organism="human")
-    except Exception as error:  # whatever the network raises
-        raise UserError(f"Hallmark cannot be downloaded ({error}): pass a GMT file with --gene-sets.") from error
-    members = network.groupby("source", sort=True)["target"].agg(lambda genes: list(dict.fromkeys(genes)))
-    return GeneSets([str(name) for name in members.index], list(members))

@@ -1,21 +1,18 @@
-"""Options of `cell2text prepare`: one object from the command line, a yaml file or Python."""
+"""Options of `cell2text prepare`: one declaration for the command line, yaml files and Python.
+
+Depends on light modules only, so that options are checked before any library loads.
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from math import isfinite
-from pathlib import Path
-
-import yaml
+from dataclasses import asdict, dataclass
 
 from cell2text.errors import UserError
-from cell2text.language.tasks import TASKS
-from cell2text.preparation.rows import METADATA_COLUMNS
-from cell2text.preparation.splits import GROUPED, NAMED, SPLITS
-from processing_cell2text import SYSTEM_PROMPT
+from cell2text.language.names import TASKS
+from cell2text.options import Options, document_options, option
+from cell2text.preparation.names import GROUP_COLUMNS, METADATA_COLUMNS, NAMED, SPLITS
 
 
-# What the published system left out of the Census, by the beginning of an assay's name.
+# Assays that the published system excluded from the Census. Compared with the beginning of an assay's name.
 PUBLISHED_EXCLUDED_ASSAYS = (
     "Smart-seq", "Quartz-seq", "MARS-seq", "SORT-seq", "GEXSCOPE", "BD Rhapsody Targeted", "10x gene expression flex",
 )  # fmt: skip
@@ -24,163 +21,190 @@ FILE_OPTIONS = ("inputs", "census_uri", "gene_vocab", "gene_sets")
 SAMPLINGS = ("all", "random", "balanced", "published")
 
 
+@document_options
 @dataclass
-class PrepareConfig:
-    """What is prepared and how.
+class PrepareConfig(Options):
+    """Options of a preparation run.
 
-    Parameters
-    ----------
-    inputs
-        h5ad files, zarr stores, folders, globs or fsspec addresses; for the Census none.
-    source
-        `"files"` or `"census"`.
-    census_version, census_uri, value_filter
-        Release of the Census, or the address of a SOMA of the same layout; and which of its cells, in SOMA's language.
-    layer, gene_key
-        Layer with the counts, or `"raw"`; column of `var` with the gene names.
-    columns
-        Our column names and those of the files, such as `{"cell_type": "CellType"}`.
-    allow_fractional
-        Accept expected counts that are no integers.
-    skip_bad_files
-        Leave out files that cannot be used, and report them, instead of stopping.
-    gene_vocab
-        Folder or Hub id of a gene vocabulary; fitted to the training cells if left out.
-    max_genes
-        Longest ranked cell, special tokens included; the vocabulary's own if left out.
-    min_cells
-        A fitted vocabulary leaves out genes seen in fewer cells.
-    gene_sets
-        GMT file, or `"hallmark"` to have decoupler download it; no pathways if left out.
-    ties, ties_seed
-        AUCell's ties: `"expected"`, or `"seeded"` with a seed for parity with pySCENIC.
-    primary_only
-        Keep cells with `is_primary_data` only; the Census's, whose other cells are copies, if left out.
-    exclude_assays, exclude_datasets
-        Labels that are left out; an assay by the beginning of its name, whatever its case.
-    require
-        Columns that must be known, or the cell is left out.
-    sampling, n_cells, balance
-        See :func:`cell2text.preparation.sampling.sample_cells`.
-    split, shares, stratify, named
-        See :func:`cell2text.preparation.splits.split_cells`.
-    tasks
-        Weight of each task in training; validation and test are described, with the fixed instruction.
-    system_prompt
-        System message of every row; empty for none.
-    cells_per_shard
-        Cells of a file that one job reads and one shard holds.
-    seed
-        Governs sampling, splits, tasks and wordings.
+    Raises
+    ------
+    UserError
+        If an option has the wrong type, is out of range or contradicts another option.
+
+    Examples
+    --------
+    >>> PrepareConfig(inputs=["cells.h5ad"], split="random").shares
+    {'train': 0.8, 'validation': 0.1, 'test': 0.1}
     """
 
-    inputs: list[str] = field(default_factory=list)
-    source: str = "files"
-    census_version: str = "stable"
-    census_uri: str | None = None
-    value_filter: str | None = None
-    layer: str | None = None
-    gene_key: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
-    allow_fractional: bool = False
-    skip_bad_files: bool = False
-    gene_vocab: str | None = None
-    max_genes: int | None = None
-    min_cells: int = 3
-    gene_sets: str | None = None
-    ties: str = "expected"
-    ties_seed: int | None = None
-    primary_only: bool | None = None
-    exclude_assays: list[str] = field(default_factory=list)
-    exclude_datasets: list[str] = field(default_factory=list)
-    require: list[str] = field(default_factory=list)
-    sampling: str = "all"
-    n_cells: int | None = None
-    balance: str = "cell_type"
-    split: str = "donor"
-    shares: dict[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
-    stratify: list[str] = field(default_factory=lambda: ["cell_type"])
-    named: dict[str, list[str]] = field(default_factory=dict)
-    tasks: dict[str, float] = field(default_factory=lambda: {"describe": 1.0})
-    system_prompt: str = SYSTEM_PROMPT
-    cells_per_shard: int = 4096
-    seed: int = 0
+    inputs: list[str] = option(
+        factory=list, on_command_line=False,
+        help="h5ad files, zarr stores, folders, globs or fsspec addresses. Empty for the Census.",
+    )  # fmt: skip
+    source: str = option("files", choices=("files", "census"), help="Where cells come from: files or census.")
+    census_version: str = option("stable", help="Release of the CELLxGENE Census.")
+    census_uri: str | None = option(
+        None, help="Address of a SOMA store with the layout of the Census, in place of a release."
+    )
+    value_filter: str | None = option(
+        None, help="Filter of Census cells in SOMA's syntax, such as \"tissue == 'lung'\"; all cells if omitted."
+    )
+    layer: str | None = option(
+        None, help="Layer that holds the raw counts, or `raw` for adata.raw; adata.X if omitted."
+    )
+    gene_key: str | None = option(
+        None, help="Column of `var` that holds the gene names; detected automatically if omitted."
+    )
+    columns: dict[str, str] = option(
+        factory=dict, help="A metadata column and its name in the files, such as cell_type=CellType. Repeatable."
+    )
+    allow_fractional: bool = option(
+        False, help="Accept non-integer counts, such as RSEM's expected counts. Otherwise they are an error."
+    )
+    skip_bad_files: bool = option(
+        False, help="Skip files that cannot be used and list them in the report. Otherwise the run stops."
+    )
+    gene_vocab: str | None = option(
+        None, help="Gene vocabulary: a folder or Hub id, Geneformer's too; fitted to the training cells if omitted."
+    )
+    max_genes: int | None = option(
+        None, minimum=8,
+        help="Maximum number of genes per cell, special tokens included; the vocabulary's own limit if omitted.",
+    )  # fmt: skip
+    min_cells: int = option(
+        3, minimum=1, on_command_line=False,
+        help="Minimum number of cells that express a gene of a fitted vocabulary; rarer genes are excluded.",
+    )  # fmt: skip
+    gene_sets: str | None = option(
+        None, help="Gene sets to score: a GMT file, or `hallmark` to download them; no pathways if omitted."
+    )
+    ties: str = option(
+        "expected", choices=("expected", "seeded"), on_command_line=False,
+        help="How AUCell ranks genes with equal counts: by the expected score, or in an order seeded by `ties_seed`, "
+        "as pySCENIC does.",
+    )  # fmt: skip
+    ties_seed: int | None = option(
+        None, minimum=0, on_command_line=False, help="Random seed for `ties: seeded`; required there."
+    )
+    primary_only: bool | None = option(
+        None, on_command_line=False,
+        help="Keep only cells with `is_primary_data`; if omitted, true for the Census, whose other cells are copies, "
+        "and false for files.",
+    )  # fmt: skip
+    exclude_assays: list[str] = option(
+        factory=list, on_command_line=False,
+        help="Assays to exclude, by the beginning of their names, in upper or lower case.",
+    )  # fmt: skip
+    exclude_datasets: list[str] = option(factory=list, on_command_line=False, help="Values of `dataset_id` to exclude.")
+    require: list[str] = option(
+        factory=list, on_command_line=False, help="Metadata columns that must be known; other cells are excluded."
+    )
+    sampling: str = option(
+        "all", choices=SAMPLINGS,
+        help="How cells are sampled: all, random, balanced or published. See "
+        "`cell2text.preparation.sampling.sample_cells`.",
+    )  # fmt: skip
+    n_cells: int | None = option(None, minimum=1, help="Number of cells to sample; required unless sampling is `all`.")
+    balance: str = option(
+        "cell_type", choices=METADATA_COLUMNS, on_command_line=False,
+        help="Metadata column whose values `sampling: balanced` balances.",
+    )  # fmt: skip
+    split: str = option(
+        "donor", choices=(*GROUP_COLUMNS, "random", NAMED),
+        help="How cells are split: whole groups by donor, dataset, tissue or cell_type, single cells at random, or "
+        "named cells.",
+    )  # fmt: skip
+    shares: dict[str, float] = option(
+        factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1},
+        help="Share of cells in each split, such as train=0.8,validation=0.1,test=0.1. They add up to 1.",
+    )
+    stratify: list[str] = option(
+        factory=lambda: ["cell_type"], on_command_line=False,
+        help="Metadata columns whose values are spread evenly over the splits.",
+    )  # fmt: skip
+    named: dict[str, list[str]] = option(
+        factory=dict, on_command_line=False,
+        help="Cells of the validation and test splits for `split: named`, each as COLUMN=VALUE.",
+    )  # fmt: skip
+    tasks: dict[str, float] = option(
+        factory=lambda: {"describe": 1.0},
+        help="Sampling weight of each task in training, such as describe=4,annotate=1,ask=2,pathways=1,compare=1. "
+        "Validation and test cells always get the task describe.",
+    )
+    system_prompt: str | None = option(
+        None, on_command_line=False,
+        help="System message of every row; the processor's default if omitted, no message if empty.",
+    )  # fmt: skip
+    cells_per_shard: int = option(
+        4096, minimum=1, maximum=65_536, on_command_line=False,
+        help="Cells per output shard; an interrupted run recomputes at most this many per worker.",
+    )  # fmt: skip
+    seed: int = option(0, help="Random seed for sampling, splits, tasks and wordings.")
 
-    def __post_init__(self):
-        for option in fields(self):
-            value = getattr(self, option.name)
-            default = option.default if option.default_factory is MISSING else option.default_factory()
-            if default is not None and default is not MISSING and not isinstance(value, type(default)):
-                raise UserError(f"{option.name}={value!r}: expected {type(default).__name__}, such as {default!r}.")
-        for name, least in (("max_genes", 8), ("n_cells", 1), ("min_cells", 1), ("ties_seed", 0)):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
-                raise UserError(f"{name}={value!r}: expected an integer of at least {least}.")
-        for weights in (self.tasks, self.shares):
-            if not all(isinstance(value, (int, float)) and isfinite(value) for value in weights.values()):
-                raise UserError(f"{weights}: expected a number for each.")
-        strange = [name for name in self.columns if name not in KNOWN_COLUMNS]
-        strange += [name for name in (*self.require, self.balance) if name not in METADATA_COLUMNS]
-        if strange:
-            raise UserError(f"There is no column {strange[0]!r} to map, require or balance; there are {KNOWN_COLUMNS}.")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_source()
+        self._check_columns()
+        self._check_splits()
+        self._check_tasks()
         if (self.ties == "seeded") != (self.ties_seed is not None):
             raise UserError(
-                f"ties={self.ties}, ties_seed={self.ties_seed}: a seed belongs to seeded ties, and only there."
+                f"ties={self.ties!r} with ties_seed={self.ties_seed}: seeded ties need a seed, expected ties take none."
             )
-        if self.tasks.get("pathways") and self.gene_sets is None:
-            raise UserError("The task pathways needs gene sets: pass --gene-sets.")
         if self.primary_only is None:
             self.primary_only = self.source == "census"
-        choices = {
-            "source": ("files", "census"),
-            "sampling": SAMPLINGS,
-            "split": (*GROUPED, "random", NAMED),
-            "ties": ("expected", "seeded"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}.")
-        if (self.split == NAMED) != bool(self.named) or set(self.named) - {"test", "validation"}:
-            raise UserError(
-                f"split={self.split}, named={self.named}: cells are named for test or validation where the split is "
-                "named, and only there."
-            )
-        unknown = [*(set(self.tasks) - set(TASKS)), *(set(self.shares) - set(SPLITS))]
-        if unknown or not self.tasks or min(self.tasks.values()) < 0 or sum(self.tasks.values()) <= 0:
-            raise UserError(
-                f"tasks={self.tasks}, shares={self.shares}: expected weights of {TASKS} and shares of {SPLITS}."
-            )
-        if not 1 <= self.cells_per_shard <= 65_536:
-            raise UserError(f"cells_per_shard={self.cells_per_shard}: expected 1 to 65,536.")
-        if self.source == "files" and not self.inputs:
-            raise UserError("No input: name h5ad files, zarr stores or folders.")
-        if self.source == "census" and self.inputs:
-            raise UserError(f"The Census takes no input files, but got {self.inputs[:3]}.")
         if self.sampling == "published":
             self.require = self.require or ["cell_type", "tissue", "disease"]
             self.exclude_assays = self.exclude_assays or list(PUBLISHED_EXCLUDED_ASSAYS)
 
-    @classmethod
-    def from_yaml(cls, path: str | Path, **changes) -> "PrepareConfig":
-        """Read a yaml file; `changes` win over it.
+    def _check_source(self) -> None:
+        if self.source == "files" and not self.inputs:
+            raise UserError("No input. Name h5ad files, zarr stores or folders.")
+        if self.source == "census" and self.inputs:
+            raise UserError(f"The Census takes no input files, but got {', '.join(self.inputs[:3])}.")
 
-        Raises
-        ------
-        ValueError
-            If the file is no mapping or names an option that does not exist.
-        """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"Cannot read the configuration {path}: {error}") from error
-        if not isinstance(content, Mapping):
-            raise UserError(f"{path} holds {type(content).__name__}: expected options, such as `split: donor`.")
-        unknown = set(content) - {option.name for option in fields(cls)}
+    def _check_columns(self) -> None:
+        for name in self.columns:
+            if name not in KNOWN_COLUMNS:
+                raise UserError(
+                    f"columns={name}: no metadata column of this name. Expected {', '.join(KNOWN_COLUMNS)}."
+                )
+        for name in self.require:
+            if name not in METADATA_COLUMNS:
+                raise UserError(
+                    f"require={name}: no metadata column of this name. Expected {', '.join(METADATA_COLUMNS)}."
+                )
+
+    def _check_splits(self) -> None:
+        unknown = sorted(set(self.shares) - set(SPLITS))
         if unknown:
-            raise UserError(f"{path} names options that do not exist: {sorted(unknown)}.")
-        return cls(**{**content, **changes})
+            raise UserError(f"shares={unknown[0]}: no split of this name. Expected {', '.join(SPLITS)}.")
+        if set(self.named) - {"test", "validation"}:
+            raise UserError(f"named={sorted(self.named)}: cells can be named for test and validation only.")
+        if (self.split == NAMED) != bool(self.named):
+            raise UserError(
+                f"split={self.split!r} with {len(self.named)} splits of named cells: the split `named`, and no other, "
+                "needs cells named for test or validation, such as test_cells='dataset_id=pbmc3k'."
+            )
+
+    def _check_tasks(self) -> None:
+        unknown = sorted(set(self.tasks) - set(TASKS))
+        if unknown:
+            raise UserError(f"tasks={unknown[0]}: no task of this name. Expected {', '.join(TASKS)}.")
+        if not self.tasks or min(self.tasks.values()) < 0 or sum(self.tasks.values()) <= 0:
+            weights = ", ".join(f"{name} {weight:g}" for name, weight in self.tasks.items())
+            raise UserError(f"Weights of tasks ({weights}): expected none below 0 and one above 0.")
+        if self.tasks.get("pathways") and self.gene_sets is None:
+            raise UserError("The task pathways needs gene sets. Pass gene_sets='FILE.gmt', or gene_sets='hallmark'.")
 
     def to_dict(self) -> dict:
-        """All options but those that name files: files go by their contents, not by where they lie."""
+        """Return the options that the output depends on, ready for JSON.
+
+        Options that name files are left out: files count by their contents, not by their paths.
+        """
         content = json.loads(json.dumps(asdict(self)))
+        if content["system_prompt"] is None:
+            from processing_cell2text import SYSTEM_PROMPT
+
+            content["system_prompt"] = SYSTEM_PROMPT
         return {name: value for name, value in content.items() if name not in FILE_OPTIONS}

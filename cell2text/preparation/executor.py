@@ -1,4 +1,7 @@
-"""Jobs of a plan run here, in processes of this machine, or on a Dask cluster: the same calls, the same files."""
+"""Run the jobs of a plan in this process, in worker processes, or on a Dask cluster, with the same results.
+
+Dask (extra `dask`) is imported when a scheduler is given.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,31 +14,46 @@ from threading import Thread
 
 from tqdm import tqdm
 
-from cell2text.errors import UserError
+from cell2text.errors import RunStoppedError, UserError
 from cell2text.preparation.jobs import close_sources
 from cell2text.preparation.plan import load_plan
 
 
-MOST_PENDING = 64  # jobs handed over at a time
+MAX_PENDING_JOBS = 64
 JobRunner = Callable[[Callable, Path, str, str], None]
 
 
 @contextmanager
 def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iterator[JobRunner]:
-    """A function that runs a kind of job for the whole plan: here, in processes, or on a Dask cluster."""
+    """Yield a function that runs one kind of job for every job of a plan.
+
+    Parameters
+    ----------
+    workers
+        Number of worker processes; 1 runs the jobs in this process.
+    dask_scheduler
+        Address of a Dask scheduler, which replaces `workers`.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    UserError
+        If `workers` is not positive, or Dask is not installed.
+    RunStoppedError
+        If a worker process is killed.
+    """
     if workers < 1:
         raise UserError(f"workers={workers}: expected at least 1.")
     executor: Executor | None = None
     client = None
     if dask_scheduler is not None:
-        from distributed import Client
-
-        client = Client(dask_scheduler)
+        client = _connect_to_dask(dask_scheduler)
         executor = client.get_executor(pure=False)
     elif workers > 1:
         context = get_context("forkserver")
         context.set_forkserver_preload(["cell2text.preparation.jobs"])
-        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent)
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_exit_with_parent)
 
     def run(job: Callable, folder: Path, identity: str, unit: str) -> None:
         jobs = load_plan(str(folder), identity).jobs
@@ -45,7 +63,7 @@ def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iter
                 for number in range(len(jobs)):
                     bar.update(job(address, identity, number))
                 return
-            run_in(executor, [(job, address, identity, number) for number in range(len(jobs))], bar)
+            _run_calls(executor, [(job, address, identity, number) for number in range(len(jobs))], bar)
 
     try:
         yield run
@@ -57,13 +75,21 @@ def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iter
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def run_in(executor: Executor, calls: list[tuple], bar) -> None:
-    """Run calls, a bounded number of them waiting at a time; the first fault ends the run after those under way."""
+def _connect_to_dask(scheduler: str):
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UserError(f'dask_scheduler={scheduler!r} needs Dask: pip install "cell2text[dask]".') from error
+    return Client(scheduler)
+
+
+def _run_calls(executor: Executor, calls: list[tuple], bar: tqdm) -> None:
+    """Run calls, at most `MAX_PENDING_JOBS` at a time; on the first error, wait for those that are running."""
     pending: set[Future] = set()
     queue = iter(calls)
     try:
         while True:
-            while len(pending) < MOST_PENDING and (call := next(queue, None)) is not None:
+            while len(pending) < MAX_PENDING_JOBS and (call := next(queue, None)) is not None:
                 pending.add(executor.submit(*call))
             if not pending:
                 return
@@ -71,18 +97,18 @@ def run_in(executor: Executor, calls: list[tuple], bar) -> None:
             for future in done:
                 bar.update(future.result())
     except BrokenProcessPool as error:
-        raise OSError(
-            "A worker was killed, most likely for want of memory. Start again to go on, with fewer --workers or a "
-            "smaller cells_per_shard."
+        raise RunStoppedError(
+            "A worker process was killed, most likely because memory ran out. Run the same command again to resume, "
+            "with a smaller workers= or cells_per_shard=."
         ) from error
     finally:
         for future in pending:
             future.cancel()
-        wait(pending)  # none may write on when the plan changes
+        wait(pending)  # a job that is still running must not write after the plan changes
 
 
-def die_with_parent() -> None:
-    """End this worker when the run that started it is killed, so that none goes on writing beside the next run."""
+def _exit_with_parent() -> None:
+    """End this worker process when its parent is killed, so that it does not write while the next run does."""
     parent = parent_process()
 
     def watch() -> None:

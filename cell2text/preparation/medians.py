@@ -1,9 +1,13 @@
-"""Fit a gene vocabulary to data: non-zero medians over counts that are streamed once."""
+"""Fit a gene vocabulary to data: non-zero medians over counts that are streamed once.
+
+Depends on `counts_cell2text` and `vocabulary_cell2text`.
+"""
 
 import re
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from cell2text.errors import UserError
@@ -12,37 +16,60 @@ from ranking_cell2text import TARGET_SUM
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 
-PAR_Y = 2**31  # added to the number of a gene of chromosome Y's pseudoautosomal regions
+PAR_Y_OFFSET = 2**31  # added to the number of a gene in a pseudoautosomal region of chromosome Y (ENSGR...)
 
 
 class MedianAccumulator:
-    """Non-zero medians of many genes from a stream, in memory that does not grow with the number of cells.
+    """Count expression values of genes in a stream, and compute their non-zero medians.
 
-    Values are counted in bins of their leading 10 mantissa bits, so that a median is within 0.05 % of the exact one.
-    The bins of two accumulators add up: neither the order of cells nor their distribution over workers changes the
-    result.
+    Values are counted in bins of their leading 10 mantissa bits, so a median is within 0.05 % of the exact one, and
+    memory does not grow with the number of cells. Bins of two accumulators add up, so neither the order of the cells
+    nor their distribution over workers changes the medians.
+
+    Attributes
+    ----------
+    keys
+        Bins: the gene in the upper 32 bits, the leading bits of a float32 in the lower 32.
+    counts
+        Number of values in each bin.
     """
 
     MANTISSA_BITS = 10
 
     def __init__(self):
-        self.keys = np.zeros(0, dtype=np.uint64)  # gene in the upper 32 bits, leading bits of a float32 in the lower
+        self.keys = np.zeros(0, dtype=np.uint64)
         self.counts = np.zeros(0, dtype=np.int64)
 
     def add(self, genes: np.ndarray, values: np.ndarray) -> None:
-        """Count the positive ones of values, shape (n,), of genes, integers of the same shape."""
+        """Count the positive values.
+
+        Parameters
+        ----------
+        genes
+            Number of each value's gene, shape (n,).
+        values
+            Values, shape (n,).
+        """
         positive = values > 0
         bits = values[positive].astype(np.float32).view(np.uint32) >> self._shift
         self._merge(*np.unique((genes[positive].astype(np.uint64) << 32) | bits, return_counts=True))
 
     def add_counts(self, genes: np.ndarray, block: sp.csr_matrix) -> None:
-        """Count a block of cells, normalised to 10,000 a cell; `genes` numbers its columns."""
+        """Count a block of cells, each normalised to a total of 10,000.
+
+        Parameters
+        ----------
+        genes
+            Number of each column's gene, shape (n_genes,).
+        block
+            Raw counts, shape (n_cells, n_genes).
+        """
         totals = np.maximum(row_sums(block), np.finfo(float).tiny)
         values = block.data.astype(np.float64) * np.repeat(TARGET_SUM / totals, np.diff(block.indptr))
         self.add(genes[block.indices], values)
 
     def merge(self, other: "MedianAccumulator") -> None:
-        """Add everything another accumulator has counted."""
+        """Add the counts of another accumulator."""
         self._merge(other.keys, other.counts)
 
     def _merge(self, keys: np.ndarray, counts: np.ndarray) -> None:
@@ -52,16 +79,16 @@ class MedianAccumulator:
         ).astype(np.int64)
 
     def medians(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Genes in ascending order, their medians, and how often each was counted; all of shape (n_genes,)."""
+        """Return gene numbers in ascending order, their medians, and the number of values, each of shape (n_genes,)."""
         gene_of_bin = (self.keys >> 32).astype(np.int64)
         first = np.flatnonzero(np.diff(gene_of_bin, prepend=-1))
-        upto = np.cumsum(self.counts)
-        before = upto[first] - self.counts[first]
-        seen = np.diff(np.append(before, self.counts.sum()))
-        lower = np.searchsorted(upto, before + (seen - 1) // 2, side="right")
-        upper = np.searchsorted(upto, before + seen // 2, side="right")
+        cumulative = np.cumsum(self.counts)
+        before = cumulative[first] - self.counts[first]
+        n_values = np.diff(np.append(before, self.counts.sum()))
+        lower = np.searchsorted(cumulative, before + (n_values - 1) // 2, side="right")
+        upper = np.searchsorted(cumulative, before + n_values // 2, side="right")
         centres = self._bin_centres()
-        return gene_of_bin[first], (centres[lower] + centres[upper]) / 2, seen
+        return gene_of_bin[first], (centres[lower] + centres[upper]) / 2, n_values
 
     @property
     def _shift(self) -> int:
@@ -81,59 +108,79 @@ def fit_vocabulary(
     min_cells: int = 3,
     allow_fractional: bool = False,
 ) -> GeneVocabulary:
-    """Fit a vocabulary to the cells of one or more AnnData, in memory or backed.
+    """Fit a gene vocabulary to one or more AnnData objects, in memory or backed.
 
-    Counts are normalised to 10,000 a cell; the median of a gene is taken over the cells that express it, as
-    Geneformer's was.
+    Counts are normalised to 10,000 per cell. A gene's median is taken over the cells that express it, as in Geneformer.
 
     Parameters
     ----------
     adatas
-        Human cells with Ensembl ids in the index of `var`; a version after the id is cut off. One AnnData is taken as
-        a list of one.
+        One AnnData or several, with human Ensembl ids in `var_names`. Versions of ids are ignored.
     layer
-        Layer that holds the raw counts, or `"raw"`; `X` when left out.
+        Layer with the raw counts, or `"raw"` for `.raw`. Defaults to `X`.
     max_genes
-        Longest ranked cell, special tokens included.
+        Maximum number of genes per ranked cell, special tokens included.
     min_cells
-        Genes seen in fewer cells are left out.
+        Minimum number of cells that express a gene; rarer genes are excluded.
     allow_fractional
-        Accept expected counts that are no integers.
+        Accept non-integer counts, such as estimated counts of Smart-seq2.
+
+    Returns
+    -------
+    The vocabulary; save it with `save_pretrained`.
 
     Raises
     ------
-    ValueError
-        If the values are no counts, if the genes carry no Ensembl ids, or if no gene is left.
+    UserError
+        If the values are not counts, a gene name is not a human Ensembl id, or no gene is expressed in enough cells.
+
+    Examples
+    --------
+    >>> from cell2text import example_cells
+    >>> vocabulary = fit_vocabulary(example_cells()[:200], min_cells=20, allow_fractional=True)
+    >>> vocabulary.max_genes
+    2048
     """
     symbols: dict[str, str] = {}
     accumulator = MedianAccumulator()
-    for adata in [adatas] if hasattr(adatas, "obs_names") else adatas:  # which by itself would run over its cells
+    for adata in [adatas] if hasattr(adatas, "obs_names") else adatas:  # iterating over an AnnData fails
         matrix, var, source = select_counts(adata, layer)
         genes = gene_numbers(var.index)
-        symbols |= symbols_of(var)
+        symbols |= read_symbols(var)
         check = CountCheck(adata, source, allow_fractional)
         for start, block in count_blocks(matrix):
             check(block, start)
             accumulator.add_counts(genes, block)
-    return vocabulary_of(accumulator, symbols, max_genes=max_genes, min_cells=min_cells)
+    return build_vocabulary(accumulator, symbols, max_genes=max_genes, min_cells=min_cells)
 
 
-def vocabulary_of(
+def build_vocabulary(
     accumulator: MedianAccumulator, symbols: dict[str, str], *, max_genes: int, min_cells: int
 ) -> GeneVocabulary:
-    """The vocabulary of what an accumulator has counted, genes numbered by `gene_numbers`.
+    """Build a vocabulary from counted values.
+
+    Parameters
+    ----------
+    accumulator
+        Values of genes that `gene_numbers` numbered.
+    symbols
+        Gene symbols by Ensembl id.
+    max_genes
+        Maximum number of genes per ranked cell, special tokens included.
+    min_cells
+        Minimum number of cells that express a gene.
 
     Raises
     ------
-    ValueError
-        If no gene is seen in `min_cells` cells.
+    UserError
+        If no gene is expressed in `min_cells` cells.
     """
-    numbers, medians, seen = accumulator.medians()
+    numbers, medians, n_cells = accumulator.medians()
     kept = sorted(
-        (gene_name(gene), median) for gene, median, count in zip(numbers, medians, seen) if count >= min_cells
+        (_ensembl_id(gene), median) for gene, median, count in zip(numbers, medians, n_cells) if count >= min_cells
     )
     if not kept:
-        raise UserError(f"No gene is seen in at least min_cells={min_cells} cells: nothing to fit.")
+        raise UserError(f"No gene is expressed in at least {min_cells} cells. Add cells, or lower min_cells=.")
     return GeneVocabulary(
         tokens=[*SPECIAL_TOKENS, *(name for name, _ in kept)],
         medians=np.array([np.nan] * len(SPECIAL_TOKENS) + [median for _, median in kept]),
@@ -142,29 +189,35 @@ def vocabulary_of(
     )
 
 
-def symbols_of(var) -> dict[str, str]:
-    """Symbol of each Ensembl id, where the file has CELLxGENE's column of them."""
+def read_symbols(var: pd.DataFrame) -> dict[str, str]:
+    """Return the symbol of each Ensembl id; empty unless `var` has CELLxGENE's column `feature_name`."""
     if "feature_name" not in var.columns:
         return {}
-    return dict(zip((ensembl_id(name) for name in var.index.astype(str)), var["feature_name"].astype(str)))
+    return dict(zip((_without_version(name) for name in var.index.astype(str)), var["feature_name"].astype(str)))
 
 
-def gene_numbers(names) -> np.ndarray:
-    """Human Ensembl ids as integers below 2**32, alike in every file."""
-    ids = (ensembl_id(name) for name in names.astype(str))
-    return np.array([int(name.lstrip("ENSGR")) + PAR_Y * name.startswith("ENSGR") for name in ids], dtype=np.int64)
+def gene_numbers(names: pd.Index) -> np.ndarray:
+    """Return human Ensembl ids as integers below 2**32, equal in every file.
+
+    Raises
+    ------
+    UserError
+        If a name is not a human Ensembl gene id.
+    """
+    ids = (_without_version(name) for name in names.astype(str))
+    numbers = [int(name.lstrip("ENSGR")) + PAR_Y_OFFSET * name.startswith("ENSGR") for name in ids]
+    return np.array(numbers, dtype=np.int64)
 
 
-def gene_name(number: int) -> str:
-    return f"ENSGR{number - PAR_Y:010d}" if number >= PAR_Y else f"ENSG{number:011d}"
+def _ensembl_id(number: int) -> str:
+    return f"ENSGR{number - PAR_Y_OFFSET:010d}" if number >= PAR_Y_OFFSET else f"ENSG{number:011d}"
 
 
-def ensembl_id(name: str) -> str:
-    """A human Ensembl gene id without its version."""
+def _without_version(name: str) -> str:
     bare = name.split(".")[0]
     if not re.fullmatch(r"ENSG(R)?\d+", bare):
         raise UserError(
-            f"{name!r} in adata.var_names is no human Ensembl gene id: a vocabulary is fitted to Ensembl ids only. Map "
-            f"symbols first, or rank the cells with a vocabulary that knows them, such as Geneformer's."
+            f"{name!r} in adata.var_names is not a human Ensembl gene id, which fitting a vocabulary requires. Convert "
+            "symbols to Ensembl ids, or pass a vocabulary that knows symbols, such as Geneformer's."
         )
     return bare

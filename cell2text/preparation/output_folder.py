@@ -1,4 +1,13 @@
-"""The output folder of a run: held by one run at a time, never anyone else's, tidied up at the end."""
+"""The output folder of a run: names of its files, its lock, and what an interrupted run left in it.
+
+    data/SPLIT-NUMBER.parquet    shards
+    vocabulary/                  gene vocabulary
+    report.json, report.html     report; `report.json` is written last and marks a finished run
+    README.md                    dataset card
+    .prepare/                    plan, lock and job reports of an unfinished run
+
+Depends on filelock.
+"""
 
 import json
 import shutil
@@ -9,58 +18,128 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cell2text.errors import BusyError, UserError
-from cell2text.preparation.jobs import VOCABULARY
-from cell2text.preparation.plan import PLAN, WORK
 from vocabulary_cell2text import ALIASES_FILE, VOCABULARY_FILE
 
 
-REPORT = "report.json"
-OWN_FILES = {WORK, "data", VOCABULARY, REPORT, "report.html", "README.md", VOCABULARY_FILE, ALIASES_FILE}
+WORK_FOLDER = ".prepare"
+PLAN_FILE = "plan.json"
+LOCK_FILE = "lock"
+DATA_FOLDER = "data"
+VOCABULARY_FOLDER = "vocabulary"
+REPORT_FILE, PAGE_FILE, CARD_FILE = "report.json", "report.html", "README.md"
+OUTPUT_FILES = {
+    WORK_FOLDER, DATA_FOLDER, VOCABULARY_FOLDER, REPORT_FILE, PAGE_FILE, CARD_FILE, VOCABULARY_FILE, ALIASES_FILE,
+}  # fmt: skip
+PARTIAL_SUFFIX = ".partial"  # of temporary files beside the file that is written
 
 
 class BusyFolderError(BusyError):
-    """Another run works in the output folder."""
+    """Another run uses the output folder."""
+
+
+def plan_path(folder: Path) -> Path:
+    """Return the path of the plan."""
+    return folder / WORK_FOLDER / PLAN_FILE
+
+
+def job_cells_path(folder: Path, number: int) -> Path:
+    """Return the path of the cells of a job."""
+    return folder / WORK_FOLDER / "plan" / f"{number:05d}.parquet"
+
+
+def job_report_path(folder: Path, number: int) -> Path:
+    """Return the path of the report that a finished job leaves."""
+    return folder / WORK_FOLDER / "jobs" / f"{number:05d}.json"
+
+
+def job_medians_path(folder: Path, number: int) -> Path:
+    """Return the path of the gene counts that a job leaves for the vocabulary."""
+    return folder / WORK_FOLDER / "medians" / f"{number:05d}.npz"
+
+
+def shard_path(folder: Path, split: str, number: int) -> Path:
+    """Return the path of the shard that a job writes for a split."""
+    return folder / DATA_FOLDER / f"{split}-{number:05d}.parquet"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder: no second run in it, and none in a folder with anything else.
+def lock_output_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and hold its lock during the block.
+
+    Parameters
+    ----------
+    folder
+        New or empty folder, or the folder of an interrupted or finished run.
 
     Raises
     ------
     BusyFolderError
-        If another run works in it.
-    ValueError
-        If it is a file, or holds anything that is not ours.
+        If another run holds the lock.
+    UserError
+        If the path is a file, or the folder contains files that `prepare` did not write.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file: expected a folder.")
-    names = {path.name for path in folder.iterdir() if path.suffix != ".partial"} if folder.exists() else set()
-    foreign = sorted(names - OWN_FILES) if names & {WORK, REPORT} else sorted(names)
-    if foreign:
-        raise UserError(f"--out {folder} holds other files ({', '.join(foreign[:3])}): take a new folder.")
-    (folder / WORK).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / WORK / "lock")
+    _check_no_foreign_files(folder)
+    work = folder / WORK_FOLDER
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / LOCK_FILE)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise BusyFolderError(f"Another run works in {folder}: wait for it, or take another --out.") from error
+        raise BusyFolderError(
+            f"out='{folder}' is in use by another run. Wait until it ends, or choose another folder."
+        ) from error
     try:
         yield
     finally:
-        if not any(path.name != "lock" for path in (folder / WORK).iterdir()):
-            shutil.rmtree(folder / WORK)
+        if not any(path.name != LOCK_FILE for path in work.iterdir()):
+            shutil.rmtree(work)
         lock.release()
 
 
+def _check_no_foreign_files(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"out='{folder}' is a file. Choose a folder.")
+    names = {path.name for path in folder.iterdir() if path.suffix != PARTIAL_SUFFIX}
+    # Anyone may have a folder `data` and a README.md: only a plan or a report shows that a run wrote them.
+    foreign = sorted(names - OUTPUT_FILES) if names & {WORK_FOLDER, REPORT_FILE} else sorted(names)
+    if foreign:
+        raise UserError(
+            f"out='{folder}' contains other files ({', '.join(foreign[:3])}). Choose a new or empty folder."
+        )
+
+
 def read_plan(folder: Path) -> dict:
-    return json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    """Read the plan of an unfinished run."""
+    return json.loads(plan_path(folder).read_text(encoding="utf-8"))
 
 
-def refuse_other_run(found: dict, wanted: dict, folder: Path) -> None:
-    """Raise if a folder belongs to a run with other inputs or options, and say which differ."""
+def read_report(folder: Path) -> dict | None:
+    """Read the report of a finished run; return None if the run is not finished."""
+    path = folder / REPORT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def check_same_run(found: dict, expected: dict, folder: Path) -> None:
+    """Check that a folder belongs to a run with the same inputs, options and versions.
+
+    Parameters
+    ----------
+    found
+        Provenance that the folder records.
+    expected
+        Provenance of the current run.
+    folder
+        The folder, for the message.
+
+    Raises
+    ------
+    UserError
+        If any entry differs. The message lists the entries.
+    """
     differing = set()
-    for part, value in wanted.items():
+    for part, value in expected.items():
         if not isinstance(value, dict) or not isinstance(found.get(part), dict):
             differing |= {part} if found.get(part) != value else set()
         else:
@@ -68,29 +147,37 @@ def refuse_other_run(found: dict, wanted: dict, folder: Path) -> None:
             differing |= {f"{part}: {name}" for name in names if found[part].get(name) != value.get(name)}
     if differing:
         raise UserError(
-            f"{folder} belongs to a run that differs in {', '.join(sorted(differing))}. Take another --out, or delete "
-            "that one."
+            f"out='{folder}' belongs to a run that differs in {', '.join(sorted(differing))}. Choose another folder, "
+            "or delete this one."
         )
 
 
-def recorded_skips(folder: Path) -> dict[str, str]:
-    """Files that this run, before it was interrupted, had found to be bad."""
-    if (folder / REPORT).exists():
-        return json.loads((folder / REPORT).read_text(encoding="utf-8"))["skipped"]
-    return read_plan(folder)["provenance"]["skipped"] if (folder / PLAN).exists() else {}
+def read_skipped_sources(folder: Path) -> dict[str, str]:
+    """Return the sources that this run skipped before it was interrupted, with the reason for each."""
+    report = read_report(folder)
+    if report is not None:
+        return report["skipped"]
+    return read_plan(folder)["provenance"]["skipped"] if plan_path(folder).exists() else {}
 
 
-def clear_work(folder: Path) -> None:
-    """Remove what jobs left beside their shards, and the plan last; the lock stays while it is held."""
-    for path in sorted((folder / WORK).iterdir(), key=lambda path: path.name == Path(PLAN).name):
+def remove_work_files(folder: Path) -> None:
+    """Remove job files, then the plan; keep the lock, which is still held."""
+    for path in sorted((folder / WORK_FOLDER).iterdir(), key=lambda path: path.name == PLAN_FILE):
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != "lock":
+        elif path.name != LOCK_FILE:
             path.unlink()
 
 
-def clear(folder: Path) -> None:
-    """Remove all that a run without a plan has left, so that no shard of an older plan stays."""
-    clear_work(folder)
-    for name in ("data", VOCABULARY):
+def remove_unplanned_output(folder: Path) -> None:
+    """Remove everything that a run without a plan left, so that no shard of an older plan remains."""
+    remove_work_files(folder)
+    for name in (DATA_FOLDER, VOCABULARY_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove temporary files of killed jobs beside the output and its shards."""
+    pattern = f".*{PARTIAL_SUFFIX}"
+    for path in (*folder.glob(pattern), *(folder / DATA_FOLDER).glob(pattern)):
+        path.unlink()

@@ -1,102 +1,130 @@
-"""What became of the cells: `report.json` from what the jobs wrote down, and a page with pictures of it."""
+"""Write the report of a run: `report.json` from the reports of its jobs, and `report.html` with figures.
+
+Depends on matplotlib and jinja2.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
+from cell2text.pages import render_page
 from cell2text.plots import COLOURS, stacked_bars, svg
 from cell2text.preparation.aucell import MIN_COVERAGE
-from cell2text.preparation.plan import WORK, Plan
-from cell2text.preparation.splits import COVERED, SPLITS
+from cell2text.preparation.output_folder import job_report_path
+from cell2text.preparation.plan import Plan
+from cell2text.preparation.splits import COVERED_COLUMNS, SPLITS
 from ranking_cell2text import ROUTES
 
 
-POPULATION_ACTIVE = 0.005  # published: active in a cell's top 5 % in more than this share of the cells
-MOST_BARS = 40
+ACTIVE_IN_POPULATION = 0.005  # published: active in the top 5 % of the sets of more than this share of the cells
+MAX_BARS = 40
+WITHOUT_COUNTS = "without counts on genes of the vocabulary"
+NOT_SAMPLED = "not sampled"
 
 
 def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
-    """Add up the reports of all jobs, in their order."""
+    """Add up the reports of all jobs.
+
+    Parameters
+    ----------
+    plan
+        Plan of the run, whose jobs are all done.
+    planned
+        Part of the report that was known when the plan was made.
+    provenance
+        Options, hashes and versions of the run.
+
+    Returns
+    -------
+    The content of `report.json`.
+
+    Raises
+    ------
+    UserError
+        If no cell has counts on genes of the vocabulary.
+    """
     files = {name: dict(entry) for name, entry in planned["files"].items()}
     counts = {name: dict.fromkeys(ROUTES, 0.0) for name in files}
     splits: dict[str, dict] = {split: {"rows": 0, "tasks": Counter(), "labels": {}} for split in SPLITS}
     for number, job in enumerate(plan.jobs):
-        done = json.loads((plan.folder / WORK / "jobs" / f"{number:05d}.json").read_text(encoding="utf-8"))
-        entry = files[job["source"]]
-        for key, value in (("chosen", done["cells"]), ("truncated", done["truncated"]), ("rows", 0)):
-            entry[key] = entry.get(key, 0) + value
-        if done["empty"]:
-            entry["dropped"] = {
-                **entry["dropped"],
-                "without counts": entry["dropped"].get("without counts", 0) + done["empty"],
-            }
-        for route, value in done["counts_by_route"].items():
-            counts[job["source"]][route] += value
-        for split, found in done["splits"].items():
-            entry["rows"] += found["rows"]
-            splits[split]["rows"] += found["rows"]
-            splits[split]["tasks"].update(found["tasks"])
-            for column, labels in found["labels"].items():
-                splits[split]["labels"].setdefault(column, Counter()).update(labels)
+        done = json.loads(job_report_path(plan.folder, number).read_text(encoding="utf-8"))
+        _add_job(done, files[job["source"]], counts[job["source"]], splits)
     for name, entry in files.items():
-        entry.setdefault("rows", 0)
-        total = sum(counts[name].values())
-        entry["counts_by_route"] = {
-            route: round(value / total, 6) if total else 0.0 for route, value in counts[name].items()
-        }
-        entry["dropped"]["not in the sample"] = (
-            entry["cells"]
-            - entry.get("chosen", 0)
-            - sum(count for reason, count in entry["dropped"].items() if reason != "without counts")
-        )
+        _complete_file_entry(entry, counts[name])
     rows = sum(split["rows"] for split in splits.values())
     if not rows:
-        raise UserError("No cell is left: none has a count on a gene of the vocabulary.")
+        raise UserError("No cell remains: none has counts on genes of the vocabulary.")
     return {
         "rows": rows,
-        "not_covered_by_training": uncovered(splits) if plan.config.split == "donor" else {},
-        "files": {
-            name: {**entry, "dropped": {k: v for k, v in entry["dropped"].items() if v}}
-            for name, entry in files.items()
-        },
+        "not_covered_by_training": _labels_missing_in_training(splits) if plan.config.split == "donor" else {},
+        "files": files,
         "skipped": provenance["skipped"],
-        "splits": {name: plain(entry) | {"donors": planned["groups"][name]} for name, entry in splits.items()},
+        "splits": {name: _sort_counts(entry) | {"donors": planned["groups"][name]} for name, entry in splits.items()},
         "sampling": planned["sampling"],
         "diversity": planned["diversity"],
-        "pathways": pathway_frequencies(plan, splits, rows),
+        "pathways": _pathway_frequencies(plan, splits, rows),
         "provenance": provenance,
     }
 
 
-def uncovered(splits: dict) -> dict[str, list[str]]:
-    """Categories of held-out rows that no training row has: those whose training cells turned out to have no counts."""
-    found = {}
-    for column in COVERED:
+def _add_job(done: dict, file: dict, counts: dict[str, float], splits: dict[str, dict]) -> None:
+    """Add the report of a job to its file's entry and counts, and to the splits."""
+    for key, value in (("chosen", done["cells"]), ("truncated", done["truncated"]), ("rows", 0)):
+        file[key] = file.get(key, 0) + value
+    if done["empty"]:
+        earlier = file["dropped"].get(WITHOUT_COUNTS, 0)
+        file["dropped"] = {**file["dropped"], WITHOUT_COUNTS: earlier + done["empty"]}
+    for route, value in done["counts_by_route"].items():
+        counts[route] += value
+    for split, entry in done["splits"].items():
+        file["rows"] += entry["rows"]
+        splits[split]["rows"] += entry["rows"]
+        splits[split]["tasks"].update(entry["tasks"])
+        for column, labels in entry["labels"].items():
+            splits[split]["labels"].setdefault(column, Counter()).update(labels)
+
+
+def _complete_file_entry(file: dict, counts: dict[str, float]) -> None:
+    """Add the shares of counts by route and the number of cells that were not sampled."""
+    file.setdefault("rows", 0)
+    total = sum(counts.values())
+    file["counts_by_route"] = {route: round(value / total, 6) if total else 0.0 for route, value in counts.items()}
+    filtered = sum(count for reason, count in file["dropped"].items() if reason != WITHOUT_COUNTS)
+    dropped = {**file["dropped"], NOT_SAMPLED: file["cells"] - file.get("chosen", 0) - filtered}
+    file["dropped"] = {reason: count for reason, count in dropped.items() if count}
+
+
+def _labels_missing_in_training(splits: dict) -> dict[str, list[str]]:
+    """Return labels of held-out rows that no training row has, because the training cells with them had no counts."""
+    missing_labels = {}
+    for column in COVERED_COLUMNS:
         held_out = set().union(*(splits[name]["labels"].get(column, {}) for name in SPLITS[1:]))
         missing = sorted(held_out - set(splits["train"]["labels"].get(column, {})))
         if missing:
-            found[column] = missing
-    return found
+            missing_labels[column] = missing
+    return missing_labels
 
 
-def plain(entry: dict) -> dict:
-    """Counters as sorted dictionaries, most frequent first."""
-    labels = {column: dict(sorted(counter.items(), key=most_first)) for column, counter in entry["labels"].items()}
+def _sort_counts(entry: dict) -> dict:
+    """Return the counters of a split as dictionaries, the most frequent label first."""
+    labels = {
+        column: dict(sorted(counter.items(), key=_frequency_order)) for column, counter in entry["labels"].items()
+    }
     return {"rows": entry["rows"], "tasks": dict(sorted(entry["tasks"].items())), "labels": labels}
 
 
-def most_first(item: tuple[str, int]) -> tuple[int, str]:
+def _frequency_order(item: tuple[str, int]) -> tuple[int, str]:
+    """Return a sort key: the highest count first, equal counts by name."""
     return -item[1], item[0]
 
 
-def pathway_frequencies(plan: Plan, splits: dict, rows: int) -> dict:
-    """Of each set the share of rows that name it, in which it is active, and if it is active in the population."""
+def _pathway_frequencies(plan: Plan, splits: dict, rows: int) -> dict:
+    """Return for each set the shares of rows that name it and in which it is active."""
     if plan.gene_sets is None:
         return {}
     total: dict[str, Counter] = {"pathways": Counter(), "pathways_active": Counter()}
@@ -105,70 +133,71 @@ def pathway_frequencies(plan: Plan, splits: dict, rows: int) -> dict:
             counter.update(split["labels"].get(column, {}))
     return {
         name: {
-            "named": round(total["pathways"][name] / max(rows, 1), 6),
-            "active": round(total["pathways_active"][name] / max(rows, 1), 6),
-            "active_in_population": total["pathways_active"][name] > POPULATION_ACTIVE * rows,
+            "named": round(total["pathways"][name] / rows, 6),
+            "active": round(total["pathways_active"][name] / rows, 6),
+            "active_in_population": total["pathways_active"][name] > ACTIVE_IN_POPULATION * rows,
         }
         for name in plan.gene_sets.names
     }
 
 
-def lost_counts(entry: dict) -> float:
-    return entry["counts_by_route"].get("unmapped", 0.0)
+def _unmapped_share(file: dict) -> float:
+    return file["counts_by_route"].get("unmapped", 0.0)
 
 
 def write_html(report: dict, path: Path) -> None:
-    """Write a page that needs no other file, with pictures as SVG."""
-    environment = Environment(
-        loader=PackageLoader("cell2text.preparation", "templates"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["thousands"] = lambda number: f"{number:,}"
+    """Write the report as a self-contained page, with figures as SVG.
+
+    Parameters
+    ----------
+    report
+        Content of `report.json`.
+    path
+        HTML file to write.
+    """
     figures = {
-        "genes": genes_figure(report["files"]),
-        "cells": cells_figure(report["files"]),
-        "labels": labels_figure(report["splits"]),
-        "diversity": diversity_figure(report["diversity"]),
-        "pathways": pathways_figure(report["pathways"]),
+        "genes": _genes_figure(report["files"]),
+        "cells": _cells_figure(report["files"]),
+        "labels": _labels_figure(report["splits"]),
+        "diversity": _diversity_figure(report["diversity"]),
+        "pathways": _pathways_figure(report["pathways"]),
     }
-    page = environment.get_template("report.html").render(
-        report=report, figures=figures, lost_counts=lost_counts, min_coverage=MIN_COVERAGE, splits=SPLITS
-    )
+    page = render_page(
+        "cell2text.preparation", "report.html", report=report, figures=figures, unmapped_share=_unmapped_share,
+        min_coverage=MIN_COVERAGE, splits=SPLITS,
+    )  # fmt: skip
     write_atomically(path, page)
 
 
-def genes_figure(files: dict) -> str:
+def _genes_figure(files: dict) -> str:
     series = {
-        route: [entry["genes_by_route"].get(route, 0) for entry in files.values()]
+        route: [file["genes_by_route"].get(route, 0) for file in files.values()]
         for route in ROUTES
-        if any(entry["genes_by_route"].get(route) for entry in files.values())
+        if any(file["genes_by_route"].get(route) for file in files.values())
     }
-    names = [f"{name}  ({100 * lost_counts(entry):.1f} % of counts lost)" for name, entry in files.items()]
-    return svg(stacked_bars(names, series, "genes of the file, by how they were found"))
+    names = [f"{name}  ({100 * _unmapped_share(file):.1f} % of counts unmapped)" for name, file in files.items()]
+    return svg(stacked_bars(names, series, "genes, by how they were mapped"))
 
 
-def cells_figure(files: dict) -> str:
-    reasons = list(dict.fromkeys(reason for entry in files.values() for reason in entry["dropped"]))
-    series = {"rows": [entry["rows"] for entry in files.values()]}
-    series |= {reason: [entry["dropped"].get(reason, 0) for entry in files.values()] for reason in reasons}
+def _cells_figure(files: dict) -> str:
+    reasons = list(dict.fromkeys(reason for file in files.values() for reason in file["dropped"]))
+    series = {"rows": [file["rows"] for file in files.values()]}
+    series |= {reason: [file["dropped"].get(reason, 0) for file in files.values()] for reason in reasons}
     return svg(stacked_bars(list(files), series, "cells"))
 
 
-def labels_figure(splits: dict) -> str:
+def _labels_figure(splits: dict) -> str:
     total: Counter = Counter()
     for split in splits.values():
         total.update(split["labels"].get("cell_type", {}))
-    names = [name for name, _ in sorted(total.items(), key=most_first)][:MOST_BARS]
+    names = [name for name, _ in sorted(total.items(), key=_frequency_order)][:MAX_BARS]
     series = {
         split: [entry["labels"].get("cell_type", {}).get(name, 0) for name in names] for split, entry in splits.items()
     }
     return svg(stacked_bars(names, series, "rows")) if names else ""
 
 
-def diversity_figure(diversity: dict) -> str:
+def _diversity_figure(diversity: dict) -> str:
     columns = [column for column, entry in diversity["before"].items() if entry["categories"]]
     figure = Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots()
@@ -184,13 +213,13 @@ def diversity_figure(diversity: dict) -> str:
     return svg(figure)
 
 
-def pathways_figure(pathways: dict) -> str:
+def _pathways_figure(pathways: dict) -> str:
     if not pathways:
         return ""
-    names = sorted(pathways, key=lambda name: (-pathways[name]["active"], name))[:MOST_BARS]
+    names = sorted(pathways, key=lambda name: (-pathways[name]["active"], name))[:MAX_BARS]
     only_active: Iterable[float] = (pathways[name]["active"] - pathways[name]["named"] for name in names)
     series = {
-        "among the two highest": [100 * pathways[name]["named"] for name in names],
-        "active, not among the two": [100 * max(0.0, share) for share in only_active],
+        "named: among the two most active": [100 * pathways[name]["named"] for name in names],
+        "active but not named": [100 * max(0.0, share) for share in only_active],
     }
     return svg(stacked_bars(names, series, "% of rows"))

@@ -1,6 +1,7 @@
-"""Ranked cells and their metadata to dataset rows, as Arrow tables built without a Python object a token.
+"""Turn ranked cells and their metadata into dataset rows: Arrow tables, without a Python object per gene token.
 
-A row holds `cells` (ranked genes), `prompt` and `completion` (chat messages), and the metadata columns.
+A row holds `cells` (ranked genes), `prompt` and `completion` (chat messages) and the metadata columns. Depends on
+`language` for tasks and texts, and on the processor for the form of a conversation.
 """
 
 from bisect import bisect
@@ -19,31 +20,26 @@ from cell2text.language.tasks import (
     task_completion,
     task_instructions,
 )
+from cell2text.preparation.names import METADATA_COLUMNS
 from processing_cell2text import conversation_of
 
 
-# Columns of a file that rows carry, null where unknown.
-METADATA_COLUMNS = (
-    "cell_type",
-    "cell_type_ontology_term_id",
-    "tissue",
-    "tissue_ontology_term_id",
-    "disease",
-    "disease_ontology_term_id",
-    "sex",
-    "development_stage",
-    "development_stage_ontology_term_id",
-    "life_stage",
-    "assay",
-    "donor_id",
-    "dataset_id",
-)
+TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")  # columns that texts are written from
+CELL_TYPE = TEXT_FIELDS.index("cell_type")
+COMPOSED_TEXTS = 100_000  # cached texts: cells with equal metadata and pathways share them
+TOP_SHARE = 0.05  # share of the gene sets that counts as active in a cell
 TEXT_BLOCK = pa.struct([("type", pa.string()), ("text", pa.string())])
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(TEXT_BLOCK))]))
 
 
-def row_schema(token_type: np.dtype) -> pa.Schema:
-    """Types of the rows' columns."""
+def dataset_schema(token_type: np.dtype) -> pa.Schema:
+    """Return the columns of a dataset row and their types.
+
+    Parameters
+    ----------
+    token_type
+        Type of gene tokens: uint16 for vocabularies of at most 65,536 tokens.
+    """
     return pa.schema(
         [
             ("cell_id", pa.string()),
@@ -65,164 +61,207 @@ def row_schema(token_type: np.dtype) -> pa.Schema:
 
 
 class TaskSampler:
-    """Prompts and answers of cells: which task each gets, in which words, decided by seed, source and row alone."""
+    """Sample a task for each cell and compose its prompt and completion.
+
+    The choice depends on seed, source and row alone, so neither the size of a shard nor the other cells change it. Only
+    comparisons depend on the other cells of the shard.
+
+    Parameters
+    ----------
+    tasks
+        Sampling weight of each task.
+    system_prompt
+        System message; empty for none.
+    seed
+        Random seed.
+    definitions
+        Definition of each cell type, by ontology term id.
+    """
 
     def __init__(self, tasks: Mapping[str, float], system_prompt: str, *, seed: int, definitions: Mapping[str, str]):
         self.tasks, self.system_prompt, self.seed, self.definitions = tasks, system_prompt, seed, definitions
-        self._answer = lru_cache(maxsize=100_000)(self._compose)
-        self._options = lru_cache(maxsize=100_000)(self._answerable)
+        self._cached_completion = lru_cache(maxsize=COMPOSED_TEXTS)(self._completion)
+        self._cached_options = lru_cache(maxsize=COMPOSED_TEXTS)(self._options)
         self._prompts: dict[tuple[int, str], int] = {}
 
     def compose(
         self, rows: Sequence[tuple], source: str, numbers: np.ndarray, *, training: bool
     ) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-        """Tasks, answers, index of each prompt in `prompts`, and the partner's position for `compare`, else -1.
+        """Compose prompts and completions.
 
         Parameters
         ----------
         rows
-            Of each cell its fields in the order of `TEXT_FIELDS`, and a tuple of pathways last.
+            For each cell its fields in the order of `TEXT_FIELDS`, then a tuple of pathways.
+        source
+            Name of the cells' source.
         numbers
-            Rows of the cells in their source.
+            Row of each cell in its source.
         training
-            Draw a task and a wording; otherwise every cell is described, by the fixed instruction.
+            Sample a task and a wording. Otherwise every cell gets the task `describe` in its fixed wording.
+
+        Returns
+        -------
+        tasks
+            Task of each cell.
+        completions
+            Text of each cell.
+        prompts
+            Index of each cell's prompt in `prompt_array`, shape (n_cells,).
+        comparison_cells
+            For the task `compare` the position of the second cell in `rows`, otherwise -1, shape (n_cells,).
         """
         n = len(rows)
-        partners = (
-            find_partners(rows, self.seed, source, numbers)
-            if training and self.tasks.get("compare")
-            else np.full(n, -1)
-        )
-        task_lots, field_lots, wording_lots = (
+        tasks, texts = ["describe"] * n, []
+        prompts, comparison_cells = np.zeros(n, dtype=np.int64), np.full(n, -1)
+        if training and self.tasks.get("compare"):
+            comparison_cells = choose_comparison_cells(rows, self.seed, source, numbers)
+        task_draws, field_draws, wording_draws = (
             hashed_uniform(self.seed, stream, source, numbers).tolist() for stream in ("task", "field", "wording")
         )
-        tasks, texts, prompts = [], [], np.zeros(n, dtype=np.int64)
+        description = default_instruction("describe")
         for i, row in enumerate(rows):
+            field, instruction = None, description
             if training:
-                second = rows[partners[i]] if partners[i] >= 0 else None
-                task, field = self._choose(row, second is not None, task_lots[i], field_lots[i])
-                options = task_instructions(task, field)
-                instruction = options[int(wording_lots[i] * len(options))]
-            else:
-                task, field, second = "describe", None, None
-                instruction = default_instruction(task)
-            if task != "compare":
-                partners[i], second = -1, None
-            tasks.append(task)
-            texts.append(self._answer(task, row, field, second))
-            key = (1 + (task == "compare"), instruction)
+                comparable = bool(comparison_cells[i] >= 0)
+                tasks[i], field = self._sample_task(row, comparable, task_draws[i], field_draws[i])
+                options = task_instructions(tasks[i], field)
+                instruction = options[int(wording_draws[i] * len(options))]
+            if tasks[i] != "compare":
+                comparison_cells[i] = -1
+            second = rows[comparison_cells[i]] if comparison_cells[i] >= 0 else None
+            texts.append(self._cached_completion(tasks[i], row, field, second))
+            key = (1 if second is None else 2, instruction)
             prompts[i] = self._prompts.setdefault(key, len(self._prompts))
-        return tasks, texts, prompts, partners
+        return tasks, texts, prompts, comparison_cells
 
-    def _choose(self, row: tuple, partner: bool, task_lot: float, field_lot: float) -> tuple[str, str | None]:
-        tasks, bounds, fields = self._options(row, partner)
-        task = tasks[bisect(bounds, task_lot * bounds[-1], hi=len(tasks) - 1)]
-        return task, fields[int(field_lot * len(fields))] if task == "ask" else None
+    def _sample_task(self, row: tuple, comparable: bool, task_draw: float, field_draw: float) -> tuple[str, str | None]:
+        tasks, bounds, fields = self._cached_options(row, comparable)
+        task = tasks[bisect(bounds, task_draw * bounds[-1], hi=len(tasks) - 1)]
+        return task, fields[int(field_draw * len(fields))] if task == "ask" else None
 
-    def _answerable(self, row: tuple, partner: bool) -> tuple[list[str], list[float], list[str]]:
-        """Tasks that a row can have, the running sum of their weights, and the fields that can be asked for."""
-        possible, fields = available_tasks(self.as_row(row), has_partner=partner)
-        wanted = [task for task in possible if self.tasks.get(task)] or ["describe"]
-        return wanted, list(accumulate(self.tasks.get(task, 1.0) for task in wanted)), fields
+    def _options(self, row: tuple, comparable: bool) -> tuple[list[str], list[float], list[str]]:
+        """Return the tasks that a row supports, the cumulative sum of their weights, and the fields for `ask`."""
+        supported, fields = available_tasks(self._as_mapping(row), has_partner=comparable)
+        tasks = [task for task in supported if self.tasks.get(task)] or ["describe"]
+        return tasks, list(accumulate(self.tasks.get(task, 1.0) for task in tasks)), fields
 
-    def _compose(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
-        other = None if second is None else self.as_row(second)
-        text = task_completion(task, self.as_row(row), field=field, comparison_cell=other)
+    def _completion(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
+        other = None if second is None else self._as_mapping(second)
+        text = task_completion(task, self._as_mapping(row), field=field, comparison_cell=other)
         if text is None:
-            raise RuntimeError(f"The task {task!r} has no answer in {row}.")
+            raise RuntimeError(f"The task {task!r} has no completion for {row}.")
         return text
 
-    def as_row(self, values: tuple) -> dict:
+    def _as_mapping(self, values: tuple) -> dict:
         row = dict(zip((*TEXT_FIELDS, "pathways"), values))
         row["cell_type_definition"] = self.definitions.get(row["cell_type_ontology_term_id"])
         return row
 
     def prompt_array(self) -> pa.Array:
-        """All prompts met so far; rows take theirs from it by index."""
-        messages = [conversation_of(instruction, self.system_prompt, n_cells=n) for n, instruction in self._prompts]
-        return pa.array([[with_text(message) for message in prompt] for prompt in messages], MESSAGES)
+        """Return all prompts composed so far, which rows select by index."""
+        prompts = [conversation_of(instruction, self.system_prompt, n_cells=n) for n, instruction in self._prompts]
+        return pa.array([[message_for_arrow(message) for message in prompt] for prompt in prompts], MESSAGES)
 
 
-TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")
+def choose_comparison_cells(rows: Sequence[tuple], seed: int, source: str, numbers: np.ndarray) -> np.ndarray:
+    """Choose a second cell of the same shard and split for every cell whose cell type is known.
 
-
-def find_partners(rows: Sequence[tuple], seed: int, source: str, numbers: np.ndarray) -> np.ndarray:
-    """A second cell of the same shard and split for every cell whose type is known; -1 where there is none."""
-    partners = np.full(len(rows), -1)
-    typed = np.array([i for i, row in enumerate(rows) if row[0] is not None], dtype=np.int64)
+    Returns
+    -------
+    Position of the second cell in `rows`, or -1 if there is none, shape (n_cells,).
+    """
+    second = np.full(len(rows), -1)
+    typed = np.array([i for i, row in enumerate(rows) if row[CELL_TYPE] is not None], dtype=np.int64)
     if len(typed) > 1:
         steps = 1 + (hashed_uniform(seed, "partner", source, numbers[typed]) * (len(typed) - 1)).astype(np.int64)
-        partners[typed] = typed[(np.arange(len(typed)) + steps) % len(typed)]
-    return partners
+        second[typed] = typed[(np.arange(len(typed)) + steps) % len(typed)]
+    return second
 
 
-def with_text(message: dict) -> dict:
-    """Arrow wants every block of one shape: a cell block carries no text."""
+def message_for_arrow(message: dict) -> dict:
+    """Return a chat message in which every block has a key `text`, None for cells: Arrow needs equal fields."""
     return {**message, "content": [{"type": block["type"], "text": block.get("text")} for block in message["content"]]}
 
 
 def completion_array(texts: Sequence[str]) -> pa.Array:
-    """Each text as the one message of an assistant."""
+    """Return each text as a conversation of one assistant message."""
     n, each = len(texts), pa.array(np.arange(len(texts) + 1, dtype=np.int32))
-    blocks = pa.StructArray.from_arrays([constant("text", n), pa.array(texts, pa.string())], fields=list(TEXT_BLOCK))
+    blocks = pa.StructArray.from_arrays(
+        [_constant_array("text", n), pa.array(texts, pa.string())], fields=list(TEXT_BLOCK)
+    )
     content = pa.ListArray.from_arrays(each, blocks)
-    messages = pa.StructArray.from_arrays([constant("assistant", n), content], fields=list(MESSAGES.value_type))
+    messages = pa.StructArray.from_arrays([_constant_array("assistant", n), content], fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(each, messages).cast(MESSAGES)
 
 
-def constant(text: str, n: int) -> pa.Array:
+def _constant_array(text: str, n: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, dtype=np.int32)), [text]).cast(pa.string())
 
 
-def ranked_cells(tokens: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
-    """Cells whose tokens stand end to end, as a list array over them."""
+def ranked_cells_array(tokens: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    """Return one list of tokens per cell, from tokens that are stored end to end and the number per cell."""
     ends = np.concatenate([[0], np.cumsum(lengths)])
     return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(tokens))
 
 
-def cells_array(ranked: pa.ListArray, kept: np.ndarray, partners: np.ndarray) -> pa.Array:
-    """`cells` of some cells: each one's own ranked genes, then its partner's where it has one.
+def cells_array(ranked: pa.ListArray, kept: np.ndarray, comparison_cells: np.ndarray) -> pa.Array:
+    """Return the column `cells`: each row's own ranked genes, then those of its comparison cell if it has one.
 
     Parameters
     ----------
     ranked
-        All cells.
+        Ranked genes of all cells.
     kept
-        Positions of the rows' cells in `ranked`.
-    partners
-        For each row the position in `kept` of its partner, -1 for none.
+        Position of each row's cell in `ranked`.
+    comparison_cells
+        Position in `kept` of each row's comparison cell, -1 for none.
     """
-    paired = partners >= 0
+    paired = comparison_cells >= 0
     offsets = np.concatenate([[0], np.cumsum(1 + paired)]).astype(np.int32)
     order = np.empty(offsets[-1], dtype=np.int64)
     order[offsets[:-1]] = kept
-    order[offsets[:-1][paired] + 1] = kept[partners[paired]]
-    return pa.ListArray.from_arrays(pa.array(offsets), gathered(ranked, order))
+    order[offsets[:-1][paired] + 1] = kept[comparison_cells[paired]]
+    return pa.ListArray.from_arrays(pa.array(offsets), _take_cells(ranked, order))
 
 
-def gathered(ranked: pa.ListArray, order: np.ndarray) -> pa.ListArray:
-    """`ranked.take(order)`, several times faster where cells stand in runs."""
+def _take_cells(ranked: pa.ListArray, order: np.ndarray) -> pa.ListArray:
+    """Return `ranked.take(order)`, several times faster where `order` contains runs of consecutive cells."""
     ends, tokens = ranked.offsets.to_numpy(), ranked.values.to_numpy()
     lengths = np.diff(ends)[order]
     breaks = np.flatnonzero(np.diff(order) != 1) + 1
     firsts, lasts = order[np.append(0, breaks)], order[np.append(breaks - 1, len(order) - 1)]
     parts = [tokens[ends[first] : ends[last + 1]] for first, last in zip(firsts, lasts)]
-    return ranked_cells(parts[0] if len(parts) == 1 else np.concatenate(parts), lengths)
+    return ranked_cells_array(parts[0] if len(parts) == 1 else np.concatenate(parts), lengths)
 
 
-def named_pathways(
-    scores: np.ndarray, names: Sequence[str], eligible: np.ndarray, *, top_share: float = 0.05
+def top_pathways(
+    scores: np.ndarray, names: Sequence[str], nameable: np.ndarray, *, top_share: float = TOP_SHARE
 ) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Of each cell the two highest pathways, and all that stand at or above its 95th percentile.
+    """Find the most active gene sets of each cell.
 
-    Only sets that are eligible and score above zero count; equal scores go by the order of the sets.
+    Parameters
+    ----------
+    scores
+        AUCell scores, shape (n_cells, n_sets).
+    names
+        Names of the sets.
+    nameable
+        Sets that may be named, boolean, shape (n_sets,). Sets that score 0 are never named.
+    top_share
+        Share of the sets that counts as active, 0 to 1.
+
+    Returns
+    -------
+    For each cell the names of the two highest sets, and of all sets in its top share (at least two), highest first.
+    Equal scores keep the order of the sets.
     """
     if not len(names):
         return [()] * len(scores), [()] * len(scores)
-    masked = np.where(eligible & (scores > 0), scores, 0.0)
+    masked = np.where(nameable & (scores > 0), scores, 0.0)
     n_active = max(2, int(np.ceil(top_share * len(names))))
     order = np.argsort(-masked, axis=1, kind="stable")[:, :n_active]
-    found = np.take_along_axis(masked, order, axis=1) > 0
-    name_of = np.asarray(names, dtype=object)
-    active = [tuple(name_of[columns[there]]) for columns, there in zip(order, found)]
+    positive = np.take_along_axis(masked, order, axis=1) > 0
+    names_array = np.asarray(names, dtype=object)
+    active = [tuple(names_array[columns[mask]]) for columns, mask in zip(order, positive)]
     return [cell[:2] for cell in active], active

@@ -1,6 +1,6 @@
-"""Which cells are taken, and how diverse they are."""
+"""Sample cells and measure how diverse a sample is. Depends on the tissue ontology for organs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,29 +10,27 @@ from cell2text.errors import UserError
 from cell2text.ontology.terms import ancestors
 
 
-ORGANS = {
-    "UBERON:0000955": "brain",
-    "UBERON:0000178": "blood",
-}  # tissues that the published caps name, with their parts
+# Organs that the published strata cap; a tissue counts as the organ if it is one of its parts.
+ORGANS = {"UBERON:0000955": "brain", "UBERON:0000178": "blood"}
 DIVERSITY_COLUMNS = ("cell_type", "tissue", "disease", "sex", "life_stage", "assay", "donor_id", "dataset_id")
 
 
 @dataclass(frozen=True)
 class SamplingStratum:
-    """A share of the sample, drawn at random with at most a given share of it from each category of a column.
+    """A share of the sample in which no category of a column may exceed a cap.
 
     Parameters
     ----------
     share
-        Share of the whole sample.
+        Share of the whole sample, 0 to 1.
     column
         Column whose categories are capped.
     caps
-        Largest share of this part for single categories.
+        Largest share of this stratum for single categories.
     cap
-        Largest share for every other category; None for no bound.
+        Largest share of this stratum for every other category. Defaults to no cap.
     rarest
-        Draw from the categories with the fewest cells only: this share of the categories.
+        Sample from the rarest categories only: this share of all categories. Defaults to all categories.
     """
 
     share: float
@@ -42,8 +40,8 @@ class SamplingStratum:
     rarest: float | None = None
 
 
-# arXiv 2509.24840: by distribution, by cell type, by disease, by donor, and rare tissues.
-PUBLISHED = (
+# arXiv 2509.24840: overall distribution, cell type, disease, donor, and rare tissues.
+PUBLISHED_STRATA = (
     SamplingStratum(0.30, "organ", caps={"brain": 0.20, "blood": 0.15}),
     SamplingStratum(0.25, "cell_type", cap=0.03),
     SamplingStratum(0.20, "disease", caps={"COVID-19": 0.05, "normal": 0.70}, cap=0.03),
@@ -55,49 +53,51 @@ PUBLISHED = (
 def sample_cells(
     cells: pd.DataFrame, method: str, *, n_cells: int | None, balance: str = "cell_type", seed: int
 ) -> tuple[np.ndarray, list[dict]]:
-    """Choose cells.
+    """Sample cells.
 
     Parameters
     ----------
     cells
-        Metadata in the order of sources and rows, which alone makes the sample independent of how files were named.
+        Metadata, one row per cell, in the order of sources and rows. The sample depends on this order.
     method
-        `"all"`; `"random"`; `"balanced"`, as even over the categories of `balance` as there are cells; or
-        `"published"`, the five parts of the published system.
+        `"all"`; `"random"`; `"balanced"`: the same number of cells from every category of `balance`, as far as there
+        are enough; or `"published"`: the five strata of arXiv 2509.24840.
     n_cells
-        Size of the sample; all cells when left out. A part whose caps leave too few cells stays smaller.
+        Size of the sample. Defaults to all cells. Strata whose caps leave too few cells stay smaller.
     balance
-        Column of `"balanced"`.
+        Column that `"balanced"` evens out.
+    seed
+        Random seed.
 
     Returns
     -------
-    Positions of the chosen cells, ascending, and for every part what was asked for and taken.
+    Positions of the sampled cells, ascending, and for every stratum its target (`asked`) and actual (`taken`) size.
 
     Raises
     ------
-    ValueError
-        If the method is none of these, or `n_cells` is not positive.
+    UserError
+        If the method is unknown, or `n_cells` is not positive.
     """
     total = len(cells)
     if n_cells is not None and n_cells < 1:
         raise UserError(f"n_cells={n_cells}: expected a positive number of cells.")
-    wanted = total if n_cells is None else min(n_cells, total)
+    target = total if n_cells is None else min(n_cells, total)
     generator = np.random.default_rng([seed, 1])
     if method == "published":
-        return sample_parts(with_organ(cells), PUBLISHED, wanted, generator)
+        return sample_strata(add_organ(cells), PUBLISHED_STRATA, target, generator)
     if method == "balanced":
-        chosen = balanced(codes_of(cells[balance]), wanted, generator)
-    elif method == "random" or (method == "all" and wanted < total):
-        chosen = generator.permutation(total)[:wanted]
+        sampled = _sample_evenly(_category_codes(cells[balance]), target, generator)
+    elif method == "random" or (method == "all" and target < total):
+        sampled = generator.permutation(total)[:target]
     elif method == "all":
-        chosen = np.arange(total)
+        sampled = np.arange(total)
     else:
         raise UserError(f"sampling={method!r}: expected 'all', 'random', 'balanced' or 'published'.")
-    return np.sort(chosen), [{"part": method, "asked": wanted, "taken": len(chosen)}]
+    return np.sort(sampled), [{"part": method, "asked": target, "taken": len(sampled)}]
 
 
-def with_organ(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with a column `organ`: the tissue, with all parts of brain and of blood under one name."""
+def add_organ(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add a column `organ`: the tissue, in which all parts of an organ in `ORGANS` have the organ's name."""
     organ = cells["tissue"].astype(object)
     terms = cells["tissue_ontology_term_id"].astype(object)
     for term in terms.dropna().unique():
@@ -107,51 +107,74 @@ def with_organ(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(organ=organ)
 
 
-def sample_parts(cells: pd.DataFrame, parts, wanted: int, generator) -> tuple[np.ndarray, list[dict]]:
-    """Draw parts one after the other, each from the cells that are left."""
-    left = np.ones(len(cells), dtype=bool)
+def sample_strata(
+    cells: pd.DataFrame, strata: Sequence[SamplingStratum], n_cells: int, generator: np.random.Generator
+) -> tuple[np.ndarray, list[dict]]:
+    """Sample strata one after the other, each from the cells that no earlier stratum sampled.
+
+    Parameters
+    ----------
+    cells
+        Metadata with the columns of the strata.
+    strata
+        Strata in the order in which they are sampled.
+    n_cells
+        Size of the whole sample.
+    generator
+        Source of randomness.
+
+    Returns
+    -------
+    As for `sample_cells`.
+    """
+    available = np.ones(len(cells), dtype=bool)
     report = []
-    for part in parts:
-        n = round(part.share * wanted)
-        codes = codes_of(cells[part.column])
-        candidates = left.copy()
-        if part.rarest is not None:
+    for stratum in strata:
+        n = round(stratum.share * n_cells)
+        codes = _category_codes(cells[stratum.column])
+        candidates = available.copy()
+        if stratum.rarest is not None:
             sizes = np.bincount(codes[codes >= 0])
-            rare = np.argsort(sizes, kind="stable")[: max(1, round(part.rarest * len(sizes)))]
+            rare = np.argsort(sizes, kind="stable")[: max(1, round(stratum.rarest * len(sizes)))]
             candidates &= np.isin(codes, rare)
         pool = generator.permutation(np.flatnonzero(candidates))
-        names = pd.Categorical(cells[part.column]).categories
-        quotas = np.full(len(names) + 1, n if part.cap is None else max(1, int(part.cap * n)))
-        for name, cap in part.caps.items():
+        names = pd.Categorical(cells[stratum.column]).categories
+        quotas = np.full(len(names) + 1, n if stratum.cap is None else max(1, int(stratum.cap * n)))
+        for name, cap in stratum.caps.items():
             if name in names:
                 quotas[names.get_loc(name)] = max(1, int(cap * n))
-        order = occurrence(codes[pool])
-        taken = pool[order < quotas[codes[pool]]][:n]
-        left[taken] = False
-        label = f"{part.column}, the rarest {part.rarest:.0%}" if part.rarest else part.column
-        report.append({"part": label, "asked": n, "taken": len(taken)})
-    return np.flatnonzero(~left), report
+        order = _count_earlier_in_category(codes[pool])
+        sampled = pool[order < quotas[codes[pool]]][:n]
+        available[sampled] = False
+        label = f"{stratum.column}, the rarest {stratum.rarest:.0%}" if stratum.rarest else stratum.column
+        report.append({"part": label, "asked": n, "taken": len(sampled)})
+    return np.flatnonzero(~available), report
 
 
-def balanced(codes: np.ndarray, wanted: int, generator) -> np.ndarray:
-    """As many cells of every category as there are, up to the level at which `wanted` are taken in all."""
+def _sample_evenly(codes: np.ndarray, n_cells: int, generator: np.random.Generator) -> np.ndarray:
+    """Sample one cell of every category in turn until `n_cells` are sampled."""
     pool = generator.permutation(np.flatnonzero(codes >= 0))
-    order = occurrence(codes[pool])
-    return pool[np.argsort(order, kind="stable")][:wanted]
+    order = _count_earlier_in_category(codes[pool])
+    return pool[np.argsort(order, kind="stable")][:n_cells]
 
 
-def codes_of(column: pd.Series) -> np.ndarray:
-    """Category of each cell as an integer, -1 where unknown."""
+def _category_codes(column: pd.Series) -> np.ndarray:
+    """Return each cell's category as an integer, -1 for missing."""
     return pd.Categorical(column).codes.astype(np.int64)
 
 
-def occurrence(codes: np.ndarray) -> np.ndarray:
-    """How many cells of the same category stand before each one."""
+def _count_earlier_in_category(codes: np.ndarray) -> np.ndarray:
+    """Count for each cell the earlier cells of its category."""
     return pd.Series(codes).groupby(codes).cumcount().to_numpy()
 
 
 def diversity(cells: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Of every column: Shannon diversity in nats, the number of categories, and of cells where it is known."""
+    """Measure the diversity of each column in `DIVERSITY_COLUMNS`.
+
+    Returns
+    -------
+    For each column `shannon` (Shannon diversity in nats), `categories` (their number) and `known` (cells with a value).
+    """
     result = {}
     for column in DIVERSITY_COLUMNS:
         counts = cells[column].value_counts()

@@ -1,46 +1,43 @@
-"""Parquet shards: what they are called and how they are written."""
+"""Write Parquet shards. Depends on pyarrow."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-
-ROW_GROUP = 512
-TOKENS = "cells.list.element.list.element"
+from cell2text.files import atomic_path
 
 
-def shard_path(folder: Path, split: str, number: int) -> Path:
-    return folder / "data" / f"{split}-{number:05d}.parquet"
+ROWS_PER_GROUP = 512
+GENE_TOKENS = "cells.list.element.list.element"
+PATHWAY_SCORES = "pathway_scores.list.element"
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file beside its place and rename it. Tokens are split by byte: small and fast."""
+    """Write a table to a Parquet file, atomically.
+
+    Gene tokens and scores are split by byte, which compresses them well; strings get dictionaries.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    columns = {name: kind for field in table.schema for name, kind in leaves(field.name, field.type)}
-    try:
+    columns = {name: kind for field in table.schema for name, kind in _leaf_columns(field.name, field.type)}
+    with atomic_path(path) as partial:
         pq.write_table(
             table,
             partial,
-            row_group_size=ROW_GROUP,
+            row_group_size=ROWS_PER_GROUP,
             compression="zstd",
             use_dictionary=[name for name, kind in columns.items() if pa.types.is_string(kind)],
-            column_encoding={TOKENS: "BYTE_STREAM_SPLIT", "pathway_scores.list.element": "BYTE_STREAM_SPLIT"},
+            column_encoding={GENE_TOKENS: "BYTE_STREAM_SPLIT", PATHWAY_SCORES: "BYTE_STREAM_SPLIT"},
         )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    """Columns that Parquet makes of an Arrow column, with their types."""
+def _leaf_columns(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """Yield the Parquet columns of an Arrow column, with their types."""
     if pa.types.is_list(kind):
-        yield from leaves(f"{name}.list.element", kind.value_type)
+        yield from _leaf_columns(f"{name}.list.element", kind.value_type)
     elif pa.types.is_struct(kind):
         for field in kind:
-            yield from leaves(f"{name}.{field.name}", field.type)
+            yield from _leaf_columns(f"{name}.{field.name}", field.type)
     else:
         yield name, kind

@@ -1,9 +1,11 @@
-"""The first look at every source: its metadata under our names, labels resolved, genes found, a few counts checked.
+"""Read the metadata of every source before any job starts: resolve labels, match genes, check the first counts.
 
-Metadata are held as categories: at the peak, while cells are told from their copies, about 300 bytes a cell.
+Metadata are stored as categories. Memory peaks at about 300 bytes per cell, while duplicates are removed. Depends on
+`sources` for reading and on `ontology` for terms.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,38 +14,42 @@ import pandas as pd
 from cell2text.errors import UserError
 from cell2text.ontology.life_stages import life_stage
 from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label, resolve
-from cell2text.preparation.aucell import MIN_GENES, GeneSets, match_columns
+from cell2text.preparation.aucell import MIN_GENES
 from cell2text.preparation.config import PrepareConfig
+from cell2text.preparation.gene_sets import GeneSets, match_columns
 from cell2text.preparation.medians import gene_numbers
 from cell2text.preparation.rows import METADATA_COLUMNS
-from cell2text.sources.files import BadFileError, Source
-from cell2text.sources.reading import check_counts, find_inputs, open_reader
-from counts_cell2text import find_flaw
+from cell2text.sources.census import find_census
+from cell2text.sources.checks import BadFileError, check_counts_with_advice
+from cell2text.sources.containers import open_source
+from cell2text.sources.discovery import SourceLocation, find_sources
 from ranking_cell2text import CellRanker
 from vocabulary_cell2text import GeneVocabulary
 
 
-PLAIN_COLUMNS = ("assay", "donor_id", "dataset_id")
-PROBE = 256  # cells of each source whose counts are checked before any job starts
+COLUMNS_WITHOUT_ONTOLOGY = ("assay", "donor_id", "dataset_id")
+READ_COLUMNS = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
+PROBE_CELLS = 256  # cells of each source whose counts are checked before any job starts
+MOST_UNRESOLVED = 50  # unresolved labels that the report lists per field
 
 
 @dataclass
 class Survey:
-    """A source after its metadata was read.
+    """Metadata of one source.
 
     Parameters
     ----------
     source
-        The file.
+        Location of the source.
     fingerprint
         SHA-256 of its contents.
     cells
-        One row a cell: `row`, `key` (a hash of data set, donor and name), `primary`, the metadata columns.
+        One row per cell: `row`, `key` (hash of data set, donor and name), `primary` and the metadata columns.
     report
-        What the report tells of it.
+        Entry of the source in `report.json`.
     """
 
-    source: Source
+    source: SourceLocation
     fingerprint: str
     cells: pd.DataFrame
     report: dict
@@ -52,57 +58,75 @@ class Survey:
 def survey_sources(
     config: PrepareConfig, vocabulary: GeneVocabulary | None, gene_sets: GeneSets | None, *, skipped: dict[str, str]
 ) -> list[Survey]:
-    """Read and check the metadata of every source; `skipped` gains those that cannot be used, if they may be left out.
+    """Read and check the metadata of every source.
+
+    Parameters
+    ----------
+    config
+        Options of the run.
+    vocabulary
+        Gene vocabulary; None if it will be fitted, which requires Ensembl ids.
+    gene_sets
+        Gene sets to score; None for no pathways.
+    skipped
+        Names of sources to skip, and why. With `skip_bad_files=True`, sources that cannot be used are added.
 
     Raises
     ------
     BadFileError
-        At the first source that cannot be used, unless `skip_bad_files` is set.
-    ValueError
-        If no source is left.
+        At the first source that cannot be used, unless `skip_bad_files=True`.
+    UserError
+        If no source can be used, or two have the same contents.
     """
     surveys = []
-    for source in find_inputs(config):
+    for source in _find_locations(config):
         if source.name in skipped:
             continue
         try:
-            surveys.append(survey_source(source, config, vocabulary, gene_sets))
+            surveys.append(_survey_source(source, config, vocabulary, gene_sets))
         except BadFileError as error:
             if not config.skip_bad_files:
-                advice = "Mend it, leave it out, or pass --skip-bad-files to go on without such files."
+                advice = "Repair the file, remove it from the inputs, or pass skip_bad_files=True to skip such files."
                 raise BadFileError(source.name, f"{error.message} {advice}") from error
             skipped[source.name] = error.message
     if not surveys:
         raise UserError(f"No file can be used: {skipped}.")
-    seen: dict[str, str] = {}
+    names: dict[str, str] = {}
     for survey in surveys:
         name = survey.source.name
-        if seen.setdefault(survey.fingerprint, name) != name:
-            raise UserError(f"{name} has the same contents as {seen[survey.fingerprint]}: name one of them.")
+        if names.setdefault(survey.fingerprint, name) != name:
+            raise UserError(f"{name} has the same contents as {names[survey.fingerprint]}. Pass only one of them.")
     return surveys
 
 
-def survey_source(
-    source: Source, config: PrepareConfig, vocabulary: GeneVocabulary | None, gene_sets: GeneSets | None
+def _find_locations(config: PrepareConfig) -> list[SourceLocation]:
+    if config.source == "census":
+        return [find_census(config.census_version, config.census_uri)]
+    return find_sources(config.inputs)
+
+
+def _survey_source(
+    source: SourceLocation, config: PrepareConfig, vocabulary: GeneVocabulary | None, gene_sets: GeneSets | None
 ) -> Survey:
-    with open_reader(source, config) as reader:
+    with open_source(source, layer=config.layer, value_filter=config.value_filter) as reader:
         if not reader.n_cells:
-            raise BadFileError(source.name, "holds no cell.")
-        genes = survey_genes(reader, config, vocabulary, gene_sets)
+            raise BadFileError(source.name, "contains no cells.")
+        genes = _survey_genes(reader, config, vocabulary, gene_sets)
         cells, resolution = survey_metadata(reader, config)
-        if source.format != "soma":  # the Census holds raw counts, of which only the chosen cells' are fetched
-            probe_counts(reader, cells["row"].to_numpy()[:PROBE], config)
+        if source.format != "soma":  # the Census holds raw counts, and only those of sampled cells are fetched
+            rows = cells["row"].to_numpy()[:PROBE_CELLS]
+            check_counts_with_advice(reader, rows, allow_fractional=config.allow_fractional)
         report = {"cells": len(cells), "counts": reader.counts_name, **genes, "labels": resolution}
         if reader.note:
             report["note"] = reader.note
         return Survey(source, reader.fingerprint(), cells, report)
 
 
-def survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | None, gene_sets: GeneSets | None) -> dict:
-    """How many genes are found, and by which way. A file of another species is refused here."""
-    name, var = reader.source.name, reader.var()
+def _survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | None, gene_sets: GeneSets | None) -> dict:
+    """Count the genes that are mapped, by route; raise for files of another species."""
+    name, var = reader.source.name, reader.read_var()
     if not len(var):
-        raise BadFileError(name, "lists no gene.")
+        raise BadFileError(name, "contains no genes.")
     try:
         if vocabulary is None:
             gene_numbers(var.index)
@@ -118,86 +142,98 @@ def survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | Non
     }
     if gene_sets:
         if len(var) < MIN_GENES:
-            raise BadFileError(name, f"has {len(var)} genes, too few to score gene sets: {MIN_GENES} at least.")
+            raise BadFileError(name, f"has {len(var)} genes. Scoring gene sets needs at least {MIN_GENES}.")
         columns = match_columns(gene_sets, var, ranker)
         report["gene_set_coverage"] = [
-            round(len(found) / len(genes), 4) for found, genes in zip(columns, gene_sets.genes)
+            round(len(matched) / len(genes), 4) for matched, genes in zip(columns, gene_sets.genes)
         ]
     return report
 
 
-def probe_counts(reader, rows: np.ndarray, config: PrepareConfig) -> None:
-    """Check the first cells' counts, and where they are none look whether a layer holds some."""
-    block = reader.counts_of(rows)
-    try:
-        check_counts(reader, rows, block, config.allow_fractional)
-    except BadFileError as error:
-        kind, _ = find_flaw(block, allow_fractional=config.allow_fractional) or ("", 0)
-        layer = next((layer for layer in reader.layers() if reader.holds_counts(layer, rows)), None)
-        hint = f" Found integers in {layer!r}: pass --layer {layer}." if layer else ""
-        if not layer and kind == "normalised":
-            hint = " If they are expected counts, pass --allow-fractional."
-        raise BadFileError(reader.source.name, error.message + hint) from error
-
-
 def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
-    """The metadata columns under our names, labels resolved to terms, and how they were resolved."""
-    name, present = reader.source.name, reader.obs_columns()
-    ours_all = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
-    theirs = {ours: config.columns.get(ours, ours) for ours in ours_all}
-    for ours, column in config.columns.items():
-        if column not in present and ours not in present:
-            raise BadFileError(name, f"has no column {column!r} in obs, which --columns names; it has {present}.")
-        if column not in present:
-            theirs[ours] = ours
-        elif ours in FIELD_ONTOLOGIES and f"{ours}_ontology_term_id" not in config.columns:
-            theirs[f"{ours}_ontology_term_id"] = ""  # the ids beside the usual column are not those of this one
-    if not any(theirs[ours] in present for ours in ("cell_type", "tissue", "disease")):
-        raise BadFileError(
-            name,
-            f"has no column cell_type, tissue or disease in obs; it has {present}. Name them with --columns, such as "
-            "--columns cell_type=CellType.",
-        )
-    obs = reader.obs([column for column in theirs.values() if column in present])
+    """Read the metadata under the names of the CELLxGENE schema and resolve labels to ontology terms.
+
+    Parameters
+    ----------
+    reader
+        Open source.
+    config
+        Options of the run; `columns` maps names of the schema to columns of the file.
+
+    Returns
+    -------
+    One row per cell (see `Survey`), and for each field how many cells were resolved by which route.
+
+    Raises
+    ------
+    BadFileError
+        If a mapped column is missing, or the file has no cell type, tissue or disease.
+    """
+    columns = _choose_columns(reader.source.name, reader.obs_columns(), config.columns)
+    obs = reader.read_obs(list(dict.fromkeys(columns.values())))
     cells = pd.DataFrame({"row": obs.index.to_numpy(dtype=np.int64)})
     resolution = {}
     for field in FIELD_ONTOLOGIES:
-        label, term = (obs.get(theirs[column]) for column in (field, f"{field}_ontology_term_id"))
-        cells[field], cells[f"{field}_ontology_term_id"], resolution[field] = resolve_column(
+        label, term = (obs.get(columns.get(name)) for name in (field, f"{field}_ontology_term_id"))
+        cells[field], cells[f"{field}_ontology_term_id"], resolution[field] = _resolve_labels(
             field, label, term, len(obs)
         )
     stages = cells["development_stage_ontology_term_id"]
-    cells["life_stage"] = recoded(stages, {term: life_stage(term) for term in stages.cat.categories})
-    for column in PLAIN_COLUMNS:
-        values = obs.get(theirs[column])
-        cells[column] = (
-            empty(len(obs)) if values is None else recoded(values, {v: clean_label(v) for v in values.cat.categories})
+    cells["life_stage"] = _rename_categories(stages, {term: life_stage(term) for term in stages.cat.categories})
+    for name in COLUMNS_WITHOUT_ONTOLOGY:
+        values = obs.get(columns.get(name))
+        cells[name] = (
+            _missing_column(len(obs))
+            if values is None
+            else _rename_categories(values, {value: clean_label(value) for value in values.cat.categories})
         )
-    cells["dataset_id"] = pd.Series(categorical(cells["dataset_id"].astype(object).fillna(name)))
-    primary = obs.get(theirs["is_primary_data"])
+    cells["dataset_id"] = pd.Series(_as_categorical(cells["dataset_id"].astype(object).fillna(reader.source.name)))
+    primary = obs.get(columns.get("is_primary_data"))
     cells["primary"] = True if primary is None else (primary.astype(object) == "True").to_numpy()
-    cells["key"] = identity_keys(reader, cells)
+    cells["key"] = _hash_identities(reader, cells)
     return cells, resolution
 
 
-def resolve_column(field: str, label, term, n_cells: int) -> tuple[pd.Series, pd.Series, dict]:
-    """Labels and term ids of a field, and of the cells how each was found; unresolved labels are listed."""
-    label, term = (empty(n_cells) if column is None else column.reset_index(drop=True) for column in (label, term))
+def _choose_columns(name: str, present: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:
+    """Return the file's column for each column of the schema that the file has."""
+    columns = {column: mapping.get(column, column) for column in READ_COLUMNS}
+    for column, mapped in mapping.items():
+        if mapped not in present and column not in present:
+            raise BadFileError(name, f"has no column {mapped!r} in obs, which columns= maps; it has {present}.")
+        if mapped not in present:
+            columns[column] = column
+        elif column in FIELD_ONTOLOGIES and f"{column}_ontology_term_id" not in mapping:
+            columns[f"{column}_ontology_term_id"] = ""  # these ids belong to the usual column, not to the mapped one
+    columns = {column: source for column, source in columns.items() if source in present}
+    if not columns.keys() & {"cell_type", "tissue", "disease"}:
+        raise BadFileError(
+            name,
+            f"has no column cell_type, tissue or disease in obs; it has {present}. Map the file's columns with "
+            "columns=, such as cell_type=CellType.",
+        )
+    return columns
+
+
+def _resolve_labels(field: str, label, term, n_cells: int) -> tuple[pd.Series, pd.Series, dict]:
+    """Return the labels and term ids of a field, and how many cells each route resolved; list unresolved labels."""
+    label, term = (
+        _missing_column(n_cells) if column is None else column.reset_index(drop=True) for column in (label, term)
+    )
     n_terms = len(term.cat.categories) + 1
     pairs, codes = np.unique(
         (label.cat.codes.to_numpy(dtype=np.int64) + 1) * n_terms + term.cat.codes.to_numpy() + 1, return_inverse=True
     )
     sizes = np.bincount(codes)
     labels_of, terms_of = ([None, *column.cat.categories] for column in (label, term))
-    found = [resolve(field, labels_of[pair // n_terms], terms_of[pair % n_terms]) for pair in pairs.tolist()]
+    resolved = [resolve(field, labels_of[pair // n_terms], terms_of[pair % n_terms]) for pair in pairs.tolist()]
     routes: Counter = Counter()
     unresolved: Counter = Counter()
-    for term_found, size in zip(found, sizes.tolist()):
-        routes[term_found.route] += size
-        if term_found.route == "unresolved":
-            unresolved[str(term_found.label)] += size
-    labels, ids = (categorical([getattr(term, name) for term in found]) for name in ("label", "term_id"))
-    report = {"routes": dict(sorted(routes.items())), "unresolved": dict(unresolved.most_common(50))}
+    for result, size in zip(resolved, sizes.tolist()):
+        routes[result.route] += size
+        if result.route == "unresolved":
+            unresolved[str(result.label)] += size
+    labels, ids = (_as_categorical([getattr(result, name) for result in resolved]) for name in ("label", "term_id"))
+    report = {"routes": dict(sorted(routes.items())), "unresolved": dict(unresolved.most_common(MOST_UNRESOLVED))}
     return (
         pd.Series(pd.Categorical.from_codes(labels.codes[codes], labels.categories)),
         pd.Series(pd.Categorical.from_codes(ids.codes[codes], ids.categories)),
@@ -205,25 +241,25 @@ def resolve_column(field: str, label, term, n_cells: int) -> tuple[pd.Series, pd
     )
 
 
-def recoded(column: pd.Series, new_names: dict) -> pd.Series:
-    """A categorical column with its categories renamed, some to the same name or to nothing."""
-    names = categorical([new_names[name] for name in column.cat.categories])
-    new_codes = np.append(names.codes, -1)  # an unknown value, code -1, takes the last
+def _rename_categories(column: pd.Series, new_names: dict) -> pd.Series:
+    """Rename the categories of a column; several may get the same name, or None for missing."""
+    names = _as_categorical([new_names[name] for name in column.cat.categories])
+    new_codes = np.append(names.codes, -1)  # missing values have code -1, which selects the last entry
     return pd.Series(pd.Categorical.from_codes(new_codes[column.cat.codes.to_numpy()], names.categories))
 
 
-def categorical(values) -> pd.Categorical:
-    """Values as categories of one type, so that those of all sources can be joined."""
+def _as_categorical(values) -> pd.Categorical:
+    """Return values as sorted categories of dtype object, so that columns of all sources can be joined."""
     return pd.Categorical(values, categories=pd.Index(sorted({v for v in values if v is not None}), dtype=object))
 
 
-def empty(n_cells: int) -> pd.Series:
-    return pd.Series(categorical([None] * n_cells))
+def _missing_column(n_cells: int) -> pd.Series:
+    return pd.Series(_as_categorical([None] * n_cells))
 
 
-def identity_keys(reader, cells: pd.DataFrame) -> np.ndarray:
-    """A hash of every cell's data set, donor and name: what tells a cell from its copy in another file."""
-    names = pd.Series(reader.cell_names(cells["row"].to_numpy()))
+def _hash_identities(reader, cells: pd.DataFrame) -> np.ndarray:
+    """Hash each cell's data set, donor and name, which identify its duplicates in other files."""
+    names = pd.Series(reader.read_cell_names(cells["row"].to_numpy()))
     dataset, donor = (cells[column].astype(object).fillna("") for column in ("dataset_id", "donor_id"))
     bare = [text.removeprefix(f"{prefix}:") for text, prefix in zip(names, dataset)]
     return pd.util.hash_pandas_object(pd.DataFrame({"d": dataset, "o": donor, "n": bare}), index=False).to_numpy()

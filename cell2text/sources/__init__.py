@@ -1,1 +1,6 @@
-"""Read counts: which container, which matrix, which genes. Knows nothing of options, models or data sets."""
+"""Counts on disk: find files, open them, and stream checked blocks of raw counts.
+
+`discovery` finds files, `containers` and `census` read them, `blocks` streams their counts, and `checks` raises
+`BadFileError` for content that cannot be used. The room takes plain arguments and does not depend on the options of any
+command, on models or on prepared data sets.
+"""

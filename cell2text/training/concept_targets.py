@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers.utils import logging
 
-from cell2text.evaluation.classification import truth_claim
+from cell2text.evaluation.classification import label_claim
 from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import ancestors, clean_label, label_of
 
@@ -165,7 +165,7 @@ class ConceptAugmentation:
 
 
 def type_claims(rows: Dataset) -> list[Claim]:
-    return [truth_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
+    return [label_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
 
 
 def claims_by_name(rows: Dataset) -> dict[str, Claim]:
@@ -188,5 +188,5 @@ def broader_types(types: list[Claim]) -> list[str]:
 @lru_cache(maxsize=10_000)
 def labels_above(name: str, term_id: str | None) -> frozenset[str]:
     """Labels of the terms that a type is a kind of, its own among them; none where the ontology does not know it."""
-    term = truth_claim("cell_type", name, term_id).term_id if clean_label(name) else None
+    term = label_claim("cell_type", name, term_id).term_id if clean_label(name) else None
     return frozenset(label_of(above) for above in ancestors(term)) if term else frozenset()

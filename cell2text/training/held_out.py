@@ -8,9 +8,9 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
+from cell2text.evaluation.baseline_data import baseline_data
 from cell2text.evaluation.evaluate import evaluate_predictions
 from cell2text.evaluation.report import SYSTEM_NAMES
-from cell2text.evaluation.training_cells import training_of
 from cell2text.files import write_atomically
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator
@@ -39,7 +39,7 @@ def describe_held_out(
     if args.baselines:
         head = "linear_head" in args.baselines
         learned = embed_cells(model, processor, first_cells(training_rows.train)) if head else None
-        training = training_of(
+        training = baseline_data(
             training_rows.train,
             rows,
             counts=training_rows.files,

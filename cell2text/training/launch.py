@@ -1,13 +1,13 @@
 """What the training scripts share around their work: threads, and errors as one line with an exit code."""
 
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 
 import torch
 
-from cell2text.errors import RunStoppedError, UserError, exit_code
+from cell2text.errors import RunStoppedError, flags_of, guard
 from cell2text.training.memory import is_out_of_memory
 
 
@@ -33,20 +33,32 @@ def destroy_process_group(trainer) -> None:
     trainer.end()
 
 
-def run(script: str, main: Callable[[], None]) -> int:
-    """Call `main`, and return the exit code, as in the rest of Cell2Text.
+def run(script: str, main: Callable[[], None], options: Iterable[type] = ()) -> int:
+    """Call the `main` of a training script and return its exit code.
 
-    0 done; 2 wrong input, told in one line; 1 a loss, memory or disk that stopped the run, told likewise. Any other
-    error is a fault of ours, and is raised.
+    An expected error becomes one message on standard error. Any other error is a fault of the package and is raised.
+
+    Parameters
+    ----------
+    script
+        Name in front of the message.
+    main
+        The script's work, without arguments.
+    options
+        Dataclasses of the script's options, whose names become flags in messages.
+
+    Returns
+    -------
+    0 if the run ended; 2 for wrong input; 1 if memory, disk or a diverging loss stopped the run.
     """
-    try:
-        main()
-    except (UserError, RunStoppedError) as error:
-        print(f"{script}: {error}", file=sys.stderr)
-        return exit_code(error) or 1
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"{script}: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def action() -> None:
+        try:
+            main()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunStoppedError(str(error)) from error
+
+    names = (option.name for kind in options for option in fields(kind))
+    return guard(script, action, flags=flags_of(names, dashes=False))

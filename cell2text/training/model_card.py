@@ -159,13 +159,13 @@ def result_words(metrics: dict | None) -> str:
     """Cell type, tissue and disease of the model beside every control and baseline."""
     if not metrics:
         return "The held-out cells were not described."
-    from cell2text.evaluation.report import PARTS, SYSTEM_NAMES, cell
+    from cell2text.evaluation.report import PART_TITLES, SYSTEM_NAMES, format_metric
 
     parts = [part for part in ("cell_type", "tissue", "disease") if part in metrics]
-    lines = ["| accuracy in % (95 % interval) | " + " | ".join(PARTS[part] for part in parts) + " |"]
+    lines = ["| accuracy in % (95 % interval) | " + " | ".join(PART_TITLES[part] for part in parts) + " |"]
     lines += ["|---|" + "---|" * len(parts)]
     for name, scores in ({"cell2text": metrics} | metrics["systems"]).items():
-        figures = [cell(scores[part], "accuracy") if part in scores else "" for part in parts]
+        figures = [format_metric(scores[part], "accuracy") if part in scores else "" for part in parts]
         lines.append(f"| {SYSTEM_NAMES[name]} | " + " | ".join(figures) + " |")
     note = (
         f"{metrics['input']['rows']:,} held-out cells; all figures are in `evaluation/metrics.json` (settings "

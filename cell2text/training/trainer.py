@@ -105,9 +105,7 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
         self.batch_shapes: dict[str, tuple[int, ...]] = {}
         super().__init__(model, *args, **kwargs)
         self.loss_watch = LossWatch(Path(str(self.args.output_dir)), max_loss_jump)
-        plain: Any = self.accelerator.unwrap_model(self.model)
-        plain = plain.get_base_model() if isinstance(plain, PeftModel) else plain
-        self.throughput = Throughput(FlopCounter(plain), peak_flops(self.args.device))
+        self.throughput = Throughput(FlopCounter(self._plain_model()), peak_flops(self.args.device))
 
     def describe_at_evaluation(self, rows: Dataset, *, batch_size: int, max_new_tokens: int) -> None:
         """Describe these rows' cells at every evaluation and log what the texts get right."""
@@ -117,10 +115,15 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
         def describe(cells):
             if is_sharded(self):
                 return generate_with_sharded_model(self.model.eval(), self.processing_class, cells, **options)
-            plain = self.accelerator.unwrap_model(self.model).eval()
-            return BatchedTextGenerator(plain, self.processing_class, **options)(cells).texts
+            self.model.eval()
+            return BatchedTextGenerator(self._plain_model(), self.processing_class, **options)(cells).texts
 
         self.validation_texts = GenerationEvaluator(rows, describe, **share)
+
+    def _plain_model(self) -> Any:
+        """Return the Cell2Text model inside the wrappers of Accelerate and PEFT; LoRA layers stay active."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
 
     def train(self, *args, **kwargs):
         self.throughput.start()

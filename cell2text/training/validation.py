@@ -8,7 +8,7 @@ from trl import SFTConfig
 
 from cell2text.errors import UserError
 from cell2text.evaluation.bootstrap import Resampler
-from cell2text.evaluation.systems import field_pairs, system_of_texts
+from cell2text.evaluation.systems import field_pairs, system_from_texts
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.rows import TrainingRows
@@ -75,7 +75,7 @@ def sample_validation_cells(rows: Dataset, n_cells: int, seed: int) -> Dataset:
 
 def text_metrics(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, float]:
     """Figures of generated texts against the rows' labels; those of a field that no row knows are absent."""
-    system = system_of_texts(texts, [])
+    system = system_from_texts(texts, [])
     alone = Resampler([None] * len(rows), n_resamples=0)
     found: dict[str, float] = {}
     for name, pairs in field_pairs(system, rows).items():

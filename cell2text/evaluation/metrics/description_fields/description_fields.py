@@ -1,4 +1,4 @@
-"""What descriptions name, against what is true: a metric for `evaluate.load(PATH)`."""
+"""Metric for `evaluate.load`: fields read from descriptions, compared with labels."""
 
 import datasets
 import evaluate
@@ -7,14 +7,25 @@ from cell2text.evaluation.hf_metrics import score_fields
 
 
 class DescriptionFields(evaluate.Metric):
-    """Accuracy, F1, precision and recall of one field that is read from descriptions."""
+    """Accuracy, balanced accuracy, F1, precision and recall of one field, read from descriptions.
+
+    `compute` takes `predictions` (descriptions), `references` (labels or ontology term ids) and `field` (`cell_type`,
+    the default, `tissue`, `disease`, `sex` or `life_stage`).
+
+    Examples
+    --------
+    >>> from cell2text.evaluation import metric_path
+    >>> metric = evaluate.load(metric_path("description_fields"))
+    >>> metric.compute(predictions=["This cell is a B cell."], references=["B cell"])["accuracy"]
+    1.0
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description="One field, read from each description, against its label: accuracy, balanced accuracy, F1.",
+            description="Accuracy, balanced accuracy, F1, precision and recall of a field, read from descriptions.",
             citation="",
-            inputs_description="predictions: descriptions. references: labels. field: cell_type, tissue, disease, sex "
-            "or life_stage.",
+            inputs_description="predictions: descriptions. references: labels or ontology term ids. field: "
+            "cell_type (default), tissue, disease, sex or life_stage.",
             features=datasets.Features(
                 {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
             ),

@@ -1,17 +1,28 @@
-"""Descriptions against reference descriptions: a metric for `evaluate.load(PATH)`."""
+"""Metric for `evaluate.load`: descriptions compared with reference descriptions."""
 
 import datasets
 import evaluate
 
-from cell2text.evaluation.hf_metrics import score_text
+from cell2text.evaluation.hf_metrics import score_descriptions
 
 
 class DescriptionText(evaluate.Metric):
-    """BLEU, ROUGE, BERTScore where a model is named, exact match, and plain facts of the texts."""
+    """BLEU, ROUGE, BERTScore, exact match and text statistics.
+
+    `compute` takes `predictions` and `references` (texts), and `bertscore_model`, the path or Hub id of an encoder.
+    Without a model, BERTScore is skipped.
+
+    Examples
+    --------
+    >>> from cell2text.evaluation import metric_path
+    >>> metric = evaluate.load(metric_path("description_text"))
+    >>> metric.compute(predictions=["A B cell."], references=["A B cell."])["exact_match"]
+    1.0
+    """
 
     def _info(self):
         return evaluate.MetricInfo(
-            description="BLEU-1 to 4 of the corpus and of sentences, ROUGE-1/2/L, BERTScore, exact match, length.",
+            description="Corpus and sentence BLEU-1 to 4, ROUGE-1/2/L, BERTScore, exact match and length.",
             citation="",
             inputs_description="predictions, references: texts. bertscore_model: path or Hub id of an encoder.",
             features=datasets.Features(
@@ -20,4 +31,4 @@ class DescriptionText(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, bertscore_model=None):
-        return score_text(predictions, references, bertscore_model)
+        return score_descriptions(predictions, references, bertscore_model)

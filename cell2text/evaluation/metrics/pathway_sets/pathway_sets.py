@@ -1,4 +1,4 @@
-"""Sets of pathways against sets of pathways: a metric for `evaluate.load(PATH)`."""
+"""Metric for `evaluate.load`: predicted sets of pathways compared with true ones."""
 
 import datasets
 import evaluate
@@ -7,14 +7,24 @@ from cell2text.evaluation.hf_metrics import score_pathways
 
 
 class PathwaySets(evaluate.Metric):
-    """Subset accuracy, Jaccard, F1, AUROC and AUPRC of named pathways."""
+    """Subset accuracy, Jaccard index, F1, AUROC and AUPRC of sets of pathways.
+
+    `compute` takes `predictions` and `references`, a list of gene-set names per cell.
+
+    Examples
+    --------
+    >>> from cell2text.evaluation import metric_path
+    >>> metric = evaluate.load(metric_path("pathway_sets"))
+    >>> metric.compute(predictions=[["A", "B"]], references=[["A", "C"]])["jaccard"]
+    0.3333333333333333
+    """
 
     def _info(self):
         names = datasets.Sequence(datasets.Value("string"))
         return evaluate.MetricInfo(
-            description="Subset accuracy, sample Jaccard, micro, macro and weighted F1, AUROC and AUPRC.",
+            description="Subset accuracy, Jaccard index per cell, micro, macro and weighted F1, AUROC and AUPRC.",
             citation="",
-            inputs_description="predictions, references: of each cell the names of its pathways.",
+            inputs_description="predictions, references: the names of the pathways of each cell.",
             features=datasets.Features({"predictions": names, "references": names}),
         )
 

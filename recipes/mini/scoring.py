@@ -8,19 +8,19 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+from comparisons import score_comparisons
 from datasets import load_dataset
-from mini_compare import score_comparisons
 
 import cell2text
-from cell2text.evaluation.predictions import read_rows, said_in
+from cell2text.evaluation.predictions import prediction_values, read_rows
+from cell2text.files import write_atomically
 from cell2text.inference.embedding import embed_cells
 from cell2text.language.tasks import INSTRUCTIONS
 from cell2text.models import MINI
 from cell2text.training.held_out import first_cells, predict_rows, write_predictions
-from vocabulary_cell2text import write_atomically
 
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 FIGURES = {
     "cell_type": ("accuracy", "lenient_accuracy", "pagerank_similarity"),
     "tissue": ("accuracy",),
@@ -49,7 +49,7 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         kind = "types trained on" if row["cell_type"] in trained_types else "other types"
         row["types"] = f"{row['held_out']}: {kind}"
     before = read_rows(predictions) if predictions.exists() else []
-    if [said_in(row) for row in before] != [said_in(row) for row in rows]:
+    if [prediction_values(row) for row in before] != [prediction_values(row) for row in rows]:
         metrics.unlink(missing_ok=True)  # of other texts
     write_predictions(rows, predictions)
     if not metrics.exists():

@@ -30,7 +30,7 @@ from .conftest import run_cli
 
 
 PROJECT = Path(__file__).resolve().parents[1]
-SOURCES = yaml.safe_load((PROJECT / "configs" / "mini" / "sources.yaml").read_text())
+SOURCES = yaml.safe_load((PROJECT / "recipes" / "mini" / "sources.yaml").read_text())
 MOST_BYTES = 60e6
 
 
@@ -39,9 +39,9 @@ def mini():
     return cell2text.load(device="cpu")
 
 
-def benchmark(name: str):
-    """A module of benchmarks/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, PROJECT / "benchmarks" / f"{name}.py")
+def recipe(name: str):
+    """Load a module of recipes/mini, which is not a package."""
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "recipes" / "mini" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -169,7 +169,7 @@ def test_it_tells_the_second_cell_from_the_first(mini):
 
 
 def test_types_are_read_from_comparisons_as_they_are_written():
-    types_named = benchmark("mini_compare").types_named
+    types_named = recipe("comparisons").types_named
     for first, second in product(["B cell", "type B pancreatic cell", "CD4-positive, alpha-beta T cell"], repeat=2):
         text = compare_cells({"cell_type": first}, {"cell_type": second, "tissue": "blood"})
         assert types_named(text) == (first, second)
@@ -183,7 +183,7 @@ def test_it_is_not_published_without_the_code_that_loads_it():
 
 def test_a_package_that_lost_its_model_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("cell2text.loading.MINI", tmp_path)
-    with pytest.raises(ValueError, match="has lost its own model"):
+    with pytest.raises(ValueError, match="The bundled model is missing"):
         cell2text.load()
 
 
@@ -195,7 +195,7 @@ def test_an_example_is_written_whole_or_refused(tmp_path, capsys):
 
 
 def test_the_card_is_what_the_measured_files_say():
-    assert benchmark("mini_card").render_card(SOURCES) == (MINI / "README.md").read_text()
+    assert recipe("card").render_card(SOURCES) == (MINI / "README.md").read_text()
 
 
 def test_the_lists_of_cells_that_choose_and_that_test_share_none():

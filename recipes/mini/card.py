@@ -1,4 +1,4 @@
-"""The shipped model's card: configs/mini/model_card.md, filled from the files that the other steps wrote."""
+"""The shipped model's card: recipes/mini/model_card.md, filled from the files that the other steps wrote."""
 
 import json
 from collections import Counter
@@ -8,13 +8,14 @@ from statistics import mean
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from cell2text.evaluation.report import SYSTEM_NAMES, table_cell
+from cell2text.evaluation.report import SYSTEM_NAMES
+from cell2text.files import write_atomically
 from cell2text.models import MINI
-from vocabulary_cell2text import write_atomically
+from cell2text.pages import markdown_cell
 
 
-PROJECT = Path(__file__).resolve().parents[1]
-CONFIGS, RESULTS = PROJECT / "configs" / "mini", PROJECT / "benchmarks" / "results"
+PROJECT = Path(__file__).resolve().parents[2]
+CONFIGS, RESULTS = PROJECT / "recipes" / "mini", PROJECT / "benchmarks" / "results"
 BASELINES = ("knn", "logistic_regression", "lightgbm", "nearest_description")
 COLUMNS = {
     "cell type": ("cell_type", "accuracy"),
@@ -56,7 +57,7 @@ def render_card(sources: dict) -> str:
     Raises
     ------
     ValueError
-        If a cell that was drawn to be read has no verdict in configs/mini/reading.yaml, or another text than was read.
+        If a cell that was drawn to be read has no verdict in recipes/mini/reading.yaml, or another text than was read.
     """
     results, selection, cells = (
         json.loads((RESULTS / f"{name}.json").read_text()) for name in ("mini", "mini_selection", "mini_cells")
@@ -75,7 +76,7 @@ def render_card(sources: dict) -> str:
         "figure": figure,
         "percent": percent,
         "thousands": lambda value: f"{value:,}",
-        "cell": table_cell,
+        "cell": markdown_cell,
     }
     return environment.from_string((CONFIGS / "model_card.md").read_text()).render(
         sources=sources,

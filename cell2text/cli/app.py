@@ -1,0 +1,107 @@
+"""The typer application, and what its commands share: options from dataclasses, verbosity, errors and exit codes.
+
+Exit codes: 0 done; 2 wrong usage, input or path; 1 a run that memory, disk or network stopped, or a fault of the
+package. Depends on typer only: a command imports its libraries after it has checked paths and options.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cell2text.errors import UserError, flags_of, guard
+from cell2text.logs import show_messages
+from cell2text.options import flag_parameters, flags_of_options, from_flags
+
+
+PROGRAM = "cell2text"
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Inputs = Annotated[
+    list[str] | None, typer.Argument(help="h5ad files, zarr stores, folders, globs or fsspec addresses.")
+]
+Workers = Annotated[int, typer.Option(help="Number of processes on this machine. It does not change the output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress bar and no warnings.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print details, and the traceback of an error.")]
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from cell2text import __version__
+
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Describe single-cell RNA-seq profiles as text that a biologist can check."""
+    context.obj = {"quiet": quiet, "verbose": verbose}
+
+
+def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+    """Register a function as a command.
+
+    The command gets `--quiet` and `--verbose`. A parameter `quiet` of the function receives the former.
+
+    Parameters
+    ----------
+    options
+        An `Options` dataclass. Its fields become flags, and the function receives those that the user set as the
+        dictionary `options`.
+    only
+        Names of the fields to use; all that have a flag if empty.
+    """
+
+    def register(function: Callable) -> Callable:
+        own = [one for one in inspect.signature(function).parameters.values() if one.name not in ("options", "quiet")]
+        shared = [
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
+            inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose),
+        ]
+        declared = flag_parameters(options, only) if options else []
+        takes_quiet = "quiet" in inspect.signature(function).parameters
+        flags = flags_of(one.name for one in own) | (flags_of_options(options) if options else {})
+
+        @functools.wraps(function)
+        def run_command(**values: Any) -> None:
+            before = values["context"].obj  # `cell2text --quiet COMMAND` is the same as `cell2text COMMAND --quiet`
+            quiet, verbose = values["quiet"] or before["quiet"], values["verbose"] or before["verbose"]
+
+            def action() -> None:
+                if quiet and verbose:
+                    raise UserError("quiet=True and verbose=True exclude each other.")
+                show_messages("quiet" if quiet else "verbose" if verbose else "normal")
+                arguments = {one.name: values[one.name] for one in own}
+                if options:
+                    arguments["options"] = from_flags(options, {one.name: values[one.name] for one in declared})
+                if takes_quiet:
+                    arguments["quiet"] = quiet
+                function(**arguments)
+
+            code = guard(PROGRAM, action, flags=flags | flags_of(["quiet", "verbose"]), verbose=verbose)
+            if code:
+                raise typer.Exit(code)
+
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+        run_command.__signature__ = inspect.Signature([*parameters, *declared, *shared])  # type: ignore[attr-defined]
+        run_command.__annotations__ = {one.name: one.annotation for one in [*parameters, *declared, *shared]}
+        return app.command()(run_command)
+
+    return register
+
+
+def run() -> None:
+    """Run the command line: the entry point `cell2text`."""
+    app()

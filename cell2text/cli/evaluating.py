@@ -1,0 +1,80 @@
+"""The command `cell2text evaluate`."""
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from cell2text.cli.app import command
+from cell2text.errors import UserError
+from cell2text.files import check_input
+
+
+NEEDED = ("lightgbm", "nltk", "rouge_score", "sacrebleu")  # of the extra "eval"
+
+
+@command()
+def evaluate(
+    predictions: Annotated[
+        str, typer.Argument(help="jsonl file of predictions: cell_id, prediction, and the reference text and labels.")
+    ],
+    out: Annotated[str, typer.Option(help="Output folder.")] = "evaluation",
+    references: Annotated[
+        str | None, typer.Option(help="jsonl file of reference texts and labels, if the predictions lack them.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="jsonl file of another system's predictions for the same cells, to compare.")
+    ] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Prepared data set, a folder or Hub id, to train baselines on. None if omitted.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Baselines to train, separated by commas; all if omitted.")
+    ] = None,
+    counts: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Files of counts that the data set was prepared from, to train baselines on; its ranked genes if "
+            "omitted. Repeatable."
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer of those files that holds the counts, or `raw`; X if omitted.")
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="npz file with the arrays cell_id and embedding, for the map and the linear baseline."),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Key of the prediction rows, such as dataset_id, to also score separately by. Repeatable."),
+    ] = None,
+    bertscore_model: Annotated[
+        str,
+        typer.Option(
+            help="Model for BERTScore, a folder or Hub id; `auto` uses all-MiniLM-L6-v2 if it is installed, `none` "
+            "skips BERTScore."
+        ),
+    ] = "auto",
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap replicates for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed for bootstrap, controls and baselines.")] = 0,
+) -> None:
+    """Score descriptions: cell types and other fields, ontology similarity, pathways, texts, with intervals."""
+    lacking = [name for name in NEEDED if find_spec(name) is None]
+    if lacking:
+        raise UserError(f'The evaluation needs {", ".join(lacking)}: pip install "cell2text[eval]".')
+    for path in (predictions, references, against, embeddings, *(counts or ())):
+        if path is not None:
+            check_input(path)
+    from cell2text.evaluation.run import evaluate_file
+
+    metrics = evaluate_file(
+        predictions, out, references=references, against=against, baselines=baselines,
+        methods=methods.split(",") if methods else None, counts=counts or (), layer=layer, embeddings=embeddings,
+        by=by or (), bertscore_model=None if bertscore_model == "none" else bertscore_model, resamples=resamples,
+        seed=seed,
+    )  # fmt: skip
+    for field in ("cell_type", "tissue", "disease", "sex", "life_stage"):
+        if field in metrics:
+            typer.echo(f"{field}: accuracy {metrics[field]['accuracy']:.1%} on {metrics[field]['n']:,} cells")
+    typer.echo(f"Wrote {out}/report.html.")

@@ -1,0 +1,101 @@
+"""The commands `cell2text prepare` and `vocab`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from cell2text.cli.app import Inputs, Workers, command
+from cell2text.files import check_input, check_output_folder
+from cell2text.preparation.config import PrepareConfig
+
+
+VOCABULARY_OPTIONS = ("layer", "max_genes", "allow_fractional")
+
+
+@command(PrepareConfig)
+def prepare(
+    options: dict[str, Any],
+    inputs: Inputs = None,
+    out: Annotated[str, typer.Option(help="Output folder: new, or that of an interrupted run to resume.")] = "prepared",
+    config: Annotated[
+        str | None, typer.Option(help="yaml file of options. Options on the command line replace what it sets.")
+    ] = None,
+    test_cells: Annotated[
+        list[str] | None,
+        typer.Option(help="Cells assigned to the test split for `--split named`: dataset_id=pbmc3k. Repeatable."),
+    ] = None,
+    validation_cells: Annotated[
+        list[str] | None,
+        typer.Option(help="Cells assigned to the validation split for `--split named`: donor_id=human2. Repeatable."),
+    ] = None,
+    workers: Workers = 1,
+    dask_scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers do the work; replaces --workers.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Dataset repository on the Hub to upload the result to.")
+    ] = None,
+    quiet: bool = False,
+) -> None:
+    """Prepare a training data set from counts: ranked genes, prompts and completions, splits, a card and a report."""
+    named = {name: texts for name, texts in (("test", test_cells), ("validation", validation_cells)) if texts}
+    if named:
+        options["named"] = named
+    if inputs:
+        options["inputs"] = inputs
+    chosen = PrepareConfig.from_yaml(config, **options) if config else PrepareConfig(**options)
+    _check_paths(chosen.inputs, out)
+    from cell2text.preparation.run import prepare as prepare_data
+
+    report = prepare_data(out=out, config=chosen, workers=workers, dask_scheduler=dask_scheduler, progress=not quiet)
+    for line in _summary(report):
+        typer.echo(line)
+    typer.echo(f"Wrote {out}. Load it with datasets.load_dataset({out!r}); see {out}/report.html.")
+    if push_to_hub:
+        from pathlib import Path
+
+        from cell2text.preparation.dataset_card import push_to_hub as push
+
+        typer.echo(push(Path(out), push_to_hub))
+
+
+@command(PrepareConfig, only=VOCABULARY_OPTIONS)
+def vocab(
+    options: dict[str, Any],
+    inputs: Inputs = None,
+    out: Annotated[str, typer.Option(help="Output folder.")] = "vocabulary",
+    min_cells: Annotated[
+        int, typer.Option(help="Minimum number of cells that express a gene; rarer genes are excluded.")
+    ] = 3,
+    workers: Workers = 1,
+    quiet: bool = False,
+) -> None:
+    """Fit the median of each gene to counts, and save the genes as a vocabulary."""
+    chosen = PrepareConfig(inputs=inputs or [], min_cells=min_cells, **options)
+    _check_paths(chosen.inputs, out)
+    from cell2text.preparation.run import fit_vocabulary_from_files
+
+    vocabulary = fit_vocabulary_from_files(
+        chosen.inputs, out, workers=workers, progress=not quiet, min_cells=min_cells, **options
+    )
+    typer.echo(f"Wrote {out}: a vocabulary of {len(vocabulary):,} tokens.")
+
+
+def _check_paths(inputs: list[str], out: str) -> None:
+    for path in inputs:
+        check_input(path)
+    check_output_folder(out)
+
+
+def _summary(report: dict) -> list[str]:
+    """Return the lines to print of a report: rows per split, excluded cells, lost counts, skipped files."""
+    splits = ", ".join(f"{name} {entry['rows']:,}" for name, entry in report["splits"].items())
+    lines = [f"{report['rows']:,} rows ({splits})."]
+    for name, entry in report["files"].items():
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items())
+        lost = entry["counts_by_route"]["unmapped"]
+        lines.append(
+            f"  {name}: {entry['rows']:,} of {entry['cells']:,} cells, {lost:.1%} of the counts lost"
+            + (f"; dropped {dropped}" if dropped else "")
+        )
+    return lines + [f"  skipped {name}: {reason}" for name, reason in report["skipped"].items()]

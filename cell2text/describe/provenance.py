@@ -1,0 +1,44 @@
+"""Record what the texts of a description depend on: model, prompt, options, ontologies and libraries."""
+
+import json
+from dataclasses import asdict
+
+from cell2text.describe.options import DescribeOptions
+from cell2text.ontology.terms import ontology_versions
+from cell2text.provenance import library_versions
+
+
+LIBRARIES = ("cell2text", "transformers", "torch", "anndata", "cellxgene-ontology-guide")
+
+
+def provenance(
+    model, processor, chat: list[dict], options: DescribeOptions, model_name: str, groups=None
+) -> dict[str, str]:
+    """Return what the texts depend on, as texts for `uns["cell2text"]["params"]`.
+
+    Parameters
+    ----------
+    model, processor
+        The loaded model and its processor.
+    chat
+        Chat messages of the prompt.
+    options
+        Options of the run. The batch size is left out, since the texts do not depend on it.
+    model_name
+        Folder or Hub id of the model.
+    groups
+        Groups of cells that are described as a whole, if any.
+    """
+    chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}
+    return {
+        "model": model_name,
+        "revision": str(getattr(model.config, "_commit_hash", None) or ""),
+        "prompt": json.dumps(chat, ensure_ascii=False),
+        "generation": json.dumps(model.generation_config.to_diff_dict(), default=str, sort_keys=True),
+        "options": json.dumps(chosen, sort_keys=True),
+        "embedding": "mean over genes of the cell encoder's states at the projected layer",
+        "gene_vocabulary": processor.gene_vocabulary.fingerprint,
+        "ontologies": json.dumps(ontology_versions()),
+        "libraries": json.dumps(library_versions(LIBRARIES)),
+        **({} if groups is None else {"groups": json.dumps(groups.summary())}),
+    }

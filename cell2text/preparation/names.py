@@ -1,0 +1,24 @@
+"""Names that options and rows of a prepared data set share: splits, their groups and metadata columns.
+
+Depends on nothing, so that the command line can check options before any library loads.
+"""
+
+SPLITS = ("train", "validation", "test")
+GROUP_COLUMNS = {"donor": "donor", "dataset": "dataset_id", "tissue": "tissue", "cell_type": "cell_type"}
+NAMED = "named"
+# Columns of a file that rows carry, null where unknown.
+METADATA_COLUMNS = (
+    "cell_type",
+    "cell_type_ontology_term_id",
+    "tissue",
+    "tissue_ontology_term_id",
+    "disease",
+    "disease_ontology_term_id",
+    "sex",
+    "development_stage",
+    "development_stage_ontology_term_id",
+    "life_stage",
+    "assay",
+    "donor_id",
+    "dataset_id",
+)

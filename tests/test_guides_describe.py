@@ -1,0 +1,108 @@
+"""The guide to describing: its commands and Python run, its options and columns are complete, its figures are right."""
+
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import anndata as ad
+import pytest
+
+from cell2text.describe import DescribeOptions, describe_file
+from cell2text.example import example_cells
+
+from .conftest import run_cli
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+GUIDE = (PROJECT / "docs" / "guides" / "describe.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.S)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with `experiment.h5ad`: eight cells with integer counts in two clusters."""
+    folder = tmp_path_factory.mktemp("guide")
+    adata = example_cells(unseen=True)
+    adata = adata[adata.obs_names.str.startswith("kidney_immune")][:8].copy()
+    adata.obs["leiden"] = ["0", "1"] * 4
+    adata.write_h5ad(folder / "experiment.h5ad")
+    return folder
+
+
+def test_commands_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    for line in "".join(blocks("bash")).splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "cell2text":
+            assert run_cli(*arguments) == 0, capsys.readouterr().err
+        else:
+            assert program == "torchrun"
+            command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    described = ad.read_h5ad("experiment.described.h5ad")
+    assert ad.read_h5ad("many.h5ad").obs["cell2text"].equals(described.obs["cell2text"])
+    assert {"experiment.described.h5ad", "report.html", "types.csv", "clusters.h5ad", "clusters.html"} <= {
+        path.name for path in folder.iterdir()
+    }
+    prefixes = {column.removesuffix("_ontology_term_id") for column in described.obs if column.startswith("cell2text")}
+    assert all(f"`{column}`" in GUIDE or f"`{column.removeprefix('cell2text')}`" in GUIDE or column == "cell2text"
+               for column in prefixes)  # fmt: skip
+    groups = ad.read_h5ad("clusters.h5ad").uns["cell2text"]["groups"]
+    names = ("group", "n_cells", "n_described", "mean_type_probability", "mean_confidence", "cell_type_agreement",
+             "cell_type_disagree", "cell_type_n", "pathways", "text", "pseudobulk_text")  # fmt: skip
+    assert set(names) <= set(groups) and all(f"`{name}`" in GUIDE for name in names)
+
+
+def test_python_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    scope: dict = {}
+    for block in blocks("python"):
+        exec(block, scope)
+    assert scope["adata"].uns["cell2text"]["groups"]["n_cells"].tolist() == [4, 4]
+    assert 0 <= scope["to_check"].n_obs <= 8
+
+
+def test_every_option_is_explained():
+    parameters = [field.name for field in fields(DescribeOptions)]
+    parameters += [name for name in inspect.signature(describe_file).parameters if name not in ("source", "options")]
+    flags = {"fields_only": "--fields", "progress": "--quiet"}
+    for name in parameters:
+        assert re.search(rf"`{flags.get(name, '--' + name.replace('_', '-'))}\b", GUIDE), name
+
+
+def test_figures_equal_the_results_of_the_packaged_model():
+    found = json.loads((PROJECT / "benchmarks" / "results" / "mini.json").read_text(encoding="utf-8"))
+    config = json.loads((PROJECT / "cell2text" / "models" / "mini" / "config.json").read_text(encoding="utf-8"))
+    text = " ".join(GUIDE.split())
+
+    def percent(part: str, name: str) -> str:
+        return f"{100 * found[part]['systems']['cell2text'][name]['accuracy'][0]:.1f} %"
+
+    def sure(part: str) -> str:
+        highest = found[part]["calibration"]["type_probability"]["bins"][-1]
+        assert highest["from"] == 0.99
+        return f"{100 * highest['accuracy']:.1f} %"
+
+    assert f"{percent('donors', 'cell_type')} of cells from held-out donors" in text
+    assert f"{percent('studies', 'cell_type')} of cells from three unseen studies" in text
+    assert (
+        f"On held-out donors {sure('donors')} of cells with at least 0.99 are right, on unseen studies {sure('studies')}."
+        in text
+    )
+    assert (
+        f"{percent('studies', 'tissue')} of tissues and {percent('studies', 'disease')} of diseases were right" in text
+    )
+    other = found["by_types"]["studies: other types"]
+    assert f"Of {other['cells']} cells whose type no training cell has, it named none correctly" in text
+    assert other["systems"]["cell2text"]["cell_type"]["accuracy"][0] == 0
+    names = next(groups["cell_type"] for groups in config["cell_concepts"].values() if "cell_type" in groups)
+    assert f"It knows {len(names)} cell types" in text
