@@ -111,6 +111,10 @@ class Cell2TextConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        # `pipeline` insists on remote code for a task that the configuration names. The installed package registers
+        # the task instead, and `save_pretrained` of the model names it again.
+        if __name__ == "configuration_cell2text":
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         if self.num_cell_tokens < 1:
             raise UserError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")

@@ -23,15 +23,20 @@ def register() -> None:
         AutoModelForMultimodalLM,
         AutoProcessor,
     )
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from configuration_cell2text import Cell2TextConfig
     from modeling_cell2text import Cell2TextForConditionalGeneration
+    from pipeline_cell2text import CellToTextPipeline
     from processing_cell2text import Cell2TextProcessor
 
     AutoConfig.register("cell2text", Cell2TextConfig, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(Cell2TextConfig, Cell2TextForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(Cell2TextConfig, Cell2TextProcessor, exist_ok=True)
+    if "cell-to-text" not in PIPELINE_REGISTRY.get_supported_tasks():
+        options = {"pt_model": AutoModelForMultimodalLM, "type": "multimodal"}
+        PIPELINE_REGISTRY.register_pipeline("cell-to-text", CellToTextPipeline, **options)
 
 
 def register_with_transformers() -> None:
