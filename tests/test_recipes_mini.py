@@ -176,9 +176,13 @@ def test_types_are_read_from_comparisons_as_they_are_written():
     assert types_named("This cell is a B cell.") == (None, None)
 
 
-def test_it_is_not_published_without_the_code_that_loads_it():
+def test_it_is_published_with_the_code_that_loads_it(tmp_path):
+    assert {path.name for path in MINI.glob("*.py")} <= {Path(name).name for name in files_to_push(MINI)}
+    for path in MINI.iterdir():
+        if path.is_file() and path.name != "modeling_cell2text.py":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match=r"lacks modeling_cell2text\.py \(code that loads it"):
-        files_to_push(MINI)
+        files_to_push(tmp_path)
 
 
 def test_a_package_that_lost_its_model_says_so(monkeypatch, tmp_path):
