@@ -145,12 +145,12 @@ def test_a_fitted_vocabulary_holds_non_zero_medians():
     )  # not its single cells
 
 
-def test_fitting_refuses_symbols_and_nothing():
+def test_fitting_to_symbols_or_to_too_few_cells_raises():
     symbols = make_adata()
     symbols.var_names = symbols.var["feature_name"]
     with pytest.raises(ValueError, match="'GENE0' in adata.var_names is not a human Ensembl gene id"):
         fit_vocabulary([symbols])
-    with pytest.raises(ValueError, match="No gene is seen in at least min_cells=100 cells"):
+    with pytest.raises(ValueError, match="No gene is expressed in at least 100 cells"):
         fit_vocabulary([make_adata()], min_cells=100)
 
 
