@@ -296,7 +296,7 @@ class Cell2TextProcessor(ProcessorMixin):
     def all_special_multimodal_tokens(self) -> list[str]:
         return [self.cell_token]
 
-    def get_text_with_replacements(self, text: list[str], *replacements, **named) -> tuple[list[str], list[list[dict]]]:
+    def get_text_with_replacements(self, text, images_replacements=(), videos_replacements=(), audio_replacements=()):
         """Expand the placeholders, and return where each text grew."""
         return [self.expand(item) for item in text], [self._replacement_offsets(item) for item in text]
 
