@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import ProcessorMixin
+from transformers.utils import logging
 
 
 try:
@@ -16,6 +16,8 @@ try:
 except ImportError:
     from errors_cell2text import UserError
 
+
+logger = logging.get_logger(__name__)
 
 IGNORE_INDEX = -100  # labels that the loss skips
 
@@ -45,17 +47,12 @@ class Cell2TextDataCollator:
     Examples:
 
     ```python
-    >>> trainer = SFTTrainer(
-    ...     model=model,
-    ...     processing_class=processor,
-    ...     train_dataset=rows,
-    ...     data_collator=processor.data_collator(),
-    ...     args=SFTConfig(remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}),
-    ... )
+    args = SFTConfig(remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True})
+    trainer = SFTTrainer(model, args, processor.data_collator(), rows, processing_class=processor)
     ```
     """
 
-    processor: ProcessorMixin
+    processor: Any
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
 
@@ -99,31 +96,38 @@ class Cell2TextDataCollator:
         return batch
 
     def _tokenize(self, rows: list[dict[str, Any]]) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids and labels of every row, unpadded."""
+        """Return the token ids and labels of every row, unpadded."""
         if {"input_ids", "labels"} <= set(rows[0]) and not {"messages", "prompt"} & set(rows[0]):
             return [list(row["input_ids"]) for row in rows], [list(row["labels"]) for row in rows]
         conversations, turns = zip(*(_labelled_turns(row) for row in rows))
         sequences = self._render(conversations)
-        spans = [(chat[:start], chat[:end]) for chat, ends in zip(conversations, turns) for start, end in ends]
-        before = iter(self._render([prefix for prefix, _ in spans], add_generation_prompt=True))
-        through = iter(self._render([prefix for _, prefix in spans]))
+        spans = [(chat, start, end) for chat, row_turns in zip(conversations, turns) for start, end in row_turns]
+        prompts = iter(self._render([chat[:start] for chat, start, _ in spans], add_generation_prompt=True))
+        inner = iter(self._render([chat[:end] for chat, _, end in spans if end < len(chat)]))
         labels = []
         for chat, row_turns, ids in zip(conversations, turns, sequences):
             row_labels = [IGNORE_INDEX] * len(ids)
             for _, end in row_turns:
-                first, last = _common_prefix(next(before), ids), _common_prefix(next(through), ids)
-                last = len(ids) if end == len(chat) else last
+                prompt, through = next(prompts), ids if end == len(chat) else next(inner)
+                first, last = _common_prefix(prompt, ids), _common_prefix(through, ids)
+                if first < len(prompt):
+                    logger.warning_once(
+                        "A prompt ends with other tokens alone than before its completion: the model trains on a "
+                        "context that it does not see when it generates. End the chat template's generation prompt "
+                        f"where a token ends. The tokens are {self.processor.decode(prompt[first:])!r}."
+                    )
                 row_labels[first:last] = ids[first:last]
             labels.append(row_labels)
         return sequences, labels
 
     def _render(self, conversations, **kwargs) -> list[list[int]]:
-        """Token ids of conversations; none for an empty one, the beginning of a chat that the assistant opens."""
+        """Return the token ids of conversations; an empty one precedes a chat that the assistant opens."""
         filled = [chat for chat in conversations if chat]
         if not filled:
             return [[] for _ in conversations]
         options = {"tokenize": True, "return_dict": True, "processor_kwargs": {"padding": False}, **kwargs}
-        ids = iter(self.processor.apply_chat_template(filled, **options)["input_ids"])
+        encoded: dict[str, list[list[int]]] = self.processor.apply_chat_template(filled, **options)
+        ids = iter(encoded["input_ids"])
         return [next(ids) if chat else [] for chat in conversations]
 
     def _check(self, row: dict[str, Any], ids: list[int], cells: list):
@@ -155,25 +159,24 @@ class Cell2TextDataCollator:
 
 
 def _labelled_turns(row: dict[str, Any]) -> tuple[list[dict], list[tuple[int, int]]]:
-    """A row's conversation, and the ranges of its messages that are labelled."""
+    """Return a row's conversation, and the ranges of its messages that are labelled."""
     if "messages" in row:
         chat = list(row["messages"])
         turns = [(i, i + 1) for i, message in enumerate(chat) if message["role"] == "assistant"]
         if not turns:
             raise UserError("A row's messages hold no assistant turn: there is nothing to learn from them.")
         return chat, turns
-    parts = [row.get(name) for name in ("prompt", "completion")]
-    if any(not isinstance(part, (list, tuple)) for part in parts):
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if not (isinstance(prompt, (list, tuple)) and isinstance(completion, (list, tuple))):
         raise UserError(
             f"A row holds {sorted(row)}: expected messages, or prompt and completion, each a list of chat messages "
             "such as {'role': 'user', 'content': [{'type': 'cell'}]}."
         )
-    prompt, completion = parts
     return [*prompt, *completion], [(len(prompt), len(prompt) + len(completion))]
 
 
 def _cells_of(row: dict[str, Any]) -> list:
-    """A row's ranked cells: its column `cells`, or the cells inside its messages' blocks."""
+    """Return a row's ranked cells, from its column `cells` or from the blocks of its messages."""
     if "cells" in row:
         return list(row["cells"])
     messages = row.get("messages") or row.get("prompt")
@@ -183,7 +186,7 @@ def _cells_of(row: dict[str, Any]) -> list:
 
 
 def _common_prefix(ids: list[int], other_ids: list[int]) -> int:
-    """Number of leading tokens that two sequences share."""
+    """Return the number of leading tokens that two sequences share."""
     differences = (i for i, (token, other) in enumerate(zip(ids, other_ids)) if token != other)
     return next(differences, min(len(ids), len(other_ids)))
 

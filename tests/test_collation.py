@@ -8,6 +8,7 @@ from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+import collation_cell2text
 from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE
@@ -77,6 +78,16 @@ def test_every_assistant_turn_of_messages_is_labelled(template):
     single = processor.data_collator()([{"messages": chat[:2], "cells": [CELL]}])
     pair = processor.data_collator()([{"prompt": chat[:1], "completion": chat[1:2], "cells": [CELL]}])
     assert single.keys() == pair.keys() and all(torch.equal(single[name], pair[name]) for name in single)
+
+
+def test_a_prompt_that_ends_inside_a_token_warns(monkeypatch):
+    processor = make_processor(DEFAULT_CHAT_TEMPLATE.replace("':\\n'", "': '").replace("assistant:\\n", "assistant: "))
+    warned = []
+    monkeypatch.setattr(collation_cell2text.logger, "warning_once", warned.append)
+    batch = processor.data_collator()(
+        [{"prompt": [user("Describe")], "completion": [assistant("cell of blood.")], "cells": [CELL]}]
+    )
+    assert labelled(processor, batch) == " cell of blood.<|im_end|>\n" and "The tokens are ' '" in warned[0]
 
 
 def test_a_chat_that_the_assistant_opens_is_labelled_from_its_start(tiny_processor):

@@ -13,7 +13,7 @@ from cell2text.publish import files_to_push
 
 from .conftest import make_adata, make_model, make_processor
 from .hub import stand_in
-from .test_prepare import make_file
+from .preparation_runs import make_file
 from .training_runs import run
 
 

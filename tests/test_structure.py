@@ -136,10 +136,11 @@ def test_dependencies_are_declared():
         "umap": "umap-learn",
         "yaml": "pyyaml",
     }
-    siblings = {path.stem for path in PROJECT.glob("benchmarks/*.py")}
+    scripts = [*PROJECT.glob("benchmarks/*.py"), *PROJECT.glob("recipes/*/*.py")]
+    siblings = {path.stem for path in scripts}
     import sys
 
-    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("cell2text/**/*.py"), *PROJECT.glob("benchmarks/*.py")]:
+    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("cell2text/**/*.py"), *scripts]:
         for module in imports(path):
             top = (module or "").split(".")[0]
             if top in sys.stdlib_module_names or "cell2text" in top or top in siblings or not top:

@@ -9,7 +9,7 @@ from cell2text.errors import UserError
 from cell2text.files import check_output_folder
 
 
-# Donors of its studies that the package's own model was tested on and not trained on: configs/mini/sources.yaml.
+# Donors of its studies that the package's own model was tested on and not trained on: recipes/mini/sources.yaml.
 UNSEEN_DONORS = ("human3", "RCC2", "Teen Tx", "TxK2", "TxK3", "PapRCC", "MGH36")
 
 

@@ -1,0 +1,69 @@
+"""Commands that README and guides show are valid: their options exist, and the files they name are in the project."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from cell2text.cli import app
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+PAGES = [
+    PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
+    PROJECT / "docs" / "index.md",
+    *sorted((PROJECT / "docs" / "guides").glob("*.md")),
+]
+
+
+def commands(path: Path) -> list[str]:
+    """Commands of a page's bash blocks, with continuation lines joined."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [part.strip() for line in lines for part in line.split(" && ") if part.strip()]
+
+
+SHOWN = [
+    pytest.param(command, id=f"{path.stem}: {command[:60]}") for path in PAGES for command in dict.fromkeys(commands(path))
+]
+
+
+def check_cell2text(words: list[str]) -> None:
+    if words[0].startswith("--"):
+        words = words[1:]
+    subcommands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    if words:
+        subcommands[words[0]].make_context(words[0], words[1:], resilient_parsing=False)
+
+
+def check_training_script(name: str, words: list[str], monkeypatch) -> None:
+    import train_encoder
+    import train_sft
+
+    monkeypatch.chdir(PROJECT)
+    {"train_sft.py": train_sft, "train_encoder.py": train_encoder}[name].parse_arguments(words)
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_command_is_valid(command, monkeypatch):
+    words = [word for word in shlex.split(command, comments=True) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    if not words or words[0] in ("pip", "cd", "for", "do", "done", "bash", "pre-commit"):
+        return
+    if words[0] in ("accelerate", "torchrun"):
+        scripts = [index for index, word in enumerate(words) if word in ("train_sft.py", "train_encoder.py")]
+        if scripts:
+            check_training_script(words[scripts[0]], words[scripts[0] + 1 :], monkeypatch)
+            return
+        assert "cell2text.describe" in words, command
+        words = ["cell2text", "describe", *words[words.index("-m") + 2 :]]
+    if words[0] == "python":
+        if words[1] == "-m":
+            assert words[2] in ("pytest", "sphinx", "cell2text"), command
+        elif words[1].endswith((".py", ".md")):
+            assert (PROJECT / words[1]).exists(), command
+        return
+    assert words[0] == "cell2text", command
+    check_cell2text(words[1:])

@@ -1,0 +1,42 @@
+"""Examples in docstrings run, and the functions of the reference have one."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+FILES = [*PROJECT.glob("*_cell2text.py"), *(PROJECT / "cell2text").rglob("*.py")]
+MODULES = sorted(
+    ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+    for path in FILES
+    if not path.is_symlink() and ">>>" in path.read_text(encoding="utf-8")
+)
+DIRECTIVES = re.findall(
+    r"^\.\. auto(?:function|method):: ([\w.]+)$",
+    "\n".join(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs" / "api").glob("*.md"))),
+    flags=re.M,
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    failed, tried = doctest.testmod(module, optionflags=flags)
+    assert tried and not failed
+
+
+@pytest.mark.parametrize("name", DIRECTIVES)
+def test_functions_of_the_reference_have_an_example(name):
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError:  # a method
+        module, _, owner = module.rpartition(".")
+        found = getattr(getattr(importlib.import_module(module), owner), attribute)
+    assert ">>>" in (found.__doc__ or "") or "```python" in (found.__doc__ or ""), name
