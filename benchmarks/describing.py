@@ -30,9 +30,9 @@ from synthetic import synthetic_adata
 from cell2text.describe import DescribeOptions, describe_file
 from cell2text.describe.inputs import rank_adata
 from cell2text.example import example_cells
+from cell2text.files import write_atomically
 from cell2text.inference.generation import BatchedTextGenerator
 from cell2text.loading import load_model
-from vocabulary_cell2text import write_atomically
 
 
 RESULTS = Path(__file__).resolve().parent / "results" / "describing.json"

@@ -23,13 +23,14 @@ from training import GENEFORMER, LONGEST, N_GENES, encoder_config
 from transformers import LlamaConfig
 from trl import SFTConfig
 
+from cell2text.files import write_atomically
 from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.components import train_tokenizer
 from cell2text.training.state_cache import CellStateCache, open_or_build
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
-from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary, write_atomically
+from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.json"

@@ -136,7 +136,7 @@ def _survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | No
         raise BadFileError(name, str(error.args[0])) from error
     report = {
         "genes": len(var),
-        "gene_names": ranker.gene_names,
+        "gene_names": ranker.gene_column,
         "genes_by_route": ranker.genes_by_route(),
         "merged_genes": ranker.merged_genes,
     }
