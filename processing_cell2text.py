@@ -235,9 +235,7 @@ class Cell2TextProcessor(ProcessorMixin):
 
     def is_empty(self, cell) -> bool:
         """Return whether a ranked cell holds no genes, only special tokens."""
-        vocabulary = self.gene_vocabulary
-        special = [token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id) if token is not None]
-        return bool(np.isin(np.asarray(cell, dtype=np.int64), special).all())
+        return bool(np.isin(np.asarray(cell, dtype=np.int64), self.gene_vocabulary.frame_token_ids).all())
 
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
         """Return the default prompt as chat messages: the system prompt, then the cells and an instruction.

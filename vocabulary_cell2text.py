@@ -116,6 +116,11 @@ class GeneVocabulary:
         return self.token_ids.get(EOS)
 
     @property
+    def frame_token_ids(self) -> tuple[int, ...]:
+        """Ids of `<cls>` and `<eos>`, which open and close every ranked cell; those that the vocabulary has."""
+        return tuple(self.token_ids[token] for token in (CLS, EOS) if token in self.token_ids)
+
+    @property
     def dtype(self) -> np.dtype:
         """Smallest unsigned type that holds every token id."""
         return np.dtype(np.uint16 if len(self) <= 2**16 else np.uint32)

@@ -108,7 +108,7 @@ def text_of(browser, selector):
 
 
 def at_cell(browser, row):
-    """Where a cell is on the screen, from the plot's middle, as the mouse is moved."""
+    """Return the position of a cell on the screen, relative to the plot's centre."""
     return browser.execute_script(
         """
         const view = [...Bokeh.index][0], box = view.canvas_view.el.getBoundingClientRect();
