@@ -94,7 +94,7 @@ class Options:
         unknown = sorted(str(name) for name in content if name not in known)
         if unknown:
             raise UserError(
-                f"{path} names options that do not exist: {', '.join(unknown)}. Options: {', '.join(known)}."
+                f"{path} names options that do not exist: {', '.join(unknown)}. Expected some of {', '.join(known)}."
             )
         return cls(**{**content, **changes})
 
