@@ -312,4 +312,4 @@ def test_unusable_input_ends_in_one_line(described, small_h5ad, tmp_path, capsys
             write_report(source, tmp_path / out, **options)
     assert (tmp_path / "there.html").read_text() == "precious" and not (tmp_path / "r.html").exists()
     assert run_cli("report", described, "--out", tmp_path / "there.html") == 2
-    assert capsys.readouterr().err.startswith("cell2text: ")
+    assert capsys.readouterr().err.startswith("cell2text: --out")
