@@ -257,7 +257,7 @@ if side == "cell2text":
 else:
     import anndata, numpy, datasets
     from preparation import published_ranks
-    from ranking_cell2text import choose_gene_names
+    from ranking_cell2text import choose_gene_column
     from vocabulary_cell2text import GeneVocabulary
 def peak():
     # MiB; ru_maxrss would include the peak of the parent process
@@ -271,7 +271,7 @@ if side == "cell2text":
 else:
     adata = anndata.read_h5ad(path)
     vocabulary = GeneVocabulary.from_pretrained(f"{folder}/vocabulary")
-    tokens, _, _ = choose_gene_names(adata.var, vocabulary, "index")
+    tokens, _, _ = choose_gene_column(adata.var, vocabulary, "index")
     medians = vocabulary.medians[numpy.maximum(tokens, 0)]
     ranked = published_ranks(adata.X, tokens, medians, None)
     columns = {"input_ids": ranked, "cell_type": adata.obs["cell_type"].astype(str).tolist()}

@@ -73,7 +73,7 @@ def test_the_model_computes_in_float32_and_saves_with_its_code(mini, tmp_path):
 def test_the_first_commands_describe_held_out_donors(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli("example") == 0 and run_cli("example") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "--out example.h5ad exists. Pass --overwrite" in capsys.readouterr().err
     adata = ad.read_h5ad("example.h5ad")
     assert adata.n_obs == 200 and set(adata.obs["donor_id"]) <= set(UNSEEN_DONORS) == set(SOURCES["test_donors"])
     shown = [0, 49, 99, 149, 199]  # by the command on the whole file
