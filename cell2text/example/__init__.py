@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-# Donors whose cells the packaged model was tested on, and not trained on: see configs/mini/sources.yaml.
+# Donors whose cells the packaged model was tested on, and not trained on: see recipes/mini/sources.yaml.
 UNSEEN_DONORS = ("human3", "RCC2", "Teen Tx", "TxK2", "TxK3", "PapRCC", "MGH36")
 # Its counts are RSEM's expected counts, which are not integers.
 _FRACTIONAL_STUDY = "oligodendroglioma"
