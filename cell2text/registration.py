@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
+TASK = "cell-to-text"
+
 def register() -> None:
     """Register the configuration, model, processor and pipeline of Cell2Text with transformers.
 
@@ -34,9 +36,10 @@ def register() -> None:
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(Cell2TextConfig, Cell2TextForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(Cell2TextConfig, Cell2TextProcessor, exist_ok=True)
-    if "cell-to-text" not in PIPELINE_REGISTRY.get_supported_tasks():
-        options = {"pt_model": AutoModelForMultimodalLM, "type": "multimodal"}
-        PIPELINE_REGISTRY.register_pipeline("cell-to-text", CellToTextPipeline, **options)
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=CellToTextPipeline, pt_model=AutoModelForMultimodalLM, type="multimodal"
+        )
 
 
 def register_with_transformers() -> None:

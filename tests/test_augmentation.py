@@ -20,7 +20,7 @@ from cell2text.training.augmentation import (
     outside_nuclei,
 )
 from cell2text.training.class_balance import BalancedSampler, row_weights
-from cell2text.training.gene_embeddings import MEMBER
+from cell2text.training.gene_embeddings import MEMBERSHIP
 from vocabulary_cell2text import GeneVocabulary
 
 from .conftest import make_model
@@ -242,12 +242,12 @@ def test_the_small_models_recipe_and_what_does_not_go_together(small_h5ad, tmp_p
     run(tmp_path / "all", **options, **recipe, gene_sets=str(gmt))
     saved = weights(tmp_path / "all" / "out")
     (table,) = (value for name, value in saved.items() if name.endswith("word_embeddings.weight") and len(value) > 1000)
-    members = (table[:, -2:] / MEMBER).round(decimals=4)
+    members = (table[:, -2:] / MEMBERSHIP).round(decimals=4)
     assert set(members.unique().tolist()) == {0, 1} and 100 < members.sum() <= 400
     done = run(tmp_path / "without", **options, gene_embeddings="svd_sets", expect=2)
-    assert "gene_embeddings=svd_sets needs gene sets: pass --gene_sets FILE.gmt, or hallmark" in done.stderr
+    assert "--gene_embeddings svd_sets needs gene sets: pass --gene_sets FILE.gmt, or hallmark" in done.stderr
     balanced = {**options, "class_balance": 0.5, "train_sampling_strategy": "group_by_length"}
     done = run(tmp_path / "both", **balanced, expect=2)
-    assert "class_balance draws rows by itself: not with train_sampling_strategy=group_by_length" in done.stderr
+    assert "--class_balance 0.5 samples the rows: omit --train_sampling_strategy group_by_length" in done.stderr
     done = run(tmp_path / "wrong", **options, panel_share=1.5, expect=2)
-    assert "panel_share=1.5: expected one between 0 and 1" in done.stderr
+    assert "--panel_share 1.5: expected a share between 0 and 1" in done.stderr

@@ -19,14 +19,15 @@ from .training_runs import PROJECT, make_trainer, run, weights, write_config
 
 
 def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(small_h5ad, tmp_path):
+    """The resumed processes would use another number of threads, and take the recorded one."""
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
         "gene_dropout": 0.5, "save_total_limit": 1, "depth_loss": 0.3, "rank_cut": 0.3, "class_balance": 0.5,
     }  # fmt: skip
-    run(tmp_path / "whole", **options)
-    path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    for step in (2, 4):
+    run(tmp_path / "whole", **options, cpu_threads=2)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    for step, cpu_threads in ((2, 2), (4, 1)):
+        path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=cpu_threads)
         command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(path)]
         with open(tmp_path / f"killed{step}.log", "w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
@@ -36,7 +37,8 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(
         assert process.wait() == -signal.SIGKILL, (tmp_path / f"killed{step}.log").read_text()[-2000:]
         kept = find_checkpoint("true", str(tmp_path / "killed" / "out"))
         assert kept is not None and int(kept.rpartition("-")[2]) >= step - 1
-    run(tmp_path / "killed", **options, resume_from_checkpoint="true")
+    resumed = run(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=1)
+    assert "CPU threads: 2, as recorded in" in resumed.stderr and "this run would use 1" in resumed.stderr
     whole, killed = (weights(tmp_path / name / "out") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
@@ -46,22 +48,22 @@ def test_the_last_whole_checkpoint_is_found_and_unfinished_ones_are_passed_over(
         (tmp_path / f"checkpoint-{step}").mkdir()
     assert find_checkpoint("true", str(tmp_path)) is None  # the run starts at its beginning
     for step in (9, 10):
-        mark_complete(tmp_path / f"checkpoint-{step}", rows_a_step=8, ranks=1, sharded=False)
+        mark_complete(tmp_path / f"checkpoint-{step}", rows_per_step=8, ranks=1, sharded=False)
     assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-10")
     assert find_checkpoint(str(tmp_path / "checkpoint-9"), "") == str(tmp_path / "checkpoint-9")
-    with pytest.raises(ValueError, match="no checkpoint, or one that was not finished"):
+    with pytest.raises(ValueError, match="it is not a checkpoint, or an incomplete one"):
         find_checkpoint(str(tmp_path / "checkpoint-11"), str(tmp_path))
     for wanted in (None, "false"):  # another run must not begin where it could take these for its own
         with pytest.raises(
-            ValueError, match="holds checkpoint-10 of an earlier run: pass --resume_from_checkpoint true"
+            ValueError, match="holds checkpoint-10 of an earlier run: pass resume_from_checkpoint=true"
         ):
             find_checkpoint(wanted, str(tmp_path))
         assert find_checkpoint(wanted, str(tmp_path / "new")) is None
-    check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=8, sharded=False)
-    with pytest.raises(ValueError, match="trained with 8 rows a step on 1 ranks, this run has 4"):
-        check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=4, sharded=False)
-    with pytest.raises(ValueError, match="launch as it was launched before"):
-        check_resume(str(tmp_path / "checkpoint-9"), rows_a_step=8, sharded=True)
+    check_resume(str(tmp_path / "checkpoint-9"), rows_per_step=8, sharded=False)
+    with pytest.raises(ValueError, match="trained with 8 rows per step on 1 ranks, but this run has 4"):
+        check_resume(str(tmp_path / "checkpoint-9"), rows_per_step=4, sharded=False)
+    with pytest.raises(ValueError, match="launch it with the same accelerate options"):
+        check_resume(str(tmp_path / "checkpoint-9"), rows_per_step=8, sharded=True)
 
 
 @pytest.fixture
@@ -82,14 +84,14 @@ def test_a_full_disk_in_a_checkpoint_is_told_and_the_one_before_is_kept(tmp_path
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     trainer = make_trainer(tmp_path, per_device_train_batch_size=4, **{**options, "max_steps": 6})
-    with pytest.raises(FullDiskError, match="checkpoint-5 could not be written whole.*--resume_from_checkpoint true"):
+    with pytest.raises(FullDiskError, match="checkpoint-5 could not be written completely.*resume_from_checkpoint=true"):
         trainer.train(resume_from_checkpoint=find_checkpoint("true", str(tmp_path)))
     assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-4")
 
 
 def test_a_full_disk_in_the_final_save_leaves_the_model_that_was_there(tiny_model, tmp_path, small_files):
     (tmp_path / "model.safetensors").write_bytes(b"the model before")
-    with pytest.raises(FullDiskError, match="could not be written whole"), saved_whole(tmp_path) as folder:
+    with pytest.raises(FullDiskError, match="could not be written completely"), saved_whole(tmp_path) as folder:
         tiny_model.save_pretrained(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == b"the model before"
@@ -163,6 +165,6 @@ def test_a_resume_with_other_steps_ends_in_one_message(small_h5ad, tmp_path):
     options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1}
     run(tmp_path, **options, max_steps=1)
     done = run(tmp_path, **options, max_steps=2, per_device_train_batch_size=2, resume_from_checkpoint="true", expect=2)
-    assert "trained with 4 rows a step on 1 ranks, this run has 2" in done.stderr
+    assert "trained with 4 rows per step on 1 ranks, but this run has 2" in done.stderr
     assert json.loads((tmp_path / "out" / "checkpoint-1" / "complete.json").read_text())["rows_a_step"] == 4
     shutil.rmtree(tmp_path / "out")

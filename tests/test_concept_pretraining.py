@@ -10,14 +10,19 @@ from cell2text.language.fields import Claim
 from cell2text.preparation.gene_sets import GeneSets
 from cell2text.training.augmentation import install_gene_hooks
 from cell2text.training.class_balance import row_weights
-from cell2text.training.concept_pretraining import LEARNED, CellClassifier, ConceptPretrainingResult, pretrain_concepts
+from cell2text.training.concept_pretraining import (
+    GROUP_WEIGHTS,
+    ConceptClassifier,
+    ConceptPretrainingResult,
+    pretrain_concepts,
+)
 from cell2text.training.concept_targets import (
     CellConcepts,
     ConceptAugmentation,
     TrainingConceptOverrides,
     broader_types,
 )
-from cell2text.training.gene_embeddings import MEMBER, freeze_gene_embeddings, initialise_gene_embeddings
+from cell2text.training.gene_embeddings import MEMBERSHIP, freeze_gene_embeddings, initialise_gene_embeddings
 
 from .conftest import N_GENES, make_adata, make_model
 
@@ -64,7 +69,7 @@ def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
     torch.manual_seed(0)
     names = {"broader_cell_type": ["lymphocyte"], "pathways": ["A", "B"]}
     concepts = CellConcepts({"multiclass": {"cell_type": ["T cell", "fibroblast", "c"]}, "multilabel": names})
-    classifier = CellClassifier(fresh, concepts).eval()
+    classifier = ConceptClassifier(fresh, concepts).eval()
     cells = {
         "cell_input_ids": torch.tensor([[5, 7], [6, 8]]),
         "cell_attention_mask": torch.ones(2, 2, dtype=torch.long),
@@ -73,7 +78,7 @@ def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
         {"cell_type": "T cell", "cell_type_ontology_term_id": None, "pathways": ["A"]},
         {"cell_type": "c", "cell_type_ontology_term_id": None, "pathways": None},
     ]
-    found = classifier(**cells, truths=concepts.truths(rows))
+    found = classifier(**cells, targets=concepts.targets(rows))
     features = fresh.model.get_cell_features(**cells).pooler_output.flatten(1)
     features = features / fresh.model.projector.output_norm.weight[0]  # as large as a head's first weights expect
     torch.testing.assert_close(features.pow(2).mean(), torch.tensor(1.0), rtol=1e-2, atol=0)
@@ -82,8 +87,8 @@ def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
     torch.testing.assert_close(
         found["loss"],
         torch.nn.functional.cross_entropy(found["logits"], torch.tensor([0, 2]))
-        - LEARNED["pathways"] * (odds[0].log() + (1 - odds[1]).log()) / 2
-        - LEARNED["broader_cell_type"] * broader.log().squeeze() / 2,
+        - GROUP_WEIGHTS["pathways"] * (odds[0].log() + (1 - odds[1]).log()) / 2
+        - GROUP_WEIGHTS["broader_cell_type"] * broader.log().squeeze() / 2,
     )
 
 
@@ -91,7 +96,7 @@ ORIGINS = {"tissue": ["blood", "brain"] * 8, "disease": ["unknown"] * 16, "sex":
 
 
 def concept_model(processor, rows, **config):
-    config = {"cell_concepts": CellConcepts.of(rows).told(), "freeze_cell_encoder": False, **config}
+    config = {"cell_concepts": CellConcepts.from_rows(rows).predicted_groups(), "freeze_cell_encoder": False, **config}
     return make_model("concepts", processor=processor, **config)
 
 
@@ -102,7 +107,7 @@ def test_concepts_are_what_the_rows_name():
     rows = rows_of(
         cell_type=types, cell_type_ontology_term_id=terms, pathways=[["X"], None, ["Y", "X"], []] * 4, **ORIGINS
     )
-    concepts = CellConcepts.of(rows)
+    concepts = CellConcepts.from_rows(rows)
     multiclass, multilabel = concepts.names["multiclass"], concepts.names["multilabel"]
     assert multiclass == {
         "cell_type": ["B cell", "T cell", "naive B cell"],
@@ -111,17 +116,17 @@ def test_concepts_are_what_the_rows_name():
     }
     assert {"B cell", "T cell", "naive B cell"} <= set(multilabel["broader_cell_type"])
     assert "lymphocyte" not in multilabel["broader_cell_type"] and multilabel["pathways"] == ["X", "Y"]
-    truths = concepts.truths([rows[2], rows[3]])
-    assert {group: truths[group].tolist() for group in ("cell_type", "tissue", "sex")} == {
+    targets = concepts.targets([rows[2], rows[3]])
+    assert {group: targets[group].tolist() for group in ("cell_type", "tissue", "sex")} == {
         "cell_type": [[0, 0, 1], [1, 0, 0]],
         "tissue": [[1, 0], [0, 1]],
         "sex": [[1, 0], [0, 1]],
     }
-    above = dict(zip(multilabel["broader_cell_type"], truths["broader_cell_type"].T.tolist()))
+    above = dict(zip(multilabel["broader_cell_type"], targets["broader_cell_type"].T.tolist()))
     assert (above["B cell"], above["naive B cell"], above["T cell"]) == ([1, 1], [1, 0], [0, 0])
-    assert truths["pathways"][0].tolist() == [1, 1] and truths["pathways"][1].isnan().all()
-    assert concepts.truths([{**rows[2], "cell_type": "neuron"}])["cell_type"].isnan().all()  # no name of these
-    bare = concepts.truths([{name: value for name, value in rows[2].items() if name not in ("sex", "pathways")}])
+    assert targets["pathways"][0].tolist() == [1, 1] and targets["pathways"][1].isnan().all()
+    assert concepts.targets([{**rows[2], "cell_type": "neuron"}])["cell_type"].isnan().all()  # no name of these
+    bare = concepts.targets([{name: value for name, value in rows[2].items() if name not in ("sex", "pathways")}])
     assert bare["sex"].isnan().all() and bare["pathways"].isnan().all() and bare["tissue"].tolist() == [[1, 0]]
 
 
@@ -132,25 +137,25 @@ def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path)
     assert held_out["accuracy"] == 1
     batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
     found = model.get_cell_concepts(**batch)
-    truths = CellConcepts.of(rows).truths(list(rows))
+    targets = CellConcepts.from_rows(rows).targets(list(rows))
     assert set(found) == {"cell_type", "tissue", "sex", "pathways"}  # and no broader types, which no text names
     for group, values in found.items():
-        assert torch.equal(values[:, 0].round(), truths[group]), group
+        assert torch.equal(values[:, 0].round(), targets[group]), group
 
 
 def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(tiny_processor):
     """Tissue, disease and sex go with the study: an encoder that learns them learns the study."""
     rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
-    concepts = CellConcepts.of(rows)
+    concepts = CellConcepts.from_rows(rows)
     origin = set(concepts.groups) & {"tissue", "disease", "sex"}
     batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
     found = []
     for left_out in (set(), origin):
         model = concept_model(tiny_processor, rows)
-        classifier = CellClassifier(model, concepts)
+        classifier = ConceptClassifier(model, concepts)
         for field in left_out:
             del classifier.heads[field]
-        classifier(**batch, truths=concepts.truths(list(rows)))["loss"].backward()
+        classifier(**batch, targets=concepts.targets(list(rows)))["loss"].backward()
         projector = model.model.projector
         assert all(projector.heads[field].weight.grad.any() for field in origin - left_out)
         trained = [*model.model.cell_encoder.parameters(), *projector.pooled.parameters()]
@@ -161,7 +166,7 @@ def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(ti
 
 def test_rows_of_other_concepts_are_refused(tiny_processor, tmp_path):
     model = concept_model(tiny_processor, rows_of())
-    with pytest.raises(ValueError, match=r"tells other cell_concepts than these rows, in \['pathways'\]"):
+    with pytest.raises(ValueError, match=r"cell_concepts differ from those of these rows in \['pathways'\]"):
         start(model, tiny_processor, rows_of(pathways=[["X"], ["Y"]] * 8), tmp_path)
 
 
@@ -184,9 +189,9 @@ def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
     tokens = tiny_processor.gene_vocabulary.map_genes([f"GENE{i}" for i in range(N_GENES)])[0]
     expected = np.zeros((N_GENES, 2))
     expected[[0, 1, 3], 0] = expected[3, 1] = 1
-    assert np.allclose(table[tokens, -2:].detach(), MEMBER * expected) and table[:, :-2].abs().sum() > 0
+    assert np.allclose(table[tokens, -2:].detach(), MEMBERSHIP * expected) and table[:, :-2].abs().sum() > 0
     for wrong, message in (
-        (GeneSets(["A"], [["NOBODY"]]), "knows none of the 1 genes"),
+        (GeneSets(["A"], [["NOBODY"]]), "has none of the 1 genes"),
         (GeneSets([f"S{i}" for i in range(99)], [["GENE1"]] * 99), "99 gene sets fill the"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -255,9 +260,9 @@ def test_types_are_learned_with_the_terms_they_fall_under():
 def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
     """Of both cells of a comparison; nothing of a cell that is none of the training's."""
     rows = rows_of(8, cell_id=[f"cell{i}" for i in range(8)], pathways=[["X"], ["Y"]] * 4)
-    concepts = CellConcepts.of(rows)
+    concepts = CellConcepts.from_rows(rows)
     found = TrainingConceptOverrides(concepts, rows)
-    assert len(found.kinds) == 2  # of cells alike it keeps one
+    assert len(found.profiles) == 2  # of cells alike it keeps one
     examples = [
         {"cell_id": "cell1", "second_cell_id": "cell0", "cells": [[5], [6]]},
         {"cell_id": "cell4", "second_cell_id": "other", "cells": [[5], [6]]},
@@ -265,18 +270,18 @@ def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
         {"cells": [[5]]},
     ]
     batch = found.batch(examples, 2)
-    of_row = torch.cat(list(concepts.truths(list(rows)).values()), dim=-1)
+    of_row = torch.cat(list(concepts.targets(list(rows)).values()), dim=-1)
     torch.testing.assert_close(batch[0], of_row[[1, 0]], equal_nan=True)
     torch.testing.assert_close(batch[1:3, 0], of_row[[4, 5]], equal_nan=True)
     assert batch[1:, 1].isnan().all() and batch[3].isnan().all()
 
 
 def test_types_that_a_model_has_no_concept_of_are_said(caplog):
-    concepts = CellConcepts(CellConcepts.of(rows_of()).told())
+    concepts = CellConcepts(CellConcepts.from_rows(rows_of()).predicted_groups())
     rows = rows_of(8, cell_id=list("abcdefgh"), cell_type=["T cell", "neuron", "unknown", "glial cell"] * 2)
     with caplog.at_level("WARNING"):
         found = TrainingConceptOverrides(concepts, rows)
-    assert "2 cell types of these rows are none of the model's concepts" in caplog.text
+    assert "2 cell types of these rows are not concepts of the model" in caplog.text
     assert "glial cell, neuron" in caplog.text
     assert found.batch([{"cell_id": "b", "cells": [[5]]}], 1).isnan().all()
 

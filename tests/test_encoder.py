@@ -9,7 +9,13 @@ import torch
 from datasets import Dataset
 from transformers import AutoModel, BertForMaskedLM
 
-from cell2text.training.masked_gene_modeling import NOT_ASKED, GeneMasker, MaskedGeneModel, cells_of, without_context
+from cell2text.training.masked_gene_modeling import (
+    IGNORED,
+    GeneMasker,
+    MaskedGeneModel,
+    cells_of,
+    context_free_baseline,
+)
 from vocabulary_cell2text import GeneVocabulary
 
 from .conftest import make_adata, make_vocabulary
@@ -28,7 +34,7 @@ def test_the_asked_share_of_genes_is_hidden_and_nothing_else():
     torch.manual_seed(0)
     genes = list(range(4, 44))
     batch = GeneMasker(VOCABULARY, 0.15)([cell(*genes)] * 500 + [cell(*genes[:3])])
-    asked = batch["labels"] != NOT_ASKED
+    asked = batch["labels"] != IGNORED
     assert asked[:500].sum(1).eq(6).all() and asked[500].sum() == 1  # 15 % of 40; one at the least
     ids, original = batch["input_ids"][:500], torch.tensor([CLS, *genes, EOS])
     assert batch["labels"][:500][asked[:500]].equal(original.expand(500, -1)[asked[:500]])
@@ -37,7 +43,7 @@ def test_the_asked_share_of_genes_is_hidden_and_nothing_else():
     masked = (hidden == VOCABULARY.mask_token_id).float().mean()
     kept = (hidden == batch["labels"][:500][asked[:500]]).float().mean()
     assert 0.77 < masked < 0.83 and 0.08 < kept < 0.13
-    assert batch["attention_mask"][500].sum() == 5 and (batch["labels"][500, 5:] == NOT_ASKED).all()
+    assert batch["attention_mask"][500].sum() == 5 and (batch["labels"][500, 5:] == IGNORED).all()
 
 
 def test_evaluation_asks_the_same_genes_whatever_the_batch():
@@ -51,7 +57,7 @@ def test_evaluation_asks_the_same_genes_whatever_the_batch():
 
 def test_cells_without_genes_are_asked_nothing():
     batch = GeneMasker(VOCABULARY, 0.15)([cell(), cell(7, 8)])
-    assert (batch["labels"][0] == NOT_ASKED).all() and (batch["labels"][1] != NOT_ASKED).sum() == 1
+    assert (batch["labels"][0] == IGNORED).all() and (batch["labels"][1] != IGNORED).sum() == 1
 
 
 def test_the_loss_is_that_of_bert_on_all_positions():
@@ -68,7 +74,7 @@ def test_the_loss_is_that_of_bert_on_all_positions():
     assert torch.allclose(found["loss"], plain(**batch).loss, atol=1e-6)
     asked, guessed, loss = found["logits"].sum(0).tolist()
     right = (plain(**batch).logits.argmax(-1) == batch["labels"]).sum().item()
-    assert asked == (batch["labels"] != NOT_ASKED).sum() and guessed == right
+    assert asked == (batch["labels"] != IGNORED).sum() and guessed == right
     assert loss / asked == pytest.approx(found["loss"].item(), rel=1e-5)
 
 
@@ -81,7 +87,7 @@ def test_every_cell_of_every_row_is_there_once_and_cut():
 def test_what_is_reached_without_a_cell_is_counted_by_hand():
     train = Dataset.from_dict({"input_ids": [[CLS, 4, 5, EOS], [CLS, 4, EOS]]})
     held_out = Dataset.from_dict({"input_ids": [[CLS, 4, 6, EOS]]})
-    found = without_context(train, held_out, VOCABULARY)
+    found = context_free_baseline(train, held_out, VOCABULARY)
     total = 60 + 3  # one for every gene, and the three that were seen
     assert found["loss"] == pytest.approx(-(np.log(3 / total) + np.log(1 / total)) / 2) and found["guessed"] == 0.5
 
@@ -145,4 +151,4 @@ def test_an_encoder_is_pretrained_trained_further_and_taken_by_train_sft(two_kin
 
 
 def test_wrong_input_ends_in_one_line(tmp_path, small_h5ad):
-    assert "mask_share=1.5: expected a share" in pretrain(tmp_path, "--mask_share", "1.5", expect=2).stderr
+    assert "--mask_share 1.5: expected a share" in pretrain(tmp_path, "--mask_share", "1.5", expect=2).stderr

@@ -12,7 +12,7 @@ from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.components import train_tokenizer
 from cell2text.training.freezing import apply_stage
 from cell2text.training.launch import run as launch
-from cell2text.training.memory import advice, is_out_of_memory
+from cell2text.training.memory import is_out_of_memory, memory_advice
 from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, matrix_weights
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
@@ -33,11 +33,11 @@ def test_a_prompt_that_ends_inside_a_token_is_refused(tmp_path, capsys):
     for template, whole in ((DEFAULT_CHAT_TEMPLATE, True), (blank, False)):
         processor.chat_template = processor.tokenizer.chat_template = template
         trainer = make_trainer(tmp_path, processor=processor)
-        check = checks.check_answers(trainer, processor)
+        check = checks.check_completions(trainer, processor)
         assert (check.problem is None) == whole
-    assert "8 of 8 answers would be learned after another context" in check.problem
-    assert "a prompt ends with the token 'Ġ', which in training is 'ĠThis'" in check.problem
-    with pytest.raises(ValueError, match="has to end where a token ends"):
+    assert "8 of 8 completions would follow another context" in check.problem
+    assert "a prompt ends with the token 'Ġ', which is 'ĠThis' in training" in check.problem
+    with pytest.raises(ValueError, match="must end where a token ends"):
         checks.preflight(trainer, rows_of(trainer), processor)
 
 
@@ -46,9 +46,9 @@ def test_the_table_says_what_the_run_will_do(tmp_path, capsys):
     checks.preflight(trainer, rows_of(trainer), trainer.processing_class)
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    assert "8 to train on" in text and "64 gene tokens" in text and "max_length 512" in text
+    assert "8 training rows" in text and "64 gene tokens" in text and "max_length 512" in text
     assert f"{trained:,} parameters: cell_encoder 0 of" in text
-    assert "3 of 8 rows (4 x 2 on 1 rank), 3.0 passes over the rows" in text
+    assert "3 steps of 8 rows (4 x 2 on 1 rank), 3.0 epochs" in text
     assert not list(tmp_path.iterdir())  # nothing was trained or written
 
 
@@ -56,7 +56,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkey
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=9)
     usage = checks.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage._replace(free=10_000))
-    with pytest.raises(ValueError, match=r"GiB are needed in .*: keep fewer checkpoints .--save_total_limit 1."):
+    with pytest.raises(ValueError, match=r"The run needs .* GiB in .*: keep fewer checkpoints .save_total_limit=1."):
         checks.preflight(trainer, rows_of(trainer), trainer.processing_class)
     trainer.args.save_total_limit = 2
     assert checks.kept_checkpoints(trainer) == 3
@@ -88,7 +88,7 @@ def test_data_ranked_with_another_vocabulary_are_refused(small_h5ad, tmp_path):
     with pytest.raises(ValueError, match=r"another gene vocabulary .* than that of the model .64 tokens; \d+ of the"):
         check_vocabulary(rows, arguments, ours)
     rows.vocabulary = None
-    with pytest.raises(ValueError, match="hold the gene token .*, the model's vocabulary 64 tokens"):
+    with pytest.raises(ValueError, match="hold the gene token .*, but the model's vocabulary has 64 tokens"):
         check_vocabulary(rows, arguments, ours)
 
 
@@ -98,7 +98,7 @@ def test_an_encoder_with_a_vocabulary_of_its_own_holds_the_data_to_it(tmp_path):
     vocabulary.save_pretrained(tmp_path)
     rows = TrainingRows(make_trainer(tmp_path / "run").train_dataset, None, None, [])
     check_vocabulary(rows, Cell2TextArguments(cell_encoder="no/such/folder"), processor.gene_vocabulary)
-    with pytest.raises(ValueError, match="than that of --cell_encoder .*54 tokens"):
+    with pytest.raises(ValueError, match="than that of cell_encoder=.*54 tokens"):
         check_vocabulary(rows, Cell2TextArguments(cell_encoder=str(tmp_path)), processor.gene_vocabulary)
 
 
@@ -141,7 +141,7 @@ def test_the_encoders_last_layers_train_where_the_projected_states_pass(stage, l
     assert {re.match(r"encoder\.layer\.\d\.", name)[0] for name in trained} == expected
     if stage == "lora":
         assert set(options.lora_modules_to_save) == {"projector", *(f"cell_encoder.{name[:-1]}" for name in expected)}
-    with pytest.raises(ValueError, match="the encoder has 3 layers, and its states are taken after 2"):
+    with pytest.raises(ValueError, match="the encoder has 3 layers, and its states are read after 2"):
         apply_stage(make_model(), Cell2TextArguments(unfreeze_encoder_layers=3), ModelConfig())
 
 
@@ -169,13 +169,13 @@ def test_memory_that_ends_gives_advice_with_numbers(small_h5ad, tmp_path, monkey
     said = capsys.readouterr().err
     assert "train_sft.py: Out of memory. Weights 0.00 GiB" in said and "input_ids (8, " in said
     assert "--per_device_train_batch_size 4 --gradient_accumulation_steps 2" in said
-    assert "--gradient_checkpointing true" in said and "--stage lora" in said
+    assert "--activation_checkpointing true" in said and "--stage lora" in said
 
 
 def test_advice_names_only_what_is_not_done_already(tmp_path):
-    trainer = make_trainer(tmp_path, per_device_train_batch_size=1, gradient_checkpointing=True)
-    text = advice(trainer.model, {}, Cell2TextArguments(), trainer.args, ModelConfig(use_peft=True))
-    assert "per_device" not in text and "gradient_checkpointing" not in text and "--stage lora" not in text
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=1, activation_checkpointing=True)
+    text = memory_advice(trainer.model, {}, Cell2TextArguments(), trainer.args, ModelConfig(use_peft=True))
+    assert "per_device" not in text and "activation_checkpointing" not in text and "--stage lora" not in text
     assert "--cache_cell_states true" in text
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not is_out_of_memory(RuntimeError("x"))
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -20,12 +19,11 @@ from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
 from cell2text.training.concept_targets import ConceptAugmentation
 from cell2text.training.freezing import apply_stage
-from cell2text.training.launch import run as launch
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.rows import load_rows
 
 from .conftest import make_adata, make_model
-from .training_runs import TORCHRUN, TWO_RANKS, losses, make_trainer, run, weights, write_config
+from .training_runs import TORCHRUN, TWO_RANKS, losses, make_trainer, run, run_here, weights, write_config
 
 
 def test_the_loss_is_on_the_completion_alone_token_by_token(tmp_path):
@@ -78,7 +76,7 @@ def test_a_row_that_max_length_would_cut_is_refused(tmp_path):
 
 def test_a_dataset_without_cells_is_refused(tmp_path):
     trainer = make_trainer(tmp_path)
-    with pytest.raises(ValueError, match="eval dataset has no column of cells"):
+    with pytest.raises(ValueError, match="eval dataset has no column `cells`"):
         trainer.evaluate(trainer.train_dataset.remove_columns("cells"))
 
 
@@ -132,7 +130,7 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     assert model.config.num_cell_tokens == processor.num_cell_tokens == 2
     card = (out / "README.md").read_text()
-    assert "model-index" in card and "| kNN |" in card and "license: apache-2.0" in card and "On CPU" in card
+    assert "model-index" in card and "| kNN |" in card and "license: apache-2.0" in card and "Trained on CPU" in card
     assert {"README.md", "model.safetensors", "evaluation/metrics.json"} <= {file.name for file in files_to_push(out)}
     pickles = {path.name for path in out.iterdir() if path.suffix in (".bin", ".pkl", ".pt")}
     assert pickles <= {"training_args.bin"}  # the Trainer's own record, which nothing here reads
@@ -260,7 +258,7 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"dataset": []}, "--dataset names nothing", id="no_dataset"),
+        pytest.param({"dataset": []}, "No training data: pass --dataset", id="no_dataset"),
         pytest.param({"dataset": ["nowhere.h5ad"]}, "nowhere.h5ad does not exist", id="missing_file"),
         pytest.param({"dataset": ["a.h5ad", "folder"]}, "mixes files of counts and data sets", id="mixed"),
         pytest.param({"allow_fractional": False}, "fractional values .cell 'oligo.*", id="fractional"),
@@ -277,24 +275,19 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
             id="concepts",
         ),
         pytest.param({"resume_from_checkpoint": "runs/checkpoint-7"}, "no complete.json", id="no_checkpoint"),
-        pytest.param({"max_length": 20}, "max_length=20 would cut", id="max_length"),
+        pytest.param({"max_length": 20}, "max_length 20 would cut", id="max_length"),
         pytest.param({"use_liger_kernel": True, "dataset": ["example_cells"]}, "pip install liger-kernel", id="liger"),
     ],
 )
-def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path, monkeypatch, capsys):
-    import train_sft
-
-    monkeypatch.chdir(tmp_path)
+def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path):
     path = write_config(tmp_path, **changes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert launch("train_sft.py", lambda: train_sft.main(*train_sft.parse_arguments(["--config", str(path)]))) == 2
-    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+    done = run_here("train_sft", ["--config", str(path)], 2, tmp_path)
+    assert re.search(message, done.stderr.replace("\n", " "))
 
 
 def test_a_wrong_argument_ends_the_process_with_code_2_and_one_line(tmp_path):
     done = run(tmp_path, fresh=True, expect=2, dataset=[])
-    assert "train_sft.py: --dataset names nothing" in done.stderr and "Traceback" not in done.stderr
+    assert "train_sft.py: No training data: pass --dataset" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_validation_never_sees_the_test_cells(tmp_path):
@@ -366,7 +359,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_spoiled(t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SFTTrainer, "compute_loss", poisoned)
         with pytest.raises(
-            BadLossError, match="The loss of step 3 is nan, after a median of .* over 2 steps.*Its 4 cells are in"
+            BadLossError,
+            match="The loss of step 3 is nan, after a median of .* over 2 steps.*Its 4 cells are listed in",
         ):
             trainer.train()
     assert torch.isfinite(good).all() and torch.equal(good, steps[2])
@@ -381,10 +375,10 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_spoiled(t
 def test_a_jump_of_the_loss_stops_the_run_and_a_slow_rise_does_not(tmp_path):
     watch = LossWatch(tmp_path, max_jump=5.0)
     for step in range(60):
-        watch.look(1.0 + step / 20, ["a"], step)
+        watch.check(1.0 + step / 20, ["a"], step)
     with pytest.raises(BadLossError, match="is 40, after a median of"):
-        watch.look(40.0, ["b"], 60)
+        watch.check(40.0, ["b"], 60)
     assert json.loads((tmp_path / "bad_batch.json").read_text())["cell_ids"] == ["b"]
-    LossWatch(tmp_path, max_jump=None).look(1e9, ["c"], 0)
+    LossWatch(tmp_path, max_jump=None).check(1e9, ["c"], 0)
     with pytest.raises(BadLossError, match="is inf"):
-        LossWatch(tmp_path, max_jump=None).look(float("inf"), ["c"], 0)
+        LossWatch(tmp_path, max_jump=None).check(float("inf"), ["c"], 0)

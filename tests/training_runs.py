@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +16,11 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_limits
 from trl import SFTConfig
 
 from cell2text.preparation.rows import completion_array, message_for_arrow
+from cell2text.training.arguments import Cell2TextArguments, MaskedGeneArguments
 from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
@@ -31,7 +33,7 @@ TINY = {
     "encoder_hidden_size": 16, "encoder_layers": 1, "encoder_heads": 2, "decoder_hidden_size": 16, "decoder_layers": 1,
     "decoder_heads": 2, "decoder_vocab_size": 400, "num_cell_tokens": 2, "max_genes": 32, "concept_pretraining_epochs": 0,
     "num_train_epochs": 1, "per_device_train_batch_size": 4, "max_new_tokens": 8, "report_to": "none", "bf16": False,
-    "gene_dropout": 0.0, "eval_strategy": "no", "cpu_threads": None, "disable_tqdm": True, "generation_batch_size": 64,
+    "gene_dropout": 0.0, "eval_strategy": "no", "cpu_threads": 1, "disable_tqdm": True, "generation_batch_size": 64,
 }  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, fresh
     path = write_config(folder, **changes)
     if not fresh and environment is None and launcher == (sys.executable,):
         return run_here("train_sft", ["--config", str(path)], expect, folder)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
     command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
@@ -64,13 +66,24 @@ def run_here(script: str, arguments: list[str], expect: int, folder: Path) -> Si
     """Call a training script's own functions in this process."""
     module = import_module(script)
     out, err = io.StringIO(), io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(out), redirect_stderr(err), chdir(folder):
+    with warnings.catch_warnings(), one_thread(), redirect_stdout(out), redirect_stderr(err), chdir(folder):
         warnings.simplefilter("ignore")
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        code = launch(f"{script}.py", lambda: module.main(*module.parse_arguments(arguments)))
+        options = (Cell2TextArguments, MaskedGeneArguments)
+        code = launch(f"{script}.py", lambda: module.main(*module.parse_arguments(arguments)), options)
     assert code == expect, out.getvalue()[-2000:] + err.getvalue()[-4000:]
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+@contextmanager
+def one_thread():
+    """Set this process back to one thread, whatever a run in it chose."""
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
+        threadpool_limits(limits=1)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

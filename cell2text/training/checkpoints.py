@@ -1,135 +1,150 @@
-"""Checkpoints that can be gone on from: which of them are whole, and whether this run may go on from one.
+"""Find and validate resumable checkpoints.
 
-The Trainer writes a checkpoint's files one after another. `complete.json`, written last and atomically, says that all
-ranks have written theirs; a folder without it is what a killed process left behind, and is passed over.
+The Trainer writes the files of a checkpoint one after another. `complete.json` is written last and atomically, once
+every rank has written its files. A folder without it is incomplete and is skipped.
 """
 
 import json
+import logging
 import math
 from pathlib import Path
 
+import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from transformers.utils import logging
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.training.saving import is_sharded, on_full_disk
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
-COMPLETE = "complete.json"
-
-
-def mark_complete(folder: Path, *, rows_a_step: int, ranks: int, sharded: bool) -> None:
-    """Say that a checkpoint is whole, and what a run that goes on from it has to agree with."""
-    content = {"rows_a_step": rows_a_step, "ranks": ranks, "sharded": sharded}
-    write_atomically(folder / COMPLETE, json.dumps(content) + "\n")
+COMPLETE_FILE = "complete.json"
 
 
-def find_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
-    """The checkpoint to go on from: the one that is named, or with `true` the last whole one in the output folder.
+def mark_complete(folder: Path, *, rows_per_step: int, ranks: int, sharded: bool) -> None:
+    """Write `complete.json`: a checkpoint's files are all there, and what a run that resumes it must agree with."""
+    record = {
+        "rows_a_step": rows_per_step, "ranks": ranks, "sharded": sharded, "cpu_threads": torch.get_num_threads(),
+    }  # fmt: skip
+    write_atomically(folder / COMPLETE_FILE, json.dumps(record) + "\n")
 
-    With `true` and no whole checkpoint the run starts at its beginning, and says so: the same command then serves
-    before and after a kill.
+
+def checkpoint_record(folder: str | Path) -> dict:
+    """Return what :func:`mark_complete` recorded about a checkpoint."""
+    return json.loads(Path(folder, COMPLETE_FILE).read_text(encoding="utf-8"))
+
+
+def find_checkpoint(requested: str | bool | None, output_dir: str) -> str | None:
+    """Return the checkpoint to resume, None to start from the beginning.
+
+    Parameters
+    ----------
+    requested
+        Folder of a checkpoint. `true` selects the last complete one in `output_dir`, and starts from the beginning if
+        there is none: the same command then works before and after an interruption. None or `false` resumes nothing.
 
     Raises
     ------
-    ValueError
-        If the checkpoint that is named is not whole; or a run is to begin where another one left checkpoints, which
-        could be taken for its own.
+    UserError
+        If the requested checkpoint is incomplete; or nothing is requested but `output_dir` holds a complete checkpoint,
+        which could be mistaken for the new run's.
     """
     found = sorted(Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
-    if wanted is None or str(wanted).lower() == "false":
-        whole = [folder.name for folder in found if (folder / COMPLETE).is_file()]
-        if whole:
+    if requested is None or str(requested).lower() == "false":
+        complete = [folder.name for folder in found if (folder / COMPLETE_FILE).is_file()]
+        if complete:
             raise UserError(
-                f"{output_dir} holds {whole[0]} of an earlier run: pass --resume_from_checkpoint true to go on with "
-                "it, another --output_dir, or delete it."
+                f"{output_dir} holds {complete[0]} of an earlier run: pass resume_from_checkpoint=true to resume it, "
+                "pass another output_dir, or delete it."
             )
         return None
-    if str(wanted).lower() != "true":
-        if not Path(str(wanted), COMPLETE).is_file():
+    if str(requested).lower() != "true":
+        if not Path(str(requested), COMPLETE_FILE).is_file():
             raise UserError(
-                f"{wanted} holds no {COMPLETE}: no checkpoint, or one that was not finished. Name another, or pass "
-                "--resume_from_checkpoint true for the last whole one."
+                f"{requested} holds no {COMPLETE_FILE}: it is not a checkpoint, or an incomplete one. Pass another "
+                "folder, or resume_from_checkpoint=true for the last complete checkpoint."
             )
-        return str(wanted)
+        return str(requested)
     for folder in found:
-        if (folder / COMPLETE).is_file():
+        if (folder / COMPLETE_FILE).is_file():
             return str(folder)
-        logger.warning(f"{folder} was not finished: passed over.")
-    logger.warning(f"{output_dir} holds no whole checkpoint: the run starts at its beginning.")
+        logger.warning(f"{folder} is incomplete: skipped.")
+    logger.warning(f"{output_dir} holds no complete checkpoint: the run starts from the beginning.")
     return None
 
 
 def step_of(folder: Path) -> int:
+    """Return the step in the name of a checkpoint's folder, -1 if there is none."""
     number = folder.name.rpartition("-")[2]
     return int(number) if number.isdigit() else -1
 
 
-def check_resume(folder: str, *, rows_a_step: int, sharded: bool) -> None:
-    """Refuse to go on with other steps, which would see some rows twice and others never.
+def check_resume(folder: str, *, rows_per_step: int, sharded: bool) -> None:
+    """Check that a run can resume a checkpoint: other steps would repeat some rows and skip others.
 
     Raises
     ------
-    ValueError
-        If the rows of a step differ (ranks may), or one run shards the model and the other does not.
+    UserError
+        If the number of rows per step differs (the number of ranks may), or only one of the two runs shards the model.
     """
-    kept = json.loads(Path(folder, COMPLETE).read_text(encoding="utf-8"))
-    if kept["rows_a_step"] != rows_a_step:
+    record = checkpoint_record(folder)
+    if record["rows_a_step"] != rows_per_step:
         raise UserError(
-            f"{folder} was trained with {kept['rows_a_step']} rows a step on {kept['ranks']} ranks, this run has "
-            f"{rows_a_step}: change per_device_train_batch_size or gradient_accumulation_steps so that their product "
-            "with the number of ranks is the same."
+            f"{folder} was trained with {record['rows_a_step']} rows per step on {record['ranks']} ranks, but this run "
+            f"has {rows_per_step}: change per_device_train_batch_size or gradient_accumulation_steps so that their "
+            "product with the number of ranks is the same."
         )
-    if kept["sharded"] != sharded:
-        before, now = (("a sharded", "one that is not"), ("an unsharded", "a sharded one"))[not kept["sharded"]]
-        raise UserError(f"{folder} is {before} checkpoint, this run needs {now}: launch as it was launched before.")
+    if record["sharded"] != sharded:
+        before, now = ("a sharded", "an unsharded") if record["sharded"] else ("an unsharded", "a sharded")
+        raise UserError(
+            f"{folder} is {before} checkpoint, but this run needs {now} one: launch it with the same "
+            "accelerate options."
+        )
 
 
-class WholeCheckpoints:
-    """For a Trainer: checkpoints are marked when every rank has written its part, and older ones deleted only then."""
+class CompleteCheckpoints:
+    """Mixin for a Trainer: mark checkpoints as complete, and delete older ones only then."""
 
     @property
-    def rows_a_step(self) -> int:
+    def rows_per_step(self) -> int:
         args = self.args  # type: ignore[attr-defined]
         return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     @property
-    def steps_an_epoch(self) -> int:
-        return math.ceil(len(self.train_dataset) / self.rows_a_step)  # type: ignore[attr-defined]
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train_dataset) / self.rows_per_step)  # type: ignore[attr-defined]
 
     @property
     def planned_steps(self) -> int:
         args = self.args  # type: ignore[attr-defined]
-        return args.max_steps if args.max_steps > 0 else math.ceil(self.steps_an_epoch * args.num_train_epochs)
+        return args.max_steps if args.max_steps > 0 else math.ceil(self.steps_per_epoch * args.num_train_epochs)
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        """The Trainer's, which on going on from a checkpoint trains nothing more where the run had ended with it.
+        """Train as the Trainer does, but do nothing if the resumed checkpoint is the end of its run.
 
-        The Trainer alone would take one step more than there are, and forget how long early stopping has waited.
+        The Trainer alone would take one step too many, and forget the patience that early stopping has used up.
 
         Raises
         ------
-        ValueError
+        UserError
             See :func:`check_resume`.
         """
         args = self.args  # type: ignore[attr-defined]
         planned = args.max_steps, args.num_train_epochs
         if resume_from_checkpoint is not None:
-            check_resume(resume_from_checkpoint, rows_a_step=self.rows_a_step, sharded=is_sharded(self))
+            check_resume(resume_from_checkpoint, rows_per_step=self.rows_per_step, sharded=is_sharded(self))
             args.restore_callback_states_from_checkpoint = True
-            if steps := self.steps_of_finished(resume_from_checkpoint):
-                args.max_steps, args.num_train_epochs = -1, steps // self.steps_an_epoch
+            if steps := self._steps_if_finished(resume_from_checkpoint):
+                args.max_steps, args.num_train_epochs = -1, steps // self.steps_per_epoch
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
         finally:
             args.max_steps, args.num_train_epochs = planned
 
-    def steps_of_finished(self, folder: str) -> int | None:
-        """Steps of a checkpoint that a run ended with, at its last step or by early stopping; None of any other."""
+    def _steps_if_finished(self, folder: str) -> int | None:
+        """Return the step of a checkpoint that ended its run, at the last step or by early stopping; otherwise None."""
         state = json.loads(Path(folder, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
         stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
         waited = stopping and stopping["attributes"]["early_stopping_patience_counter"]
@@ -138,16 +153,17 @@ class WholeCheckpoints:
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        kept, self.args.save_total_limit = self.args.save_total_limit, None
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         if self.args.should_save:
-            (folder / COMPLETE).unlink(missing_ok=True)
+            (folder / COMPLETE_FILE).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         try:
             with on_full_disk(folder):
                 super()._save_checkpoint(model, trial)
         finally:
-            self.args.save_total_limit = kept
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_complete(folder, rows_a_step=self.rows_a_step, ranks=self.args.world_size, sharded=is_sharded(self))
-            rotate_checkpoints(self.args.output_dir, kept, self.state.best_model_checkpoint, use_mtime=True)
+            ranks = self.args.world_size
+            mark_complete(folder, rows_per_step=self.rows_per_step, ranks=ranks, sharded=is_sharded(self))
+            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)

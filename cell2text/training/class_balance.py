@@ -9,31 +9,43 @@ from torch.utils.data import Sampler
 
 
 def row_weights(rows: Dataset, balance: float) -> np.ndarray:
-    """How often each row is drawn, shape (n_rows,): n rows of a data set and type together by n ** (1 - balance)."""
+    """Return a sampling weight per row, shape (n_rows,).
+
+    Parameters
+    ----------
+    balance
+        The n rows of one data set and cell type are sampled in proportion to n ** (1 - balance).
+    """
     kinds = list(zip(rows["dataset_id"], rows["cell_type"]))
     sizes = Counter(kinds)
     return np.array([sizes[kind] ** -balance for kind in kinds])
 
 
 class BalancedSampler(Sampler):
-    """Rows drawn by weight, with replacement, as many as there are; an epoch's draw depends on seed and epoch alone."""
+    """Sample rows by weight with replacement, as many as there are. A sample depends on seed and epoch alone.
+
+    Parameters
+    ----------
+    weights
+        Non-negative weight per row; they need not sum to 1.
+    """
 
     def __init__(self, weights: np.ndarray, seed: int):
-        self.chances, self.seed, self.epoch = weights / weights.sum(), seed, 0
+        self.probabilities, self.seed, self.epoch = weights / weights.sum(), seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.chances)
+        return len(self.probabilities)
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        return iter(generator.choice(len(self), len(self), p=self.chances).tolist())
+        return iter(generator.choice(len(self), len(self), p=self.probabilities).tolist())
 
 
 class BalancedRows:
-    """A Trainer that draws rare kinds of rows more often; `weights` is None for one that shuffles as usual."""
+    """Mixin for a Trainer: sample rows by `weights`; None shuffles as the Trainer does."""
 
     weights: np.ndarray | None = None
 

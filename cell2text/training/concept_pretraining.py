@@ -1,11 +1,13 @@
-"""The warm start: a fresh encoder and projector learn cell types and pathways before they meet the language model.
+"""Concept pretraining: encoder and projector learn to classify cells before the language model is trained.
 
-A language model's loss on a few words is a weak signal for an encoder that knows nothing yet; a classifier's is a
-strong one. The classification heads are thrown away, once they have told what encoder and projector know without any
-text: what a text gets wrong beyond that was lost on its way into words.
-Types are learned at every level of the Cell Ontology, as neighbours of each other.
+The language model's loss on a few words is a weak signal for an untrained encoder; a classification loss is a strong
+one. Types are learned at every level of the Cell Ontology, so that similar types become neighbours. Afterwards the
+heads predict the types of the held-out cells: errors of a text beyond those arise between the features and the words.
+The heads are then discarded, except for those of a `concepts` projector.
 """
 
+import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,40 +22,47 @@ from cell2text.evaluation.classification import FieldPairs
 from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import clean_label
 from cell2text.training.class_balance import BalancedRows
-from cell2text.training.concept_targets import BROADER_TYPES, CellConcepts, claims_by_name, type_claims
+from cell2text.training.concept_targets import (
+    BROADER_TYPES,
+    CellConcepts,
+    claims_by_type_name,
+    true_type_claims,
+)
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
-# Groups of concepts that shape the encoder, and what the loss of one of their names weighs.
-LEARNED = {"cell_type": 1.0, BROADER_TYPES: 0.1, "pathways": 0.2}
-CONCEPT_PRETRAINING = "concept_pretraining.json"
-FIGURES = ("accuracy", "lenient_accuracy", "pagerank_similarity")
+logger = logging.getLogger(__name__)
+
+# Concept groups that shape the encoder, and the weight of each name in the loss.
+GROUP_WEIGHTS = {"cell_type": 1.0, BROADER_TYPES: 0.1, "pathways": 0.2}
+CONCEPT_PRETRAINING_FILE = "concept_pretraining.json"
+HEAD_METRICS = ("accuracy", "lenient_accuracy", "pagerank_similarity")
 
 
 @dataclass
 class ConceptPretrainingResult:
-    """What a warm start came to.
+    """Loss and held-out accuracy of a concept pretraining.
 
     Parameters
     ----------
     loss
-        Training loss, averaged over the whole.
+        Mean training loss over all steps.
     held_out
-        `n` cells that took no part, and of their types what the head names: `accuracy` and the others of `FIGURES`,
-        shares from 0 to 1; None where there are none.
+        `n` labelled held-out cells and the `HEAD_METRICS` of the types that the head predicts for them, from 0 to 1;
+        None if there are none.
     """
 
     loss: float
     held_out: dict[str, float] | None = None
 
 
-class CellClassifier(nn.Module):
-    """Linear heads on a model's projected cells, which share and train the encoder and the projector.
+class ConceptClassifier(nn.Module):
+    """Linear heads on a model's projected cells; encoder and projector are the model's own and train with the heads.
 
-    A projector of named concepts has its heads, and keeps them; others are read by heads of types and pathways that go
-    with the classifier, as those of broader types always do. Where a cell comes from, its study tells best, so what
-    does is read off but trains no more.
+    A `concepts` projector keeps its heads. For any other projector, heads of types and pathways are added and discarded
+    afterwards, as the head of broader types always is. Origin heads train on detached features, so study artefacts do
+    not shape the encoder.
     """
 
     def __init__(self, model: Cell2TextForConditionalGeneration, concepts: CellConcepts):
@@ -62,59 +71,62 @@ class CellClassifier(nn.Module):
         self.cell_encoder, self.encode_cells = model.model.cell_encoder, model.model.encode_cells
         size = model.config.num_cell_tokens * model.config.text_config.hidden_size
         if model.config.cell_concepts is None:
-            learned = [group for group in LEARNED if group in concepts.groups]
+            learned = [group for group in GROUP_WEIGHTS if group in concepts.groups]
             heads = {group: nn.Linear(size, len(concepts.groups[group])) for group in learned}
             self.projector, self.heads = projector, nn.ModuleDict(heads)
-        elif model.config.cell_concepts == concepts.told():
+        elif model.config.cell_concepts == concepts.predicted_groups():
             self.projector, self.heads = projector.pooled, nn.ModuleDict(projector.heads)
             if BROADER_TYPES in concepts.groups:
                 self.heads[BROADER_TYPES] = nn.Linear(size, len(concepts.groups[BROADER_TYPES]))
         else:
-            asked = CellConcepts(concepts.told()).groups
-            told = model.config.concept_groups
-            differ = sorted(group for group in {*told, *asked} if told.get(group) != asked.get(group))
+            of_rows = CellConcepts(concepts.predicted_groups()).groups
+            of_model = model.config.concept_groups
+            differ = sorted(group for group in {*of_model, *of_rows} if of_model.get(group) != of_rows.get(group))
             raise UserError(
-                f"The model tells other cell_concepts than these rows, in {differ}: leave out "
+                f"The model's cell_concepts differ from those of these rows in {differ}: omit "
                 "concept_pretraining_epochs for a model that is trained already, or train a new one."
             )
-        # Features are as small as a language model's embeddings, which a head would take long to make up for.
+        # The features are as small as a language model's embeddings; heads would take long to compensate.
         self.scale = float(self.projector.output_norm.weight.detach().abs().mean())
 
     def train(self, mode: bool = True):
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.cell_encoder.parameters()):
-            self.cell_encoder.eval()  # a frozen one is as it is
+            self.cell_encoder.eval()  # a frozen encoder has no dropout
         return self
 
-    def forward(self, cell_input_ids, cell_attention_mask, truths):
-        """`truths` as :meth:`CellConcepts.truths` has them; groups without a head are left out."""
+    def forward(self, cell_input_ids, cell_attention_mask, targets):
+        """Return the loss and the logits of `cell_type`.
+
+        `targets` are those of :meth:`CellConcepts.targets`; groups without a head are ignored.
+        """
         features = self.features(cell_input_ids, cell_attention_mask)
         logits = self.heads["cell_type"](features)
-        loss = nn.functional.cross_entropy(logits, truths["cell_type"])
-        for group, weight in LEARNED.items():
+        loss = nn.functional.cross_entropy(logits, targets["cell_type"])
+        for group, weight in GROUP_WEIGHTS.items():
             if group in self.heads and group != "cell_type":
-                loss = loss + weight * masked_binary_cross_entropy(self.heads[group](features), truths[group])
+                loss = loss + weight * masked_binary_cross_entropy(self.heads[group](features), targets[group])
         for group in ORIGIN_FIELDS:
             if group in self.heads:
-                loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), truths[group])
+                loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), targets[group])
         return {"loss": loss, "logits": logits}
 
     def features(self, cell_input_ids, cell_attention_mask) -> torch.Tensor:
-        """What the heads read of each cell, shape (n_cells, num_cell_tokens * text_hidden)."""
+        """Return the input of the heads, shape (n_cells, num_cell_tokens * text_hidden)."""
         states, gene_mask, _ = self.encode_cells(cell_input_ids, cell_attention_mask)
         features = self.projector(states.flatten(0, 1), gene_mask.flatten(0, 1))
         return features.flatten(1).to(self.heads["cell_type"].weight.dtype) / self.scale
 
 
-def masked_binary_cross_entropy(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy over columns added up, mean over cells; what is NaN in truth weighs nothing."""
-    known = ~truth.isnan()
-    losses = nn.functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), weight=known, reduction="sum")
-    return losses / len(truth)
+def masked_binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the binary cross-entropy, summed over columns and averaged over cells; NaN targets are ignored."""
+    known = ~targets.isnan()
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), weight=known, reduction="sum")
+    return losses / len(targets)
 
 
 class BalancedTrainer(BalancedRows, Trainer):
-    """transformers' own, that may draw rare kinds of rows more often."""
+    """transformers' Trainer with an optional weight per row."""
 
 
 def pretrain_concepts(
@@ -129,57 +141,65 @@ def pretrain_concepts(
     held_out: Dataset | None = None,
     augment: bool = True,
 ) -> ConceptPretrainingResult:
-    """Train the encoder and the projector on the rows' cell types and named pathways, in place.
+    """Train encoder and projector to classify the first cell of each row, in place.
 
     Parameters
     ----------
     rows
-        Rows with `cells`, of which the first counts, and its `cell_type` and `pathways`; rows of an unknown type are
-        left out.
+        Rows with `cells`, `cell_type` and optionally `pathways` and origin. Rows without a cell type are skipped.
     args
-        Batch size, precision, device and seed are taken from here.
+        Batch size, precision, device and seed. A positive `max_steps` bounds the steps of concept pretraining as well.
     weights
-        How often each row is drawn; every row once an epoch if None.
+        Sampling weight per row; None samples every row once per epoch.
     held_out
-        Rows to be asked for in the end, which train nothing; those of an unknown type are left out.
+        Rows to predict at the end; rows without a cell type are skipped.
     augment
-        Whether genes are hidden from the encoder as in the rest of the training, or it sees each cell whole.
+        Whether genes are hidden from the encoder as in the rest of the training.
+
+    Raises
+    ------
+    UserError
+        If the rows have fewer than two cell types, or the model predicts other concepts.
     """
     labelled = [index for index, name in enumerate(rows["cell_type"]) if clean_label(name)]
-    learned, concepts = rows.select(labelled), CellConcepts.of(rows)
+    learned, concepts = rows.select(labelled), CellConcepts.from_rows(rows)
     classes = concepts.groups["cell_type"]
     if len(classes) < 2:
-        raise UserError(
-            f"concept_pretraining_epochs={epochs} needs at least two cell types to tell apart, found {classes}."
-        )
+        raise UserError(f"concept_pretraining_epochs={epochs} needs at least two cell types, found {classes}.")
 
     def collate(examples):
         batch = processor.pad_cells([example["cells"][:1] for example in examples], return_tensors="pt")
-        return {**batch, "truths": concepts.truths(examples)}
+        return {**batch, "targets": concepts.targets(examples)}
 
-    options = concept_pretraining_arguments(args, epochs, learning_rate)
-    # The classifier puts the parts it borrows into training by itself; what hides genes looks at the whole model.
+    options = _pretraining_arguments(args, epochs, learning_rate, len(learned))
+    # The classifier sets the modes of its own parts; hiding genes depends on the mode of the whole model.
     model.train(augment)
-    classifier = CellClassifier(model, concepts)
+    classifier = ConceptClassifier(model, concepts)
     trainer = BalancedTrainer(classifier, options, data_collator=collate, train_dataset=learned)
     trainer.weights = None if weights is None else weights[labelled]
     loss = trainer.train().training_loss
     model.eval()
     figures = None
     if held_out is not None:
-        claim_of = claims_by_name(learned)
-        claims = [claim_of[name] for name in classes]
-        figures = held_out_figures(classifier, processor, held_out, claims, options)
+        claims = claims_by_type_name(learned)
+        figures = _held_out_metrics(classifier, processor, held_out, [claims[name] for name in classes], options)
     model.to(device=args.device)  # type: ignore[call-arg]
     return ConceptPretrainingResult(loss, figures)
 
 
-def concept_pretraining_arguments(args: TrainingArguments, epochs: float, learning_rate: float) -> TrainingArguments:
-    """Of a run's arguments those that hold for its warm start, which saves and reports nothing."""
+def _pretraining_arguments(
+    args: TrainingArguments, epochs: float, learning_rate: float, n_rows: int
+) -> TrainingArguments:
+    """Return the options of concept pretraining, which saves nothing and reports no metrics."""
+    planned = math.ceil(epochs * math.ceil(n_rows / (args.train_batch_size * args.world_size)))
+    bounded = 0 < args.max_steps < planned
+    if bounded:
+        logger.info("Concept pretraining: %d steps, as max_steps allows, of %d planned.", args.max_steps, planned)
     return TrainingArguments(
         output_dir=args.output_dir,
         per_device_train_batch_size=args.per_device_train_batch_size,
         num_train_epochs=epochs,
+        max_steps=args.max_steps if bounded else -1,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
@@ -195,21 +215,28 @@ def concept_pretraining_arguments(args: TrainingArguments, epochs: float, learni
     )
 
 
-def held_out_figures(
-    classifier: CellClassifier, processor: Cell2TextProcessor, held_out: Dataset, claims: list[Claim],
+def _held_out_metrics(
+    classifier: ConceptClassifier, processor: Cell2TextProcessor, held_out: Dataset, claims: list[Claim],
     options: TrainingArguments,
 ) -> dict[str, float] | None:  # fmt: skip
-    """How near the head, whose classes make these claims, comes to held-out types; None where none of them is known."""
-    asked = held_out.select([index for index, name in enumerate(held_out["cell_type"]) if clean_label(name)])
-    if not len(asked):
+    """Return the head's metrics on the labelled held-out cells; None if no cell is labelled.
+
+    Parameters
+    ----------
+    claims
+        Cell types in the order of the head's classes.
+    """
+    labelled = held_out.select([index for index, name in enumerate(held_out["cell_type"]) if clean_label(name)])
+    if not len(labelled):
         return None
-    chosen: list[int] = []
+    predicted: list[int] = []
     classifier.eval()
     with torch.no_grad():
-        for batch in asked.select_columns("cells").iter(options.per_device_eval_batch_size):
+        for batch in labelled.select_columns("cells").iter(options.per_device_eval_batch_size):
             padded = processor.pad_cells([ranked[:1] for ranked in batch["cells"]], return_tensors="pt")
             cells = {name: values.to(options.device) for name, values in padded.items()}
-            chosen += classifier.heads["cell_type"](classifier.features(**cells)).argmax(-1).tolist()
-    pairs = FieldPairs("cell_type", type_claims(asked), [claims[index] for index in chosen], np.arange(len(asked)))
-    found = pairs.metrics(Resampler([None] * len(asked), n_resamples=0))
-    return {"n": len(asked), **{name: float(found[name][0]) for name in FIGURES}}
+            predicted += classifier.heads["cell_type"](classifier.features(**cells)).argmax(-1).tolist()
+    predicted_claims = [claims[index] for index in predicted]
+    pairs = FieldPairs("cell_type", true_type_claims(labelled), predicted_claims, np.arange(len(labelled)))
+    metrics = pairs.metrics(Resampler([None] * len(labelled), n_resamples=0))
+    return {"n": len(labelled), **{name: float(metrics[name][0]) for name in HEAD_METRICS}}

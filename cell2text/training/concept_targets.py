@@ -1,58 +1,58 @@
-"""What there is to tell of a run's cells, by name: types and the broader ones above them, pathways, and their origin.
+"""Concept labels of the training cells: types, broader types, pathways and origin, by name.
 
-The warm start learns these. Of a projector of `concepts` all but the broader types are what the language model reads,
-and it learns to say them from what is true of the training cells (Koh et al. 2020, arXiv 2007.04612, call that
-independent training of a concept bottleneck).
+Concept pretraining learns all of them. The language model reads all but the broader types from a `concepts` projector.
+It trains on the labels of the training cells rather than on the projector's predictions (independent training of a
+concept bottleneck: Koh et al. 2020, arXiv 2007.04612).
 """
 
+import logging
 from collections.abc import Collection
 from functools import lru_cache
 
 import torch
 from datasets import Dataset
-from transformers.utils import logging
 
 from cell2text.evaluation.classification import label_claim
 from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import ancestors, clean_label, label_of
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 BROADER_TYPES = "broader_cell_type"  # helps the encoder, but no text names them
-UNKNOWN = "unknown"  # a name like any other: texts leave out what is not known of cells like these
+UNKNOWN = "unknown"  # a concept like any other: texts omit what is unknown about such cells
 NAN = float("nan")
+BATCH_ROWS = 10_000
 
 
 class CellConcepts:
-    """Names that rows give cells, and which of them are true of a row.
+    """Names of concepts by group, and the targets of rows.
 
     Parameters
     ----------
     names
-        As `cell_concepts` of a model's configuration. Under `multiclass` the `cell_type` and each field of
-        `ORIGIN_FIELDS`; under `multilabel` the `pathways`, and `BROADER_TYPES`, labels of the Cell Ontology that types
-        fall under.
+        Names as in `cell_concepts` of a model's configuration: under `multiclass`, `cell_type` and the groups of
+        `ORIGIN_FIELDS`; under `multilabel`, `pathways` and `BROADER_TYPES` (labels of the Cell Ontology).
     """
 
     def __init__(self, names: dict[str, dict[str, list[str]]]):
         self.names = names
-        groups = {group: found for kind in names.values() for group, found in kind.items()}
+        groups = {group: members for kind in names.values() for group, members in kind.items()}
         self.groups = {group: groups[group] for group in sorted(groups)}
 
     @classmethod
-    def of(cls, rows: Dataset) -> "CellConcepts":
-        """The concepts of rows with a `cell_type`, and of their `pathways` and origin where they have them."""
+    def from_rows(cls, rows: Dataset) -> "CellConcepts":
+        """Collect the concepts of rows with a `cell_type` and, optionally, `pathways` and columns of origin."""
         labelled = rows.select([index for index, name in enumerate(rows["cell_type"]) if clean_label(name)])
-        claim_of = claims_by_name(labelled)
-        multiclass = {"cell_type": sorted(claim_of)}
+        claims = claims_by_type_name(labelled)
+        multiclass = {"cell_type": sorted(claims)}
         for field in ORIGIN_FIELDS:
             if field in rows.column_names:
                 multiclass[field] = sorted({clean_label(value) or UNKNOWN for value in labelled[field]})
-        scored = rows["pathways"] if "pathways" in rows.column_names else ()
+        pathways = rows["pathways"] if "pathways" in rows.column_names else ()
         multilabel = {
-            BROADER_TYPES: broader_types(list(claim_of.values())),
-            "pathways": sorted({name for named in scored for name in named or ()}),
+            BROADER_TYPES: broader_types(list(claims.values())),
+            "pathways": sorted({name for active in pathways for name in active or ()}),
         }
         return cls(
             {
@@ -61,84 +61,87 @@ class CellConcepts:
             }
         )
 
-    def told(self) -> dict[str, dict[str, list[str]]]:
-        """Names of what a text can tell, for the configuration of a model."""
+    def predicted_groups(self) -> dict[str, dict[str, list[str]]]:
+        """Return the names that a projector predicts and a text can use, for `cell_concepts` of a configuration."""
         return {
-            kind: {g: names for g, names in groups.items() if g != BROADER_TYPES} for kind, groups in self.names.items()
+            kind: {group: names for group, names in groups.items() if group != BROADER_TYPES}
+            for kind, groups in self.names.items()
         }
 
-    def truths(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """What is true of rows, by group: 1 or 0 for each name, NaN where that is unknown, shape (n_rows, n_names)."""
-        return {group: torch.tensor([self._truth(row, group) for row in rows]) for group in self.groups}
+    def targets(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Return 1 or 0 per name, NaN if unknown, for every group: tensors of shape (n_rows, n_names)."""
+        return {group: torch.tensor([self._target(row, group) for row in rows]) for group in self.groups}
 
-    def _truth(self, row: dict, group: str) -> list[float]:
+    def _target(self, row: dict, group: str) -> list[float]:
         names = self.groups[group]
         true: Collection[str]
         if group == BROADER_TYPES:
-            true = labels_above(row["cell_type"], row["cell_type_ontology_term_id"])
+            true = _labels_above(row["cell_type"], row["cell_type_ontology_term_id"])
         elif group == "pathways":
             true = row.get(group) or ()
-        else:  # rows without this column tell nothing, not that it is unknown
+        else:  # a missing column carries no label, not the label `unknown`
             true = {clean_label(row[group]) or UNKNOWN} & set(names) if group in row else ()
         return [float(name in true) for name in names] if true else [NAN] * len(names)
 
 
 class TrainingConceptOverrides:
-    """What is true of a run's training cells, for the batches of a language model that learns to say it.
+    """Concept labels of a run's training cells, which replace the projector's predictions in training batches.
 
     Parameters
     ----------
     concepts
-        Of the model.
+        Concepts of the model.
     rows
-        Rows with a `cell_id`; the first cell of each is what its columns tell of.
+        Training rows with a `cell_id`. Their columns label the first cell of each row.
     """
 
     def __init__(self, concepts: CellConcepts, rows: Dataset):
-        wanted = ("cell_type", "cell_type_ontology_term_id", *ORIGIN_FIELDS, "pathways")
-        columns = [name for name in wanted if name in rows.column_names]
-        kinds: dict[tuple, int] = {}  # far fewer than cells
-        self.kind_of: dict[str, int] = {}
-        for part in rows.select_columns(["cell_id", *columns]).iter(10_000):
+        needed = ("cell_type", "cell_type_ontology_term_id", *ORIGIN_FIELDS, "pathways")
+        columns = [name for name in needed if name in rows.column_names]
+        profiles: dict[tuple, int] = {}  # far fewer than cells
+        self.profile_of_cell: dict[str, int] = {}
+        for part in rows.select_columns(["cell_id", *columns]).iter(BATCH_ROWS):
             values = zip(*(part[name] for name in columns))
-            for cell_id, kind in zip(part["cell_id"], values):
-                key = tuple(tuple(value) if isinstance(value, list) else value for value in kind)
-                self.kind_of[cell_id] = kinds.setdefault(key, len(kinds))
-        one_of_each = [dict(zip(columns, kind)) for kind in kinds]
-        named = {name for row in one_of_each if (name := clean_label(row["cell_type"]))}
+            for cell_id, labels in zip(part["cell_id"], values):
+                key = tuple(tuple(value) if isinstance(value, list) else value for value in labels)
+                self.profile_of_cell[cell_id] = profiles.setdefault(key, len(profiles))
+        distinct = [dict(zip(columns, labels)) for labels in profiles]
+        named = {name for row in distinct if (name := clean_label(row["cell_type"]))}
         others = sorted(named - set(concepts.groups["cell_type"]))
         if others:
             logger.warning(
-                "%d cell types of these rows are none of the model's concepts, so that nothing tells it when to say "
-                "them: %s. To teach them, train a new model.", len(others), ", ".join(others),
+                "%d cell types of these rows are not concepts of the model, so it cannot learn when to name them: %s. "
+                "Train a new model to include them.", len(others), ", ".join(others),
             )  # fmt: skip
-        truths = concepts.truths(one_of_each)
-        self.kinds = torch.cat(list(truths.values()), dim=-1)
+        self.profiles = torch.cat(list(concepts.targets(distinct).values()), dim=-1)
 
     def batch(self, examples: list[dict], n_cells: int) -> torch.Tensor:
-        """Of the cells of examples, NaN for one that is none of the rows', shape (n_examples, n_cells, n_concepts)."""
-        found = self.kinds.new_full((len(examples), n_cells, self.kinds.shape[-1]), NAN)
+        """Return the labels of the examples' cells, shape (n_examples, n_cells, n_concepts).
+
+        A cell that is not one of the training cells gets NaN.
+        """
+        overrides = self.profiles.new_full((len(examples), n_cells, self.profiles.shape[-1]), NAN)
         for index, example in enumerate(examples):
             ids = (example.get("cell_id"), example.get("second_cell_id"))
             for slot, cell_id in enumerate(ids[: len(example["cells"])]):
-                if cell_id in self.kind_of:
-                    found[index, slot] = self.kinds[self.kind_of[cell_id]]
-        return found
+                if cell_id in self.profile_of_cell:
+                    overrides[index, slot] = self.profiles[self.profile_of_cell[cell_id]]
+        return overrides
 
 
 class ConceptAugmentation:
-    """What is known of cells, made less sure and put together anew, so that a text says one group whatever the others.
+    """Soften and recombine concept vectors, so that the text follows each group independently of the others.
 
-    Of every group at least half is the cell's own and the rest another cell's: the text learns to say what is most
-    probable. The origin of some cells is wholly that of another cell, which the text contradicts: it learns not to
-    conclude the type from where cells of a study come from.
+    Each group is a mixture of the cell's own labels (at least half) and another cell's: the text learns to name the
+    most probable concept. Some cells get another cell's origin altogether, while their text keeps their own: the text
+    learns not to infer the type from the tissue that cells of a study come from.
 
     Parameters
     ----------
     groups
         Names by group, in the order of the columns.
     swapped_origin
-        Share of the cells that are given another cell's origin.
+        Share of cells that get another cell's origin.
     """
 
     def __init__(self, groups: dict[str, list[str]], swapped_origin: float = 0.5):
@@ -147,37 +150,41 @@ class ConceptAugmentation:
         self.is_origin = is_origin.repeat_interleave(torch.tensor(self.sizes))
         self.swapped_origin = swapped_origin
 
-    def __call__(self, known: torch.Tensor) -> torch.Tensor:
-        """Concepts of shape (n_cells, n_concepts); what is NaN, or of another cell would be, stays as it was."""
+    def __call__(self, concepts: torch.Tensor) -> torch.Tensor:
+        """Return augmented concepts of shape (n_cells, n_concepts).
 
-        def drawn(n_columns):
-            return torch.rand(len(known), n_columns, device=known.device)
+        A value stays as it is where it is NaN, or the value to mix in is.
+        """
 
-        def another():
-            return known[torch.randperm(len(known), device=known.device)]
+        def uniform(n_columns):
+            return torch.rand(len(concepts), n_columns, device=concepts.device)
 
-        swapped = (drawn(1) < self.swapped_origin) & self.is_origin.to(known.device)
-        share = 1 - drawn(len(self.sizes)) / 2
-        share = share.repeat_interleave(torch.tensor(self.sizes, device=known.device), dim=1)
-        own = torch.where(swapped, another(), known)
-        mixed = share * own + (1 - share) * another()
-        return torch.where(mixed.isnan() | known.isnan(), known, mixed)
+        def of_other_cells():
+            return concepts[torch.randperm(len(concepts), device=concepts.device)]
+
+        swapped = (uniform(1) < self.swapped_origin) & self.is_origin.to(concepts.device)
+        share = 1 - uniform(len(self.sizes)) / 2
+        share = share.repeat_interleave(torch.tensor(self.sizes, device=concepts.device), dim=1)
+        own = torch.where(swapped, of_other_cells(), concepts)
+        mixed = share * own + (1 - share) * of_other_cells()
+        return torch.where(mixed.isnan() | concepts.isnan(), concepts, mixed)
 
 
-def type_claims(rows: Dataset) -> list[Claim]:
+def true_type_claims(rows: Dataset) -> list[Claim]:
+    """Return the annotated cell type of each row as a claim."""
     return [label_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
 
 
-def claims_by_name(rows: Dataset) -> dict[str, Claim]:
-    """What the names of the rows' known types stand for."""
-    claims = zip(map(clean_label, rows["cell_type"]), type_claims(rows))
+def claims_by_type_name(rows: Dataset) -> dict[str, Claim]:
+    """Return the claim behind each annotated type name of the rows."""
+    claims = zip(map(clean_label, rows["cell_type"]), true_type_claims(rows))
     return {name: claim for name, claim in claims if name}
 
 
 def broader_types(types: list[Claim]) -> list[str]:
-    """Labels of the terms of the Cell Ontology above types, their own among them.
+    """Return the labels of the Cell Ontology terms above the types, the types included.
 
-    Terms above all of the types tell nothing and are left out.
+    Terms above every type do not distinguish them and are omitted.
     """
     above = [ancestors(claim.term_id) if claim.term_id else frozenset() for claim in types]
     located = [terms for terms in above if terms]
@@ -186,7 +193,7 @@ def broader_types(types: list[Claim]) -> list[str]:
 
 
 @lru_cache(maxsize=10_000)
-def labels_above(name: str, term_id: str | None) -> frozenset[str]:
-    """Labels of the terms that a type is a kind of, its own among them; none where the ontology does not know it."""
+def _labels_above(name: str, term_id: str | None) -> frozenset[str]:
+    """Return the labels of a type's ancestors and its own; empty if the ontology lacks the type."""
     term = label_claim("cell_type", name, term_id).term_id if clean_label(name) else None
     return frozenset(label_of(above) for above in ancestors(term)) if term else frozenset()

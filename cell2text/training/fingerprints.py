@@ -1,4 +1,4 @@
-"""Hashes of weights and rows: what tells whether something kept from before still holds."""
+"""Hash weights and rows, to detect whether stored results are still valid."""
 
 import hashlib
 
@@ -7,11 +7,11 @@ import torch
 from datasets import Dataset
 
 
-ROWS_AT_ONCE = 1000
+HASHED_ROWS = 1000  # rows read at a time
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
-    """SHA-256 over the names, types and values of a module's weights."""
+    """Return the SHA-256 of the names, types and values of a module's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -20,10 +20,10 @@ def weights_fingerprint(module: torch.nn.Module) -> str:
 
 
 def data_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over the ranked genes of all rows, in their order."""
+    """Return the SHA-256 of the ranked genes of all rows, in order."""
     digest = hashlib.sha256()
-    for start in range(0, len(dataset), ROWS_AT_ONCE):
-        for cells in dataset[start : start + ROWS_AT_ONCE]["cells"]:
+    for start in range(0, len(dataset), HASHED_ROWS):
+        for cells in dataset[start : start + HASHED_ROWS]["cells"]:
             for cell in cells:
                 digest.update(np.asarray(cell, dtype=np.uint32).tobytes() + b"|")
             digest.update(b"\n")

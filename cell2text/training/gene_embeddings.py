@@ -1,18 +1,18 @@
-"""Gene embeddings of a fresh encoder from co-expression, so that it need not learn every gene from a few cells.
+"""Initialise the gene embeddings of a new encoder from co-expression.
 
-Trained from random values, an embedding table of thousands of genes memorises a small set of cells: rare genes above
-all. Left singular directions of the ranked cells place genes that are expressed together side by side, without any
-label, and are then kept as they are. Dimensions of their own may say which gene sets a gene belongs to: the mean over a
-cell's genes is then a score of every set.
+An embedding table of thousands of genes that starts from random values memorises a small set of cells, above all its
+rare genes. The right singular vectors of the cells' rank weights place co-expressed genes side by side without any
+label; they then stay fixed. Further dimensions can mark the gene sets that a gene belongs to: the mean over a cell's
+genes is then a score of every set.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.decomposition import TruncatedSVD
-from transformers.utils import logging
 
 from cell2text.errors import UserError
 from cell2text.preparation.gene_sets import GeneSets
@@ -21,11 +21,11 @@ from processing_cell2text import Cell2TextProcessor
 from projectors_cell2text import rank_weights
 
 
-MIN_CELLS = 3  # a gene seen in fewer says nothing about its neighbours
-SCALE = 0.1  # standard deviation of a well-described gene's embedding, large beside what positions learn
-MEMBER = 0.2  # what stands for being in a gene set; at 1 it drowned co-expression
+MIN_CELLS = 3  # a gene found in fewer cells says nothing about its neighbours
+EMBEDDING_SCALE = 0.1  # standard deviation of a frequent gene's embedding, large beside what positions learn
+MEMBERSHIP = 0.2  # value of a gene's membership in a set; 1 drowned co-expression
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def initialise_gene_embeddings(
@@ -37,54 +37,56 @@ def initialise_gene_embeddings(
     Parameters
     ----------
     cells
-        Ranked training cells, one sequence of token ids each.
+        Ranked training cells, one sequence of token ids per cell.
+    seed
+        Random seed of the singular value decomposition.
     gene_sets
-        Each takes one dimension of the embeddings from co-expression.
+        Gene sets to mark; each takes one dimension from co-expression. None marks none.
 
     Raises
     ------
-    ValueError
-        If the encoder has no BERT-like embedding tables, is no wider than there are gene sets, or knows none of their
-        genes.
+    UserError
+        If the encoder has no BERT-like embedding tables, has no more dimensions than there are gene sets, or its
+        vocabulary has none of their genes.
     """
     tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
     if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
         raise UserError(
             "gene_embeddings=svd and svd_sets need a BERT-like encoder, found "
-            f"{type(model.model.cell_encoder).__name__}: use random."
+            f"{type(model.model.cell_encoder).__name__}: pass gene_embeddings=random."
         )
-    matrix = ranked_matrix(cells, processor)
+    matrix = _rank_weighted_matrix(cells, processor)
     table = tables.word_embeddings.weight
-    members = None if gene_sets is None else set_members(gene_sets, processor)
+    members = None if gene_sets is None else _set_members(gene_sets, processor)
     n_sets = 0 if members is None else members.shape[1]
     if n_sets >= table.shape[1]:
-        raise UserError(f"{n_sets} gene sets fill the {table.shape[1]} dimensions of the encoder: make it wider.")
+        raise UserError(
+            f"{n_sets} gene sets fill the {table.shape[1]} dimensions of the encoder: raise encoder_hidden_size."
+        )
     n_components = min(table.shape[1] - n_sets, min(matrix.shape) - 1)
     directions = TruncatedSVD(n_components, random_state=seed).fit(matrix).components_.T
     spread = directions.std(axis=1)
-    directions *= SCALE / np.quantile(spread[spread > 0], 0.9)
+    directions *= EMBEDDING_SCALE / np.quantile(spread[spread > 0], 0.9)
     with torch.no_grad():
         for offset in (tables.position_embeddings, tables.token_type_embeddings):
-            offset.weight.zero_()  # LayerNorm brings every gene to one length: an offset would drown the rare ones
+            offset.weight.zero_()  # LayerNorm scales every gene to one length: an offset would drown rare genes
         table.zero_()
         table[:, :n_components] = torch.from_numpy(directions).to(table)
         if members is not None:
-            table[:, -n_sets:] = torch.from_numpy(MEMBER * members).to(table)
+            table[:, -n_sets:] = torch.from_numpy(MEMBERSHIP * members).to(table)
 
 
-def set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarray:
-    """Which genes of the vocabulary are in which set, 0 or 1, shape (n_tokens, n_sets)."""
+def _set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarray:
+    """Return the membership of each gene token in each set, 0 or 1, shape (n_tokens, n_sets)."""
     members = np.zeros((len(processor.gene_vocabulary), len(gene_sets)))
     for column, genes in enumerate(gene_sets.genes):
         tokens, _ = processor.gene_vocabulary.map_genes(genes)
         members[tokens[tokens >= 0], column] = 1
-    named = {gene for genes in gene_sets.genes for gene in genes}
-    found = int(members.any(axis=1).sum())
-    if not found:
-        raise UserError(
-            f"The vocabulary knows none of the {len(named):,} genes of the gene sets: expected human symbols."
-        )
-    logger.info(f"{found:,} of the {len(named):,} genes of {len(gene_sets)} gene sets are in the vocabulary.")
+    names = {gene for genes in gene_sets.genes for gene in genes}
+    mapped = int(members.any(axis=1).sum())
+    if not mapped:
+        raise UserError(f"The vocabulary has none of the {len(names):,} genes of the sets: expected human symbols.")
+    logger.info(f"{mapped:,} of the {len(names):,} genes of {len(gene_sets)} gene sets are in the vocabulary.")
     empty = [name for name, there in zip(gene_sets.names, members.max(axis=0)) if not there]
     if empty:
         logger.warning(f"{len(empty):,} of {len(gene_sets):,} gene sets have no gene in the vocabulary: {empty[:5]}.")
@@ -92,10 +94,10 @@ def set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarra
 
 
 def freeze_gene_embeddings(model: Cell2TextForConditionalGeneration) -> None:
-    """Keep the encoder's gene embeddings as they are in this run.
+    """Freeze the encoder's gene embeddings.
 
-    Without an attention layer the offsets by position stay as well: a learned one says little more than how long a
-    cell is, by which a study is told from the next. With one, attention has no other way to see a gene's rank.
+    An encoder without attention layers freezes its position embeddings as well: a learned one encodes little more than
+    the length of a cell, which distinguishes studies. With attention, they are the only way to see a gene's rank.
     """
     encoder = model.model.cell_encoder
     encoder.get_input_embeddings().requires_grad_(False)
@@ -104,11 +106,10 @@ def freeze_gene_embeddings(model: Cell2TextForConditionalGeneration) -> None:
             offset.requires_grad_(False)
 
 
-def ranked_matrix(cells: list, processor: Cell2TextProcessor) -> sp.csr_matrix:
-    """Cells by tokens, weighted by rank and of unit length; special tokens and rare genes are left out."""
+def _rank_weighted_matrix(cells: list, processor: Cell2TextProcessor) -> sp.csr_matrix:
+    """Return rank weights of unit length per cell, shape (n_cells, n_tokens), without special tokens and rare genes."""
     vocabulary = processor.gene_vocabulary
-    special = [token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id) if token is not None]
-    genes = [np.asarray(cell)[~np.isin(cell, special)] for cell in cells]
+    genes = [np.asarray(cell)[~np.isin(cell, vocabulary.frame_token_ids)] for cell in cells]
     weights = [rank_weights(torch.arange(len(cell)), processor.max_genes).numpy() for cell in genes]
     indptr = np.concatenate([[0], np.cumsum([len(cell) for cell in genes])])
     matrix = sp.csr_matrix(

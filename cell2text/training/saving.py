@@ -1,4 +1,4 @@
-"""Save models so that a killed run or a full disk leaves the files that were there before."""
+"""Save models so that a killed run or a full disk leaves the previous files intact."""
 
 import errno
 import os
@@ -17,9 +17,9 @@ from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
-SAVING = ".saving-"
-# How the libraries word it that a file could not be written whole.
-DISK_WORDS = (
+PARTIAL_PREFIX = ".saving-"
+# Parts of the libraries' messages when a file cannot be written completely.
+FULL_DISK_MESSAGES = (
     "No space left",
     "os error 28",
     "File too large",
@@ -31,38 +31,38 @@ DISK_WORDS = (
 
 
 class FullDiskError(RunStoppedError):
-    """A file could not be written whole; what was whole before still is."""
+    """A file could not be written completely; the files before it are intact."""
 
 
 @contextmanager
 def on_full_disk(folder: Path) -> Iterator[None]:
-    """Turn the many errors of a full disk into one that says what to do.
+    """Raise one `FullDiskError` instead of the many errors that a full disk causes.
 
     Raises
     ------
     FullDiskError
-        In place of any error that a full disk causes.
+        If the block fails for want of disk space.
     """
     try:
         yield
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        if not full and not any(words in str(error) for words in DISK_WORDS):
+        if not full and not any(words in str(error) for words in FULL_DISK_MESSAGES):
             raise
         free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
         raise FullDiskError(
-            f"{folder} could not be written whole ({error}); {free / 2**30:.2f} GiB are free. Make room, or lower "
-            "--save_total_limit; then go on with --resume_from_checkpoint true, from the last whole checkpoint."
+            f"{folder} could not be written completely ({error}); {free / 2**30:.2f} GiB are free. Free some space, or "
+            "lower save_total_limit; then pass resume_from_checkpoint=true to resume the last complete checkpoint."
         ) from error
 
 
 @contextmanager
 def saved_whole(folder: Path) -> Iterator[Path]:
-    """A folder to save into, whose files then replace those of `folder`, each whole or not at all."""
+    """Yield a temporary folder, and move its files into `folder` when the block ends without an error."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{SAVING}*"):  # by a save that was killed
-        shutil.rmtree(left)
-    with on_full_disk(folder), tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as partial:
+    for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):  # of a killed save
+        shutil.rmtree(leftover)
+    with on_full_disk(folder), tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder) as partial:
         yield Path(partial)
         for path in sorted(path for path in Path(partial).rglob("*") if path.is_file()):
             target = folder / path.relative_to(partial)
@@ -71,14 +71,14 @@ def saved_whole(folder: Path) -> Iterator[Path]:
 
 
 def is_sharded(trainer) -> bool:
-    """Whether no rank holds the whole model: FSDP, DeepSpeed."""
+    """Return whether no rank holds the whole model, as under FSDP and DeepSpeed ZeRO-3."""
     return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
 def save_base(model, processor: Cell2TextProcessor, model_args: ModelConfig, folder: Path, training_args) -> None:
-    """Save what an adapter is an adapter of, unless it was loaded from a place of its own."""
-    found, wanted = model.config._name_or_path, model_args.model_name_or_path
-    loaded = found and wanted and Path(found) == Path(wanted)
+    """Save the model that a LoRA adapter belongs to, unless it was loaded from a folder or the Hub."""
+    source, requested = model.config._name_or_path, model_args.model_name_or_path
+    loaded = source and requested and Path(source) == Path(requested)
     if training_args.process_index == 0:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     if loaded:
@@ -91,15 +91,15 @@ def save_base(model, processor: Cell2TextProcessor, model_args: ModelConfig, fol
 
 
 def save_final(trainer, processor: Cell2TextProcessor) -> Cell2TextForConditionalGeneration | None:
-    """Save a model that loads with `AutoModel` into the output folder, its adapter beside it.
+    """Save a model that `AutoModel` loads into the output folder, and a LoRA adapter beside it.
 
-    All ranks call it, since a sharded model is gathered.
+    Every rank calls this function, since a sharded model is gathered.
 
     Returns
     -------
-    The whole model, its adapter merged, on the main rank; None on the others.
+    The whole model, with merged adapters, on the main rank; None on the others.
     """
-    model = gathered_model(trainer) if is_sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
+    model = _gathered_model(trainer) if is_sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
     if not trainer.accelerator.is_main_process:
         return None
     output_dir = Path(trainer.args.output_dir)
@@ -114,20 +114,20 @@ def save_final(trainer, processor: Cell2TextProcessor) -> Cell2TextForConditiona
     return model.to(trainer.args.device)
 
 
-def gathered_model(trainer):
-    """The whole of a sharded model on the main rank's CPU, as it was before it was cut; None on the other ranks."""
+def _gathered_model(trainer):
+    """Return the whole of a sharded model on the main rank's CPU, as it was before sharding; None on other ranks."""
     state = trainer.accelerator.get_state_dict(trainer.deepspeed if trainer.is_deepspeed_enabled else trainer.model)
     if not trainer.accelerator.is_main_process:
         return None
-    cut = trainer.accelerator.unwrap_model(trainer.model)
-    plain = cut.get_base_model() if isinstance(cut, PeftModel) else cut
+    sharded = trainer.accelerator.unwrap_model(trainer.model)
+    plain = sharded.get_base_model() if isinstance(sharded, PeftModel) else sharded
     with no_init_weights():
         whole = Cell2TextForConditionalGeneration(plain.config)
     whole.generation_config = plain.generation_config
     whole.name_or_path = plain.name_or_path
-    if isinstance(cut, PeftModel):
-        whole = get_peft_model(whole, cut.peft_config[cut.active_adapter])
-    else:  # sharding made float32 copies of what trains
+    if isinstance(sharded, PeftModel):
+        whole = get_peft_model(whole, sharded.peft_config[sharded.active_adapter])
+    else:  # sharding made float32 copies of the trained weights
         state = {name: value.to(plain.config.dtype) for name, value in state.items()}
     whole.load_state_dict(state, assign=True)
     whole.tie_weights()

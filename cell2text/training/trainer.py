@@ -1,4 +1,9 @@
-"""TRL's SFTTrainer with cells: a collator that pads them, and checks before the first step."""
+"""TRL's SFTTrainer for rows with cells.
+
+It adds learning rates per part of the model, checks of every loss, generated texts at evaluations, resumable
+checkpoints and throughput to the logs. Its collator adds cached encoder states and concept labels to the collator of
+the Hub files.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -14,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 from cell2text.errors import UserError
 from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
-from cell2text.training.checkpoints import WholeCheckpoints
+from cell2text.training.checkpoints import CompleteCheckpoints
 from cell2text.training.class_balance import BalancedRows
 from cell2text.training.concept_targets import TrainingConceptOverrides
 from cell2text.training.loss_watch import LossWatch
@@ -25,14 +30,14 @@ from cell2text.training.validation import GenerationEvaluator
 from collation_cell2text import Cell2TextDataCollator
 
 
-# Parts of the model that may have a learning rate of their own, by what their parameters' names hold.
-PARTS = {
+# Parts of the model that can have their own learning rate, and substrings of their parameters' names.
+MODEL_PARTS = {
     "cell_encoder": ("cell_encoder.",),
     "projector": ("projector.",),
     "language_model": ("language_model.", "lm_head."),
 }
-SHOWN_SHAPES = ("input_ids", "cell_input_ids", "cell_states")
-GENES_FIRST = 100_000  # one gene more counts as much as so many tokens: attention over genes costs most
+REPORTED_TENSORS = ("input_ids", "cell_input_ids", "cell_states")
+TOKENS_PER_GENE = 100_000  # weight of a gene in a row's length: attention over genes costs most
 
 
 @dataclass
@@ -68,24 +73,25 @@ class TrainingCollator(Cell2TextDataCollator):
         return batch
 
 
-class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
-    """An SFTTrainer whose rows hold cells.
+class Cell2TextTrainer(BalancedRows, CompleteCheckpoints, SFTTrainer):
+    """SFTTrainer for rows with cells.
 
     Parameters
     ----------
     learning_rates
-        Of parts of the model, keys of `PARTS`; the trainer's own where left out or None. A part at 0 stays as it is.
+        Learning rate per part, a key of `MODEL_PARTS`. 0 freezes the part; None, or a missing part, uses
+        `learning_rate`.
     max_loss_jump
-        Nats above the recent median that stop the run.
+        Nats above the median of the last 50 losses that stop the run; None for no limit.
     row_weights
-        How often each training row is drawn; every row once an epoch if None.
+        Sampling weight per training row, shape (n_rows,); None samples every row once per epoch.
 
     Attributes
     ----------
     validation_texts
-        Describes validation cells at every evaluation, and adds the figures of the texts to it; None for none.
+        Describes validation cells at every evaluation and adds their metrics; None describes none.
     batch_shapes
-        Shapes of the latest batch, for advice when the memory does not suffice.
+        Shapes of the last batch, reported when memory is exhausted.
     """
 
     args: SFTConfig
@@ -131,13 +137,13 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         cell_ids, sizes = inputs.pop("cell_ids", []), inputs.pop("sizes", {})
-        self.batch_shapes = {name: tuple(inputs[name].shape) for name in SHOWN_SHAPES if name in inputs}
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.batch_shapes = {name: tuple(inputs[name].shape) for name in REPORTED_TENSORS if name in inputs}
+        output = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.model.training:
-            loss = float((found[0] if return_outputs else found).detach())
-            self.loss_watch.look(loss, cell_ids, self.state.global_step + 1, self.args.process_index)
+            loss = float((output[0] if return_outputs else output).detach())
+            self.loss_watch.check(loss, cell_ids, self.state.global_step + 1, self.args.process_index)
             self.throughput.add(sizes)
-        return found
+        return output
 
     def log(self, logs, start_time=None):
         if "loss" in logs and self.model.training:
@@ -166,14 +172,14 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if "cells" not in dataset.column_names:
-            raise UserError(f"The {dataset_name} dataset has no column of cells; it has {dataset.column_names}.")
-        whole = copy.copy(args)
-        whole.max_length = None
-        prepared = super()._prepare_dataset(dataset, processing_class, whole, packing, formatting_func, dataset_name)
+            raise UserError(f"The {dataset_name} dataset has no column `cells`; it has {dataset.column_names}.")
+        uncut = copy.copy(args)  # TRL would truncate prompts without an error
+        uncut.max_length = None
+        prepared = super()._prepare_dataset(dataset, processing_class, uncut, packing, formatting_func, dataset_name)
         if args.max_length is not None:
-            refuse_long_rows(prepared, args.max_length, dataset_name)
+            _check_lengths(prepared, args.max_length, dataset_name)
         if args.train_sampling_strategy == "group_by_length":
-            prepared = with_lengths(prepared, args.length_column_name)
+            prepared = add_lengths(prepared, args.length_column_name)
         return prepared
 
     def create_optimizer(self, model=None):
@@ -181,18 +187,18 @@ class Cell2TextTrainer(BalancedRows, WholeCheckpoints, SFTTrainer):
             trained = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             decayed = set(self.get_decay_parameter_names(trained))
-            groups = parameter_groups(trained, self.learning_rates, decayed, weight_decay=self.args.weight_decay)
+            groups = _parameter_groups(trained, self.learning_rates, decayed, weight_decay=self.args.weight_decay)
             self.optimizer_cls_and_kwargs = optimizer_class, {**options, "params": groups}
         return super().create_optimizer(model)
 
 
 def part_of(name: str) -> str:
-    """The part of the model, a key of `PARTS`, that a parameter belongs to by its name."""
-    return next((part for part, prefixes in PARTS.items() if any(prefix in name for prefix in prefixes)), "other")
+    """Return the part of the model, a key of `MODEL_PARTS`, that a parameter belongs to; otherwise `other`."""
+    return next((part for part, prefixes in MODEL_PARTS.items() if any(prefix in name for prefix in prefixes)), "other")
 
 
-def parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
-    """Trainable parameters by part and by weight decay; parts in `rates` carry a learning rate of their own."""
+def _parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
+    """Group trainable parameters by part and weight decay; the groups of parts in `rates` get their learning rate."""
     groups: dict[tuple, dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -206,25 +212,21 @@ def parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, we
     return list(groups.values())
 
 
-def with_lengths(dataset, column: str):
-    """Rows with their longest cell's genes, then their text's tokens, as one number: what batches are grouped by.
-
-    Genes come first, since attention over them costs most.
-    """
+def add_lengths(dataset, column: str):
+    """Add a column of lengths to group batches by: genes of the longest cell first, then tokens of the text."""
     lengths = [
-        GENES_FIRST * max(map(len, cells), default=0) + len(ids)
+        TOKENS_PER_GENE * max(map(len, cells), default=0) + len(ids)
         for cells, ids in zip(dataset["cells"], dataset["input_ids"])
     ]
     return dataset.add_column(column, lengths)
 
 
-def refuse_long_rows(dataset, max_length: int, name: str) -> None:
-    """Raise rather than cut a prompt's cells or an answer's last sentence, as TRL would without a word."""
+def _check_lengths(dataset, max_length: int, name: str) -> None:
+    """Raise a `UserError` if `max_length` would cut a row: TRL would drop cells or sentences without an error."""
     lengths = [len(ids) for ids in dataset["input_ids"]]
     longer = sum(length > max_length for length in lengths)
     if longer:
         raise UserError(
             f"max_length={max_length} would cut {longer:,} of {len(lengths):,} rows of the {name} dataset; the "
-            "longest has "
-            f"{max(lengths)} tokens. Raise it to at least {max(lengths)}, or lower num_cell_tokens."
+            f"longest has {max(lengths)} tokens. Raise it to at least {max(lengths)}, or lower num_cell_tokens."
         )

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from cell2text.files import atomic_path, write_atomically
 from cell2text.models import MINI
-from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING
+from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE
 
 
 STEPS = ("select", "train", "test", "read", "card")
@@ -41,7 +41,7 @@ def package(run: Path) -> None:
     """Copy the model of a run into the package, with bfloat16 weights and links to the code files."""
     MINI.mkdir(parents=True, exist_ok=True)
     for path in run.iterdir():
-        if path.suffix == ".json" and path.name != CONCEPT_PRETRAINING:
+        if path.suffix == ".json" and path.name != CONCEPT_PRETRAINING_FILE:
             content = json.loads(path.read_text())
             write_atomically(MINI / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         elif path.suffix in (".jinja", ".tsv"):

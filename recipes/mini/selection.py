@@ -18,7 +18,7 @@ from datasets import load_dataset
 import cell2text
 from cell2text.files import write_atomically
 from cell2text.preparation.run import prepare
-from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING, FIGURES
+from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE, HEAD_METRICS
 
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -56,8 +56,8 @@ def score_fold(args: Namespace, recipe: str, changes: dict, name: str, fold: dic
     train(args, dataset, out, hold_out="validation", **changes)
     metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
     scores = {key: float(f"{metrics[group][key]:.4g}") for group, keys in METRICS.items() for key in keys}
-    head = json.loads((out / CONCEPT_PRETRAINING).read_text())["held_out"]
-    scores |= {f"head_{key}": float(f"{head[key]:.4g}") for key in FIGURES}
+    head = json.loads((out / CONCEPT_PRETRAINING_FILE).read_text())["held_out"]
+    scores |= {f"head_{key}": float(f"{head[key]:.4g}") for key in HEAD_METRICS}
     rows = load_dataset(str(dataset), split="validation")
     return scores | {"comparing": score_comparisons(*cell2text.load(out, device="cpu"), rows)}
 

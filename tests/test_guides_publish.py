@@ -1,0 +1,56 @@
+"""The commands of docs/guides/publish.md run against a stand-in for the Hub, and its Python loads the result."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import make_model, make_processor
+from .hub import stand_in
+
+
+GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "guides" / "publish.md").read_text(encoding="utf-8")
+CARD = "---\nlicense: apache-2.0\n---\n\n# A model\n"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, flags=re.M | re.S)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the two runs that the guide names."""
+    run = tmp_path / "runs" / "default"
+    processor = make_processor()
+    make_model(processor=processor).save_pretrained(run)
+    processor.save_pretrained(run)
+    (run / "README.md").write_text(CARD)
+    lora = shutil.copytree(run, tmp_path / "runs" / "lora")
+    (lora / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (lora / "adapter" / name).write_text("{}")
+    return tmp_path
+
+
+def test_commands_upload_what_the_python_loads(folder):
+    with stand_in() as hub:
+        environment = hub.environment(folder / "home")
+        for command in "".join(blocks("bash")).splitlines():
+            arguments = [sys.executable, "-m", *shlex.split(command)]
+            subprocess.run(arguments, check=True, capture_output=True, cwd=folder, env=environment)
+        assert set(hub.commits) == {"OWNER/NAME", "OWNER/NAME-lora"} and list(hub.tags["OWNER/NAME"]) == ["v1"]
+        assert "modeling_cell2text.py" in hub.files("OWNER/NAME")
+        assert set(hub.files("OWNER/NAME-lora")) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+        (python,) = blocks("python")
+        check = (
+            "import sys; assert 'cell2text' not in sys.modules; print(type(model).__name__, type(processor).__name__)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", python + check], check=True, capture_output=True, text=True, cwd=folder,
+            env={**hub.environment(folder / "reader"), "PYTHONPATH": ""},
+        )  # fmt: skip
+    assert done.stdout.split() == ["Cell2TextForConditionalGeneration", "Cell2TextProcessor"]
