@@ -8,7 +8,7 @@ from ranking_cell2text import CellRanker
 from .conftest import make_adata, make_vocabulary
 
 
-def test_columns_are_found_by_alias_symbol_and_merged_gene():
+def test_genes_are_matched_by_alias_symbol_and_merged_row():
     vocabulary, adata = make_vocabulary(), make_adata(3)
     adata.var_names = [*adata.var_names[:-1], f"{adata.var_names[0]}.7"]  # a second row of the first gene
     ranker = CellRanker(adata.var, vocabulary, max_genes=32)
@@ -39,7 +39,7 @@ def read_gmt_text(text):
         ("A\tx\tG1\nA\tx\tG2\n", "several gene sets of the same name: \\['A'\\]"),
     ],
 )
-def test_a_wrong_gmt_is_refused(text, message):
+def test_an_invalid_gmt_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         read_gmt_text(text)
 

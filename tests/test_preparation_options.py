@@ -1,7 +1,5 @@
 """Options of `prepare` from Python, yaml files and the command line."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,23 +69,11 @@ def test_published_sampling_filters_as_published():
 
 
 def test_command_line_prints_a_summary_or_one_error(studies, tmp_path, capsys):
-    command = [
-        sys.executable,
-        "-m",
-        "cell2text",
-        "prepare",
-        "--out",
-        str(tmp_path / "out"),
-        "--quiet",
-        "--split",
-        "random",
-    ]
-    done = subprocess.run(
-        [*command, str(studies / "cells"), "--tasks", "describe=1,ask=2"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "210 rows (train 168" in done.stdout and "one: 60 of 60 cells, 0.0% of the counts lost" in done.stdout
-    assert run_cli(*command[3:], tmp_path / "none.h5ad") == 2
+    options = ["--out", tmp_path / "out", "--quiet", "--split", "random"]
+    assert run_cli("prepare", studies / "cells", *options, "--tasks", "describe=1,ask=2") == 0
+    output = capsys.readouterr().out
+    assert "210 rows (train 168" in output and "one: 60 of 60 cells, 0.0% of the counts lost" in output
+    assert run_cli("prepare", tmp_path / "none.h5ad", *options) == 2
     assert capsys.readouterr().err == f"cell2text: {tmp_path / 'none.h5ad'} does not exist.\n"
 
 

@@ -9,7 +9,7 @@ from cell2text.preparation.sampling import add_organ, diversity, sample_cells
 from .preparation_runs import make_metadata
 
 
-def test_published_sampling_keeps_its_caps():
+def test_published_sampling_respects_its_caps():
     rng = np.random.default_rng(0)
     n = 40_000
     cells = make_metadata(n, n_donors=300, n_types=60)
@@ -20,11 +20,11 @@ def test_published_sampling_keeps_its_caps():
     cells["disease"] = pd.Categorical(rng.choice(["normal", "COVID-19", "asthma"], size=n, p=[0.8, 0.15, 0.05]))
     chosen, parts = sample_cells(cells, "published", n_cells=4000, seed=0)
     assert len(chosen) == len(set(chosen)) == sum(part["taken"] for part in parts)
-    asked = [part["asked"] for part in parts]
-    assert asked == [1200, 1000, 800, 600, 400] and all(part["taken"] <= part["asked"] for part in parts)
+    targets = [part["asked"] for part in parts]
+    assert targets == [1200, 1000, 800, 600, 400] and all(part["taken"] <= part["asked"] for part in parts)
     organ = add_organ(cells)["organ"]
     assert {"blood", "brain"} <= set(organ) and not {"tissue 1", "tissue 2"} & set(organ)
-    # Brain: at most a fifth of the first part, and what the others bring, of which none is larger than its own share.
+    # Brain: at most a fifth of the first stratum, plus its cells in the other strata, which have caps of their own.
     assert (cells["cell_type"].iloc[chosen].value_counts(normalize=True) < 0.2).all()
     before, after = diversity(cells)["tissue"]["shannon"], diversity(cells.iloc[chosen])["tissue"]["shannon"]
     assert after > before
@@ -34,7 +34,7 @@ def test_published_sampling_keeps_its_caps():
     )
 
 
-def test_each_published_part_keeps_its_caps():
+def test_each_published_stratum_respects_its_caps():
     from cell2text.preparation.sampling import PUBLISHED_STRATA, sample_strata
 
     cells = add_organ(make_metadata(20_000, n_donors=300, n_types=60))
@@ -53,7 +53,7 @@ def test_a_balanced_sample_is_as_even_as_the_cells_allow():
     assert cells["cell_type"].iloc[chosen].value_counts().to_dict() == {"common": 30, "rare": 10}
 
 
-def test_samples_of_every_kind_have_their_size():
+def test_samples_of_every_method_have_the_requested_size():
     cells = make_metadata(500)
     assert sample_cells(cells, "all", n_cells=None, seed=0)[0].tolist() == list(range(500))
     for method in ("all", "random"):

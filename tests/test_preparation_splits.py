@@ -16,7 +16,7 @@ SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 @pytest.mark.parametrize("method", GROUP_COLUMNS)
 @pytest.mark.parametrize("seed", range(5))
-def test_no_group_stands_in_two_splits(method, seed):
+def test_no_group_is_in_two_splits(method, seed):
     cells = make_metadata(seed=seed)
     shares = SHARES if method == "donor" else {"train": 0.6, "validation": 0.2, "test": 0.2}
     splits = split_cells(cells, method, shares=shares, seed=seed)
@@ -42,8 +42,8 @@ def split_or_refusal(cells, seed):
     pairs=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.integers(0, 3)), min_size=30, max_size=200),
     seed=st.integers(0, 100),
 )
-def test_trying_to_break_the_split_by_donor(pairs, seed):
-    """Any assignment of types and tissues to donors, rare ones too: groups whole, categories covered, or a clear refusal."""
+def test_split_by_donor_covers_all_categories_or_is_refused(pairs, seed):
+    """Whatever types and tissues donors have: groups stay whole and categories are covered, or the error is clear."""
     donors, types, tissues = zip(*pairs)
     cells = make_metadata(len(pairs))
     cells["donor"] = pd.Categorical([f"d{i}" for i in donors])
@@ -61,7 +61,7 @@ def test_trying_to_break_the_split_by_donor(pairs, seed):
             assert held_out <= set(cells[column][splits == 0].dropna())
 
 
-def test_a_torn_group_and_a_missing_category_are_found():
+def test_a_divided_group_and_a_missing_category_are_detected():
     cells = make_metadata(60)
     splits = split_cells(cells, "dataset", shares=SHARES, seed=0)
     torn = splits.copy()
@@ -74,14 +74,14 @@ def test_a_torn_group_and_a_missing_category_are_found():
 
 
 @pytest.mark.parametrize("method", ["tissue", "cell_type"])
-def test_a_held_out_category_is_never_seen_in_training(method):
+def test_held_out_categories_do_not_occur_in_training(method):
     cells = make_metadata()
     splits = split_cells(cells, method, shares={"train": 0.6, "validation": 0.2, "test": 0.2}, seed=1)
     held_out = set(cells[method][splits > 0])
     assert held_out and not held_out & set(cells[method][splits == 0])
 
 
-def test_a_random_split_keeps_every_stratum():
+def test_a_random_split_divides_every_stratum_by_the_shares():
     cells = make_metadata()
     splits = split_cells(cells, "random", shares=SHARES, stratify=("dataset_id", "cell_type"), seed=3)
     table = cells.assign(split=splits).groupby(["dataset_id", "cell_type"], observed=True)["split"]
@@ -91,7 +91,7 @@ def test_a_random_split_keeps_every_stratum():
         assert (group == 0).any()
 
 
-def test_choosing_on_validation_moves_no_test_cell():
+def test_the_validation_share_does_not_change_the_test_split():
     cells = make_metadata()
     for method in ("random", "donor", "dataset"):
         final = split_cells(cells, method, shares={"train": 0.8, "test": 0.2}, seed=5)
@@ -99,7 +99,7 @@ def test_choosing_on_validation_moves_no_test_cell():
         assert ((final == 2) == (choosing == 2)).all() and (choosing == 1).any()
 
 
-def test_named_cells_are_held_out_and_no_others():
+def test_a_named_split_holds_out_the_named_cells_only():
     cells = make_metadata()
     named = {"test": ["dataset_id=s2", "donor_id=d1"], "validation": ["donor_id=d1", "donor_id=d13"]}
     splits = split_cells(cells, "named", shares=SHARES, named=named, seed=0)
@@ -113,16 +113,16 @@ def test_named_cells_are_held_out_and_no_others():
         ({"test": ["donor_id=d99"]}, "test cells 'donor_id=d99': no cell has this donor_id; there are d"),
         ({"test": ["donor"]}, "no cell has this donor"),
         ({"validation": ["age=3"]}, r"'age=3': expected COLUMN=VALUE with a column of \['assay'"),
-        ({"test": [f"dataset_id=s{i}" for i in range(6)]}, "leaves none for training"),
-        ({}, "holds out no cell"),
+        ({"test": [f"dataset_id=s{i}" for i in range(6)]}, "leave none for training"),
+        ({}, "hold out nothing"),
     ],
 )
-def test_names_of_no_cell_are_refused(named, message):
+def test_names_that_match_no_cell_are_refused(named, message):
     with pytest.raises(ValueError, match=message):
         split_cells(make_metadata(), "named", shares=SHARES, named=named, seed=0)
 
 
-def test_seeds_decide():
+def test_splits_depend_on_the_seed_only():
     cells = make_metadata()
     for method in ("random", "donor"):
         first, again, other = (split_cells(cells, method, shares=SHARES, seed=seed) for seed in (0, 0, 1))
@@ -138,7 +138,7 @@ def test_seeds_decide():
         ("random", {"shares": SHARES, "stratify": ("batch",)}, "there is no column \\['batch'\\]"),
     ],
 )
-def test_wrong_splits_are_refused(method, options, message):
+def test_invalid_shares_and_methods_are_refused(method, options, message):
     with pytest.raises(ValueError, match=message):
         split_cells(make_metadata(50), method, seed=0, **options)
 
