@@ -104,7 +104,8 @@ def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
     import yaml
     from trl import TrlParser
 
-    parser = TrlParser(classes, usage="%(prog)s [--config FILE.yaml] [--option value ...]; --help lists the options")
+    usage = "%(prog)s [--config FILE.yaml] [--option value ...]; --help lists the options"
+    parser = TrlParser(classes, usage=usage)  # type: ignore[arg-type]
     if "--help_all" in argv:
         parser.print_help()
         raise SystemExit(0)
