@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import ProcessorMixin
 from transformers.utils import logging
 
 
@@ -48,17 +47,12 @@ class Cell2TextDataCollator:
     Examples:
 
     ```python
-    >>> trainer = SFTTrainer(
-    ...     model=model,
-    ...     processing_class=processor,
-    ...     train_dataset=rows,
-    ...     data_collator=processor.data_collator(),
-    ...     args=SFTConfig(remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}),
-    ... )
+    args = SFTConfig(remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True})
+    trainer = SFTTrainer(model, args, processor.data_collator(), rows, processing_class=processor)
     ```
     """
 
-    processor: ProcessorMixin
+    processor: Any
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
 
@@ -132,7 +126,8 @@ class Cell2TextDataCollator:
         if not filled:
             return [[] for _ in conversations]
         options = {"tokenize": True, "return_dict": True, "processor_kwargs": {"padding": False}, **kwargs}
-        ids = iter(self.processor.apply_chat_template(filled, **options)["input_ids"])
+        encoded: dict[str, list[list[int]]] = self.processor.apply_chat_template(filled, **options)
+        ids = iter(encoded["input_ids"])
         return [next(ids) if chat else [] for chat in conversations]
 
     def _check(self, row: dict[str, Any], ids: list[int], cells: list):
@@ -171,13 +166,12 @@ def _labelled_turns(row: dict[str, Any]) -> tuple[list[dict], list[tuple[int, in
         if not turns:
             raise UserError("A row's messages hold no assistant turn: there is nothing to learn from them.")
         return chat, turns
-    parts = [row.get(name) for name in ("prompt", "completion")]
-    if any(not isinstance(part, (list, tuple)) for part in parts):
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if not (isinstance(prompt, (list, tuple)) and isinstance(completion, (list, tuple))):
         raise UserError(
             f"A row holds {sorted(row)}: expected messages, or prompt and completion, each a list of chat messages "
             "such as {'role': 'user', 'content': [{'type': 'cell'}]}."
         )
-    prompt, completion = parts
     return [*prompt, *completion], [(len(prompt), len(prompt) + len(completion))]
 
 

@@ -1,8 +1,8 @@
-"""Errors that a user can correct."""
+"""Errors that a user can correct. Depends on nothing."""
 
 
 class UserError(ValueError):
-    """Invalid input, files or options.
+    """Raised for invalid input, files or options.
 
     The message states what was found, what was expected and what to do. It names parameters as a Python caller writes
     them (`layer="counts"`); the command line rewrites them as flags (`--layer counts`).
@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 class UserKeyError(UserError, KeyError):
-    """A name that does not exist: a layer, a column, a key."""
+    """Raised for the name of a layer, a column or a key that does not exist."""
 
     def __str__(self) -> str:
         return ValueError.__str__(self)  # KeyError would quote the message

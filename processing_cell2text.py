@@ -235,9 +235,7 @@ class Cell2TextProcessor(ProcessorMixin):
 
     def is_empty(self, cell) -> bool:
         """Return whether a ranked cell holds no genes, only special tokens."""
-        vocabulary = self.gene_vocabulary
-        special = [token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id) if token is not None]
-        return bool(np.isin(np.asarray(cell, dtype=np.int64), special).all())
+        return bool(np.isin(np.asarray(cell, dtype=np.int64), self.gene_vocabulary.frame_token_ids).all())
 
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
         """Return the default prompt as chat messages: the system prompt, then the cells and an instruction.
@@ -298,7 +296,7 @@ class Cell2TextProcessor(ProcessorMixin):
     def all_special_multimodal_tokens(self) -> list[str]:
         return [self.cell_token]
 
-    def get_text_with_replacements(self, text: list[str], *replacements, **named) -> tuple[list[str], list[list[dict]]]:
+    def get_text_with_replacements(self, text, images_replacements=(), videos_replacements=(), audio_replacements=()):
         """Expand the placeholders, and return where each text grew."""
         return [self.expand(item) for item in text], [self._replacement_offsets(item) for item in text]
 

@@ -1,6 +1,7 @@
-"""Counts to ranked genes: find a file's genes in the vocabulary, order each cell's genes.
+"""Rank the genes of cells: find a file's genes in the vocabulary, and order each cell's genes by expression.
 
-Works on NumPy and SciPy alone; numba, where installed, gives the same tokens faster.
+Depends on NumPy, SciPy, `counts_cell2text.py` and `vocabulary_cell2text.py`. Numba is optional: it gives the same
+tokens faster.
 """
 
 import re
@@ -33,30 +34,31 @@ except ImportError:
     numba = None  # type: ignore[assignment]
 
 
-TARGET_SUM = 10_000.0
-UNMAPPED = ROUTES.index("unmapped")
-NUMBA_MIN_CELLS = 256  # below this, compiling takes longer than it saves
-MIN_MAPPED_GENES = 0.01  # a human file maps far more; another species' symbols match by accident
+TARGET_SUM = 10_000.0  # counts per cell after normalisation
+_UNMAPPED = ROUTES.index("unmapped")
+_NUMBA_MIN_CELLS = 256  # compiling costs more than it saves for fewer cells
+_MIN_MAPPED_FRACTION = 0.01  # human files map far more genes; another species' symbols match by accident
 
 
 @dataclass
 class RankingReport:
-    """What became of a file's genes and counts on the way to ranked cells.
+    """Reports how the genes and counts of a file were mapped to the vocabulary.
 
     Args:
-        source: Where the counts were read: `"X"`, `"layers['counts']"` or `"raw.X"`.
-        gene_names: Where the gene names were read: `"index"` or a column of `var`.
-        genes_by_route: Genes of the file by the way they were found, keys as in `ROUTES`.
-        counts_by_route: Share of all counts by the same routes; `"unmapped"` is what was lost.
-        merged_genes: Rows of the file that were added to another row of the same gene.
-        n_genes: Expressed genes of the vocabulary in each cell, before the cut to the longest cell, shape (n_cells,).
-        mapped_fraction: Share of each cell's counts that falls on the vocabulary, shape (n_cells,); 0 without counts.
-        truncated_cells: Cells with more genes than the longest ranked cell holds.
-        empty_cells: Names of the cells without a count on the vocabulary. They are kept, ranked as no genes.
+        source: Matrix of the counts: `"X"`, `"layers['counts']"` or `"raw.X"`.
+        gene_column: Column of the gene names in `var`, or `"index"`.
+        genes_by_route: Number of genes in the file by the route that mapped them, keys as in `ROUTES`.
+        counts_by_route: Fraction of all counts by the same routes; the fraction of `"unmapped"` is lost.
+        merged_genes: Number of the file's genes that were added to another one with the same token.
+        n_genes: Expressed genes of the vocabulary per cell, before truncation, shape `(n_cells,)`.
+        mapped_fraction: Fraction of each cell's counts on genes of the vocabulary, shape `(n_cells,)`; 0 for a cell
+            without counts.
+        truncated_cells: Number of cells with more genes than a ranked cell may hold.
+        empty_cells: Names of the cells without counts on genes of the vocabulary. They are kept, with no genes.
     """
 
     source: str
-    gene_names: str
+    gene_column: str
     genes_by_route: dict[str, int]
     counts_by_route: dict[str, float]
     merged_genes: int
@@ -72,13 +74,13 @@ class RankingReport:
         mapped = sum(count for route, count in self.genes_by_route.items() if route != "unmapped")
         text = (
             f"{len(self.n_genes):,} cells from {self.source}; {mapped:,} of {sum(self.genes_by_route.values()):,} "
-            "genes "
-            f"mapped from {self.gene_names} ({routes}); {self.counts_by_route['unmapped']:.1%} of the counts lost"
+            f"genes mapped from {self.gene_column} ({routes}); {self.counts_by_route['unmapped']:.1%} of the counts "
+            "lost"
         )
         if self.merged_genes:
-            text += f"; {self.merged_genes:,} rows added to another row of the same gene"
+            text += f"; {self.merged_genes:,} genes added to another of the same token"
         if self.truncated_cells:
-            text += f"; {self.truncated_cells:,} cells cut to their highest-ranked genes"
+            text += f"; {self.truncated_cells:,} cells truncated to their highest-ranked genes"
         if self.empty_cells:
             text += f"; {len(self.empty_cells):,} cells without counts (first: {self.empty_cells[0]!r})"
         return text + "."
@@ -90,50 +92,66 @@ def rank_encode(counts, token_ids: np.ndarray, medians: np.ndarray, *, max_genes
     The score of a gene is `count / total * 10,000 / median` in float64.
 
     Args:
-        counts (`scipy.sparse.csr_matrix` of shape `(n_cells, n_genes)`): Raw counts.
-        token_ids (`np.ndarray` of shape `(n_genes,)`): Token of each column; -1 leaves a column out.
-        medians (`np.ndarray` of shape `(n_genes,)`): Non-zero median of each column's gene, counts per 10,000.
-        max_genes (`int`): Longest cell returned.
-        totals (`np.ndarray` of shape `(n_cells,)`, *optional*): Counts of each cell, left-out columns included; the
-            row sums when left out.
+        counts (`scipy.sparse.csr_matrix` of shape `(n_cells, n_genes)`):
+            Raw counts.
+        token_ids (`np.ndarray` of shape `(n_genes,)`):
+            Token id of each column; -1 excludes a column.
+        medians (`np.ndarray` of shape `(n_genes,)`):
+            Non-zero median of each column's gene over a corpus, counts per 10,000.
+        max_genes (`int`):
+            Maximum number of genes per cell.
+        totals (`np.ndarray` of shape `(n_cells,)`, *optional*):
+            Counts of each cell, excluded columns included. Defaults to the row sums.
 
     Returns:
-        One array of token ids a cell, highest score first, ties by token id, at most `max_genes` long.
+        One array of token ids per cell, highest score first, ties by token id, at most `max_genes` long.
 
     Reference:
         Theodoris et al. 2023, Nature 618:616.
+
+    Examples:
+
+    ```python
+    >>> counts = sp.csr_matrix([[4, 3, 8]])
+    >>> rank_encode(counts, np.array([10, 11, 12]), np.array([1.0, 0.5, 4.0]), max_genes=2)[0].tolist()
+    [11, 10]
+
+    ```
     """
     counts = sp.csr_matrix(counts)
     totals = row_sums(counts) if totals is None else np.asarray(totals, dtype=np.float64)
-    tokens, lengths, _ = rank_block(counts, totals, token_ids, medians, max_genes=max_genes, dtype=np.int64)
+    tokens, lengths, _ = _rank_block(counts, totals, token_ids, medians, max_genes=max_genes, dtype=np.int64)
     return np.split(tokens, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
-def rank_block(counts, totals, token_ids, medians, *, max_genes: int, dtype, first: int = -1, last: int = -1):
-    """Rank a CSR matrix: tokens of all rows end to end, the length of each row, and its genes before the cut.
+def _rank_block(counts, totals, token_ids, medians, *, max_genes: int, dtype, first: int = -1, last: int = -1):
+    """Rank a CSR matrix.
 
-    `first` and `last` are tokens that open and close every row, beyond `max_genes`; -1 for none.
+    `first` and `last` are tokens that open and close every row in addition to `max_genes` genes; -1 for none.
+
+    Returns:
+        Tokens of all rows in one array, and per row its length and its number of genes before truncation.
     """
     widths = np.minimum(np.diff(counts.indptr), max_genes) + (first >= 0) + (last >= 0)
     ranked = np.empty(int(widths.sum()), dtype=dtype)
-    kernel: Any = rank_rows_compiled() if use_numba(counts) else rank_rows
+    kernel: Any = rank_rows_compiled() if _use_numba(counts) else rank_rows
     arrays = (*csr_arrays(counts), totals, token_ids.astype(np.int64), medians.astype(np.float64))
     lengths, n_genes = kernel(*arrays, max_genes, first, last, ranked)
     return ranked[: lengths.sum()], lengths, n_genes
 
 
 def csr_arrays(block: sp.csr_matrix):
-    """`indptr`, `indices` and `data` in the few types that the kernels are compiled for."""
+    """Return `indptr`, `indices` and `data` in the types that the kernels are compiled for."""
     data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64, copy=False)
     return block.indptr.astype(np.int64, copy=False), block.indices.astype(np.int32, copy=False), data
 
 
-def use_numba(block) -> bool:
-    return numba is not None and block.shape[0] >= NUMBA_MIN_CELLS
+def _use_numba(block) -> bool:
+    return numba is not None and block.shape[0] >= _NUMBA_MIN_CELLS
 
 
 def rank_rows(indptr, indices, data, totals, token_ids, medians, max_genes, first, last, ranked):
-    """Rank every row of a CSR matrix into `ranked`, end to end; each row's length, and its genes before the cut."""
+    """Rank every row of a CSR matrix into `ranked`, and return each row's length and its genes before truncation."""
     n_rows = len(indptr) - 1
     lengths, n_genes = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
     written = 0
@@ -151,8 +169,8 @@ def rank_rows(indptr, indices, data, totals, token_ids, medians, max_genes, firs
     return lengths, n_genes
 
 
-def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes, first, last, ranked):
-    """`rank_rows` for numba: a radix sort on float32 keys, then float64 scores and tokens settle equal keys."""
+def _rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes, first, last, ranked):
+    """Do the work of `rank_rows` in numba: radix sort on float32 keys, then float64 scores and tokens break ties."""
     n_rows = len(indptr) - 1
     lengths, n_genes = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
     longest = 0
@@ -173,7 +191,7 @@ def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes
                 tokens[n] = token_ids[column]
                 scores[n] = data[position] / totals[row] * TARGET_SUM / medians[column]
                 floats[n] = scores[n]
-                key = ~keys[n]  # positive floats order as their bits do; inverted, the highest comes first
+                key = ~keys[n]  # positive floats sort like their bits; inverted, the highest score comes first
                 buckets[0, key & 2047] += 1
                 buckets[1, (key >> 11) & 2047] += 1
                 buckets[2, key >> 22] += 1
@@ -213,15 +231,15 @@ def rank_rows_radix(indptr, indices, data, totals, token_ids, medians, max_genes
     return lengths, n_genes
 
 
-def sum_counts(indptr, indices, data, routes, n_routes):
-    """Counts of every row by the route of their gene, shape (n_rows, n_routes)."""
+def _sum_counts(indptr, indices, data, routes, n_routes):
+    """Return the counts of every row by the route of their gene, shape `(n_rows, n_routes)`."""
     shape = (len(indptr) - 1, len(routes))
     block = sp.csr_matrix((data.astype(np.float64), indices, indptr), shape=shape)
     return block @ (routes[:, None] == np.arange(n_routes)).astype(np.float64)
 
 
-def sum_counts_in_one_pass(indptr, indices, data, routes, n_routes):
-    """`sum_counts` for numba. The first and the last route, nearly all counts, are added up in registers."""
+def _sum_counts_in_one_pass(indptr, indices, data, routes, n_routes):
+    """Do the work of `_sum_counts` in numba. Registers hold the sums of the first and last route, nearly all counts."""
     sums = np.zeros((len(indptr) - 1, n_routes))
     for row in range(len(indptr) - 1):
         first, last = 0.0, 0.0
@@ -239,38 +257,45 @@ def sum_counts_in_one_pass(indptr, indices, data, routes, n_routes):
 
 @cache
 def rank_rows_compiled():
-    return numba.njit(nogil=True, cache=True)(rank_rows_radix)
+    """Return `rank_rows` as numba compiles it."""
+    return numba.njit(nogil=True, cache=True)(_rank_rows_radix)
 
 
 @cache
-def sum_counts_compiled():
-    return numba.njit(nogil=True, cache=True)(sum_counts_in_one_pass)
+def _sum_counts_compiled():
+    return numba.njit(nogil=True, cache=True)(_sum_counts_in_one_pass)
 
 
 class CellRanker:
-    """Ranks the cells of one file, a block at a time, and counts what becomes of its genes and counts.
+    """Ranks the cells of one file block by block, and tracks how its genes and counts are mapped.
 
     Args:
-        var (`pandas.DataFrame`): Names of the file's genes.
-        vocabulary (`GeneVocabulary`): Genes, medians and special tokens.
-        gene_key (`str`, *optional*): Column of `var` with the gene names, or `"index"`; whichever of them the
-            vocabulary knows best when left out.
-        max_genes (`int`): Longest cell returned, special tokens included.
+        var (`pandas.DataFrame`):
+            Names of the file's genes.
+        vocabulary (`GeneVocabulary`):
+            Genes, medians and special tokens.
+        gene_key (`str`, *optional*):
+            Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most genes
+            in the vocabulary.
+        max_genes (`int`):
+            Maximum length of a ranked cell, special tokens included.
 
     Attributes:
-        token_ids: Token of each gene of the file, -1 where unmapped, shape (n_genes,).
-        columns: Column of each gene of the file after :meth:`collapse`, shape (n_genes,).
-        merged_genes: Columns of the file that are added to another one of the same gene.
-        route_totals: Counts over all blocks so far by the way their gene was found, in the order of `ROUTES`.
+        gene_column: Column of the gene names in `var`, or `"index"`.
+        token_ids: Token id of each gene of the file, -1 if unmapped, shape `(n_genes,)`.
+        columns: Column of each gene of the file after [`~CellRanker.collapse`], shape `(n_genes,)`.
+        merged_genes: Number of the file's genes that are added to another one with the same token.
+        max_ranked: Maximum number of genes per cell, special tokens excluded.
+        route_totals: Counts of all blocks so far by the route that mapped their gene, in the order of `ROUTES`.
 
     Raises:
-        ValueError: If the genes are not the vocabulary's.
+        ValueError: If the genes are not in the vocabulary.
         KeyError: If the column does not exist.
     """
 
     def __init__(self, var, vocabulary: GeneVocabulary, *, gene_key: str | None = None, max_genes: int):
         self.vocabulary = vocabulary
-        self.token_ids, self.routes, self.gene_names = choose_gene_names(var, vocabulary, gene_key)
+        self.token_ids, self.routes, self.gene_column = choose_gene_column(var, vocabulary, gene_key)
         self.route_totals = np.zeros(len(ROUTES))
         mapped = self.token_ids >= 0
         tokens, of_mapped = np.unique(self.token_ids[mapped], return_inverse=True)
@@ -293,31 +318,32 @@ class CellRanker:
         """Rank a block of cells.
 
         Returns:
-            Tokens of all cells end to end, special tokens in place, in the vocabulary's type; and of each cell, shape
-            (n_cells,): its length, its genes before the cut, and the share of its counts that falls on the vocabulary.
+            Tokens of all cells in one array of the vocabulary's type, special tokens included; and per cell, each of
+            shape `(n_cells,)`: its length, its number of genes before truncation, and the fraction of its counts on
+            genes of the vocabulary.
         """
-        add_up: Any = sum_counts_compiled() if use_numba(block) else sum_counts
+        add_up: Any = _sum_counts_compiled() if _use_numba(block) else _sum_counts
         sums = add_up(*csr_arrays(block), self.routes, len(ROUTES))
         self.route_totals += sums.sum(axis=0)
         totals = sums.sum(axis=1)
-        mapped = 1 - sums[:, UNMAPPED] / np.maximum(totals, np.finfo(float).tiny)
+        mapped = 1 - sums[:, _UNMAPPED] / np.maximum(totals, np.finfo(float).tiny)
         mapped[totals == 0] = 0
-        tokens, lengths, n_genes = rank_block(
+        tokens, lengths, n_genes = _rank_block(
             self.collapse(block), totals, self._column_tokens, self._column_medians, max_genes=self.max_ranked,
             dtype=self.vocabulary.dtype, first=self._frame[0], last=self._frame[1],
         )  # fmt: skip
         return tokens, lengths, n_genes, mapped
 
     def collapse(self, block: sp.csr_matrix) -> sp.csr_matrix:
-        """Columns of the same gene added up, where the file has any; column `i` goes to column `columns[i]`."""
+        """Add up the columns of the same gene. Column `i` is added to column `columns[i]`."""
         return block if self._collapse is None else sp.csr_matrix(block @ self._collapse)
 
     def counts_by_route(self) -> dict[str, float]:
-        """Counts over all blocks so far by the way their gene was found, keys as in `ROUTES`."""
+        """Return the counts of all blocks so far by the route that mapped their gene, keys as in `ROUTES`."""
         return dict(zip(ROUTES, self.route_totals.tolist()))
 
     def genes_by_route(self) -> dict[str, int]:
-        """Genes of the file by the way they were found, keys as in `ROUTES`."""
+        """Return the number of genes in the file by the route that mapped them, keys as in `ROUTES`."""
         return dict(zip(ROUTES, np.bincount(self.routes, minlength=len(ROUTES)).tolist()))
 
 
@@ -330,22 +356,28 @@ def rank_anndata(
     max_genes: int,
     allow_fractional: bool = False,
 ) -> tuple[list[np.ndarray], RankingReport]:
-    """Rank every cell of an AnnData, in memory or backed, a block of cells at a time.
+    """Rank the genes of every cell of an AnnData, in memory or backed, block by block.
 
     Args:
-        adata (`AnnData`): Cells by genes.
-        vocabulary (`GeneVocabulary`): Genes, medians and special tokens.
-        layer (`str`, *optional*): Layer that holds the counts, or `"raw"`; `X` when left out.
-        gene_key (`str`, *optional*): Column of `var` with the gene names, or `"index"`; whichever of them the
-            vocabulary knows best when left out.
-        max_genes (`int`): Longest cell returned, special tokens included.
-        allow_fractional (`bool`, defaults to `False`): Accept expected counts, such as RSEM's, which are no integers.
+        adata (`AnnData`):
+            Raw counts, cells by genes.
+        vocabulary (`GeneVocabulary`):
+            Genes, medians and special tokens.
+        layer (`str`, *optional*):
+            Layer of the counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+        gene_key (`str`, *optional*):
+            Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most genes
+            in the vocabulary.
+        max_genes (`int`):
+            Maximum length of a ranked cell, special tokens included.
+        allow_fractional (`bool`, defaults to `False`):
+            Accept non-integer counts, such as RSEM's expected counts. Otherwise they raise an error.
 
     Returns:
-        The cells in order, as arrays of token ids with the special tokens in place, and a report.
+        One array of token ids per cell, special tokens included, in the order of the file, and a report.
 
     Raises:
-        ValueError: If the values are no counts, or the genes are not the vocabulary's.
+        ValueError: If the values are not counts, or the genes are not in the vocabulary.
         KeyError: If the layer or the column does not exist.
     """
     matrix, var, source = select_counts(adata, layer)
@@ -364,7 +396,7 @@ def rank_anndata(
     n_genes_per_cell = np.concatenate(n_genes)
     report = RankingReport(
         source=source,
-        gene_names=ranker.gene_names,
+        gene_column=ranker.gene_column,
         genes_by_route=ranker.genes_by_route(),
         counts_by_route={route: count / total for route, count in counts.items()},
         merged_genes=ranker.merged_genes,
@@ -376,8 +408,17 @@ def rank_anndata(
     return cells, report
 
 
-def choose_gene_names(var, vocabulary: GeneVocabulary, gene_key: str | None) -> tuple[np.ndarray, np.ndarray, str]:
-    """Token ids and routes of the column of names that the vocabulary knows best, and the column's name."""
+def choose_gene_column(var, vocabulary: GeneVocabulary, gene_key: str | None) -> tuple[np.ndarray, np.ndarray, str]:
+    """Choose the column of `var` with the most genes in the vocabulary.
+
+    Args:
+        var (`pandas.DataFrame`): Names of the genes, in the index and in columns of text.
+        vocabulary (`GeneVocabulary`): Genes of the model.
+        gene_key (`str`, *optional*): The only column to consider, or `"index"`.
+
+    Returns:
+        Token ids and routes of the genes, as [`GeneVocabulary.map_genes`] returns them, and the column's name.
+    """
     if gene_key is not None and gene_key != "index" and gene_key not in var.columns:
         raise UserKeyError(
             f"gene_key={gene_key!r}: adata.var has no such column; it has {list(map(str, var.columns))}."
@@ -392,13 +433,13 @@ def choose_gene_names(var, vocabulary: GeneVocabulary, gene_key: str | None) -> 
         found.append((*vocabulary.map_genes(values.astype(str)), name))
     token_ids, routes, name = max(found, key=lambda candidate: int((candidate[0] >= 0).sum()))
     mapped = int((token_ids >= 0).sum())
-    if mapped < max(1, MIN_MAPPED_GENES * len(var)):
+    if mapped < max(1, _MIN_MAPPED_FRACTION * len(var)):
         values = [str(value) for value in (var.index if name == "index" else var[name])]
-        raise UserError(unknown_genes_message(values, mapped, name, gene_key))
+        raise UserError(_unknown_genes_message(values, mapped, name, gene_key))
     return token_ids, routes, name
 
 
-def unknown_genes_message(names: list[str], mapped: int, column: str, gene_key: str | None) -> str:
+def _unknown_genes_message(names: list[str], mapped: int, column: str, gene_key: str | None) -> str:
     example = f"first: {names[0]!r}" if names else "the file lists none"
     text = f"{mapped} of {len(names):,} genes are in the vocabulary ({example}, from {column}). "
     mouse_ids = sum(name.startswith("ENSMUSG") for name in names)
@@ -406,9 +447,11 @@ def unknown_genes_message(names: list[str], mapped: int, column: str, gene_key: 
     if mouse_ids > len(names) / 2:
         text += "These are mouse Ensembl ids, and the vocabulary is human: map them to human orthologs first."
     elif mouse_symbols > len(names) / 4:
-        text += "Mouse symbols? Pass gene_key= for a column of human Ensembl ids, or map them to human orthologs first."
+        text += "Mouse symbols? Map them to human orthologs first, or pass gene_key= for a column of human Ensembl ids."
     elif gene_key is None:
         text += "Pass gene_key= for a column of human Ensembl ids or gene symbols."
     else:
-        text += "Is this column the one with human Ensembl ids or gene symbols? Leave gene_key out to have it found."
+        text += (
+            "Does this column hold human Ensembl ids or gene symbols? Omit gene_key to choose a column automatically."
+        )
     return text

@@ -1,8 +1,7 @@
-"""The gene vocabulary: which genes a model knows, their token ids, medians and names.
+"""The gene vocabulary: the genes that a model reads, with their token ids, medians and names.
 
-Read from a Geneformer folder or Hub repository (generations V1 and V2) or from a saved Cell2Text folder; always saved
-as plain text. It knows nothing of counts; `ranking_cell2text.py` brings those. Fitting a vocabulary to data is
-`cell2text.data.fit_vocabulary`.
+Loads the dictionaries of Geneformer (generations V1 and V2) or the plain text of a saved Cell2Text model, from a folder
+or the Hub, and saves plain text. Depends on transformers for downloads alone; `ranking_cell2text.py` handles counts.
 """
 
 import hashlib
@@ -27,11 +26,17 @@ logger = logging.get_logger(__name__)
 
 VOCABULARY_FILE = "gene_vocabulary.tsv"
 ALIASES_FILE = "gene_aliases.tsv"
-VOCABULARY_COLUMNS = ("token_id", "ensembl_id", "median", "symbol")
+_VOCABULARY_COLUMNS = ("token_id", "ensembl_id", "median", "symbol")
 PAD, MASK, CLS, EOS = SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
-# Suffixes of the dictionaries, newest name first; gc95M and gc104M are the same files.
-GENERATIONS = {"V2": ("gc104M", "gc95M"), "V1": ("gc30M",)}
-GENERATION_FOLDERS = ("", "geneformer", "geneformer/gene_dictionaries_30m", "gene_dictionaries_30m")
+# Suffixes of Geneformer's dictionaries, newest name first; gc95M and gc104M are the same files.
+_GENERATIONS = {"V2": ("gc104M", "gc95M"), "V1": ("gc30M",)}
+_GENERATION_FOLDERS = ("", "geneformer", "geneformer/gene_dictionaries_30m", "gene_dictionaries_30m")
+_FILE_STEMS = {
+    "token": "token_dictionary",
+    "median": "gene_median_dictionary",
+    "symbol": "gene_name_id_dict",
+    "mapping": "ensembl_mapping_dict",
+}
 ROUTES = ("ensembl_id", "symbol", "retired_id", "alias", "unmapped")
 
 
@@ -41,16 +46,29 @@ class GeneVocabulary:
 
     Args:
         tokens (`list[str]`):
-            Ensembl id, or special token, of every token id from 0 on. `<pad>` and `<mask>` are required; `<cls>` and
-            `<eos>`, where present, open and close every cell.
+            Ensembl id or special token of every token id, from 0 on. `<pad>` and `<mask>` are required; `<cls>` and
+            `<eos>` are optional and open and close every cell.
         medians (`np.ndarray` of shape `(len(tokens),)`):
             Non-zero median of each gene over a corpus, in counts per 10,000; NaN for special tokens.
         symbols (`list[str]`):
-            Current symbol of each gene, empty where unknown.
+            Current symbol of each gene, empty if unknown.
         aliases (`dict[str, str]`):
-            Further names (former symbols, retired Ensembl ids) and the Ensembl id that each stands for.
-        max_genes (`int`):
-            Length of a ranked cell that the vocabulary's corpus was cut to, special tokens included.
+            Ensembl id of each further name: former symbols and retired Ensembl ids. Defaults to none.
+        max_genes (`int`, defaults to 4096):
+            Maximum length of a ranked cell in the vocabulary's corpus, special tokens included.
+
+    Raises:
+        ValueError: If a required token is missing, a gene appears twice, or a gene has no positive median.
+
+    Examples:
+
+    ```python
+    >>> medians = np.array([np.nan, np.nan, 1.5])
+    >>> vocabulary = GeneVocabulary(["<pad>", "<mask>", "ENSG00000141510"], medians, ["", "", "TP53"])
+    >>> vocabulary.map_genes(["TP53", "ENSG00000141510.18", "Trp53"])[0].tolist()
+    [2, 2, -1]
+
+    ```
     """
 
     tokens: list[str]
@@ -98,33 +116,38 @@ class GeneVocabulary:
         return self.token_ids.get(EOS)
 
     @property
+    def frame_token_ids(self) -> tuple[int, ...]:
+        """Ids of `<cls>` and `<eos>`, which open and close every ranked cell; those that the vocabulary has."""
+        return tuple(self.token_ids[token] for token in (CLS, EOS) if token in self.token_ids)
+
+    @property
     def dtype(self) -> np.dtype:
         """Smallest unsigned type that holds every token id."""
         return np.dtype(np.uint16 if len(self) <= 2**16 else np.uint32)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over tokens and medians: what ranked cells depend on."""
+        """SHA-256 of the tokens and medians, which ranked cells depend on."""
         text = "\n".join(f"{token}\t{median!r}" for token, median in zip(self.tokens, self.medians.tolist()))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def map_genes(self, names) -> tuple[np.ndarray, np.ndarray]:
-        """Look gene names up, each by the first route that knows it.
+        """Look up gene names. A name that several routes know takes the first one in `ROUTES`.
 
         Args:
-            names (iterable of `str`): Ensembl ids (a version is cut off), symbols, aliases or retired ids.
+            names (iterable of `str`): Ensembl ids with or without a version, symbols, aliases or retired ids.
 
         Returns:
-            Token ids of shape `(n_names,)`, -1 where unmapped, and indices into `ROUTES` of the same shape.
+            Token ids of shape `(n_names,)`, -1 if unmapped, and indices into `ROUTES` of the same shape.
         """
-        known = self._routes_by_name
-        found = [known.get(name) or self._map_variant(name) for name in map(str, names)]
+        routes_by_name = self._routes_by_name
+        found = [routes_by_name.get(name) or self._map_variant(name) for name in map(str, names)]
         token_ids, routes = zip(*found) if found else ((), ())
         return np.array(token_ids, dtype=np.int64), np.array(routes, dtype=np.int8)
 
     @cached_property
     def _routes_by_name(self) -> dict[str, tuple[int, int]]:
-        """Token id and route of every name, the first route that knows it."""
+        """Token id and route of every name."""
         found = {
             alias: (self.token_ids[target], ROUTES.index("retired_id" if alias.startswith("ENS") else "alias"))
             for alias, target in self.aliases.items()
@@ -134,22 +157,22 @@ class GeneVocabulary:
         return found | {name: (index, ROUTES.index("ensembl_id")) for name, index in ids.items()}
 
     def _map_variant(self, name: str) -> tuple[int, int]:
-        """An Ensembl id with a version, or a symbol whose alias is written in capitals."""
+        """Look up an Ensembl id with a version, or a symbol whose alias is written in capitals."""
         variant = name
         if name.startswith("ENS"):
             variant = name.split(".")[0]
-        # Alias tables are in capitals. Only "C1orf112" and its like carry small letters in human symbols: capitals for
-        # every name would quietly turn mouse genes into human ones.
+        # Alias tables are in capitals. Among human symbols, only those like "C1orf112" have small letters. Capitalising
+        # every name would silently map mouse genes to human ones.
         elif re.fullmatch(r"C[\dXY]+orf\d+", name):
             variant = name.upper() if name.upper() in self.aliases else name
         return self._routes_by_name.get(variant, (-1, ROUTES.index("unmapped")))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> list[str]:
-        """Write the vocabulary as two tables of tab-separated text, and return their paths."""
+        """Write the vocabulary to a folder as two tables of tab-separated text, and return their paths."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         rows = zip(range(len(self)), self.tokens, self.medians.tolist(), self.symbols)
-        lines = ["\t".join(VOCABULARY_COLUMNS)]
+        lines = ["\t".join(_VOCABULARY_COLUMNS)]
         lines += [
             f"{index}\t{token}\t{'' if median != median else repr(median)}\t{symbol}"
             for index, token, median, symbol in rows
@@ -157,8 +180,8 @@ class GeneVocabulary:
         aliases = ["alias\tensembl_id", *(f"{alias}\t{target}" for alias, target in sorted(self.aliases.items()))]
         paths = [folder / VOCABULARY_FILE, folder / ALIASES_FILE]
         header = f"# max_genes={self.max_genes}"
-        write_atomically(paths[0], "\n".join([header, *lines]) + "\n")
-        write_atomically(paths[1], "\n".join(aliases) + "\n")
+        _write_atomically(paths[0], "\n".join([header, *lines]) + "\n")
+        _write_atomically(paths[1], "\n".join(aliases) + "\n")
         return [str(path) for path in paths]
 
     @classmethod
@@ -171,29 +194,29 @@ class GeneVocabulary:
             name_or_path (`str` or `PathLike`):
                 A saved Cell2Text model or vocabulary, or Geneformer's own repository.
             generation (`"V1"` or `"V2"`, *optional*):
-                Geneformer generation to take where the repository holds both; V2 when left out.
+                Geneformer generation to load from a repository that holds both. Defaults to V2.
             **hub_kwargs:
                 `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
-            ValueError: If there is no vocabulary, if its table is damaged, or if a pickle holds more than plain tables.
+            ValueError: If there is no vocabulary, its table is damaged, or a pickle holds more than a plain table.
         """
-        path = find_file(name_or_path, VOCABULARY_FILE, hub_kwargs)
+        path = _find_file(name_or_path, VOCABULARY_FILE, hub_kwargs)
         if path is not None:
-            return cls._from_text(path, find_file(name_or_path, ALIASES_FILE, hub_kwargs))
+            return cls._from_text(path, _find_file(name_or_path, ALIASES_FILE, hub_kwargs))
         return cls._from_geneformer(name_or_path, generation, hub_kwargs)
 
     @classmethod
     def _from_text(cls, path: str, aliases_path: str | None) -> "GeneVocabulary":
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         header = re.fullmatch(r"# max_genes=(\d+)", lines[0]) if lines else None
-        if header is None or tuple(lines[1:2]) != ("\t".join(VOCABULARY_COLUMNS),):
+        if header is None or tuple(lines[1:2]) != ("\t".join(_VOCABULARY_COLUMNS),):
             raise UserError(
-                f"{path} is not a gene vocabulary: expected columns {VOCABULARY_COLUMNS}, found {lines[:2]}."
+                f"{path} is not a gene vocabulary: expected the columns {_VOCABULARY_COLUMNS}, found {lines[:2]}."
             )
         rows = [line.split("\t") for line in lines[2:]]
         for number, row in enumerate(rows):
-            if len(row) != len(VOCABULARY_COLUMNS) or row[0] != str(number):
+            if len(row) != len(_VOCABULARY_COLUMNS) or row[0] != str(number):
                 raise UserError(f"{path} is damaged: line {number + 3} reads {row}, expected token {number}.")
         aliases = {}
         if aliases_path is not None:
@@ -209,30 +232,29 @@ class GeneVocabulary:
 
     @classmethod
     def _from_geneformer(cls, name_or_path, generation: str | None, hub_kwargs: dict) -> "GeneVocabulary":
-        if generation is not None and generation not in GENERATIONS:
-            raise UserError(f"generation={generation!r}: Geneformer has {' and '.join(map(repr, GENERATIONS))}.")
-        for candidate in [generation] if generation else GENERATIONS:
-            suffix = next(
-                (s for s in GENERATIONS[candidate] if find_geneformer(name_or_path, "token", s, hub_kwargs)), None
-            )
+        if generation is not None and generation not in _GENERATIONS:
+            raise UserError(f"generation={generation!r}: Geneformer has {' and '.join(map(repr, _GENERATIONS))}.")
+        for candidate in [generation] if generation else _GENERATIONS:
+            suffixes = _GENERATIONS[candidate]
+            suffix = next((s for s in suffixes if _find_dictionary(name_or_path, "token", s, hub_kwargs)), None)
             if suffix is None:
                 continue
             tables = {
-                name: read_table(find_geneformer(name_or_path, name, suffix, hub_kwargs))
-                for name in ("token", "median", "symbol", "mapping")
+                name: _read_pickled_table(_find_dictionary(name_or_path, name, suffix, hub_kwargs))
+                for name in _FILE_STEMS
             }
             logger.info(f"Gene vocabulary: Geneformer {candidate} ({suffix}), {len(tables['token']):,} tokens.")
             return cls._from_tables(**tables, max_genes=2048 if candidate == "V1" else 4096)
         raise UserError(
             f"No gene vocabulary in {str(name_or_path)!r}: expected {VOCABULARY_FILE} (a saved Cell2Text model or "
-            f"vocabulary) or {', '.join(f'token_dictionary_{s[0]}.pkl' for s in GENERATIONS.values())} (Geneformer)."
+            f"vocabulary) or {', '.join(f'token_dictionary_{s[0]}.pkl' for s in _GENERATIONS.values())} (Geneformer)."
         )
 
     @classmethod
     def _from_tables(cls, token: dict, median: dict, symbol: dict, mapping: dict, max_genes: int) -> "GeneVocabulary":
         tokens = sorted(token, key=lambda name: token[name])
         if [int(token[name]) for name in tokens] != list(range(len(tokens))):
-            raise UserError(f"The token dictionary's ids are not 0 to {len(tokens) - 1} without a gap.")
+            raise UserError(f"The ids of the token dictionary have gaps: expected 0 to {len(tokens) - 1}.")
         current: dict[str, str] = {}
         further: dict[str, str] = {}
         for name, gene in symbol.items():
@@ -251,34 +273,23 @@ class GeneVocabulary:
         )
 
 
-FILE_STEMS = {
-    "token": "token_dictionary",
-    "median": "gene_median_dictionary",
-    "symbol": "gene_name_id_dict",
-    "mapping": "ensembl_mapping_dict",
-}
+def _find_dictionary(name_or_path, table: str, suffix: str, hub_kwargs: dict) -> str | None:
+    """Return the path of one of Geneformer's dictionaries, or None if no folder of the repository holds it."""
+    name = f"{_FILE_STEMS[table]}_{suffix}.pkl"
+    names = (f"{folder}/{name}".lstrip("/") for folder in _GENERATION_FOLDERS)
+    return next(filter(None, (_find_file(name_or_path, name, hub_kwargs) for name in names)), None)
 
 
-def find_geneformer(name_or_path, table: str, suffix: str, hub_kwargs: dict) -> str | None:
-    name = f"{FILE_STEMS[table]}_{suffix}.pkl"
-    return next(
-        filter(
-            None, (find_file(name_or_path, f"{folder}/{name}".lstrip("/"), hub_kwargs) for folder in GENERATION_FOLDERS)
-        ),
-        None,
-    )
-
-
-def find_file(name_or_path, filename: str, hub_kwargs: dict) -> str | None:
-    """Path of a file in a local folder or a Hub repository, None where it has no such file."""
+def _find_file(name_or_path, filename: str, hub_kwargs: dict) -> str | None:
+    """Return the path of a file in a local folder or a Hub repository, or None if there is no such file."""
     if os.path.isdir(name_or_path):
         path = Path(name_or_path, hub_kwargs.get("subfolder") or "", filename)
         return str(path) if path.is_file() else None
     return cached_file(str(name_or_path), filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
 
 
-class TableUnpickler(pickle.Unpickler):
-    """Reads tables of names and numbers; refuses everything else that a pickle can run."""
+class _TableUnpickler(pickle.Unpickler):
+    """Reads tables of names and numbers, and refuses everything else that a pickle can run."""
 
     ALLOWED = {
         ("numpy", "dtype"),
@@ -292,29 +303,31 @@ class TableUnpickler(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def read_table(path: str | None) -> dict:
-    """A dictionary of names and numbers out of a pickle, running nothing.
+def _read_pickled_table(path: str | None) -> dict:
+    """Read a dictionary of names and numbers from a pickle without running its code.
 
     Raises:
         ValueError: If the file is missing, unreadable, or holds anything but such a dictionary.
     """
     if path is None:
-        raise UserError("The Geneformer folder lacks a dictionary: it needs " + ", ".join(FILE_STEMS.values()) + ".")
+        raise UserError(f"The Geneformer folder lacks a dictionary: it needs {', '.join(_FILE_STEMS.values())}.")
     try:
         with open(path, "rb") as file:
-            table = TableUnpickler(file).load()
+            table = _TableUnpickler(file).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{path} is no plain dictionary of genes ({error}): refused, nothing in it was run.") from error
+        raise UserError(
+            f"{path} is not a plain dictionary of genes ({error}): it was refused, and none of its code was run."
+        ) from error
     plain = isinstance(table, dict) and all(
         isinstance(key, str) and isinstance(value, (str, int, float, np.number)) for key, value in table.items()
     )
     if not plain:
-        raise UserError(f"{path} is no plain dictionary of genes: found {type(table).__name__}.")
+        raise UserError(f"{path} is not a plain dictionary of genes: found {type(table).__name__}.")
     return table
 
 
-def write_atomically(path: Path, text: str):
-    """Write next to the target and rename: a reader sees the old file or the new one, never half of one."""
+def _write_atomically(path: Path, text: str):
+    """Write a file beside its target and rename it, so that a reader never sees half a file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

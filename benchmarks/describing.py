@@ -1,12 +1,12 @@
-"""Bars 12 and 13 of describing, on CPU: what batches gain, what padding and ended rows cost, memory, and kills.
+"""Measure `cell2text describe` on CPU (targets 12 and 13): batching, padding, memory, and resuming after a kill.
 
     python benchmarks/describing.py runs/default                  # writes benchmarks/results/describing.json
-    python benchmarks/describing.py runs/default batches memory   # some of it
+    python benchmarks/describing.py runs/default batches memory   # only these
     python benchmarks/describing.py runs/default files --files ../shared/data
 
-Ratios are from inside one run on one thread, the sides in turn, median of five. Cells are those that ship with the
-package, and for memory synthetic ones. `kills` ends a run of two processes at ten random moments and starts it again.
-`files` describes every file of a folder by its cell types, and opens and draws what comes out with scanpy.
+Ratios compare alternating measurements on one thread within one run, as the median of five. Cells are the packaged
+example cells; memory is measured on synthetic cells. `kills` ends a run of two processes at ten random moments and
+restarts it. `files` describes every file of a folder by cell type, and opens and plots the output with scanpy.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from synthetic import synthetic_adata
 from cell2text.describe import DescribeOptions, describe_file
 from cell2text.describe.inputs import rank_adata
 from cell2text.example import example_cells
+from cell2text.files import write_atomically
 from cell2text.inference.generation import BatchedTextGenerator
 from cell2text.loading import load_model
-from vocabulary_cell2text import write_atomically
 
 
 RESULTS = Path(__file__).resolve().parent / "results" / "describing.json"
-N_CELLS, BATCH = 64, 32
+N_CELLS, BATCH_SIZE = 64, 32
 MEMORY_CELLS = (5_000, 50_000)
-DRAWN = 2_000
-KILL_CELLS, KILL_SHARD, MOMENTS, DONE = 320, 32, 10, "rows-*.parquet"
+PLOTTED_CELLS = 2_000
+KILL_CELLS, KILL_SHARD_ROWS, N_KILLS, SHARD_PATTERN = 320, 32, 10, "rows-*.parquet"
 PEAK = """
 import sys
 import cell2text.describe as module
@@ -53,25 +53,25 @@ print(peak())
 
 
 def batches(model_name: str) -> dict:
-    """Bar 12: cells a second at batch 32 against batch 1; prompts' padding; steps that brought no token; the texts."""
+    """Measure target 12: throughput of batch size 32 over 1, prompt padding, steps per token, equality of texts."""
     model, processor = load_model(model_name, "cpu")
     adata = example_cells()
     chosen = np.random.default_rng(0).choice(adata.n_obs, N_CELLS, replace=False)
     options = DescribeOptions(allow_fractional=True)
     cells = rank_adata(adata[chosen].copy(), processor, options).cells
-    said, steps = {}, {}
+    texts, steps = {}, {}
 
     def describe(name: str, size: int, order) -> None:
         generated = BatchedTextGenerator(model, processor, batch_size=size)([cells[i] for i in order])
         found = dict(zip(order, generated.texts))
-        said[name] = [found[i] for i in range(len(order))]
+        texts[name] = [found[i] for i in range(len(order))]
         steps[name] = generated.steps / generated.useful
 
-    straight, backwards = list(range(N_CELLS)), list(range(N_CELLS))[::-1]
+    forwards, backwards = list(range(N_CELLS)), list(range(N_CELLS))[::-1]
     sides = {
-        "one": lambda: describe("one", 1, straight),
-        "batch": lambda: describe("batch", BATCH, straight),
-        "backwards": lambda: describe("backwards", BATCH, backwards),
+        "one": lambda: describe("one", 1, forwards),
+        "batch": lambda: describe("batch", BATCH_SIZE, forwards),
+        "backwards": lambda: describe("backwards", BATCH_SIZE, backwards),
     }
     seconds = interleaved(sides)
     prompts = [
@@ -80,19 +80,19 @@ def batches(model_name: str) -> dict:
             [processor.conversation()] * N_CELLS, tokenize=True, add_generation_prompt=True
         )
     ]
-    longest = max(len(processor.tokenizer(text)["input_ids"]) for text in said["batch"]) + 1
-    useful = sum(len(processor.tokenizer(text)["input_ids"]) + 1 for text in said["batch"])
+    longest = max(len(processor.tokenizer(text)["input_ids"]) for text in texts["batch"]) + 1
+    useful = sum(len(processor.tokenizer(text)["input_ids"]) + 1 for text in texts["batch"])
     return {
         "batch_32_over_batch_1": seconds["one"] / seconds["batch"],
         "prompt_tokens_over_real_ones": len(prompts) * max(prompts) / sum(prompts),
         "steps_over_tokens": steps["batch"],
         "steps_over_tokens_if_no_row_were_cut": N_CELLS * longest / useful,
-        "texts_equal_in_any_order_and_batch": float(said["one"] == said["batch"] == said["backwards"]),
+        "texts_equal_in_any_order_and_batch": float(texts["one"] == texts["batch"] == texts["backwards"]),
     }
 
 
 def memory(model_name: str) -> dict:
-    """Bar 13: peak memory of describing synthetic cells from an h5ad into an h5ad, in MiB."""
+    """Measure target 13: peak memory in MiB while describing synthetic cells from one h5ad file into another."""
     found = {}
     _, processor = load_model(model_name, "cpu")
     genes = [token for token in processor.gene_vocabulary.tokens if token.startswith("ENSG")]
@@ -121,41 +121,44 @@ def repeated(part: ad.AnnData, n_cells: int) -> ad.AnnData:
 
 
 def kills(model_name: str) -> dict:
-    """Bar 13: runs of two processes that were killed and started again, against one process that was not."""
+    """Measure target 13: compare killed and resumed runs of two processes with an undisturbed run of one."""
     lot = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, undisturbed = folder / "cells.h5ad", folder / "undisturbed.jsonl"
         adata = example_cells()
         adata[np.random.default_rng(0).choice(adata.n_obs, KILL_CELLS, replace=False)].copy().write_h5ad(source)
-        for process in started(source, undisturbed, model_name, 1):
+        for process in start_ranks(source, undisturbed, model_name, 1):
             process.wait()
         found = {"moments": 0, "killed": 0, "in_the_middle": 0, "equal": 0}
-        for moment in range(MOMENTS):
+        for moment in range(N_KILLS):
             out = folder / f"{moment}.jsonl"
             shards = folder / f"{out.name}.describing"
-            processes = started(source, out, model_name, 2)
-            wanted = lot.randrange(KILL_CELLS // KILL_SHARD)
-            while any(process.poll() is None for process in processes) and len(list(shards.glob(DONE))) < wanted:
+            processes = start_ranks(source, out, model_name, 2)
+            kill_after = lot.randrange(KILL_CELLS // KILL_SHARD_ROWS)
+            while (
+                any(process.poll() is None for process in processes)
+                and len(list(shards.glob(SHARD_PATTERN))) < kill_after
+            ):
                 time.sleep(0.001)
             time.sleep(lot.uniform(0, 0.3))
             running = [process.poll() is None for process in processes]
             for process in processes:
                 process.kill()
                 process.wait()
-            left = list(shards.glob(DONE))
-            for process in started(source, out, model_name, 2):
+            left = list(shards.glob(SHARD_PATTERN))
+            for process in start_ranks(source, out, model_name, 2):
                 process.wait()
             found["moments"] += 1
             found["killed"] += any(running)
-            found["in_the_middle"] += 0 < len(left) < KILL_CELLS // KILL_SHARD
+            found["in_the_middle"] += 0 < len(left) < KILL_CELLS // KILL_SHARD_ROWS
             found["equal"] += out.read_bytes() == undisturbed.read_bytes()
     return found
 
 
-def started(source: Path, out: Path, model_name: str, ranks: int) -> list[subprocess.Popen]:
+def start_ranks(source: Path, out: Path, model_name: str, ranks: int) -> list[subprocess.Popen]:
     command = [sys.executable, "-m", "cell2text.describe", str(source), "--model", model_name, "--out", str(out)]
-    options = ["--shard-rows", str(KILL_SHARD), "--allow-fractional", "--device", "cpu", "--quiet"]
+    options = ["--shard-rows", str(KILL_SHARD_ROWS), "--allow-fractional", "--device", "cpu", "--quiet"]
     return [
         subprocess.Popen(
             [*command, *options],
@@ -167,7 +170,7 @@ def started(source: Path, out: Path, model_name: str, ranks: int) -> list[subpro
 
 
 def files(model_name: str, folder: str, pictures: Path) -> dict:
-    """Every file of a folder described, read back, checked against its input, and drawn."""
+    """Describe every file of a folder, check that its input is unchanged, and plot it."""
     import scanpy as sc
 
     found: dict[str, float] = {}
@@ -180,12 +183,12 @@ def files(model_name: str, folder: str, pictures: Path) -> dict:
             before, after = ad.read_h5ad(path), sc.read_h5ad(out)
             unchanged = (before.X != after.X).nnz == 0 and before.var.equals(after.var)
             if not unchanged or not before.obs.equals(after.obs[before.obs.columns]):
-                raise RuntimeError(f"{path.name} was changed by its description.")
-            after.write_h5ad(out)  # what anndata wrote it can write again
-            drawn = sc.pp.subsample(after, n_obs=min(DRAWN, after.n_obs), copy=True)
-            sc.pp.neighbors(drawn, use_rep="X_cell2text", n_neighbors=min(15, drawn.n_obs - 1))
-            sc.tl.umap(drawn)
-            figure = sc.pl.umap(drawn, color=["cell_type", "cell2text_cell_type"], show=False, return_fig=True)
+                raise RuntimeError(f"{path.name} was changed by `describe_file`.")
+            after.write_h5ad(out)  # the output can be written again
+            plotted = sc.pp.subsample(after, n_obs=min(PLOTTED_CELLS, after.n_obs), copy=True)
+            sc.pp.neighbors(plotted, use_rep="X_cell2text", n_neighbors=min(15, plotted.n_obs - 1))
+            sc.tl.umap(plotted)
+            figure = sc.pl.umap(plotted, color=["cell_type", "cell2text_cell_type"], show=False, return_fig=True)
             figure.savefig(pictures / f"{path.stem}.png", bbox_inches="tight", dpi=70)
             same = after.obs["cell2text_cell_type"].astype(str) == after.obs["cell_type"].astype(str)
             groups = after.uns["cell2text"]["groups"]
@@ -199,7 +202,7 @@ def files(model_name: str, folder: str, pictures: Path) -> dict:
     return found
 
 
-BARS = {
+TARGETS = {
     "batches": {
         "12 batch 32 >= 6 times batch 1": lambda r: r["batch_32_over_batch_1"] >= 6,
         "12 prompt padding <= 1.1": lambda r: r["prompt_tokens_over_real_ones"] <= 1.1,
@@ -214,16 +217,18 @@ BARS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a trained model")
-    parser.add_argument("names", nargs="*", help=f"any of: {', '.join(BARS)}")
-    parser.add_argument("--files", help="folder with h5ad files, for `files`")
-    parser.add_argument("--pictures", default="pictures", type=Path, help="where `files` leaves its plots")
+    parser.add_argument("names", nargs="*", help=f"any of: {', '.join(TARGETS)}")
+    parser.add_argument("--files", help="folder of h5ad files, for `files`")
+    parser.add_argument(
+        "--pictures", default="pictures", type=Path, help="folder for the plots of `files`; defaults to pictures"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in args.names or ("batches", "memory", "kills"):
         options = {"folder": args.files, "pictures": args.pictures} if name == "files" else {}
         measured = globals()[name](args.model, **options)
-        bars = {bar: bool(holds(measured)) for bar, holds in BARS[name].items()}
+        bars = {bar: bool(is_met(measured)) for bar, is_met in TARGETS[name].items()}
         rounded = {key: value if isinstance(value, int) else float(f"{value:.4g}") for key, value in measured.items()}
         results[name] = {"measured": rounded, "bars": bars}
         print(json.dumps({name: results[name]}, indent=1), flush=True)

@@ -1,10 +1,11 @@
-"""Bar 14, on one GPU: the share of its peak that training reaches, its waits for data, and cells described a second.
+"""Measure training and generation on one GPU (target 14): share of peak FLOPs, time waiting for data, cells per second.
 
     python benchmarks/gpu.py            # writes benchmarks/results/gpu.json
-    python benchmarks/gpu.py --toy      # small sizes on CPU: does the script run? Writes nothing
+    python benchmarks/gpu.py --toy      # small sizes on CPU, to test the script; writes nothing
 
-Llama-3.2-1B's shape with LoRA on Geneformer-V2-104M's, random weights, kept encoder states, bfloat16, through the
-trainer of `train_sft.py`; then descriptions of 150 tokens, 128 cells at a time, encoder included, with a static cache.
+Training: a model of the size of Llama-3.2-1B with LoRA and a frozen encoder of the size of Geneformer-V2-104M, with
+random weights, cached encoder states, bfloat16 and the trainer of `train_sft.py`. Generation: 150 tokens per cell in
+batches of 128 cells, including the encoder, with a static cache.
 """
 
 import argparse
@@ -19,17 +20,18 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from training import GENEFORMER, LONGEST, N_GENES, encoder_config
+from training import GENEFORMER, MAX_GENES, N_GENES, encoder_config
 from transformers import LlamaConfig
 from trl import SFTConfig
 
+from cell2text.files import write_atomically
 from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.components import train_tokenizer
 from cell2text.training.state_cache import CellStateCache, open_or_build
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
-from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary, write_atomically
+from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.json"
@@ -45,14 +47,14 @@ ANSWER = "This cell is a B cell. It comes from the blood of a healthy donor. " *
 MEASURED_WINDOWS = 3
 
 
-def parts(toy: bool) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
+def build_model(toy: bool) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
     torch.manual_seed(0)
     vocabulary = GeneVocabulary(
         [*SPECIAL_TOKENS, *(f"ENSG{i:011d}" for i in range(N_GENES))],
         np.array([*[np.nan] * len(SPECIAL_TOKENS), *np.ones(N_GENES)]),
         [""] * (len(SPECIAL_TOKENS) + N_GENES),
         {},
-        max_genes=64 if toy else LONGEST,
+        max_genes=64 if toy else MAX_GENES,
     )
     tokenizer = train_tokenizer([ANSWER] * 20, 300)
     processor = Cell2TextProcessor.from_components(tokenizer, vocabulary, num_cell_tokens=8 if toy else 256)
@@ -78,7 +80,7 @@ def make_rows(processor: Cell2TextProcessor, n_rows: int) -> Dataset:
 
 
 class OneBatch:
-    """A collator that hands out its first batch again and again: training without its data."""
+    """A collator that returns its first batch every time, to train without loading data."""
 
     def __init__(self, collator: TrainingCollator):
         self.collator, self.batch = collator, None
@@ -89,7 +91,7 @@ class OneBatch:
 
 
 def train(model, processor, rows: Dataset, cache: CellStateCache, folder: str, *, toy: bool, one_batch: bool) -> dict:
-    """Throughput of a run, the median of its last windows."""
+    """Train, and return the throughput as the median of the last logging windows."""
     collator = TrainingCollator(processor, caches={"train": cache})
     every = 2 if toy else 10
     trainer = Cell2TextTrainer(
@@ -119,7 +121,7 @@ def train(model, processor, rows: Dataset, cache: CellStateCache, folder: str, *
 
 
 def describe(model, processor, rows: Dataset, *, toy: bool) -> float:
-    """Cells described a second."""
+    """Return the number of cells described per second."""
     cells = [row[0] for row in rows["cells"]][: 4 if toy else 128]
     inputs = processor.apply_chat_template(
         [processor.conversation()] * len(cells), tokenize=True, return_dict=True, return_tensors="pt",
@@ -143,28 +145,31 @@ def main() -> int:
     parser.add_argument("--toy", action="store_true", help="small sizes on CPU, writes nothing")
     toy = parser.parse_args().toy
     if not toy and not torch.cuda.is_available():
-        print("gpu.py: no GPU is at hand: nothing is measured. --toy tries the script on CPU.", file=sys.stderr)
+        print(
+            "gpu.py found no GPU. Run it on a GPU machine, or pass --toy to test the script on CPU.",
+            file=sys.stderr,
+        )
         return 2
-    model, processor = parts(toy)
+    model, processor = build_model(toy)
     rows = make_rows(processor, 16 if toy else 512)
     with tempfile.TemporaryDirectory() as folder:
         cache = open_or_build(Path(folder, "states"), model, processor, rows, batch_size=4 if toy else 64)
         kept = rows.add_column("cache", ["train"] * len(rows)).add_column("cache_row", list(range(len(rows))))
         real, repeated = (
-            train(model, processor, kept, cache, folder, toy=toy, one_batch=alone) for alone in (False, True)
+            train(model, processor, kept, cache, folder, toy=toy, one_batch=one_batch) for one_batch in (False, True)
         )
     measured = {f"training_{name}": value for name, value in real.items()}
-    # Sizes differ between batches, so tokens are compared, not steps.
+    # Batches differ in size, so tokens are compared, not steps.
     measured["share_of_time_waiting_for_data"] = max(0.0, 1 - real["tokens_per_second"] / repeated["tokens_per_second"])
     measured["described_cells_per_second"] = describe(model, processor, rows, toy=toy)
-    bars = {
+    targets = {
         "14 training >= 30 % of peak": measured.get("training_share_of_peak_flops", 0.0) >= 0.3,
         "14 description >= 70 cells/s": measured["described_cells_per_second"] >= 70,
         "14 waiting <= 5 %": measured["share_of_time_waiting_for_data"] <= 0.05,
     }
     shapes = {"encoder": GENEFORMER["V2-104M"], "language_model": LLAMA_1B}
     device = "CPU, toy sizes" if toy else torch.cuda.get_device_name(0)
-    result = {"device": device, "shapes": shapes, "measured": measured, "bars": bars, "torch": torch.__version__}
+    result = {"device": device, "shapes": shapes, "measured": measured, "bars": targets, "torch": torch.__version__}
     print(json.dumps(result, indent=1))
     if not toy:
         write_atomically(RESULTS, json.dumps(result, indent=1) + "\n")

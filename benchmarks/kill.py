@@ -1,10 +1,9 @@
-"""Kill `cell2text prepare` with four workers at ten random moments, start it again, and compare what comes out.
+"""Kill `cell2text prepare` with four workers at ten random moments, resume it, and compare the output.
 
     python benchmarks/kill.py INPUT... [-- OPTION...]      # writes benchmarks/results/kill.json
 
-A moment is drawn by the number of shards that are there, from none to all but one, and up to a fifth of a second after.
-The output of every run is hashed, names and
-contents of all files, and has to be that of the undisturbed run.
+A run is killed up to 0.2 s after a random number of shards exists, from none to all but one. Names and contents of all
+files of every run must hash to the same value as those of an undisturbed run.
 """
 
 import argparse
@@ -25,19 +24,8 @@ RESULTS = Path(__file__).resolve().parent / "results" / "kill.json"
 
 
 def start(inputs: list[str], out: Path, options: list[str]) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "cell2text",
-        "prepare",
-        *inputs,
-        "--out",
-        str(out),
-        "--workers",
-        "4",
-        "--quiet",
-        *options,
-    ]
+    command = [sys.executable, "-m", "cell2text", "prepare", *inputs, "--out", str(out)]
+    command += ["--workers", "4", "--quiet", *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -59,8 +47,8 @@ def digest(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+")
-    parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--times", type=int, default=10, help="number of kills; defaults to 10")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments; defaults to 0")
     arguments = sys.argv[1:]
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     args, options = parser.parse_args(arguments[:cut]), arguments[cut + 1 :]
@@ -68,22 +56,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         finish(args.inputs, folder / "undisturbed", options)
-        wanted = digest(folder / "undisturbed")
+        expected = digest(folder / "undisturbed")
         total = len(list((folder / "undisturbed" / "data").glob("*.parquet")))
         moments = []
         for number in range(args.times):
             out = folder / "killed"
             shutil.rmtree(out, ignore_errors=True)
             process = start(args.inputs, out, options)
-            wanted_shards = lot.randrange(total)
-            while process.poll() is None and len(list((out / "data").glob("*.parquet"))) < wanted_shards:
+            kill_after = lot.randrange(total)
+            while process.poll() is None and len(list((out / "data").glob("*.parquet"))) < kill_after:
                 time.sleep(0.001)
             time.sleep(lot.uniform(0.0, 0.2))
             os.kill(process.pid, signal.SIGKILL)
             killed = process.wait() == -signal.SIGKILL
             shards = len(list((out / "data").glob("*.parquet"))) if out.exists() else 0
             finish(args.inputs, out, options)
-            moments.append({"killed": killed, "shards_left": shards, "shards": total, "equal": digest(out) == wanted})
+            moments.append({"killed": killed, "shards_left": shards, "shards": total, "equal": digest(out) == expected})
             print(number, moments[-1], flush=True)
     summary = {
         "killed": sum(moment["killed"] for moment in moments),

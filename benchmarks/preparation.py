@@ -1,10 +1,11 @@
-"""Bars 1 to 7 of data preparation: speed and memory against the published algorithm, decoupler, pySCENIC and datasets.
+"""Measure data preparation (targets 1 to 7) against Geneformer's tokenizer, decoupler, pySCENIC and datasets.
 
-    python benchmarks/preparation.py            # all: a table, and benchmarks/results/preparation.json
-    python benchmarks/preparation.py ranks aucell writing collapse scale    # some of them
+    python benchmarks/preparation.py            # all parts: benchmarks/results/preparation.json
+    python benchmarks/preparation.py ranks aucell writing collapse scale    # only these
 
-decoupler and pySCENIC run in an environment of their own, which is made once under `--environment`. Every figure is a
-ratio inside one run: CPU time on one thread, the two sides in turn, median of five; of whole runs one at each size.
+decoupler and pySCENIC run in a separate environment, which is created once under `--environment`. Ratios compare CPU
+time of alternating measurements on one thread within one run, as the median of five. Complete runs are measured once
+per size.
 """
 
 import argparse
@@ -24,12 +25,14 @@ import numpy as np
 import scipy.sparse as sp
 from synthetic import KINDS, N_CODING, N_GENES, synthetic_adata, synthetic_vocabulary
 
+from cell2text.files import write_atomically
+
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results" / "preparation.json"
 REPETITIONS = 5
 PACKAGES = ("decoupler==2.2.0",)
-BARE_PACKAGES = ("pyscenic==0.12.1", "ctxcore==0.2.0")  # their pins exclude any NumPy of today
+BARE_PACKAGES = ("pyscenic==0.12.1", "ctxcore==0.2.0")  # their pins exclude current releases of NumPy
 BARE_NEEDS = (
     "attrs", "frozendict", "cytoolz", "tqdm", "pyyaml", "boltons", "multiprocessing_on_dill", "networkx", "interlap",
 )  # fmt: skip
@@ -38,7 +41,7 @@ BARE_NEEDS = (
 def interleaved(
     sides: dict[str, Callable[[], object]], clock=time.process_time, repetitions: int = REPETITIONS
 ) -> dict:
-    """Median seconds of each side, the sides in turn, after one call of each that is not counted."""
+    """Return the median seconds of each side: alternating calls, after one warm-up call each."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side()
@@ -51,7 +54,7 @@ def interleaved(
 
 
 def published_ranks(counts, tokens: np.ndarray, medians: np.ndarray, max_genes: int | None) -> list[np.ndarray]:
-    """Geneformer's tokenizer as published, 512 cells at a time: normalise, then order every cell by itself."""
+    """Rank genes as Geneformer's tokenizer does: normalise 512 cells at a time, then sort each cell."""
     kept = np.flatnonzero(tokens >= 0)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     ranked = []
@@ -66,7 +69,7 @@ def published_ranks(counts, tokens: np.ndarray, medians: np.ndarray, max_genes: 
 
 
 def ranks() -> dict:
-    """Bar 1: rank encoding, and how its tokens differ from the published ones."""
+    """Measure target 1: rank encoding, and differences from the published tokens."""
     return {kind: ranks_of(kind) for kind in KINDS}
 
 
@@ -101,7 +104,7 @@ def ranks_of(kind: str) -> dict:
 
 
 def environment(folder: Path) -> Path:
-    """A Python with decoupler and pySCENIC, made once."""
+    """Return the Python of an environment with decoupler and pySCENIC; create it at the first call."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -143,7 +146,7 @@ print(json.dumps({"seconds": seconds}))
 """
 
 
-def other(python: Path, folder: Path, what: str, seed: int = 0) -> tuple[float, np.ndarray]:
+def score_elsewhere(python: Path, folder: Path, what: str, seed: int = 0) -> tuple[float, np.ndarray]:
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     command = [str(python), "-c", OTHERS, str(folder), what, str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, env=settings)
@@ -152,13 +155,13 @@ def other(python: Path, folder: Path, what: str, seed: int = 0) -> tuple[float, 
     return json.loads(done.stdout.splitlines()[-1])["seconds"], np.load(folder / f"{what}.npy")
 
 
-def hand_over(folder: Path, counts: sp.csr_matrix, columns: list[np.ndarray]) -> None:
+def write_inputs(folder: Path, counts: sp.csr_matrix, columns: list[np.ndarray]) -> None:
     sp.save_npz(folder / "counts.npz", counts)
     (folder / "sets.json").write_text(json.dumps({f"S{i}": found.tolist() for i, found in enumerate(columns)}))
 
 
 def aucell(python: Path) -> dict:
-    """Bar 5: AUCell, against both, on synthetic counts and for equality on real ones."""
+    """Measure target 5: AUCell against decoupler and pySCENIC on synthetic counts; compare values on real cells."""
     with tempfile.TemporaryDirectory() as name:
         result = {kind: aucell_of(kind, python, Path(name)) for kind in KINDS}
         result["real cells"] = real_aucell(python, Path(name))
@@ -171,19 +174,19 @@ def aucell_of(kind: str, python: Path, folder: Path) -> dict:
     rng = np.random.default_rng(0)
     columns = [np.sort(rng.choice(N_CODING, 146, replace=False)) for _ in range(50)]
     counts = synthetic_adata(kind, 2048).X
-    hand_over(folder, counts, columns)
+    write_inputs(folder, counts, columns)
     ours: dict[str, Callable] = {
         "expected": lambda: score(counts, columns),
         "seeded": lambda: score(counts, columns, ties="seeded", seed=0),
     }
     seconds: dict[str, list[float]] = {side: [] for side in ("decoupler", *ours)}
     for _ in range(REPETITIONS):
-        seconds["decoupler"].append(other(python, folder, "decoupler")[0])
+        seconds["decoupler"].append(score_elsewhere(python, folder, "decoupler")[0])
         for side, taken in interleaved(ours, repetitions=1).items():
             seconds[side].append(taken)
     middle = {side: median(values) for side, values in seconds.items()}
-    hand_over(folder, counts[:256], columns)
-    pyscenic, scores = other(python, folder, "pyscenic", seed=7)
+    write_inputs(folder, counts[:256], columns)
+    pyscenic, scores = score_elsewhere(python, folder, "pyscenic", seed=7)
     ours_seeded = score(counts[:256], columns, ties="seeded", seed=7)
     halves = np.vstack([score(counts[:1000], columns), score(counts[1000:], columns)])
     return {
@@ -196,7 +199,7 @@ def aucell_of(kind: str, python: Path, folder: Path) -> dict:
 
 
 def real_aucell(python: Path, folder: Path) -> dict | None:
-    """Equality with pySCENIC, and of the expectation with the mean of 200 shuffles, on real cells."""
+    """Compare seeded scores with pySCENIC, and expected scores with the mean of 200 shuffles, on real cells."""
     import anndata as ad
 
     from cell2text.preparation.aucell import aucell as score
@@ -215,8 +218,8 @@ def real_aucell(python: Path, folder: Path) -> dict | None:
         adata = adata[:: max(1, adata.n_obs // 50)][:50].copy()
         ranker = CellRanker(adata.var, vocabulary, max_genes=2048)
         counts, columns = ranker.collapse(adata.X), match_columns(sets, adata.var, ranker)
-        hand_over(folder, counts, columns)
-        _, theirs = other(python, folder, "pyscenic", seed=42)
+        write_inputs(folder, counts, columns)
+        _, theirs = score_elsewhere(python, folder, "pyscenic", seed=42)
         shuffles = np.stack([score(counts, columns, ties="seeded", seed=seed) for seed in range(200)])
         errors = shuffles.std(axis=0, ddof=1) / np.sqrt(200)
         off = np.abs(score(counts, columns) - shuffles.mean(axis=0))
@@ -233,7 +236,7 @@ def real_aucell(python: Path, folder: Path) -> dict | None:
 
 
 def write_files(folder: Path, cells: int) -> None:
-    """Files of synthetic cells, compressed and not; blocks are repeated, since drawing counts takes far longer."""
+    """Write files of synthetic cells, compressed and uncompressed; blocks are repeated because sampling is slow."""
     import anndata as ad
 
     for kind in KINDS:
@@ -254,10 +257,10 @@ if side == "cell2text":
 else:
     import anndata, numpy, datasets
     from preparation import published_ranks
-    from ranking_cell2text import choose_gene_names
+    from ranking_cell2text import choose_gene_column
     from vocabulary_cell2text import GeneVocabulary
 def peak():
-    # MiB; ru_maxrss would start with that of the process that started this one
+    # MiB; ru_maxrss would include the peak of the parent process
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 imports, before = time.process_time(), peak()
 cpu, wall = time.process_time(), time.perf_counter()
@@ -268,13 +271,13 @@ if side == "cell2text":
 else:
     adata = anndata.read_h5ad(path)
     vocabulary = GeneVocabulary.from_pretrained(f"{folder}/vocabulary")
-    tokens, _, _ = choose_gene_names(adata.var, vocabulary, "index")
+    tokens, _, _ = choose_gene_column(adata.var, vocabulary, "index")
     medians = vocabulary.medians[numpy.maximum(tokens, 0)]
     ranked = published_ranks(adata.X, tokens, medians, None)
     columns = {"input_ids": ranked, "cell_type": adata.obs["cell_type"].astype(str).tolist()}
     first, last = vocabulary.cls_token_id, vocabulary.eos_token_id
 
-    def cut(row):  # published: row by row, after the data set was made
+    def cut(row):  # published: row by row, after the data set is created
         row["input_ids"] = numpy.concatenate([[first], row["input_ids"][:2046], [last]])
         row["length"] = len(row["input_ids"])
         return row
@@ -301,7 +304,7 @@ def whole_run(side: str, path: Path, folder: Path) -> dict:
 
 
 def bare_read(path: Path) -> float:
-    """Seconds of reading all counts with h5py and nothing else, 1,024 cells at a time."""
+    """Return the seconds that h5py alone takes to read all counts, 1,024 cells at a time."""
     start = time.perf_counter()
     with h5py.File(path) as file:
         group = file["X"]
@@ -322,7 +325,7 @@ def prepare_inputs(folder: Path) -> None:
 
 
 def scale() -> dict:
-    """Bars 2 to 4 at scale: 20,000 and 60,000 cells, peak above the imports, and what 40,000 more cells cost."""
+    """Measure targets 2 to 4: complete runs on 20,000 and 60,000 cells, and the memory above that of the imports."""
     result: dict[str, dict] = {}
     sizes = (20_000, 60_000)
     with tempfile.TemporaryDirectory() as name:
@@ -354,7 +357,7 @@ def scale() -> dict:
 
 
 def writing() -> dict:
-    """Bar 6: writing ranked cells of 2,048 tokens, as Parquet shards and as Arrow files, against `from_generator`."""
+    """Measure target 6: writing cells of 2,048 tokens as Parquet and Arrow, against `Dataset.from_generator`."""
     import pyarrow as pa
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
@@ -401,7 +404,7 @@ def writing() -> dict:
 
 
 def collapse() -> dict:
-    """Bar 7: what adding up the rows of one gene costs, as a share of a whole run on the same cells."""
+    """Measure target 7: time to sum duplicate genes, as a share of a complete run on the same cells."""
     with tempfile.TemporaryDirectory() as name:
         prepare_inputs(Path(name))
         return {kind: collapse_of(kind, Path(name)) for kind in KINDS}
@@ -412,7 +415,7 @@ def collapse_of(kind: str, folder: Path) -> dict:
 
     adata = synthetic_adata(kind, 4000)
     names = adata.var_names.to_numpy().copy()
-    names[N_GENES - 500 :] = names[:500]  # 500 genes that stand in two rows
+    names[N_GENES - 500 :] = names[:500]  # 500 genes occur twice
     adata.var = adata.var.set_index(names)[[]]
     ranker = CellRanker(adata.var, synthetic_vocabulary(), max_genes=2048)
     adata.write_h5ad(folder / "twice.h5ad", compression="gzip")
@@ -421,7 +424,7 @@ def collapse_of(kind: str, folder: Path) -> dict:
     return {"share_of_preparation": seconds["collapse"] / median(runs)}
 
 
-BARS = {
+TARGETS = {
     "ranks": lambda r: {"1 sparse >= 4": r["sparse"]["ratio"] >= 4, "1 dense >= 2.5": r["dense"]["ratio"] >= 2.5},
     "aucell": lambda r: {
         "5 seeded >= 4": min(r[k]["seeded_over_decoupler"] for k in KINDS) >= 4,
@@ -445,11 +448,16 @@ BARS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(BARS)}")
-    parser.add_argument("--environment", type=Path, default=PROJECT / "runs" / "benchmark-environment")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of: {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--environment",
+        type=Path,
+        default=PROJECT / "runs" / "benchmark-environment",
+        help="folder of the environment of decoupler and pySCENIC",
+    )
     args = parser.parse_args()
-    if set(args.parts) - set(BARS):
-        parser.error(f"no such part: {sorted(set(args.parts) - set(BARS))}; there are {list(BARS)}")
+    if set(args.parts) - set(TARGETS):
+        parser.error(f"Unknown parts {sorted(set(args.parts) - set(TARGETS))}: expected any of {list(TARGETS)}.")
     steps = {
         "ranks": ranks,
         "aucell": lambda: aucell(environment(args.environment)),
@@ -459,12 +467,10 @@ def main() -> None:
     }
     for name in args.parts or steps:
         measured = rounded(steps[name]())
-        bars = BARS[name](measured)
+        bars = TARGETS[name](measured)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[name] = {"measured": measured, "bars": bars}
-        partial = RESULTS.with_suffix(".partial")
-        partial.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
-        os.replace(partial, RESULTS)
+        write_atomically(RESULTS, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
         print(json.dumps({name: results[name]}, indent=1), flush=True)
 
 

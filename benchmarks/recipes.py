@@ -1,10 +1,10 @@
-"""Compare recipes of the embedded default on validation cells, and measure the chosen one on the test cells.
+"""Compare training recipes on validation cells, and evaluate the default recipe on test cells.
 
-    python benchmarks/recipes.py [NAME ...]      # validation: benchmarks/results/recipes.json, one entry a recipe
-    python benchmarks/recipes.py --test          # the default on test cells: benchmarks/results/default.json
+    python benchmarks/recipes.py [NAME ...]      # validation: benchmarks/results/recipes.json, one entry per recipe
+    python benchmarks/recipes.py --test          # test: benchmarks/results/default.json
 
-A recipe is `configs/default.yaml` with changes, run on three splits. Validation holds out a fifth of the training cells
-and never looks at the test cells, a fifth of all.
+A recipe is `configs/default.yaml` with changes, run on three splits. Test cells are a fifth of all cells. Validation
+cells are a fifth of the training cells, so recipes are chosen without the test cells.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import mean
+
+from cell2text.files import write_atomically
 
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -35,7 +37,7 @@ RECIPES: dict[str, dict] = {
 
 
 def run(changes: dict, split: int) -> dict:
-    """Results of one run of `train_sft.py`, and its seconds from start to end."""
+    """Run `train_sft.py` and return its metrics and wall time in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         options = {"split_seed": split, "seed": split, "output_dir": folder, "report_to": "none", "disable_tqdm": True}
         command = [sys.executable, "-m", "accelerate.commands.launch", str(PROJECT / "train_sft.py")]
@@ -46,11 +48,11 @@ def run(changes: dict, split: int) -> dict:
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
         metrics = json.loads(Path(folder, "evaluation", "metrics.json").read_text())
-        return {"split": split, **chosen(metrics), "seconds": round(time.monotonic() - start)}
+        return {"split": split, **select_metrics(metrics), "seconds": round(time.monotonic() - start)}
 
 
-def chosen(metrics: dict) -> dict:
-    """Accuracy of the cell type of every system, and the share of texts that are right word for word."""
+def select_metrics(metrics: dict) -> dict:
+    """Select the cell-type accuracy of every system and the share of texts that match exactly."""
     systems = {name: scores["cell_type"]["accuracy"] for name, scores in metrics["systems"].items()}
     systems = {name: value for name, value in systems.items() if name != "constant"}
     found = {"n": metrics["cell_type"]["n"], "cell2text": metrics["cell_type"]["accuracy"]}
@@ -64,20 +66,18 @@ def summarise(changes: dict, runs: list[dict]) -> dict:
 
 def write(path: Path, content: dict) -> None:
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(RECIPES)}")
-    parser.add_argument("--test", action="store_true", help="measure the default on the test cells")
-    parser.add_argument("--splits", nargs="+", type=int, default=[42, 43, 44])
+    parser.add_argument("--test", action="store_true", help="evaluate the default recipe on the test cells")
+    parser.add_argument("--splits", nargs="+", type=int, default=[42, 43, 44], help="seeds; defaults to 42 43 44")
     args = parser.parse_args()
     unknown = set(args.names) - set(RECIPES)
     if unknown:
-        parser.error(f"no such recipe: {sorted(unknown)}; there are {list(RECIPES)}")
+        parser.error(f"Unknown recipes {sorted(unknown)}: expected any of {list(RECIPES)}.")
     for name in ["default"] if args.test else args.names or RECIPES:
         changes = RECIPES[name] | ({} if args.test else {"hold_out": "validation", "eval_strategy": "no"})
         runs = []

@@ -1,9 +1,9 @@
-"""PageRank similarity of the whole Cell Ontology: time, memory, and the difference from networkx, every pair.
+"""Measure PageRank similarity on the whole Cell Ontology: time, memory, and the difference from networkx.
 
     python benchmarks/similarity.py      # benchmarks/results/similarity.json; networkx takes a few minutes
 
-One thread. Seconds and memory are of a fresh process that loads the ontology and builds the matrix; memory is the peak
-of the whole process, libraries included.
+Time and memory are measured on one thread in a fresh process that loads the ontology and computes the matrix. Memory is
+the peak of the process, including libraries.
 """
 
 import json
@@ -33,14 +33,14 @@ print(json.dumps({"terms": len(matrix), "seconds": round(seconds, 2), "MiB": rou
 """
 
 
-def build() -> dict:
+def measure_build() -> dict:
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, env=settings, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def largest_difference(graph: OntologyGraph) -> float:
-    """Largest absolute difference of a PageRank score from networkx's, over all pairs of terms."""
+    """Return the largest absolute difference from the PageRank scores of networkx over all pairs of terms."""
     other = nx.Graph((term, parent) for term, parents in graph.parents.items() for parent in parents)
     worst = 0.0
     for i, term in enumerate(graph.terms):
@@ -57,7 +57,7 @@ def main() -> None:
     start = time.perf_counter()
     result = {
         "ontology": f"CL {ontology_versions()['CL']}",
-        **build(),
+        **measure_build(),
         "largest_difference_from_networkx": largest_difference(graph),
         "mean": float(matrix.mean()),
         "median": float(np.median(matrix)),

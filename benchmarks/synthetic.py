@@ -1,4 +1,4 @@
-"""Synthetic counts for the benchmarks: negative-binomial over 36,000 genes, 20,000 of them in the vocabulary."""
+"""Generate synthetic counts for the benchmarks: negative binomial, 36,000 genes, 20,000 of them in the vocabulary."""
 
 import anndata as ad
 import numpy as np
@@ -9,11 +9,11 @@ from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 
 N_GENES, N_CODING = 36_000, 20_000
-KINDS = {"sparse": 3_250, "dense": 35_000}  # counts of a cell: about 1,760 and 7,170 genes
+KINDS = {"sparse": 3_250, "dense": 35_000}  # mean counts per cell; about 1,760 and 7,170 expressed genes
 
 
 def synthetic_counts(kind: str, n_cells: int, *, seed: int = 0) -> sp.csr_matrix:
-    """Counts as float32 CSR; gene means follow a log-normal, cell depths too, and counts are over-dispersed."""
+    """Sample over-dispersed counts as float32 CSR; gene means and cell depths are log-normal."""
     rng = np.random.default_rng(seed)
     means = rng.lognormal(0.0, 2.2, size=N_GENES)
     means[N_CODING:] *= 0.3
@@ -35,7 +35,7 @@ def synthetic_vocabulary(*, seed: int = 0) -> GeneVocabulary:
 
 
 def synthetic_adata(kind: str, n_cells: int, *, seed: int = 0) -> ad.AnnData:
-    """Cells with CELLxGENE columns and ten donors."""
+    """Build cells with CELLxGENE columns and ten donors."""
     counts = synthetic_counts(kind, n_cells, seed=seed)
     types = [
         ("B cell", "CL:0000236"),

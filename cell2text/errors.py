@@ -155,7 +155,7 @@ def as_flags(message: str, flags: Mapping[str, str]) -> str:
         return f"{name} {shlex.quote(text) if _NEEDS_QUOTES.search(text) else text}"
 
     # A value is quoted, or ends before white space or punctuation; a dot, comma or colon inside it belongs to it.
-    return re.sub(rf"(?<![\w.])({names})=(\"[^\"]*\"|'[^']*'|[^\s;()\"']*[^\s,;:().\"'])?", flag, message)
+    return re.sub(rf"(?<![\w.-])({names})=(\"[^\"]*\"|'[^']*'|[^\s;()\"']*[^\s,;:().\"'])?", flag, message)
 
 
 __all__ = [

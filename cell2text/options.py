@@ -94,7 +94,7 @@ class Options:
         unknown = sorted(str(name) for name in content if name not in known)
         if unknown:
             raise UserError(
-                f"{path} names options that do not exist: {', '.join(unknown)}. Options: {', '.join(known)}."
+                f"{path} names options that do not exist: {', '.join(unknown)}. Expected some of {', '.join(known)}."
             )
         return cls(**{**content, **changes})
 
@@ -207,7 +207,7 @@ def flag_parameters(cls: type, only: Iterable[str] = ()) -> list[inspect.Paramet
             text += f" [default: {default}]"
         command_type = list[str] if kind == dict[str, str] else str if kind == dict[str, float] else kind
         spelled = [flags[name]] if declared.metadata["option"].flag else []
-        annotation = Annotated[command_type | None, typer.Option(*spelled, help=text)]
+        annotation = Annotated[command_type | None, typer.Option(*spelled, help=text)]  # type: ignore[valid-type]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return parameters
 

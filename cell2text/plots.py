@@ -1,4 +1,4 @@
-"""Pictures of the reports, as SVG text that stands in a page."""
+"""Figures of the reports, as SVG text within a page. Depends on matplotlib."""
 
 import io
 
@@ -10,7 +10,17 @@ COLOURS = ("#3b6ea5", "#e08b3c", "#5a9e6f", "#b5523b", "#8a6fb0", "#8c8c8c")
 
 
 def stacked_bars(names: list[str], series: dict[str, list[float]], label: str) -> Figure:
-    """Horizontal bars, one a name from top to bottom, its series end to end."""
+    """Return a chart of horizontal bars, one per name from top to bottom, each composed of the series.
+
+    Parameters
+    ----------
+    names
+        Labels of the bars.
+    series
+        Title of each series and its values, one per name.
+    label
+        Label of the horizontal axis.
+    """
     figure = Figure(figsize=(9, 0.9 + 0.27 * len(names)), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(names)
@@ -26,12 +36,18 @@ def stacked_bars(names: list[str], series: dict[str, list[float]], label: str) -
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib sees no formula."""
+    r"""Return a text in which matplotlib reads no formula.
+
+    Examples
+    --------
+    >>> plain("a$b$")
+    'a\\$b\\$'
+    """
     return text.replace("$", r"\$")
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG text, the same bytes each time."""
+    """Return a figure as SVG text. Equal figures give equal texts."""
     content = io.StringIO()
     with rc_context({"svg.hashsalt": "cell2text", "svg.fonttype": "none", "font.size": 9}):
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})

@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
+TASK = "cell-to-text"
+
 def register() -> None:
     """Register the configuration, model, processor and pipeline of Cell2Text with transformers.
 
@@ -23,15 +25,21 @@ def register() -> None:
         AutoModelForMultimodalLM,
         AutoProcessor,
     )
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from configuration_cell2text import Cell2TextConfig
     from modeling_cell2text import Cell2TextForConditionalGeneration
+    from pipeline_cell2text import CellToTextPipeline
     from processing_cell2text import Cell2TextProcessor
 
     AutoConfig.register("cell2text", Cell2TextConfig, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(Cell2TextConfig, Cell2TextForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(Cell2TextConfig, Cell2TextProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=CellToTextPipeline, pt_model=AutoModelForMultimodalLM, type="multimodal"
+        )
 
 
 def register_with_transformers() -> None:

@@ -142,6 +142,24 @@ def small_h5ad(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory):
+    """A folder with three files of counts, a gene vocabulary and gene sets."""
+    from .preparation_runs import write_studies
+
+    return write_studies(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="session")
+def prepared(studies, tmp_path_factory):
+    """The prepared data set of the three files; tests only read it."""
+    from .preparation_runs import prepare_studies
+
+    folder = tmp_path_factory.mktemp("prepared") / "prepared"
+    prepare_studies(studies, folder)
+    return folder
+
+
 @pytest.fixture
 def tiny_adata():
     return make_adata()

@@ -1,4 +1,4 @@
-"""What the tests of describing share: a tiny model on disk, an experiment, and the command in a process of its own."""
+"""Fixtures shared by tests of description: a tiny model on disk, an experiment, and the command in a subprocess."""
 
 import json
 import os
@@ -24,13 +24,13 @@ FAST = DescribeOptions(max_new_tokens=10, batch_size=8)
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
-    """A tiny model on disk, whose texts end at different lengths."""
+    """Folder of a tiny model whose texts end at different lengths."""
     folder = tmp_path_factory.mktemp("model")
     processor = make_processor()
     model = make_model(processor=processor)
-    said = CellTextGenerator(model, processor, max_new_tokens=10)
+    generator = CellTextGenerator(model, processor, max_new_tokens=10)
     cells = processor.rank_encode(make_adata(N_CELLS))
-    ids = said._decode(encode_cells(model, processor, [[cell] for cell in cells]))[0]
+    ids = generator._decode(encode_cells(model, processor, [[cell] for cell in cells]))[0]
     common = max({token for row in ids for token in row[1:]}, key=lambda token: sum(token in row[1:] for row in ids))
     model.generation_config.eos_token_id = [3, common]
     model.save_pretrained(folder)
@@ -40,7 +40,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def experiment(tmp_path_factory):
-    """Thirty cells in an h5ad with all sorts of other things in it; the fifth has no counts."""
+    """An h5ad file of thirty cells with further annotations; the cell of row 5 has no counts."""
     adata = make_adata(N_CELLS)
     counts = adata.X.toarray()
     counts[5] = 0

@@ -19,14 +19,15 @@ from .training_runs import PROJECT, make_trainer, run, weights, write_config
 
 
 def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(small_h5ad, tmp_path):
+    """The resumed processes would use another number of threads, and take the recorded one."""
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
         "gene_dropout": 0.5, "save_total_limit": 1, "depth_loss": 0.3, "rank_cut": 0.3, "class_balance": 0.5,
     }  # fmt: skip
-    run(tmp_path / "whole", **options)
-    path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    for step in (2, 4):
+    run(tmp_path / "whole", **options, cpu_threads=2)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    for step, cpu_threads in ((2, 2), (4, 1)):
+        path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=cpu_threads)
         command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(path)]
         with open(tmp_path / f"killed{step}.log", "w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
@@ -36,7 +37,8 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(
         assert process.wait() == -signal.SIGKILL, (tmp_path / f"killed{step}.log").read_text()[-2000:]
         kept = find_checkpoint("true", str(tmp_path / "killed" / "out"))
         assert kept is not None and int(kept.rpartition("-")[2]) >= step - 1
-    run(tmp_path / "killed", **options, resume_from_checkpoint="true")
+    resumed = run(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=1)
+    assert "CPU threads: 2, as recorded in" in resumed.stderr and "this run would use 1" in resumed.stderr
     whole, killed = (weights(tmp_path / name / "out") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 

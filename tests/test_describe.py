@@ -239,7 +239,7 @@ def test_wrong_paths_and_models_end_in_one_line(model, experiment, tmp_path, cap
     capsys.readouterr()
     assert run_cli("describe", experiment, "--model", model, "--out", tmp_path / "there.csv") == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("cell2text: ") and "overwrite" in printed and "Traceback" not in printed
+    assert printed.startswith("cell2text: --out") and "Pass --overwrite" in printed and "Traceback" not in printed
 
 
 def test_a_file_at_an_address_is_described_into_the_current_folder(model, experiment, tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ def chat(*cells, text="Describe this cell."):
     return [{"role": "user", "content": [*blocks, {"type": "text", "text": text}]}]
 
 
-def test_a_placeholder_becomes_one_token_a_feature(tiny_processor):
+def test_a_placeholder_expands_to_num_cell_tokens(tiny_processor):
     inputs = tiny_processor(text="<cell> Describe.", cells=CELL, return_tensors="pt")
     assert (inputs["input_ids"] == tiny_processor.cell_token_id).sum() == tiny_processor.num_cell_tokens
     assert set(inputs) == set(tiny_processor.model_input_names)
@@ -38,7 +38,7 @@ def test_cells_are_padded_and_masked(tiny_processor):
     assert inputs["cell_attention_mask"].tolist() == [[[1, 1, 1, 1], [1, 1, 1, 0]], [[1, 1, 1, 0], [0, 0, 0, 0]]]
 
 
-def test_a_cell_without_genes_is_told_from_an_empty_slot():
+def test_a_cell_without_genes_differs_from_an_empty_slot():
     processor = make_processor(specials=("<pad>", "<mask>"))
     mask = processor.pad_cells([[[], [5, 6]], [[7]]])["cell_attention_mask"]
     assert mask.tolist() == [[[1, 0], [1, 1]], [[1, 0], [0, 0]]]
@@ -66,12 +66,12 @@ def test_a_given_tokenizer_is_left_unchanged():
     assert processor(text=["Describe this cell.", "A"], return_tensors="pt")["attention_mask"][1, 0] == 0
 
 
-def test_an_anndata_gives_one_cell_a_text(tiny_processor, tiny_adata):
+def test_an_anndata_supplies_one_cell_per_text(tiny_processor, tiny_adata):
     inputs = tiny_processor(text=["<cell> Describe."] * 12, cells=tiny_adata, return_tensors="pt")
     assert inputs["cell_input_ids"].shape == (12, 1, 32)
 
 
-def test_cells_longer_than_the_model_reads_keep_their_closing_token(tiny_processor):
+def test_truncated_cells_keep_their_closing_token(tiny_processor):
     ids = tiny_processor.pad_cells([[np.array([2, *range(4, 50), 3])]])["cell_input_ids"][0, 0]
     assert len(ids) == 32 and ids[0] == 2 and ids[-1] == 3 and ids[-2] == 33
 
@@ -79,7 +79,7 @@ def test_cells_longer_than_the_model_reads_keep_their_closing_token(tiny_process
 @pytest.mark.parametrize(
     "template", [TEXT_TEMPLATE, BLOCK_TEMPLATE, DEFAULT_CHAT_TEMPLATE], ids=["text", "blocks", "plain"]
 )
-def test_chat_templates_with_and_without_blocks_say_the_same(template):
+def test_chat_templates_with_and_without_blocks_render_the_same_text(template):
     processor = make_processor(template)
     text = processor.apply_chat_template(chat(CELL), add_generation_prompt=True)
     assert text.count("<cell>") == 1 and "Describe this cell." in text and "'type'" not in text
@@ -87,7 +87,7 @@ def test_chat_templates_with_and_without_blocks_say_the_same(template):
     assert (inputs["input_ids"] == processor.cell_token_id).sum() == 5 and inputs["cell_input_ids"].shape == (1, 1, 4)
 
 
-def test_a_batch_of_chats_may_hold_no_one_or_several_cells(tiny_processor):
+def test_chats_of_a_batch_may_hold_zero_one_or_several_cells(tiny_processor):
     inputs = tiny_processor.apply_chat_template(
         [chat(), chat(CELL), chat(CELL, OTHER)], tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -100,19 +100,19 @@ def test_a_chat_without_cells_needs_none(tiny_processor):
     assert set(inputs) == {"input_ids", "attention_mask"}
 
 
-def test_a_template_without_system_role_gets_it_in_the_first_message():
+def test_a_template_without_system_role_gets_the_system_message_in_the_first_one():
     processor = make_processor(NO_SYSTEM_TEMPLATE)
     text = processor.apply_chat_template(processor.conversation())
     assert processor.system_prompt in text and text.count("<|im_start|>") == 1
     assert make_processor().apply_chat_template(processor.conversation()).count("<|im_start|>") == 2
 
 
-def test_an_empty_system_prompt_is_left_out(tiny_processor):
+def test_an_empty_system_prompt_adds_no_message(tiny_processor):
     tiny_processor.system_prompt = ""
     assert [message["role"] for message in tiny_processor.conversation()] == ["user"]
 
 
-def test_assistant_tokens_are_found_behind_expanded_placeholders(tiny_processor):
+def test_assistant_masks_account_for_expanded_placeholders(tiny_processor):
     messages = [*chat(CELL), {"role": "assistant", "content": "A B cell."}]
     inputs = tiny_processor.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
@@ -121,7 +121,7 @@ def test_assistant_tokens_are_found_behind_expanded_placeholders(tiny_processor)
     assert tiny_processor.tokenizer.decode(ids[mask]) == "A B cell.<|im_end|>"
 
 
-def test_the_whole_processor_is_saved_and_read_back(tiny_processor, tmp_path):
+def test_a_saved_processor_loads_unchanged(tiny_processor, tmp_path):
     tiny_processor.instruction = "Which tissue?"
     tiny_processor.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
@@ -158,7 +158,7 @@ def test_a_saved_processor_loads_and_saves_as_the_same_bytes(given, options, tmp
     assert not re.search(rb"local_files_only|is_local|hf_x|/tmp", first["tokenizer_config.json"])
 
 
-def test_the_tokenizer_of_the_packaged_model_names_no_way_of_loading():
+def test_the_tokenizer_of_the_packaged_model_holds_no_load_arguments():
     config = json.loads(files("cell2text.models").joinpath("mini/tokenizer_config.json").read_text())
     assert not {"local_files_only", "is_local", "name_or_path", "trust_remote_code"} & set(config)
 
@@ -177,7 +177,7 @@ def test_special_tokens_of_the_tokenizer_are_kept(tiny_processor):
     assert set(tiny_processor.tokenizer.extra_special_tokens) == {"<|im_start|>", "<cell>"}
 
 
-def test_a_tokenizer_without_template_or_padding_gets_both():
+def test_a_tokenizer_without_template_or_padding_token_gets_both():
     tokenizer = make_tokenizer(chat_template=None)
     tokenizer.pad_token = None
     processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary())
@@ -188,7 +188,7 @@ def test_a_tokenizer_without_template_or_padding_gets_both():
     )
 
 
-def test_cut_placeholders_are_refused_with_the_length_they_need(tiny_processor):
+def test_truncated_placeholders_raise_with_the_length_they_need(tiny_processor):
     text = "<cell><cell> Compare these."
     needed = len(tiny_processor(text=text)["input_ids"][0])
     with pytest.raises(ValueError, match=f"max_length=8 cut the prompt: 8 of 10 <cell> tokens.*at least {needed}"):
@@ -216,12 +216,12 @@ def test_cut_placeholders_are_refused_with_the_length_they_need(tiny_processor):
         ),
     ],
 )
-def test_cells_that_do_not_fit_are_refused(tiny_processor, texts, cells, message):
+def test_cells_that_do_not_match_the_text_raise(tiny_processor, texts, cells, message):
     with pytest.raises(ValueError, match=message):
         tiny_processor(text=texts, cells=cells)
 
 
-def test_nothing_pictures_and_unknown_blocks_are_refused(tiny_processor):
+def test_empty_calls_images_and_unknown_blocks_raise(tiny_processor):
     with pytest.raises(ValueError, match="Pass text, cells or both"):
         tiny_processor()
     with pytest.raises(ValueError, match="reads text and cells, but got images"):
@@ -230,12 +230,12 @@ def test_nothing_pictures_and_unknown_blocks_are_refused(tiny_processor):
         tiny_processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
 
 
-def test_a_tokenizer_without_placeholder_is_refused():
+def test_a_tokenizer_without_the_placeholder_raises():
     with pytest.raises(ValueError, match="does not know the placeholder '<cell>'"):
         Cell2TextProcessor(make_tokenizer())
 
 
-def test_a_processor_without_vocabulary_says_so(tmp_path):
+def test_a_processor_without_a_vocabulary_raises(tmp_path):
     processor = make_processor()
     processor.gene_vocabulary = None
     with pytest.raises(ValueError, match="has no gene vocabulary"):

@@ -1,4 +1,4 @@
-"""Counts to ranked genes: the order, the sources, the names, and what is refused."""
+"""Ranking genes: their order, the sources of counts and gene names, and what raises."""
 
 import anndata as ad
 import numpy as np
@@ -50,17 +50,17 @@ def test_ties_go_to_the_smaller_token():
     assert ranked[0].tolist() == [10, 20, 30]
 
 
-def test_longest_cell_is_cut_to_its_highest_ranks():
+def test_a_long_cell_is_truncated_to_its_highest_ranks():
     ranked = rank_encode(sp.csr_matrix([[1, 5, 3]]), np.array([7, 8, 9]), np.ones(3), max_genes=2)
     assert ranked[0].tolist() == [8, 9]
 
 
-def test_special_tokens_frame_every_cell(tiny_adata):
+def test_special_tokens_open_and_close_every_cell(tiny_adata):
     cells, _ = rank(tiny_adata, max_genes=10)
     assert all(cell[0] == 2 and cell[-1] == 3 and len(cell) <= 10 for cell in cells)
 
 
-def test_vocabulary_without_cls_frames_nothing(tiny_adata):
+def test_a_vocabulary_without_cls_adds_no_special_tokens(tiny_adata):
     cells, _ = rank(tiny_adata, make_vocabulary(specials=("<pad>", "<mask>")))
     assert all((cell > 1).all() for cell in cells)
 
@@ -144,7 +144,7 @@ def test_gene_names_are_found_in_any_column(tiny_adata):
     symbols.var["ensembl"] = pd.Categorical([f"{name}.7" for name in symbols.var_names])
     symbols.var_names = [f"row{index}" for index in range(N_GENES)]
     found, report = rank(symbols)
-    assert report.gene_names == "feature_name" and report.genes_by_route["symbol"] == N_GENES
+    assert report.gene_column == "feature_name" and report.genes_by_route["symbol"] == N_GENES
     assert all(map(np.array_equal, expected, found))
     versioned, report = rank(symbols, gene_key="ensembl")
     assert report.genes_by_route["ensembl_id"] == N_GENES and all(map(np.array_equal, expected, versioned))
@@ -159,7 +159,7 @@ def test_aliases_and_retired_ids_are_mapped_and_reported(tiny_adata):
     assert report.counts_by_route["unmapped"] == pytest.approx(lost) and set(report.counts_by_route) == set(ROUTES)
 
 
-def test_mapped_fraction_is_told_for_each_cell(tiny_adata):
+def test_mapped_fraction_is_reported_per_cell(tiny_adata):
     renamed = tiny_adata.copy()
     renamed.var_names = ["nobody", *tiny_adata.var_names[1:]]
     _, report = rank(renamed, gene_key="index")
@@ -187,12 +187,12 @@ def test_cell_without_counts_is_kept_and_reported(tiny_adata):
     )
 
 
-def test_cut_cells_are_reported(tiny_adata):
+def test_truncated_cells_are_reported(tiny_adata):
     _, report = rank(tiny_adata, max_genes=6)
     assert report.truncated_cells == (tiny_adata.X.getnnz(1) > 4).sum()
 
 
-def test_empty_file_gives_no_cells(tiny_adata):
+def test_an_empty_file_has_no_cells(tiny_adata):
     cells, report = rank(tiny_adata[:0])
     assert cells == [] and len(report.n_genes) == 0
 
@@ -214,33 +214,33 @@ def test_empty_file_gives_no_cells(tiny_adata):
         ),
     ],
 )
-def test_values_that_are_no_counts_are_refused(tiny_adata, change, message):
+def test_values_that_are_not_counts_raise(tiny_adata, change, message):
     tiny_adata.layers["counts"] = tiny_adata.X.copy()
     tiny_adata.X = change(tiny_adata.X.toarray())
     with pytest.raises(ValueError, match=message):
         rank(tiny_adata)
 
 
-def test_without_a_layer_of_counts_the_message_says_so(tiny_adata):
+def test_the_message_says_that_no_layer_holds_counts(tiny_adata):
     tiny_adata.X = tiny_adata.X.log1p()
     with pytest.raises(ValueError, match="No layer holds integers.*allow_fractional=True"):
         rank(tiny_adata)
 
 
-def test_counts_in_raw_are_found(tiny_adata):
+def test_the_message_names_counts_in_raw(tiny_adata):
     tiny_adata.raw = tiny_adata
     tiny_adata.X = tiny_adata.X.log1p()
     with pytest.raises(ValueError, match=r"Found integers in raw.X: pass layer='raw'"):
         rank(tiny_adata)
 
 
-def test_counts_in_x_are_found(tiny_adata):
+def test_the_message_names_counts_in_x(tiny_adata):
     tiny_adata.layers["log"] = tiny_adata.X.log1p()
-    with pytest.raises(ValueError, match=r"layers\['log'\] holds fractional.*Found integers in X: leave layer out"):
+    with pytest.raises(ValueError, match=r"layers\['log'\] holds fractional.*Found integers in X: omit layer"):
         rank(tiny_adata, layer="log")
 
 
-def test_expected_counts_are_ranked_when_asked(tiny_adata):
+def test_non_integer_counts_are_ranked_with_allow_fractional(tiny_adata):
     tiny_adata.X = tiny_adata.X * 1.5
     with pytest.raises(ValueError, match="fractional"):
         rank(tiny_adata)
@@ -259,14 +259,14 @@ def test_expected_counts_are_ranked_when_asked(tiny_adata):
         pytest.param([f"ENSMUSG{i:011d}" for i in range(N_GENES)], "mouse Ensembl ids", id="mouse_ids"),
     ],
 )
-def test_genes_of_another_kind_are_refused(names, message):
+def test_genes_of_another_species_or_kind_raise(names, message):
     adata = make_adata()
     adata.var = pd.DataFrame(index=names)
     with pytest.raises(ValueError, match=message):
         rank(adata)
 
 
-def test_mouse_symbols_do_not_pass_as_human_ones_in_capitals():
+def test_mouse_symbols_are_not_mapped_as_human_ones_in_capitals():
     vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"))
     adata = make_adata(n_genes=6)
     adata.var = pd.DataFrame(index=["Actb", "Gapdh", "Cd4", "Ptprc", "Ins1", "Malat1"])
@@ -274,22 +274,22 @@ def test_mouse_symbols_do_not_pass_as_human_ones_in_capitals():
         rank(adata, vocabulary)
 
 
-def test_missing_layer_is_named_with_those_there(tiny_adata):
+def test_a_missing_layer_raises_with_the_existing_ones(tiny_adata):
     tiny_adata.layers["counts"] = tiny_adata.X
     with pytest.raises(KeyError, match=r"layer='spliced': adata.layers holds \['counts'\], and there is no adata.raw"):
         rank(tiny_adata, layer="spliced")
 
 
-def test_missing_column_is_named_with_those_there(tiny_adata):
+def test_a_missing_column_raises_with_the_existing_ones(tiny_adata):
     with pytest.raises(KeyError, match=r"gene_key='symbol'.*\['feature_name'\]"):
         rank(tiny_adata, gene_key="symbol")
 
 
-def test_missing_matrix_is_refused(tiny_adata):
+def test_a_missing_matrix_raises(tiny_adata):
     with pytest.raises(ValueError, match="adata.X is None"):
         rank(ad.AnnData(obs=tiny_adata.obs, var=tiny_adata.var))
 
 
-def test_something_else_than_an_anndata_is_refused(tiny_adata):
+def test_anything_but_an_anndata_raises(tiny_adata):
     with pytest.raises(TypeError, match="Expected an AnnData, found DataFrame"):
         rank(tiny_adata.to_df())

@@ -1,4 +1,4 @@
-"""The model that ships with the package: what is there, where it comes from, and that it works on the first command."""
+"""The packaged model: its files, its card and its recipe, and that the first command works."""
 
 import importlib.util
 import json
@@ -47,7 +47,7 @@ def recipe(name: str):
     return module
 
 
-def test_the_package_carries_it_whole_small_and_without_code():
+def test_the_packaged_model_is_complete_small_and_without_code():
     files = sorted(path for path in MINI.iterdir() if path.name != "__pycache__")
     shipped = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert {"config.json", "model.safetensors", "processor_config.json", "gene_vocabulary.tsv", "README.md"} <= {
@@ -60,7 +60,7 @@ def test_the_package_carries_it_whole_small_and_without_code():
     assert kinds == {"BF16"}
 
 
-def test_it_computes_in_full_precision_and_saves_as_a_model_for_others(mini, tmp_path):
+def test_the_model_computes_in_float32_and_saves_with_its_code(mini, tmp_path):
     model, processor = mini
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32} and not model.training
     model.save_pretrained(tmp_path)
@@ -70,10 +70,10 @@ def test_it_computes_in_full_precision_and_saves_as_a_model_for_others(mini, tmp
     )
 
 
-def test_the_first_commands_describe_donors_it_never_saw(tmp_path, monkeypatch, capsys):
+def test_the_first_commands_describe_held_out_donors(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli("example") == 0 and run_cli("example") == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "--out example.h5ad exists. Pass --overwrite" in capsys.readouterr().err
     adata = ad.read_h5ad("example.h5ad")
     assert adata.n_obs == 200 and set(adata.obs["donor_id"]) <= set(UNSEEN_DONORS) == set(SOURCES["test_donors"])
     shown = [0, 49, 99, 149, 199]  # by the command on the whole file
@@ -92,7 +92,7 @@ def test_the_first_commands_describe_donors_it_never_saw(tmp_path, monkeypatch, 
     assert (said == truth)[sure].mean() > 0.9 > 0.6 > (said == truth)[~sure].mean() and 5 < (~sure).sum() < 30
 
 
-def test_it_says_what_it_is_told_of_a_cell(mini):
+def test_concept_overrides_determine_the_text(mini):
     """Of nothing but named concepts the text is made: another type, and another is described."""
     model, processor = mini
     cells = processor.rank_encode(example_cells(unseen=True)[:3], allow_fractional=True)
@@ -107,7 +107,7 @@ def test_it_says_what_it_is_told_of_a_cell(mini):
         assert all(text.startswith(f"This cell is a {name}") for text in said), said
 
 
-def test_a_run_writes_of_its_held_out_cells_what_describing_says_of_them(mini):
+def test_held_out_predictions_equal_described_texts(mini):
     adata = example_cells(unseen=True)[::40].copy()
     model, processor = mini
     ranked = processor.rank_encode(adata, allow_fractional=True)
@@ -126,7 +126,7 @@ def test_a_run_writes_of_its_held_out_cells_what_describing_says_of_them(mini):
     np.testing.assert_allclose(embeddings, [*adata.obsm["X_cell2text"], np.zeros(256)], rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_what_a_call_without_a_model_takes(mini):
+def test_the_packaged_model_is_the_default(mini):
     adata = example_cells(unseen=True)[:3].copy()
     named = cell2text.tl.describe(adata, mini, copy=True)
     cell2text.tl.describe(adata)
@@ -144,14 +144,14 @@ def test_it_is_what_a_call_without_a_model_takes(mini):
         ("compare", r"(The first cell is|Both cells) .+\."),
     ],
 )
-def test_it_answers_every_task_it_was_trained_on(mini, prompt, answer):
+def test_the_model_answers_every_trained_task(mini, prompt, answer):
     adata = example_cells(unseen=True)[:4].copy()
     second = {"compare_to": adata.obs_names[3]} if prompt == "compare" else {}
     cell2text.tl.describe(adata, mini, prompt=prompt, **second)
     assert adata.obs["cell2text"].str.fullmatch(answer).all(), list(adata.obs["cell2text"])
 
 
-def test_it_tells_the_second_cell_from_the_first(mini):
+def test_comparisons_distinguish_first_and_second_cell(mini):
     """Every cell of three types is named as it is alone, whichever place it has and whatever stands beside it."""
     adata = example_cells(unseen=True)
     adata = adata[(adata.obs["dataset_id"] == "baron_pancreas").to_numpy()].copy()
@@ -168,15 +168,15 @@ def test_it_tells_the_second_cell_from_the_first(mini):
             ), text
 
 
-def test_types_are_read_from_comparisons_as_they_are_written():
-    types_named = recipe("comparisons").types_named
+def test_types_in_comparisons_are_read_as_written():
+    stated_types = recipe("comparisons").stated_types
     for first, second in product(["B cell", "type B pancreatic cell", "CD4-positive, alpha-beta T cell"], repeat=2):
         text = compare_cells({"cell_type": first}, {"cell_type": second, "tissue": "blood"})
-        assert types_named(text) == (first, second)
-    assert types_named("This cell is a B cell.") == (None, None)
+        assert stated_types(text) == (first, second)
+    assert stated_types("This cell is a B cell.") == (None, None)
 
 
-def test_it_is_not_published_without_the_code_that_loads_it():
+def test_the_packaged_model_is_not_published_without_its_code():
     with pytest.raises(ValueError, match=r"lacks modeling_cell2text\.py \(code that loads it"):
         files_to_push(MINI)
 
@@ -187,18 +187,25 @@ def test_a_package_that_lost_its_model_says_so(monkeypatch, tmp_path):
         cell2text.load()
 
 
-def test_an_example_is_written_whole_or_refused(tmp_path, capsys):
+def test_invalid_example_paths_write_nothing(tmp_path, capsys):
     for out, message in (("example.csv", "ends in .h5ad"), ("no/where.h5ad", "does not exist")):
         assert run_cli("example", "--out", tmp_path / out) == 2
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_is_what_the_measured_files_say():
+def test_the_card_matches_the_results():
     assert recipe("card").render_card(SOURCES) == (MINI / "README.md").read_text()
 
 
-def test_the_lists_of_cells_that_choose_and_that_test_share_none():
+@pytest.mark.parametrize(
+    ("interval", "word"), [([0.1, 0.2], "ahead"), ([-0.1, 0.2], "level"), ([-0.2, -0.1], "behind"), ([], "level")]
+)
+def test_the_card_words_differences_by_their_intervals(interval, word):
+    assert recipe("card").difference([0.05, *interval]).endswith(f", {word}")
+
+
+def test_validation_and_test_cells_do_not_overlap():
     assert not set(SOURCES["test_donors"]) & set(SOURCES["validation_donors"])
     assert not set(SOURCES["train"]) & set(SOURCES["unseen"]) and set(SOURCES["validation_studies"]) <= set(
         SOURCES["train"]

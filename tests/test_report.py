@@ -108,7 +108,7 @@ def text_of(browser, selector):
 
 
 def at_cell(browser, row):
-    """Where a cell is on the screen, from the plot's middle, as the mouse is moved."""
+    """Return the position of a cell on the screen, relative to the plot's centre."""
     return browser.execute_script(
         """
         const view = [...Bokeh.index][0], box = view.canvas_view.el.getBoundingClientRect();
@@ -312,4 +312,4 @@ def test_unusable_input_ends_in_one_line(described, small_h5ad, tmp_path, capsys
             write_report(source, tmp_path / out, **options)
     assert (tmp_path / "there.html").read_text() == "precious" and not (tmp_path / "r.html").exists()
     assert run_cli("report", described, "--out", tmp_path / "there.html") == 2
-    assert capsys.readouterr().err.startswith("cell2text: ")
+    assert capsys.readouterr().err.startswith("cell2text: --out")

@@ -1,5 +1,7 @@
-"""Gene vocabularies: read, saved, fitted, refused."""
+"""Gene vocabularies: loading, saving, fitting, and what raises."""
 
+import doctest
+import importlib
 import pickle
 
 import numpy as np
@@ -32,7 +34,7 @@ def test_geneformer_names_are_mapped_by_every_route():
     assert vocabulary.tokens[token_ids[3]] == "ENSG00000121410"  # A1BG's former symbol
 
 
-def test_retired_ids_of_geneformer_lead_to_the_current_ones():
+def test_retired_ids_of_geneformer_map_to_current_ones():
     vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"))
     retired = [name for name in vocabulary.aliases if name.startswith("ENSG")]
     token_ids, routes = vocabulary.map_genes(retired[:50])
@@ -40,7 +42,7 @@ def test_retired_ids_of_geneformer_lead_to_the_current_ones():
 
 
 @pytest.mark.parametrize("source", ["tiny", "geneformer"])
-def test_saved_as_text_and_read_back(source, tmp_path):
+def test_a_vocabulary_is_saved_as_text_and_loads_unchanged(source, tmp_path):
     vocabulary = make_vocabulary() if source == "tiny" else GeneVocabulary.from_pretrained(shared_path("geneformer"))
     vocabulary.save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".tsv"}
@@ -51,37 +53,37 @@ def test_saved_as_text_and_read_back(source, tmp_path):
     assert loaded.fingerprint == vocabulary.fingerprint
 
 
-def test_a_pickle_that_runs_something_is_refused_and_not_run(tmp_path):
+def test_a_pickle_with_code_raises_and_does_not_run(tmp_path):
     class Attack:
         def __reduce__(self):
             return (tmp_path.joinpath("run").write_text, ("x",))
 
     for stem in ("token_dictionary", "gene_median_dictionary", "gene_name_id_dict", "ensembl_mapping_dict"):
         (tmp_path / f"{stem}_gc95M.pkl").write_bytes(pickle.dumps({"<pad>": Attack()}))
-    with pytest.raises(ValueError, match="no plain dictionary of genes .* refused, nothing in it was run"):
+    with pytest.raises(ValueError, match="not a plain dictionary of genes .* refused, and none of its code was run"):
         GeneVocabulary.from_pretrained(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(["a", "list"]), pickle.dumps({"gene": [1]})])
-def test_a_damaged_dictionary_is_refused(tmp_path, content):
+def test_a_damaged_dictionary_raises(tmp_path, content):
     (tmp_path / "token_dictionary_gc30M.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match="no plain dictionary of genes"):
+    with pytest.raises(ValueError, match="not a plain dictionary of genes"):
         GeneVocabulary.from_pretrained(tmp_path)
 
 
-def test_an_incomplete_geneformer_folder_is_refused(tmp_path):
+def test_an_incomplete_geneformer_folder_raises(tmp_path):
     (tmp_path / "token_dictionary_gc30M.pkl").write_bytes(pickle.dumps({"<pad>": 0, "<mask>": 1}))
     with pytest.raises(ValueError, match="lacks a dictionary"):
         GeneVocabulary.from_pretrained(tmp_path)
 
 
-def test_a_folder_without_vocabulary_is_refused(tmp_path):
+def test_a_folder_without_a_vocabulary_raises(tmp_path):
     with pytest.raises(ValueError, match="No gene vocabulary in .*gene_vocabulary.tsv"):
         GeneVocabulary.from_pretrained(tmp_path)
 
 
-def test_an_unknown_generation_is_refused(tmp_path):
+def test_an_unknown_generation_raises(tmp_path):
     with pytest.raises(ValueError, match="generation='V3': Geneformer has 'V2' and 'V1'"):
         GeneVocabulary.from_pretrained(tmp_path, generation="V3")
 
@@ -98,7 +100,7 @@ def test_an_unknown_generation_is_refused(tmp_path):
         pytest.param(lambda text: "", "not a gene vocabulary", id="empty"),
     ],
 )
-def test_a_damaged_table_is_refused(tmp_path, change, message):
+def test_a_damaged_table_raises(tmp_path, change, message):
     make_vocabulary().save_pretrained(tmp_path)
     path = tmp_path / "gene_vocabulary.tsv"
     path.write_text(change(path.read_text()))
@@ -106,14 +108,14 @@ def test_a_damaged_table_is_refused(tmp_path, change, message):
         GeneVocabulary.from_pretrained(tmp_path)
 
 
-def test_a_vocabulary_needs_padding_and_medians():
+def test_a_vocabulary_without_padding_or_medians_raises():
     with pytest.raises(ValueError, match="lacks .'<mask>'"):
         GeneVocabulary(["<pad>", "ENSG1"], np.array([np.nan, 1.0]), ["", ""])
     with pytest.raises(ValueError, match="no positive median"):
         GeneVocabulary(["<pad>", "<mask>", "ENSG1"], np.array([np.nan, np.nan, 0.0]), ["", "", ""])
 
 
-def test_medians_of_a_stream_equal_exact_ones_whatever_the_order():
+def test_streamed_medians_equal_exact_ones_in_any_order():
     rng = np.random.default_rng(0)
     genes, values = rng.integers(0, 20, 5000), rng.lognormal(1, 2, 5000)
     one, parts = MedianAccumulator(), [MedianAccumulator(), MedianAccumulator()]
@@ -143,10 +145,18 @@ def test_a_fitted_vocabulary_holds_non_zero_medians():
     )  # not its single cells
 
 
-def test_fitting_refuses_symbols_and_nothing():
+def test_fitting_to_symbols_or_to_too_few_cells_raises():
     symbols = make_adata()
     symbols.var_names = symbols.var["feature_name"]
-    with pytest.raises(ValueError, match="'GENE0' in adata.var_names is no human Ensembl gene id"):
+    with pytest.raises(ValueError, match="'GENE0' in adata.var_names is not a human Ensembl gene id"):
         fit_vocabulary([symbols])
-    with pytest.raises(ValueError, match="No gene is seen in at least min_cells=100 cells"):
+    with pytest.raises(ValueError, match="No gene is expressed in at least 100 cells"):
         fit_vocabulary([make_adata()], min_cells=100)
+
+
+@pytest.mark.parametrize(
+    "name", ["counts_cell2text", "ranking_cell2text", "vocabulary_cell2text", "processing_cell2text"]
+)
+def test_examples_in_docstrings_run(name):
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted and not results.failed

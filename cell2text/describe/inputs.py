@@ -125,7 +125,7 @@ class CellFile:
         return stream_checked_blocks(self.reader, rows, allow_fractional=self.options.allow_fractional)
 
 
-def find_cell(names: Sequence[str], name: str) -> int:
+def find_cell(names: Sequence[str] | np.ndarray, name: str) -> int:
     """Return the row of the cell that `compare_to` names.
 
     Raises

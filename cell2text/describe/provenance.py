@@ -12,7 +12,7 @@ LIBRARIES = ("cell2text", "transformers", "torch", "anndata", "cellxgene-ontolog
 
 
 def provenance(
-    model, processor, chat: list[dict], options: DescribeOptions, model_name: str, groups=None
+    model, processor, conversation: list[dict], options: DescribeOptions, model_name: str, groups=None
 ) -> dict[str, str]:
     """Return what the texts depend on, as texts for `uns["cell2text"]["params"]`.
 
@@ -20,20 +20,20 @@ def provenance(
     ----------
     model, processor
         The loaded model and its processor.
-    chat
-        Chat messages of the prompt.
+    conversation
+        The prompt as chat messages.
     options
         Options of the run. The batch size is left out, since the texts do not depend on it.
     model_name
         Folder or Hub id of the model.
     groups
-        Groups of cells that are described as a whole, if any.
+        :class:`~cell2text.describe.groups.Groups` of the cells, None if only cells are described.
     """
     chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}
     return {
         "model": model_name,
         "revision": str(getattr(model.config, "_commit_hash", None) or ""),
-        "prompt": json.dumps(chat, ensure_ascii=False),
+        "prompt": json.dumps(conversation, ensure_ascii=False),
         "generation": json.dumps(model.generation_config.to_diff_dict(), default=str, sort_keys=True),
         "options": json.dumps(chosen, sort_keys=True),
         "embedding": "mean over genes of the cell encoder's states at the projected layer",

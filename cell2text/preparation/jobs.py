@@ -60,7 +60,8 @@ def write_shards(folder: str, identity: str, number: int) -> int:
         "splits": {},
     }
     config = plan.config
-    sampler = TaskSampler(config.tasks, config.system_prompt, seed=config.seed, definitions=plan.definitions)
+    system_prompt = config.system_prompt or ""  # a plan always records it
+    sampler = TaskSampler(config.tasks, system_prompt, seed=config.seed, definitions=plan.definitions)
     split_of_row = table["split"].to_numpy()
     for index, split in enumerate(SPLITS):
         kept = np.flatnonzero((split_of_row == index) & (cells.n_genes > 0))

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cell2text.errors import BusyError, UserError
+from cell2text.preparation.names import SPLITS
 from vocabulary_cell2text import ALIASES_FILE, VOCABULARY_FILE
 
 
@@ -118,7 +119,11 @@ def read_plan(folder: Path) -> dict:
 def read_report(folder: Path) -> dict | None:
     """Read the report of a finished run; return None if the run is not finished."""
     path = folder / REPORT_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["splits"] = {split: report["splits"][split] for split in SPLITS}  # the file sorts its keys
+    return report
 
 
 def check_same_run(found: dict, expected: dict, folder: Path) -> None:

@@ -3,6 +3,7 @@
 Jobs depend on the plan alone, so a run with the same plan gives the same files. Depends on `survey` for the metadata.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.preparation.sampling import diversity, sample_cells
 from cell2text.preparation.splits import SPLITS, split_cells
 from cell2text.preparation.survey import Survey
-from cell2text.provenance import content_hash, library_versions
+from cell2text.provenance import library_versions
 from cell2text.sources.discovery import SourceLocation
 from vocabulary_cell2text import GeneVocabulary
 
@@ -244,7 +245,12 @@ def collect_provenance(
         "files": {survey.source.name: survey.fingerprint for survey in surveys},
         "skipped": dict(skipped),
         "vocabulary": vocabulary.fingerprint if vocabulary else FITTED,
-        "gene_sets": content_hash(asdict(gene_sets)) if gene_sets else None,
+        "gene_sets": _hash_gene_sets(gene_sets) if gene_sets else None,
         "ontologies": ontology_versions(),
         "libraries": library_versions(RECORDED_LIBRARIES),
     }
+
+
+def _hash_gene_sets(gene_sets: GeneSets) -> str:
+    # Names before genes, not sorted by key as in `content_hash`, so that hashes of earlier data sets stay comparable.
+    return hashlib.sha256(json.dumps(asdict(gene_sets)).encode()).hexdigest()

@@ -100,9 +100,11 @@ def _split_by_name(cells: pd.DataFrame, named: Mapping[str, Sequence[str]]) -> n
                 raise UserError(f"{name} cells {text!r}: no cell has this {column}; there are {examples}, ...")
             splits[((values == value) & (splits == 0)).to_numpy(dtype=bool)] = SPLITS.index(name)
     if not splits.any():
-        raise UserError(f"named={dict(named)} holds out no cell. Name at least one cell for test or validation.")
+        raise UserError(
+            f"The named cells {dict(named)} hold out nothing. Name at least one cell for test or validation."
+        )
     if not (splits == 0).any():
-        raise UserError(f"named={dict(named)} holds out all cells and leaves none for training. Name fewer.")
+        raise UserError(f"The named cells {dict(named)} leave none for training. Name fewer.")
     return splits
 
 

@@ -86,11 +86,12 @@ def survey_sources(
             surveys.append(_survey_source(source, config, vocabulary, gene_sets))
         except BadFileError as error:
             if not config.skip_bad_files:
-                advice = "Repair the file, remove it from the inputs, or pass skip_bad_files=True to skip such files."
+                advice = "To continue without this file, remove it from the inputs, or pass skip_bad_files=True."
                 raise BadFileError(source.name, f"{error.message} {advice}") from error
             skipped[source.name] = error.message
     if not surveys:
-        raise UserError(f"No file can be used: {skipped}.")
+        reasons = " ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise UserError(f"No file can be used. {reasons}")
     names: dict[str, str] = {}
     for survey in surveys:
         name = survey.source.name
@@ -136,7 +137,7 @@ def _survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | No
         raise BadFileError(name, str(error.args[0])) from error
     report = {
         "genes": len(var),
-        "gene_names": ranker.gene_names,
+        "gene_names": ranker.gene_column,
         "genes_by_route": ranker.genes_by_route(),
         "merged_genes": ranker.merged_genes,
     }

@@ -21,7 +21,7 @@ from cell2text.sources.discovery import SourceLocation
 ORGANISM = "homo_sapiens"
 GENE_COLUMNS = ("feature_id", "feature_name")
 PUBLIC_BUCKET = "s3://cellxgene"
-PUBLIC_BUCKET_OPTIONS = {"vfs.s3.no_sign_request": "true", "vfs.s3.region": "us-west-2"}
+PUBLIC_BUCKET_OPTIONS: dict[str, str | float] = {"vfs.s3.no_sign_request": "true", "vfs.s3.region": "us-west-2"}
 
 
 def find_census(version: str, uri: str | None) -> SourceLocation:

@@ -155,7 +155,7 @@ class FileReader:
         return lambda start, stop: sp.csr_matrix(self._counts[start:stop])
 
     def other_layers(self) -> list[str]:
-        """Return the layers that may hold counts instead of the matrix that is open; `"raw"` stands for `.raw`."""
+        """Return the layers that may hold counts instead of the matrix that is open; `"raw"` means `.raw`."""
         names = [*(sorted(self._root["layers"]) if "layers" in self._root else []), *["raw"] * ("raw" in self._root)]
         return [name for name in names if self.counts_name not in (f"layers[{name!r}]", f"{name}.X")]
 

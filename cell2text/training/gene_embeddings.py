@@ -109,8 +109,7 @@ def freeze_gene_embeddings(model: Cell2TextForConditionalGeneration) -> None:
 def _rank_weighted_matrix(cells: list, processor: Cell2TextProcessor) -> sp.csr_matrix:
     """Return rank weights of unit length per cell, shape (n_cells, n_tokens), without special tokens and rare genes."""
     vocabulary = processor.gene_vocabulary
-    special = [token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id) if token is not None]
-    genes = [np.asarray(cell)[~np.isin(cell, special)] for cell in cells]
+    genes = [np.asarray(cell)[~np.isin(cell, vocabulary.frame_token_ids)] for cell in cells]
     weights = [rank_weights(torch.arange(len(cell)), processor.max_genes).numpy() for cell in genes]
     indptr = np.concatenate([[0], np.cumsum([len(cell) for cell in genes])])
     matrix = sp.csr_matrix(

@@ -118,7 +118,7 @@ def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
         unknown = re.search(r"not used by the HfArgumentParser: (\[.*\])|from config file: (\[.*?\])", str(error))
         if unknown:
             raise UserError(f"Unknown options {unknown[1] or unknown[2]}: --help_all lists all options.") from error
-        raise UserError(str(error)) from error
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def help_text(description: str, arguments: type) -> str:

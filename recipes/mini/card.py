@@ -1,4 +1,8 @@
-"""The shipped model's card: recipes/mini/model_card.md, filled from the files that the other steps wrote."""
+"""Write the packaged model's card: model_card.md, filled with the figures of the results files.
+
+Figures and conclusions come from benchmarks/results/mini*.json; the words *ahead*, *level* and *behind* follow from
+intervals.
+"""
 
 import json
 from collections import Counter
@@ -15,7 +19,7 @@ from cell2text.pages import markdown_cell
 
 
 PROJECT = Path(__file__).resolve().parents[2]
-CONFIGS, RESULTS = PROJECT / "recipes" / "mini", PROJECT / "benchmarks" / "results"
+RECIPES, RESULTS = PROJECT / "recipes" / "mini", PROJECT / "benchmarks" / "results"
 BASELINES = ("knn", "logistic_regression", "lightgbm", "nearest_description")
 COLUMNS = {
     "cell type": ("cell_type", "accuracy"),
@@ -26,7 +30,7 @@ COLUMNS = {
     "pathways, Jaccard": ("pathways", "jaccard"),
     "pathway claims true": ("truthfulness", "share_of_pathway_claims_true"),
 }
-KINDS = {
+CONCEPT_GROUPS = {
     "cell_type": "cell types",
     "tissue": "tissues",
     "disease": "diseases",
@@ -34,7 +38,7 @@ KINDS = {
     "life_stage": "life stages",
     "pathways": "pathways",
 }
-TRIED = {
+SELECTION_COLUMNS = {
     "cell type": "accuracy",
     "lenient": "lenient_accuracy",
     "PageRank": "pagerank_similarity",
@@ -47,123 +51,191 @@ TRIED = {
 
 
 def write_card(sources: dict) -> None:
-    """Write the card beside the shipped weights."""
+    """Write the card beside the packaged weights."""
     write_atomically(MINI / "README.md", render_card(sources))
 
 
 def render_card(sources: dict) -> str:
-    """The card's text.
+    """Return the text of the card.
 
     Raises
     ------
     ValueError
-        If a cell that was drawn to be read has no verdict in recipes/mini/reading.yaml, or another text than was read.
+        If reading.yaml has no review of a cell in mini_cells.json, or reviews another text of it.
     """
     results, selection, cells = (
         json.loads((RESULTS / f"{name}.json").read_text()) for name in ("mini", "mini_selection", "mini_cells")
     )
-    verdicts, tried = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("reading", "tried"))
-    for cell in cells:
-        read = verdicts.get(cell["cell"])
-        if read is None or read["text"] != cell["text"]:
-            raise ValueError(f"{cell['cell']} of {cell['study']} was not read as it is described now: {cell['text']}")
-        cell |= {"verdict": read["verdict"], "type": read["type"]}
+    reviews, tried, earlier_models = (
+        yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) for name in ("reading", "tried", "earlier_models")
+    )
     config = json.loads((MINI / "config.json").read_text())
+    template = _environment().from_string((RECIPES / "model_card.md").read_text())
+    return template.render(
+        sources=sources,
+        results=results,
+        selection=selection,
+        tried=tried,
+        earlier_models=earlier_models,
+        recipe=(RECIPES / "train.yaml").read_text().strip(),
+        config=config,
+        concepts={name: names for kind in config["cell_concepts"].values() for name, names in kind.items()},
+        kinds=CONCEPT_GROUPS,
+        **result_tables(results),
+        **selection_tables(selection, tried, sources["validation_studies"]),
+        **review_tables(cells, reviews),
+    )
+
+
+def _environment() -> Environment:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {
         "figure": figure,
+        "difference": difference,
         "percent": percent,
         "thousands": lambda value: f"{value:,}",
         "cell": markdown_cell,
     }
-    return environment.from_string((CONFIGS / "model_card.md").read_text()).render(
-        sources=sources,
-        results=results,
-        selection=selection,
-        not_run=[
-            f"{recipe} on {fold}"
-            for recipe, tries in tried.items()
-            for fold in tries["folds"]
-            if fold not in selection.get(recipe, {"folds": {}})["folds"]
-        ],
-        means=means_over_studies(selection, sources["validation_studies"]),
-        study_mean=lambda runs, figure: mean(
-            run[name][figure] for run in runs for name in sources["validation_studies"]
-        ),
-        mean=results["mean_over_studies"],
-        other=results["by_types"]["studies: other types"],
-        same=results["by_types"]["studies: types trained on"],
-        ahead=ahead_of_baselines(results),
-        ahead_pathways={
+    return environment
+
+
+def result_tables(results: dict) -> dict:
+    """Return what the section *Results* shows beside the figures of mini.json itself."""
+    return {
+        "mean": results["mean_over_studies"],
+        "other": results["by_types"]["studies: other types"],
+        "same": results["by_types"]["studies: types trained on"],
+        "ahead": differences_to_baselines(results),
+        "ahead_pathways": {
             part: results[part]["ahead_of"]["usual_pathways"]["pathways"]["jaccard"] for part in ("donors", "studies")
         },
-        cells=cells,
-        read=Counter(cell["type"] for cell in cells if not cell["trained_on"]),
-        columns=list(COLUMNS),
-        table=table,
-        tried_columns=["recipe", "held out", "cells", *TRIED, "second"],
-        tried_lines=tried_lines(selection),
-        recipe=(CONFIGS / "train.yaml").read_text().strip(),
-        config=config,
-        concepts={name: names for kind in config["cell_concepts"].values() for name, names in kind.items()},
-        kinds=KINDS,
-    )
-
-
-def means_over_studies(selection: dict, studies: list[str]) -> dict[str, dict[str, float]]:
-    """Figures of the cell type of each recipe that was run on all of these studies, every study weighing the same."""
-    return {
-        recipe: {
-            figure: mean(tries["folds"][name][figure] for name in studies)
-            for figure in ("accuracy", "lenient_accuracy", "pagerank_similarity")
-        }
-        for recipe, tries in selection.items()
-        if set(studies) <= set(tries["folds"])
+        "columns": list(COLUMNS),
+        "table": system_rows,
     }
 
 
-def tried_lines(selection: dict) -> list[list[str]]:
-    """A line a recipe and fold, empty where a figure was not measured."""
+def selection_tables(selection: dict, tried: dict, studies: list[str]) -> dict:
+    """Return the tables of *Comparison of recipes*."""
+    means = means_over_studies(selection, studies)
+    return {
+        "means": means,
+        "criterion": selection_criterion(means),
+        "tried_columns": ["recipe", "held out", "cells", *SELECTION_COLUMNS, "second"],
+        "tried_lines": selection_rows(selection),
+        "not_run": [
+            f"{recipe} on {fold}"
+            for recipe, options in tried.items()
+            for fold in options["folds"]
+            if fold not in selection.get(recipe, {"folds": {}})["folds"]
+        ],
+    }
+
+
+def review_tables(cells: list[dict], reviews: dict) -> dict:
+    """Join cells with their manual reviews, and count the reviews of cells that were not trained on."""
+    for cell in cells:
+        review = reviews.get(cell["cell"])
+        if review is None or review["text"] != cell["text"]:
+            raise ValueError(f"Cell {cell['cell']} of {cell['study']}: reading.yaml does not review {cell['text']!r}.")
+        cell |= {"verdict": review["verdict"], "type": review["type"]}
+    return {
+        "cells": cells,
+        "read": Counter(cell["type"] for cell in cells if not cell["trained_on"]),
+        "trained_studies": list(dict.fromkeys(cell["study"] for cell in cells if cell["trained_on"])),
+    }
+
+
+def means_over_studies(selection: dict, studies: list[str]) -> dict[str, dict[str, float]]:
+    """Return the mean metrics of each recipe that was run on all of these studies, with equal weights."""
+    return {
+        recipe: {
+            metric: mean(runs["folds"][name][metric] for name in studies)
+            for metric in ("accuracy", "lenient_accuracy", "pagerank_similarity", "jaccard")
+        }
+        for recipe, runs in selection.items()
+        if set(studies) <= set(runs["folds"])
+    }
+
+
+def selection_criterion(means: dict) -> dict | None:
+    """Compare `concepts` with `pooled` over two seeds; None unless all four recipes were run on all studies."""
+    if not {"concepts", "concepts again", "pooled", "pooled again"} <= set(means):
+        return None
+
+    def both(recipe: str, metric: str) -> float:
+        return mean(means[name][metric] for name in (recipe, f"{recipe} again"))
+
+    concepts, pooled = both("concepts", "pagerank_similarity"), both("pooled", "pagerank_similarity")
+    seeds = abs(means["concepts"]["pagerank_similarity"] - means["concepts again"]["pagerank_similarity"])
+    return {
+        "concepts": concepts,
+        "pooled": pooled,
+        "met": concepts - pooled > seeds,
+        "concepts_jaccard": both("concepts", "jaccard"),
+        "pooled_jaccard": both("pooled", "jaccard"),
+    }
+
+
+def selection_rows(selection: dict) -> list[list[str]]:
+    """Return a table row per recipe and fold; figures that were not measured are empty."""
     return [
         [
             recipe,
             fold,
-            f"{found['n']:,.0f}",
-            *(percent(found[name]) if name in found else "" for name in TRIED.values()),
-            percent(found["comparing"]["second"]),
+            f"{scores['n']:,.0f}",
+            *(percent(scores[name]) if name in scores else "" for name in SELECTION_COLUMNS.values()),
+            percent(scores["comparing"]["second"]),
         ]
-        for recipe, tries in selection.items()
-        for fold, found in tries["folds"].items()
+        for recipe, runs in selection.items()
+        for fold, scores in runs["folds"].items()
     ]
 
 
-def ahead_of_baselines(results: dict) -> list[tuple[str, list[list[float]]]]:
-    """How far the model is ahead of each trained system, exactly and in similarity, on donors and on studies."""
-    found = {part: results[part]["ahead_of"] for part in ("donors", "studies")}
-    names = [name for name in found["donors"] if name in BASELINES]
-    figures = ("accuracy", "pagerank_similarity")
+def differences_to_baselines(results: dict) -> list[tuple[str, list[list[float]]]]:
+    """Return per baseline the differences in accuracy and PageRank similarity, on donors and on unseen studies."""
+    parts = {part: results[part]["ahead_of"] for part in ("donors", "studies")}
+    metrics = ("accuracy", "pagerank_similarity")
     return [
-        (SYSTEM_NAMES[name], [found[part][name]["cell_type"][figure] for part in found for figure in figures])
-        for name in names
+        (SYSTEM_NAMES[name], [parts[part][name]["cell_type"][metric] for part in parts for metric in metrics])
+        for name in parts["donors"]
+        if name in BASELINES
     ]
 
 
-def table(part: dict) -> list[list[str]]:
-    """A line a system: its name and its figures, empty where it has none."""
-    lines = []
+def system_rows(part: dict) -> list[list[str]]:
+    """Return a table row per system: its name and metrics, empty where it has none."""
+    rows = []
     for name, scores in part["systems"].items():
-        figures = [scores.get(group, {}).get(key) for group, key in COLUMNS.values()]
-        lines.append([SYSTEM_NAMES[name], *("" if values is None else figure(values) for values in figures)])
-    return lines
+        metrics = [scores.get(group, {}).get(key) for group, key in COLUMNS.values()]
+        rows.append([SYSTEM_NAMES[name], *("" if values is None else figure(values) for values in metrics)])
+    return rows
 
 
 def figure(values: list[float]) -> str:
-    """In percent, with its interval where it has one."""
+    """Format a value and its interval, if it has one, as percentages."""
     value, *bounds = (f"{100 * value:.1f}" for value in values)
     return f"{value} ({' to '.join(bounds)})" if bounds else value
 
 
+def difference(values: list[float]) -> str:
+    """Format a difference and say whether the model is ahead, behind or level by its interval.
+
+    Examples
+    --------
+    >>> difference([0.12, 0.03, 0.18]), difference([-0.01, -0.02, 0.01])
+    ('12.0 (3.0 to 18.0), ahead', '-1.0 (-2.0 to 1.0), level')
+    """
+    _, *bounds = values
+    word = "level"
+    if bounds and bounds[0] > 0:
+        word = "ahead"
+    elif bounds and bounds[1] < 0:
+        word = "behind"
+    return f"{figure(values)}, {word}"
+
+
 def percent(value: float) -> str:
+    """Format a share as a percentage."""
     return f"{100 * value:.1f}"

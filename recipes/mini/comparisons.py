@@ -1,4 +1,4 @@
-"""How often the types of two cells are named rightly where they are compared."""
+"""Score the cell types in comparisons of two cells."""
 
 import re
 
@@ -9,50 +9,59 @@ from cell2text.language.tasks import default_instruction
 from generation_cell2text import CellTextGenerator
 
 
-PAIRS, BATCH = 400, 64
-TWO = re.compile(r"The first cell is an? (?P<first>.+?) and the second cell is an? (?P<second>.+?)\.")
-ONE = re.compile(r"Both cells are of the type (?P<type>.+?)\.")
+N_PAIRS, BATCH_SIZE = 400, 64
+_TWO_TYPES = re.compile(r"The first cell is an? (?P<first>.+?) and the second cell is an? (?P<second>.+?)\.")
+_ONE_TYPE = re.compile(r"Both cells are of the type (?P<type>.+?)\.")
 
 
 def score_comparisons(model, processor, rows: Dataset, instruction: str | None = None) -> dict[str, float]:
-    """Pairs of cells of one study, drawn by a fixed seed: the share whose first, second and both types are right.
+    """Compare random pairs of cells from one study each, sampled with a fixed seed.
 
-    `of_one_type` is the share of pairs that are, `said_rightly_if_one` how often it is said rightly whether they are.
-    Asked by the task's fixed instruction, unless there is another.
+    Parameters
+    ----------
+    rows
+        Rows with `cells`, `cell_type` and `dataset_id`.
+    instruction
+        Instruction of the prompt. Defaults to the default instruction of the task `compare`.
+
+    Returns
+    -------
+    Number of pairs; shares of pairs with the correct type of the first, the second and both cells; `of_one_type`, the
+    share of pairs that have one type; `said_rightly_if_one`, the share of texts that state correctly whether they do.
     """
-    pairs = draw_pairs(rows)
-    chat = processor.conversation(2, instruction or default_instruction("compare"))
-    answer = CellTextGenerator(model, processor, chat, max_new_tokens=80)
+    pairs = sample_pairs(rows)
+    prompt = processor.conversation(2, instruction or default_instruction("compare"))
+    generate = CellTextGenerator(model, processor, prompt, max_new_tokens=80)
     cells, types = [listed[0] for listed in rows["cells"]], np.array(rows["cell_type"])
     texts = []
-    for start in range(0, len(pairs), BATCH):
-        texts += answer([[cells[i], cells[j]] for i, j in pairs[start : start + BATCH]]).texts
-    named = np.array([types_named(text) for text in texts], dtype=object)
+    for start in range(0, len(pairs), BATCH_SIZE):
+        texts += generate([[cells[i], cells[j]] for i, j in pairs[start : start + BATCH_SIZE]]).texts
+    predicted = np.array([stated_types(text) for text in texts], dtype=object)
     true = types[pairs]
-    right = named == true
-    alike = true[:, 0] == true[:, 1]
-    answered = np.array([first is not None for first, _ in named])
-    found = {
-        "first": right[:, 0],
-        "second": right[:, 1],
-        "both": right.all(1),
-        "of_one_type": alike,
-        "said_rightly_if_one": answered & ((named[:, 0] == named[:, 1]) == alike),
+    correct = predicted == true
+    of_one_type = true[:, 0] == true[:, 1]
+    parsed = np.array([first is not None for first, _ in predicted])
+    scores = {
+        "first": correct[:, 0],
+        "second": correct[:, 1],
+        "both": correct.all(1),
+        "of_one_type": of_one_type,
+        "said_rightly_if_one": parsed & ((predicted[:, 0] == predicted[:, 1]) == of_one_type),
     }
-    return {"pairs": len(pairs), **{name: round(float(values.mean()), 4) for name, values in found.items()}}
+    return {"pairs": len(pairs), **{name: round(float(values.mean()), 4) for name, values in scores.items()}}
 
 
-def draw_pairs(rows: Dataset) -> np.ndarray:
-    """Positions of two different cells of one study, shape (n_pairs, 2)."""
+def sample_pairs(rows: Dataset) -> np.ndarray:
+    """Sample positions of two different cells of one study, shape (n_pairs, 2)."""
     generator, studies = np.random.default_rng(0), np.array(rows["dataset_id"])
-    of_study = {name: np.flatnonzero(studies == name) for name in dict.fromkeys(studies)}
-    first = generator.integers(len(rows), size=PAIRS)
-    return np.array([(i, generator.choice(of_study[studies[i]][of_study[studies[i]] != i])) for i in first])
+    members = {name: np.flatnonzero(studies == name) for name in dict.fromkeys(studies)}
+    first = generator.integers(len(rows), size=N_PAIRS)
+    return np.array([(i, generator.choice(members[studies[i]][members[studies[i]] != i])) for i in first])
 
 
-def types_named(text: str) -> tuple[str | None, str | None]:
-    """The types that a comparison gives its two cells; None where it gives none."""
-    if found := TWO.match(text):
-        return found["first"], found["second"]
-    found = ONE.match(text)
-    return (found["type"], found["type"]) if found else (None, None)
+def stated_types(text: str) -> tuple[str | None, str | None]:
+    """Return the cell types that a comparison states; None for a text of another form."""
+    if match := _TWO_TYPES.match(text):
+        return match["first"], match["second"]
+    match = _ONE_TYPE.match(text)
+    return (match["type"], match["type"]) if match else (None, None)

@@ -1,4 +1,4 @@
-"""The shipped model on cells that it never saw, and single cells of every study to be read beside their genes."""
+"""Evaluate the packaged model on held-out donors and unseen studies, and describe single cells for manual review."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from cell2text.training.held_out import first_cells, predict_rows, write_predict
 
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-FIGURES = {
+METRICS = {
     "cell_type": ("accuracy", "lenient_accuracy", "pagerank_similarity"),
     "tissue": ("accuracy",),
     "disease": ("accuracy",),
@@ -29,20 +29,20 @@ FIGURES = {
     "truthfulness": ("share_of_pathway_claims_true", "contradicts_itself"),
     "text": ("exact_match", "bleu4", "rougeL", "bertscore_f1"),
 }
-COMPARED = {"cell_type": ("accuracy", "pagerank_similarity"), "pathways": ("jaccard",)}
-BATCH, CONFUSIONS = 64, 4
-NAMED_TWICE = re.compile(r"pathways are (.+) and \1\.")
-READ, MARKERS, COUNTED = 5, 12, 3  # cells of each study, genes shown of each, and their fewest counts
-HIDDEN = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # genes that name no type
+COMPARED_METRICS = {"cell_type": ("accuracy", "pagerank_similarity"), "pathways": ("jaccard",)}
+BATCH_SIZE, N_CONFUSIONS = 64, 4
+_REPEATED_PATHWAY = re.compile(r"pathways are (.+) and \1\.")
+CELLS_PER_STUDY, GENES_PER_CELL, MIN_COUNTS = 5, 12, 3  # of the manual review
+UNSPECIFIC_GENES = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # beginnings of symbols that indicate no cell type
 
 
 def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
-    """Describe and score the test cells of a prepared data set; benchmarks/results/mini.json."""
+    """Describe the test cells of a prepared data set and score the texts. Writes benchmarks/results/mini.json."""
     work.mkdir(parents=True, exist_ok=True)
     predictions, metrics = work / "predictions.jsonl", work / "evaluation" / "metrics.json"
     model, processor = cell2text.load(device="cpu")
     splits = load_dataset(str(dataset))
-    rows, _ = predict_rows(model, processor, splits["test"], batch_size=BATCH, max_new_tokens=160)
+    rows, _ = predict_rows(model, processor, splits["test"], batch_size=BATCH_SIZE, max_new_tokens=160)
     trained_types = set(splits["train"]["cell_type"])
     for row in rows:
         row["held_out"] = "studies" if row["dataset_id"] in sources["unseen"] else "donors"
@@ -50,7 +50,7 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
         row["types"] = f"{row['held_out']}: {kind}"
     before = read_rows(predictions) if predictions.exists() else []
     if [prediction_values(row) for row in before] != [prediction_values(row) for row in rows]:
-        metrics.unlink(missing_ok=True)  # of other texts
+        metrics.unlink(missing_ok=True)  # they score other texts
     write_predictions(rows, predictions)
     if not metrics.exists():
         embeddings = work / "embeddings.npz"
@@ -76,11 +76,12 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
             instruction: score_comparisons(model, processor, parts["donors"], instruction)
             for instruction in INSTRUCTIONS["compare"]
         },
-        "texts_that_name_one_pathway_twice": sum(bool(NAMED_TWICE.search(row["prediction"])) for row in rows),
+        "texts_that_name_one_pathway_twice": sum(bool(_REPEATED_PATHWAY.search(row["prediction"])) for row in rows),
         **{part: summary(scores) for part, scores in found["by"]["held_out"].items()},
         "by_study": {name: summary(scores) for name, scores in found["by"]["dataset_id"].items()},
         "confusions": {
-            name: found["by"]["dataset_id"][name]["confusions"]["cell_type"][:CONFUSIONS] for name in sources["unseen"]
+            name: found["by"]["dataset_id"][name]["confusions"]["cell_type"][:N_CONFUSIONS]
+            for name in sources["unseen"]
         },
         "mean_over_studies": mean_over([found["by"]["dataset_id"][name] for name in sources["unseen"]]),
         "by_types": {name: summary(scores) for name, scores in found["by"]["types"].items()},
@@ -89,7 +90,7 @@ def test(dataset: Path, files: list[str], sources: dict, work: Path) -> None:
 
 
 def evaluate(predictions: Path, out: Path, dataset: Path, embeddings: Path, files: list[str]) -> None:
-    """Score predictions by `cell2text evaluate`, with baselines from the training cells of a data set."""
+    """Run `cell2text evaluate`, with baselines trained on the training cells of a data set."""
     command = [sys.executable, "-m", "cell2text", "evaluate", predictions, "--out", out, "--baselines", dataset]
     command += ["--embeddings", embeddings, "--by", "held_out", "--by", "dataset_id", "--by", "types"]
     command += [part for file in files for part in ("--counts", file)]
@@ -97,14 +98,14 @@ def evaluate(predictions: Path, out: Path, dataset: Path, embeddings: Path, file
 
 
 def read(files: list[str], sources: dict) -> None:
-    """Describe some cells of every study, to be read; benchmarks/results/mini_cells.json."""
+    """Describe a few cells of every study for manual review. Writes benchmarks/results/mini_cells.json."""
     model = cell2text.load(device="cpu")
-    cells = [cell for file in files for cell in cells_to_read(Path(file), model, sources)]
+    cells = [cell for file in files for cell in cells_to_review(Path(file), model, sources)]
     write_atomically(RESULTS / "mini_cells.json", json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(scores: dict) -> dict:
-    """Chosen figures of every system as value, lower and upper bound, and how far the model is ahead of each."""
+    """Select metrics of every system as value, lower and upper bound, and the model's difference to each system."""
     systems = {"cell2text": scores} | scores["systems"]
     return {
         "cells": scores["rows"],
@@ -118,7 +119,7 @@ def summary(scores: dict) -> dict:
                     for figure in figures
                     if (difference := found.get(part, {}).get(figure))
                 }
-                for part, figures in COMPARED.items()
+                for part, figures in COMPARED_METRICS.items()
                 if part in found
             }
             for name, found in scores["differences"].items()
@@ -127,12 +128,12 @@ def summary(scores: dict) -> dict:
 
 
 def mean_over(parts: list[dict]) -> dict:
-    """Of each system the figures of the cell type, every part weighing the same whatever its number of cells."""
+    """Average the cell-type metrics of each system over parts, with equal weights."""
     systems = [{"cell2text": scores} | scores["systems"] for scores in parts]
     return {
         name: {
             figure: short(float(np.mean([of[name]["cell_type"][figure] for of in systems])))
-            for figure in FIGURES["cell_type"]
+            for figure in METRICS["cell_type"]
         }
         for name, scores in systems[0].items()
         if "cell_type" in scores
@@ -140,6 +141,7 @@ def mean_over(parts: list[dict]) -> dict:
 
 
 def figures_of(scores: dict) -> dict:
+    """Select a system's metrics as value, lower and upper bound."""
     return {
         part: {"n": scores[part]["n"]}
         | {
@@ -147,35 +149,36 @@ def figures_of(scores: dict) -> dict:
             for name in figures
             if scores[part].get(name) is not None
         }
-        for part, figures in FIGURES.items()
+        for part, figures in METRICS.items()
         if part in scores
     }
 
 
-def rounded(certainty: dict) -> dict:
-    """One measure's figures with four digits each."""
+def rounded(calibration: dict) -> dict:
+    """Round the figures of one confidence measure to four digits."""
     numbers = ("mean", "accuracy", "auroc")
-    bins = [of | {"accuracy": short(of["accuracy"])} for of in certainty["bins"]]
-    return certainty | {name: short(certainty[name]) for name in numbers} | {"bins": bins}
+    bins = [found | {"accuracy": short(found["accuracy"])} for found in calibration["bins"]]
+    return calibration | {name: short(calibration[name]) for name in numbers} | {"bins": bins}
 
 
 def short(value: float | None) -> float | None:
+    """Round to four significant digits."""
     return None if value is None else float(f"{value:.4g}")
 
 
-def cells_to_read(file: Path, model: tuple, sources: dict) -> list[dict]:
-    """Some cells of a study, of different types where it has as many: what is said of them, and their leading genes.
+def cells_to_review(file: Path, model: tuple, sources: dict) -> list[dict]:
+    """Describe a few cells of a study, of different types where possible, and list their leading genes.
 
-    Cells of test donors or of unseen studies where the study has any; else of those that trained the model.
+    Cells come from test donors or unseen studies; from training cells if the study has neither.
     """
     adata = ad.read_h5ad(file)
     labelled = adata[(adata.obs["cell_type"].astype(str) != "unknown").to_numpy()]
     unseen = labelled.obs["donor_id"].isin(sources["test_donors"]).to_numpy() | (file.stem in sources["unseen"])
     pool = np.random.default_rng(0).permutation(np.flatnonzero(unseen) if unseen.any() else labelled.n_obs)
     types = labelled.obs["cell_type"].astype(str).to_numpy()[pool]
-    first = np.sort(np.unique(types, return_index=True)[1])  # of each type, in the order drawn
-    drawn = [*first, *np.setdiff1d(np.arange(len(pool)), first)][:READ]
-    chosen = labelled[pool[drawn]].copy()
+    first = np.sort(np.unique(types, return_index=True)[1])  # one cell per type, in sampled order
+    sampled = [*first, *np.setdiff1d(np.arange(len(pool)), first)][:CELLS_PER_STUDY]
+    chosen = labelled[pool[sampled]].copy()
     cell2text.tl.describe(chosen, model, allow_fractional=True)
     return [
         {
@@ -192,14 +195,14 @@ def cells_to_read(file: Path, model: tuple, sources: dict) -> list[dict]:
 
 
 def leading_genes(adata: ad.AnnData, processor) -> list[list[str]]:
-    """Of each cell the highest-ranked genes that were counted more than once or twice."""
+    """List the highest-ranked genes with at least `MIN_COUNTS` counts per cell."""
     vocabulary, found = processor.gene_vocabulary, []
     place = {name: column for column, name in enumerate(adata.var_names)}
     for row, ranked in enumerate(processor.rank_encode(adata, allow_fractional=True)):
         counts = adata.X[row].toarray().ravel()
         genes = [token for token in ranked if vocabulary.tokens[token] in place]
         names = [
-            str(vocabulary.symbols[token]) for token in genes if counts[place[vocabulary.tokens[token]]] >= COUNTED
+            str(vocabulary.symbols[token]) for token in genes if counts[place[vocabulary.tokens[token]]] >= MIN_COUNTS
         ]
-        found.append([name for name in names if not name.startswith(HIDDEN)][:MARKERS])
+        found.append([name for name in names if not name.startswith(UNSPECIFIC_GENES)][:GENES_PER_CELL])
     return found

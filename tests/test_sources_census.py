@@ -1,4 +1,4 @@
-"""The Census path, on a small SOMA of the Census's layout built from real cells."""
+"""Reading the Census, from a small SOMA store with its layout that holds real cells."""
 
 import anndata as ad
 import numpy as np
@@ -60,7 +60,7 @@ def write_frame(parent, name, table):
     frame.write(table)
 
 
-def test_a_census_gives_the_rows_of_the_same_cells_in_files(census, tmp_path):
+def test_rows_equal_those_of_the_same_cells_in_a_file(census, tmp_path):
     uri, adata, names = census
     options = {
         "gene_vocab": str(shared_path("geneformer")), "gene_sets": str(shared_path("genesets/h.all.v7.0.symbols.gmt")),
@@ -79,7 +79,7 @@ def test_a_census_gives_the_rows_of_the_same_cells_in_files(census, tmp_path):
         assert found[split].to_dict() == expected[split].to_dict()
 
 
-def test_only_the_chosen_cells_counts_are_read(census, tmp_path, monkeypatch):
+def test_counts_of_sampled_cells_only_are_read(census, tmp_path, monkeypatch):
     uri, *_ = census
     read = []
     read_counts = CensusReader.read_counts
@@ -94,7 +94,7 @@ def test_only_the_chosen_cells_counts_are_read(census, tmp_path, monkeypatch):
     assert sorted(np.concatenate(read).tolist()) == chosen and min(chosen) >= 200
 
 
-def test_workers_read_a_census_too(census, tmp_path):
+def test_workers_give_the_same_rows(census, tmp_path):
     uri, *_ = census
     options = {"source": "census", "census_uri": uri, "split": "random", "progress": False, "cells_per_shard": 100}
     reports = [

@@ -1,4 +1,4 @@
-"""Uploading with the real Hub client to a stand-in for the Hub, and loading from it in a fresh process."""
+"""Uploads with the real Hub client to a stand-in for the Hub, and loading from it in a fresh process."""
 
 import json
 import subprocess
@@ -13,10 +13,11 @@ from cell2text.publish import files_to_push
 
 from .conftest import make_adata, make_model, make_processor
 from .hub import stand_in
-from .test_prepare import make_file
+from .preparation_runs import make_file
 from .training_runs import run
 
 
+RESULTS = "- dataset: {id: lab/cells, task_id: cell_type}\n  value: 0.9\n"
 CARD = "---\nlicense: apache-2.0\n---\n\n# A model\n"
 
 
@@ -42,6 +43,9 @@ def saved(tmp_path):
         (folder / name).write_text("{}")
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "metrics.json").write_text("{}")
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results" / "cell2text.yaml").write_text(RESULTS)
+    (folder / ".eval_results" / ".cache").write_text("")
     return folder
 
 
@@ -72,7 +76,7 @@ print(json.dumps(processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].sha
 """
 
 
-def words(repository, revision, cells, *, cwd, env) -> list[str]:
+def texts_from_hub(repository, revision, cells, *, cwd, env) -> list[str]:
     arguments = [
         sys.executable,
         "-c",
@@ -86,8 +90,8 @@ def words(repository, revision, cells, *, cwd, env) -> list[str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def words_here(folder, cells) -> list[str]:
-    """What the package's own classes say."""
+def texts_from_folder(folder, cells) -> list[str]:
+    """Generate texts with the classes of the installed package."""
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
     inputs = processor.apply_chat_template(
         [processor.conversation()] * len(cells), tokenize=True, return_dict=True, return_tensors="pt",
@@ -97,7 +101,7 @@ def words_here(folder, cells) -> list[str]:
     return processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :])
 
 
-def test_a_published_model_says_the_same_words_in_a_fresh_process(saved, tmp_path):
+def test_a_published_model_generates_the_same_texts_in_a_fresh_process(saved, tmp_path):
     cells = make_processor().rank_encode(make_adata(3))
     with stand_in() as hub:
         hub.drop_uploads = 1
@@ -109,7 +113,7 @@ def test_a_published_model_says_the_same_words_in_a_fresh_process(saved, tmp_pat
             "v1": hub.commits["lab/model"][-1][0]
         }
         assert not any(
-            name.startswith(("checkpoint", "data", "runs", "base", ".")) or name.endswith((".bin", ".pt"))
+            name.startswith(("checkpoint", "data", "runs", "base", ".cache")) or name.endswith((".bin", ".pt"))
             for name in sent
         )
 
@@ -117,27 +121,27 @@ def test_a_published_model_says_the_same_words_in_a_fresh_process(saved, tmp_pat
         command("push", saved, "lab/model", hub=hub, home=tmp_path / "home")  # main goes on, the tag stays
         assert hub.tags["lab/model"]["v1"] != hub.commits["lab/model"][-1][0]
         refused = command("push", saved, "lab/model", "--tag", "v1", hub=hub, home=tmp_path / "home", code=2)
-        assert "has the tag 'v1' already" in refused.stderr
+        assert "--tag v1: lab/model already has this tag" in refused.stderr
 
         hub.drop_downloads = 1
         environment = {**hub.environment(tmp_path / "reader"), "PYTHONPATH": ""}
-        said = words("lab/model", "v1", cells, cwd=tmp_path, env=environment)
+        texts = texts_from_hub("lab/model", "v1", cells, cwd=tmp_path, env=environment)
         assert hub.drop_downloads == 0
-    assert said == words_here(saved, cells) and len(set(said)) > 1
+    assert texts == texts_from_folder(saved, cells) and len(set(texts)) > 1
 
 
-def test_a_refused_upload_leaves_the_repository_as_it_was_and_can_be_repeated(saved, tmp_path):
+def test_a_failed_upload_leaves_the_repository_unchanged_and_can_be_repeated(saved, tmp_path):
     with stand_in() as hub:
         hub.full = True
         failed = command("push", saved, "lab/model", hub=hub, home=tmp_path / "home", code=1)
-        assert "was not published, the Hub answered" in failed.stderr and "Traceback" not in failed.stderr
+        assert "was not published. The Hub answered" in failed.stderr and "Traceback" not in failed.stderr
         assert len(hub.commits["lab/model"]) == 1 and hub.files("lab/model") == {}
         hub.full = False
         command("push", saved, "lab/model", hub=hub, home=tmp_path / "home")
         assert "model.safetensors" in hub.files("lab/model")
 
 
-def test_a_dry_run_shows_the_files_and_sends_nothing(saved, tmp_path):
+def test_a_dry_run_lists_the_files_and_uploads_nothing(saved, tmp_path):
     with stand_in() as hub:
         done = command("push", saved, "lab/model", "--dry-run", hub=hub, home=tmp_path / "home")
         assert not hub.created and not hub.commits
@@ -149,6 +153,7 @@ def test_a_dry_run_shows_the_files_and_sends_nothing(saved, tmp_path):
         "gene_vocabulary.tsv",
         "README.md",
         "evaluation/metrics.json",
+        ".eval_results/cell2text.yaml",
     } <= set(listed)
 
 
@@ -162,29 +167,31 @@ def test_a_dry_run_shows_the_files_and_sends_nothing(saved, tmp_path):
         ("modeling_cell2text.py", r"lacks modeling_cell2text.py \(code that loads it\)"),
     ],
 )
-def test_a_folder_that_others_could_not_load_is_refused(saved, missing, message):
+def test_an_incomplete_folder_raises(saved, missing, message):
     (saved / missing).unlink()
     with pytest.raises(ValueError, match=message):
         files_to_push(saved)
-    with pytest.raises(ValueError, match="this run trained no adapter"):
+    with pytest.raises(ValueError, match="The run trained no adapter"):
         files_to_push(saved, adapter=True)
 
 
-def test_an_adapter_goes_with_the_card_of_its_run(saved, tmp_path):
+def test_an_adapter_is_uploaded_with_the_card_and_results_of_its_run(saved, tmp_path):
     adapter = saved / "adapter"
     adapter.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "training_args.bin"):
         (adapter / name).write_text("of the adapter")
     assert not any(upload.name.startswith("adapter") for upload in files_to_push(saved))
     found = {upload.name: upload.path for upload in files_to_push(saved, adapter=True)}
-    assert set(found) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert set(found) == {
+        "adapter_config.json", "adapter_model.safetensors", "README.md", ".eval_results/cell2text.yaml"
+    }  # fmt: skip
     assert found["README.md"].read_text() == CARD
     with stand_in() as hub:
         command("push", saved, "lab/adapter", "--adapter", hub=hub, home=tmp_path / "home")
         assert hub.files("lab/adapter") == {name: path.read_bytes() for name, path in found.items()}
 
 
-def test_the_whole_data_set_arrives_and_nothing_else(tmp_path):
+def test_exactly_the_files_of_the_data_set_are_uploaded(tmp_path):
     make_file(tmp_path / "a.h5ad")
     out = tmp_path / "out"
     with stand_in() as hub:
@@ -196,12 +203,12 @@ def test_the_whole_data_set_arrives_and_nothing_else(tmp_path):
     assert hub.created[0]["type"] == "dataset" and hub.created[0]["name"] == "cells"
 
 
-def test_an_unfinished_folder_is_not_uploaded(tmp_path):
-    with pytest.raises(ValueError, match="is no finished data set: it has no report.json"):
+def test_an_unfinished_data_set_is_not_uploaded(tmp_path):
+    with pytest.raises(ValueError, match="is not a finished data set: it has no report.json"):
         push_to_hub(tmp_path, "lab/cells")
 
 
-def test_a_run_publishes_its_finished_model_once(small_h5ad, tmp_path):
+def test_a_run_uploads_its_finished_model_in_one_commit(small_h5ad, tmp_path):
     with stand_in() as hub:
         done = run(
             tmp_path / "run", dataset=[str(small_h5ad)], push_to_hub=True, hub_model_id="lab/run", hub_private_repo=True,
