@@ -50,7 +50,10 @@ def test_help_all_lists_the_options_of_every_library(capsys):
 def test_help_shows_choices_and_defaults():
     text = help_text("Train.", Cell2TextArguments)
     assert text.startswith("Train.\n\nData:\n")
-    assert "  --stage {full,lora,projector} " in text and "Share of the cells to hold out for the test. Default: 0.2." in text
+    assert (
+        "  --stage {full,lora,projector} " in text
+        and "Share of the cells to hold out for the test. Default: 0.2." in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,9 @@ def test_a_resumed_run_takes_the_recorded_threads_of_as_many_ranks(tmp_path, mon
     with one_thread():
         mark_complete(checkpoint, rows_per_step=8, ranks=1, sharded=False)
         assert set_cpu_threads(2, str(checkpoint)) == 1
-        assert f"CPU threads: 1, as recorded in {checkpoint}; without the checkpoint this run would use 2." in caplog.text
+        assert (
+            f"CPU threads: 1, as recorded in {checkpoint}; without the checkpoint this run would use 2." in caplog.text
+        )
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert set_cpu_threads(2, str(checkpoint)) == 2
         (checkpoint / "complete.json").write_text('{"rows_a_step": 8, "ranks": 1, "sharded": false}')  # an older one
