@@ -102,7 +102,7 @@ def encode_cells(model, processor, questions: list[list], genes_at_once: int | N
         told = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
         parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), told.float().cpu()))
     features, mask, means, told = (torch.cat(part) for part in zip(*parts))
-    groups = model.config.split_concepts(told) if told.shape[1] else {}
+    groups = model.config.concepts.split(told) if told.shape[1] else {}
     return CellFeatures(features, mask, means.numpy(), {group: part.numpy() for group, part in groups.items()})
 
 

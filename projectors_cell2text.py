@@ -1,7 +1,7 @@
-"""Projectors: encoder states of one cell's genes to the features that take its placeholders' place.
+"""Projectors: from the encoder states of a cell's genes to the features that replace its placeholders.
 
-All of them map states of shape `(cells, genes, cell_hidden)` and a boolean mask of the same first two axes, true where
-a gene stands, to features of shape `(cells, num_cell_tokens, text_hidden)`.
+Each projector maps states of shape `(cells, genes, cell_hidden)` and a boolean mask of genes, shape `(cells, genes)`,
+to features of shape `(cells, num_cell_tokens, text_hidden)`.
 """
 
 import torch
@@ -18,9 +18,9 @@ except ImportError:
 
 
 class Cell2TextMLPProjector(nn.Module):
-    """The published MLP adapter: the highest-ranked genes, one text-side feature each.
+    """The published MLP adapter: one feature for each of the highest-ranked genes.
 
-    A cell with fewer genes than `num_cell_tokens` is filled up with a learned vector.
+    A learned vector pads cells with fewer genes than `num_cell_tokens`.
     """
 
     def __init__(self, config):
@@ -28,7 +28,7 @@ class Cell2TextMLPProjector(nn.Module):
         text_size = config.text_config.hidden_size
         self.num_cell_tokens = config.num_cell_tokens
         self.first_gene = 0 if config.cell_cls_token_id is None else 1
-        self.mlp = projector_mlp(config, config.cell_config.hidden_size, text_size)
+        self.mlp = _projector_mlp(config, config.cell_config.hidden_size, text_size)
         self.missing_gene = nn.Parameter(torch.zeros(text_size))
         self.output_norm = nn.LayerNorm(text_size)
 
@@ -41,7 +41,7 @@ class Cell2TextMLPProjector(nn.Module):
 
 
 class Cell2TextPooledProjector(nn.Module):
-    """The rank-weighted mean of the gene states, beside the `<cls>` state where there is one, through an MLP."""
+    """An MLP on the rank-weighted mean of the gene states and, if cells have one, the `<cls>` state."""
 
     def __init__(self, config):
         super().__init__()
@@ -50,7 +50,7 @@ class Cell2TextPooledProjector(nn.Module):
         self.longest_cell = getattr(config.cell_config, "max_position_embeddings", 4096)
         text_size = config.text_config.hidden_size
         pooled_size = config.cell_config.hidden_size * (2 if self.has_cls else 1)
-        self.mlp = projector_mlp(config, pooled_size, config.num_cell_tokens * text_size)
+        self.mlp = _projector_mlp(config, pooled_size, config.num_cell_tokens * text_size)
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask):
@@ -63,53 +63,55 @@ class Cell2TextPooledProjector(nn.Module):
 
 
 class Cell2TextConceptProjector(nn.Module):
-    """A bottleneck: of a cell, nothing but how probable each of the configuration's `cell_concepts` is gets through.
+    """A concept bottleneck: only the probabilities of the configuration's `cell_concepts` reach the language model.
 
-    Linear heads, one a group, read the probabilities off a pooled projector's features; one linear map turns them into
-    features again. With a learning rate of 0 for encoder and projector the concepts keep the meaning of their names.
+    Linear heads, one per group, predict the probabilities from a pooled projector's features; one linear map turns
+    them into features again. Each concept keeps the meaning of its name as long as encoder and heads are not trained
+    on the text's loss (Koh et al. 2020, arXiv 2007.04612: independent training).
     """
 
     def __init__(self, config):
         super().__init__()
-        if not config.concept_groups:
-            raise UserError("projector_type='concepts' needs cell_concepts: names of what the heads are to tell.")
+        self.names = config.concepts
+        if not self.names.groups:
+            raise UserError("projector_type='concepts' needs cell_concepts: the names that the heads predict.")
         self.num_cell_tokens = config.num_cell_tokens
-        self.multiclass = tuple(config.cell_concepts.get("multiclass", ()))
-        self.sizes = {group: len(names) for group, names in config.concept_groups.items()}
         text_size = config.text_config.hidden_size
         width = config.num_cell_tokens * text_size
         self.pooled = Cell2TextPooledProjector(config)
-        self.heads = nn.ModuleDict({group: nn.Linear(width, size) for group, size in self.sizes.items()})
-        self.codes = nn.Linear(sum(self.sizes.values()), width, bias=False)
+        self.heads = nn.ModuleDict({group: nn.Linear(width, size) for group, size in self.names.sizes.items()})
+        self.codes = nn.Linear(self.names.n_concepts, width, bias=False)
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask, concept_overrides=None):
-        """Features, and the concepts they are made of, shape `(cells, n_concepts)`.
+        """Return features, and the concept probabilities that they encode, shape `(cells, n_concepts)`.
 
-        `concept_overrides` of that shape, NaN where unknown, stand in for what the heads tell.
+        `concept_overrides` of that shape replace the predicted probabilities; NaN keeps the prediction.
         """
-        concepts = self.tell(states, gene_mask)
+        concepts = self.predict_concepts(states, gene_mask)
         if concept_overrides is not None:
             concepts = torch.where(concept_overrides.isnan(), concepts, concept_overrides.to(concepts.dtype))
-        groups = zip(self.sizes, concepts.split(list(self.sizes.values()), dim=-1))
-        weighted = [MULTICLASS_WEIGHT * found if group in self.multiclass else found for group, found in groups]
-        features = self.codes(torch.cat(weighted, dim=-1)).unflatten(-1, (self.num_cell_tokens, -1))
+        weighted = {
+            group: MULTICLASS_WEIGHT * values if group in self.names.multiclass else values
+            for group, values in self.names.split(concepts).items()
+        }
+        features = self.codes(self.names.join(weighted)).unflatten(-1, (self.num_cell_tokens, -1))
         return self.output_norm(features), concepts
 
-    def tell(self, states, gene_mask) -> torch.Tensor:
-        """How probable each concept is, shape `(cells, n_concepts)`; those of a group of `multiclass` add up to 1."""
+    def predict_concepts(self, states, gene_mask) -> torch.Tensor:
+        """Return concept probabilities, shape `(cells, n_concepts)`; those of a `multiclass` group add up to 1."""
         features = self.pooled(states, gene_mask).flatten(1)
-        logits = {group: self.heads[group](features) for group in self.sizes}
-        return torch.cat(
-            [found.softmax(-1) if group in self.multiclass else found.sigmoid() for group, found in logits.items()],
-            dim=-1,
-        )
+        probabilities = {}
+        for group, head in self.heads.items():
+            logits = head(features)
+            probabilities[group] = logits.softmax(-1) if group in self.names.multiclass else logits.sigmoid()
+        return self.names.join(probabilities)
 
 
 class Cell2TextPerceiverProjector(nn.Module):
-    """The published Perceiver adapter: latents that read all genes once, then each other.
+    """The published Perceiver adapter: latents attend to all genes once, then to each other.
 
-    Genes carry sinusoidal positions of their rank. A cell without a gene shows the latents one learned vector instead.
+    Genes get sinusoidal encodings of their ranks. For a cell without genes, the latents attend to a learned vector.
     """
 
     def __init__(self, config):
@@ -139,7 +141,7 @@ class Cell2TextPerceiverProjector(nn.Module):
 
 
 class Cell2TextPerceiverLayer(GradientCheckpointingLayer):
-    """Pre-norm attention of latents to genes (`reads_genes`) or to themselves, and a feed-forward part."""
+    """Pre-norm attention of latents to genes (`reads_genes=True`) or to themselves, then a feed-forward block."""
 
     def __init__(self, config, size: int, *, reads_genes: bool):
         super().__init__()
@@ -179,11 +181,11 @@ PROJECTORS = {
     "pooled": Cell2TextPooledProjector,
     "concepts": Cell2TextConceptProjector,
 }
-# How much more the concepts of which a cell has one count than those of which it has several.
+# Weight of multi-class concepts relative to multi-label ones in the projector's linear map.
 MULTICLASS_WEIGHT = 2.0
 
 
-def projector_mlp(config, input_size: int, output_size: int) -> nn.Sequential:
+def _projector_mlp(config, input_size: int, output_size: int) -> nn.Sequential:
     hidden_size = config.projector_hidden_size or config.text_config.hidden_size
     return nn.Sequential(
         nn.Linear(input_size, hidden_size),
@@ -195,19 +197,19 @@ def projector_mlp(config, input_size: int, output_size: int) -> nn.Sequential:
 
 
 def rank_weights(ranks: torch.Tensor, longest_cell: int) -> torch.Tensor:
-    """How much a gene counts by its rank: `log((longest + 1) / (rank + 1))`, which falls to 0 at the longest cell."""
+    """Return the weights of genes by rank, `log((longest_cell + 1) / (rank + 1))`, at least 0."""
     return torch.log((longest_cell + 1) / (ranks + 1.0)).clamp(min=0)
 
 
 def sinusoidal_positions(length: int, size: int, *, device=None) -> torch.Tensor:
-    """Position encodings of Vaswani et al. 2017, shape `(length, size)`, float32."""
+    """Return the position encodings of Vaswani et al. 2017, shape `(length, size)`, float32."""
     rates = torch.exp(torch.arange(0, size, 2, device=device) * (-torch.log(torch.tensor(1e4)).item() / size))
     angles = torch.arange(length, device=device).unsqueeze(-1) * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)[:, :size]
 
 
 def init_projector(module: nn.Module, std: float) -> None:
-    """Initialise what transformers' own `_init_weights` does not know: the projectors' bare parameters."""
+    """Initialize the projectors' bare parameters, which transformers' `_init_weights` does not cover."""
     if isinstance(module, Cell2TextPerceiverProjector):
         init.normal_(module.latents, std=std)
         init.zeros_(module.no_genes)

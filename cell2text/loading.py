@@ -118,7 +118,7 @@ def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalG
     import torch
     from transformers import AutoModel, AutoProcessor
 
-    from modeling_cell2text import check_encoder_fits
+    from assembly_cell2text import check_encoder_fits
 
     path = MINI if name is None else Path(name).expanduser()
     local = path.is_dir()

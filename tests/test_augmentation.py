@@ -14,6 +14,9 @@ from cell2text.training.augmentation import (
     CellAugmentation,
     cell_augmentation,
     gene_panels,
+    install_gene_hooks,
+    install_projector_hooks,
+    noisy,
     outside_nuclei,
 )
 from cell2text.training.class_balance import BalancedSampler, row_weights
@@ -134,7 +137,7 @@ def test_arguments_out_of_range_are_refused_before_anything_is_loaded(name, valu
 def test_cells_are_changed_in_training_of_a_trained_encoder_alone(tiny_processor):
     model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False)
     args = Cell2TextArguments(rank_cut=1.0, depth_loss=1.0)
-    model.model.augment_cells = cell_augmentation(args, None, tiny_processor.gene_vocabulary)
+    install_gene_hooks(model, cell_augmentation(args, None, tiny_processor.gene_vocabulary))
     inputs = batch_of(tiny_processor, [[np.arange(4, 60)]])
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     model.train()
@@ -142,6 +145,51 @@ def test_cells_are_changed_in_training_of_a_trained_encoder_alone(tiny_processor
     model.model.freeze_cell_encoder()
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     assert cell_augmentation(Cell2TextArguments(), None, tiny_processor.gene_vocabulary) is None
+
+
+def test_gene_dropout_acts_in_training_alone(tiny_processor):
+    model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False, gene_dropout=0.9)
+    install_gene_hooks(model)
+    inputs = batch_of(tiny_processor, [[np.arange(4, 60)]])
+    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+    model.train()
+    assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+    model.model.freeze_cell_encoder()
+    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("projector", ["pooled", "concepts"])
+def test_feature_noise_acts_in_training_alone(projector, tiny_processor):
+    """A frozen encoder's features get it, too."""
+    model = make_model(projector, processor=tiny_processor, cell_feature_noise=0.5)
+    install_projector_hooks(model)
+    inputs = batch_of(tiny_processor, [[np.arange(4, 60)], [np.arange(9, 30)]])
+    quiet = model(**inputs)
+    assert torch.equal(quiet.logits, model(**inputs).logits)
+    model.train()
+    noise = model(**inputs)
+    assert not torch.equal(noise.logits, model(**inputs).logits)
+    assert not torch.equal(noise.cell_hidden_states, quiet.cell_hidden_states)
+
+
+def test_feature_noise_is_relative_to_the_features():
+    torch.manual_seed(0)
+    features = torch.randn(2, 5, 48)
+    many = torch.cat([features, 100 * features]).repeat(500, 1, 1)
+    relative = (noisy(many, 0.5) - many).std((1, 2)) / many.square().mean((1, 2)).sqrt()
+    assert relative.max() < 0.5 * 1.2 and 0.2 < relative.mean() < 0.3 and relative.min() < 0.02
+
+
+def test_concept_overrides_are_augmented_in_training_alone(tiny_processor):
+    model = make_model("concepts", processor=tiny_processor)
+    install_projector_hooks(model, lambda overrides: overrides.where(overrides != 1, 0.75))
+    batch = tiny_processor.pad_cells([[np.arange(4, 60)]] * 50, return_tensors="pt")
+    overrides = torch.tensor([0.0, 1.0, float("nan"), float("nan"), 1.0]).expand(50, 1, 5)
+    codes = []
+    model.model.projector.codes.register_forward_hook(lambda _, inputs, __: codes.append(inputs[0]))
+    for training, one in ((True, 0.75), (False, 1.0)):
+        model.train(training).get_cell_features(**batch, concept_overrides=overrides)
+        torch.testing.assert_close(codes[-1][:, [1, 4]], torch.tensor([2 * one, one]).expand(50, 2))
 
 
 def rows_of(kinds):

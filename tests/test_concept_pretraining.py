@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from cell2text.language.fields import Claim
 from cell2text.preparation.gene_sets import GeneSets
+from cell2text.training.augmentation import install_gene_hooks
 from cell2text.training.class_balance import row_weights
 from cell2text.training.concept_pretraining import (
     GROUP_WEIGHTS,
@@ -234,7 +235,8 @@ def test_genes_are_hidden_in_training_alone_and_only_if_asked_for(augment, fresh
         return ids, mask & (torch.arange(ids.shape[1]) < 1)
 
     fresh.config.gene_dropout = 0.5
-    fresh.model.augment_cells, seen = hide_all_but_the_first, []
+    install_gene_hooks(fresh, hide_all_but_the_first)
+    seen = []
     fresh.model.projector.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].sum(-1)))
     start(fresh, tiny_processor, rows_of(), tmp_path, held_out=rows_of(8), augment=augment)
     *learned, asked = seen

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from cell2text.models import MINI
 from pipeline_cell2text import CellToTextPipeline
 
 from .conftest import make_adata, make_model, make_processor
@@ -61,3 +63,35 @@ def test_a_model_that_has_changed_is_asked_anew():
             layer.self_attn.v_proj.weight.mul_(-3)
     fresh = CellToTextPipeline(model=model, processor=processor)(cells, max_new_tokens=6)
     assert describe(cells, max_new_tokens=6) == fresh
+
+
+def test_the_task_is_registered_for_a_loaded_model(describe):
+    cells = describe.processor.rank_encode(make_adata(2))
+    found = transformers.pipeline("cell-to-text", model=describe.model, processor=describe.processor)
+    assert isinstance(found, CellToTextPipeline)
+    assert found(cells, max_new_tokens=5) == describe(cells, max_new_tokens=5)
+
+
+def test_the_task_is_registered_for_a_saved_folder(describe, tmp_path):
+    """The folder names its own pipeline code, which the installed package makes unnecessary."""
+    describe.model.save_pretrained(tmp_path)
+    describe.processor.save_pretrained(tmp_path)
+    cells = describe.processor.rank_encode(make_adata(2))
+    found = transformers.pipeline("cell-to-text", model=str(tmp_path))
+    assert isinstance(found, CellToTextPipeline)
+    assert found(cells, max_new_tokens=5) == describe(cells, max_new_tokens=5)
+    again = transformers.pipeline("cell-to-text", model=describe.model, processor=describe.processor)
+    assert isinstance(again, CellToTextPipeline)  # saving leaves a loaded model as it was
+
+
+def test_the_packaged_model_is_a_folder_for_the_pipeline():
+    describe = transformers.pipeline("cell-to-text", model=str(MINI))
+    assert isinstance(describe, CellToTextPipeline)
+    assert describe([2, 100, 200, 300], max_new_tokens=3)["generated_text"]
+
+
+def test_the_packaged_folder_holds_the_code_that_a_saved_folder_holds(describe, tmp_path):
+    describe.model.save_pretrained(tmp_path)
+    describe.processor.save_pretrained(tmp_path)
+    saved, packaged = ({path.name: path.read_text() for path in at.glob("*.py")} for at in (tmp_path, MINI))
+    assert saved == packaged

@@ -9,6 +9,8 @@ import textwrap
 import pytest
 import torch
 
+from cell2text.models import MINI
+
 from .conftest import make_adata, make_model, make_processor
 
 
@@ -103,6 +105,18 @@ def test_the_pipeline_takes_an_anndata_and_gives_a_reason_for_an_empty_cell(save
     one, two, eight = json.loads(output.splitlines()[-1])
     assert one == two == eight and len(one) == 4
     assert one[2]["generated_text"].startswith("This cell cannot be described: it has no counts")
+
+
+def test_the_packaged_model_is_a_hub_folder(saved):
+    output = run_without_package(
+        f"""
+        from transformers import pipeline
+        describe = pipeline("cell-to-text", model={str(MINI)!r}, trust_remote_code=True)
+        print(describe([2, 100, 200, 300], max_new_tokens=8)["generated_text"])
+        """,
+        saved,
+    )
+    assert output.startswith("This cell")
 
 
 def test_a_model_loaded_as_remote_code_is_saved_with_all_its_code(saved):

@@ -12,14 +12,20 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 HUB_FILES = {
     "errors_cell2text": set(),
-    "configuration_cell2text": {"errors_cell2text"},
+    "concepts_cell2text": {"errors_cell2text"},
+    "configuration_cell2text": {"concepts_cell2text", "errors_cell2text"},
+    "assembly_cell2text": {"configuration_cell2text", "errors_cell2text"},
+    "encoding_cell2text": {"concepts_cell2text", "errors_cell2text"},
     "vocabulary_cell2text": {"errors_cell2text"},
     "counts_cell2text": {"errors_cell2text"},
     "ranking_cell2text": {"counts_cell2text", "errors_cell2text", "vocabulary_cell2text"},
     "collation_cell2text": {"errors_cell2text"},
     "processing_cell2text": {"collation_cell2text", "errors_cell2text", "ranking_cell2text", "vocabulary_cell2text"},
     "projectors_cell2text": {"errors_cell2text"},
-    "modeling_cell2text": {"configuration_cell2text", "errors_cell2text", "projectors_cell2text"},
+    "modeling_cell2text": {
+        "assembly_cell2text", "configuration_cell2text", "encoding_cell2text", "errors_cell2text",
+        "projectors_cell2text",
+    },
     "generation_cell2text": {"errors_cell2text", "processing_cell2text"},
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }

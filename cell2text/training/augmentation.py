@@ -5,6 +5,7 @@ than by what its cells are. A model that has seen each cell under several of the
 """
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow.compute as pc
@@ -84,6 +85,81 @@ class CellAugmentation:
         left = torch.where(left.any(-1, keepdim=True), left, genes) | (special & mask)  # never a cell without a gene
         order = torch.argsort(~left, dim=-1, stable=True)
         return ids.gather(-1, order), left.gather(-1, order)
+
+
+def install_gene_hooks(model, augmentation: CellAugmentation | None = None) -> None:
+    """Hide genes from a model's trained encoder while it is in training mode.
+
+    The hooks apply `augmentation` first, then the `gene_dropout` of the model's configuration. A frozen encoder and a
+    model in evaluation mode see every gene. Nothing of this is saved with the model's weights.
+
+    Parameters
+    ----------
+    model
+        A `Cell2TextForConditionalGeneration`.
+    augmentation
+        Function of ranked cells and their mask, both of shape (n_cells, n_genes), that returns both; None for none.
+    """
+    config, gene_mask = model.config, model.model.gene_mask
+
+    def augment(module, inputs):
+        if module.training and not config.freeze_cell_encoder and augmentation is not None:
+            return augmentation(*inputs)
+        return None
+
+    def drop_genes(module, _, outputs):
+        if not module.training or config.freeze_cell_encoder or config.gene_dropout <= 0:
+            return None
+        ids, mask, genes = outputs
+        largest = torch.rand(len(ids), 1, device=ids.device) * config.gene_dropout
+        dropped = genes & (torch.rand(ids.shape, device=ids.device) < largest)
+        return ids, mask & ~dropped, genes & ~dropped
+
+    gene_mask.register_forward_pre_hook(augment)
+    gene_mask.register_forward_hook(drop_genes)
+
+
+def install_projector_hooks(model, augment_concepts: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+    """Change what the language model reads about a cell while the projector is in training mode.
+
+    The hooks apply `augment_concepts` to concept overrides, and add the `cell_feature_noise` of the model's
+    configuration to the projected features. Install them after concept pretraining, which calls the projector, too.
+
+    Parameters
+    ----------
+    model
+        A `Cell2TextForConditionalGeneration`.
+    augment_concepts
+        Function of concept overrides, shape (n_cells, n_concepts), that returns the same shape; None for none.
+    """
+    config, projector = model.config, model.model.projector
+
+    def augment(module, inputs):
+        if module.training and augment_concepts is not None and len(inputs) == 3:
+            states, gene_mask, overrides = inputs
+            return states, gene_mask, augment_concepts(overrides)
+        return None
+
+    def add_noise(module, _, outputs):
+        if not module.training or config.cell_feature_noise <= 0:
+            return None
+        if isinstance(outputs, tuple):
+            return noisy(outputs[0], config.cell_feature_noise), *outputs[1:]
+        return noisy(outputs, config.cell_feature_noise)
+
+    projector.register_forward_pre_hook(augment)
+    projector.register_forward_hook(add_noise)
+
+
+def noisy(features: torch.Tensor, largest: float) -> torch.Tensor:
+    """Add normal noise to projected cells, shape (n_cells, num_cell_tokens, text_hidden).
+
+    Each cell samples the noise's standard deviation uniformly between 0 and `largest`, relative to the root mean
+    square of its features.
+    """
+    share = torch.rand(len(features), 1, 1, device=features.device) * largest
+    size = features.detach().float().square().mean((-1, -2), keepdim=True).sqrt()
+    return features + (share * size * torch.randn_like(features, dtype=torch.float32)).to(features.dtype)
 
 
 def cell_augmentation(args: Cell2TextArguments, rows: Dataset, vocabulary: GeneVocabulary) -> CellAugmentation | None:

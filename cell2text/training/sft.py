@@ -15,7 +15,7 @@ from cell2text.files import write_atomically
 from cell2text.preparation.gene_sets import load_gene_sets
 from cell2text.publish import push
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.augmentation import cell_augmentation
+from cell2text.training.augmentation import cell_augmentation, install_gene_hooks, install_projector_hooks
 from cell2text.training.checkpoints import find_checkpoint
 from cell2text.training.class_balance import row_weights
 from cell2text.training.components import load_components
@@ -97,7 +97,7 @@ def load(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
 def initialise(run: SFTRun) -> None:
     """Set gene embeddings and augmentation, and pretrain the concepts of a run that starts from the beginning."""
     args, model = run.args, run.model
-    model.model.augment_cells = cell_augmentation(args, run.rows.train, run.processor.gene_vocabulary)
+    install_gene_hooks(model, cell_augmentation(args, run.rows.train, run.processor.gene_vocabulary))
     if args.gene_embeddings != "random":
         if not run.checkpoint:
             cells = [cells[0] for cells in run.rows.train["cells"]]
@@ -188,11 +188,12 @@ def make_trainer(run: SFTRun) -> Cell2TextTrainer:
             f"{training_args.train_sampling_strategy}."
         )
     evaluates = training_args.eval_strategy != "no"
-    concept_overrides = None
+    concept_overrides = augment_concepts = None
     if model.config.projector_type == "concepts":
         concepts = CellConcepts(model.config.cell_concepts)
         concept_overrides = TrainingConceptOverrides(concepts, rows.train)
-        model.model.augment_concepts = ConceptAugmentation(model.config.concept_groups)
+        augment_concepts = ConceptAugmentation(model.config.concept_groups)
+    install_projector_hooks(model, augment_concepts)
     trainer = Cell2TextTrainer(
         model=model,
         args=training_args,

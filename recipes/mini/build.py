@@ -35,19 +35,19 @@ from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE
 
 
 STEPS = ("select", "train", "test", "read", "card")
-# Settings of a folder that carries its own code; the package provides the code of the packaged model.
-CODE_SETTINGS = ("auto_map", "custom_pipelines")
 
 
 def package(run: Path) -> None:
-    """Copy the model of a run into the package, without code and with bfloat16 weights."""
+    """Copy the model of a run into the package, with bfloat16 weights and links to the code files."""
     MINI.mkdir(parents=True, exist_ok=True)
     for path in run.iterdir():
         if path.suffix == ".json" and path.name != CONCEPT_PRETRAINING_FILE:
-            content = {key: value for key, value in json.loads(path.read_text()).items() if key not in CODE_SETTINGS}
+            content = json.loads(path.read_text())
             write_atomically(MINI / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         elif path.suffix in (".jinja", ".tsv"):
             shutil.copyfile(path, MINI / path.name)
+        elif path.suffix == ".py" and not (MINI / path.name).exists():
+            (MINI / path.name).symlink_to(Path("../../..", path.name))
     weights = load_file(run / "model.safetensors")
     small = {name: value.to(torch.bfloat16) if value.is_floating_point() else value for name, value in weights.items()}
     with atomic_path(MINI / "model.safetensors") as partial:

@@ -1,0 +1,1 @@
+../../../assembly_cell2text.py

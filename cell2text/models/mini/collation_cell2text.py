@@ -1,0 +1,1 @@
+../../../collation_cell2text.py

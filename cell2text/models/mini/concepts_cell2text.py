@@ -1,0 +1,1 @@
+../../../concepts_cell2text.py

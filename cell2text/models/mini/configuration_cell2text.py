@@ -1,0 +1,1 @@
+../../../configuration_cell2text.py

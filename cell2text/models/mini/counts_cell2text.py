@@ -1,0 +1,1 @@
+../../../counts_cell2text.py

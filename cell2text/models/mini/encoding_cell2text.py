@@ -1,0 +1,1 @@
+../../../encoding_cell2text.py

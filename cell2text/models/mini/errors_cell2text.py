@@ -1,0 +1,1 @@
+../../../errors_cell2text.py

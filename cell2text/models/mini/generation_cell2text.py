@@ -1,0 +1,1 @@
+../../../generation_cell2text.py

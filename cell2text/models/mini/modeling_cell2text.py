@@ -1,0 +1,1 @@
+../../../modeling_cell2text.py

@@ -1,0 +1,1 @@
+../../../pipeline_cell2text.py

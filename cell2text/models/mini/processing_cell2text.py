@@ -1,0 +1,1 @@
+../../../processing_cell2text.py

@@ -1,0 +1,1 @@
+../../../projectors_cell2text.py

@@ -1,0 +1,1 @@
+../../../ranking_cell2text.py

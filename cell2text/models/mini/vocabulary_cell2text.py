@@ -1,0 +1,1 @@
+../../../vocabulary_cell2text.py

@@ -1,0 +1,184 @@
+"""The cell side of the model: from gene tokens to encoder states, projected features and concept probabilities.
+
+[`CellEncodingMixin`] holds the methods; `modeling_cell2text.py` adds the text.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+
+try:
+    from .concepts_cell2text import ConceptNames
+except ImportError:
+    from concepts_cell2text import ConceptNames
+
+try:
+    from .errors_cell2text import UserError
+except ImportError:
+    from errors_cell2text import UserError
+
+
+@dataclass
+class Cell2TextCellOutput(BaseModelOutputWithPooling):
+    """Outputs of the encoder and the projector.
+
+    Args:
+        concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+            Concept probabilities after overrides, for a `concepts` projector.
+    """
+
+    concepts: torch.FloatTensor | None = None
+
+
+class Cell2TextGeneMask(nn.Module):
+    """Find the genes among a cell's tokens.
+
+    A module without parameters, so that training code can hide genes with forward hooks.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def forward(self, ids, mask):
+        """Return the tokens, the mask of all tokens and the mask of genes, each of shape `(cells, n_genes)`."""
+        genes = mask & (ids != (self.config.cell_config.pad_token_id or 0))
+        for special in (self.config.cell_cls_token_id, self.config.cell_eos_token_id):
+            if special is not None:
+                genes = genes & (ids != special)
+        return ids, mask, genes
+
+
+class CellEncodingMixin:
+    """Methods of a model with the parts `gene_mask`, `cell_encoder` and `projector`, and a [`Cell2TextConfig`]."""
+
+    @can_return_tuple
+    def get_cell_features(
+        self,
+        cell_input_ids: torch.LongTensor,
+        cell_attention_mask: torch.Tensor | None = None,
+        cell_states: torch.FloatTensor | None = None,
+        concept_overrides: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | Cell2TextCellOutput:
+        """Encode cells and project them into the language model's embedding space.
+
+        Args:
+            cell_input_ids (`torch.LongTensor` of shape `(batch, n_cells, n_genes)` or `(batch, n_genes)`):
+                Gene tokens, highest-ranked first.
+            cell_attention_mask (`torch.Tensor` of the same shape, *optional*):
+                1 for gene tokens, 0 for padding. Defaults to a mask of the padding token.
+            cell_states (`torch.FloatTensor` of shape `(batch, n_cells, n_genes, cell_hidden)`, *optional*):
+                Precomputed states of a frozen encoder. The encoder is not run again.
+            concept_overrides (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+                Values from 0 to 1 that replace the predicted concept probabilities; NaN keeps the prediction. Build
+                them with [`~Cell2TextModel.encode_concepts`].
+
+        Returns:
+            `Cell2TextCellOutput`: `last_hidden_state` holds the projected encoder layer, shape
+            `(batch, n_cells, n_genes, cell_hidden)`; `pooler_output` the features that replace the placeholders, shape
+            `(batch, n_cells, num_cell_tokens, text_hidden)`; `concepts` the concept probabilities of a `concepts`
+            projector.
+
+        Raises:
+            UserError: If `concept_overrides` have other columns than the projector's concepts, or the projector
+                predicts no concepts.
+        """
+        states, gene_mask, outputs = self.encode_cells(cell_input_ids, cell_attention_mask, cell_states, **kwargs)
+        inputs = [states.flatten(0, 1), gene_mask.flatten(0, 1)]
+        if concept_overrides is not None:
+            self._concept_names().check_overrides(concept_overrides)
+            inputs.append(concept_overrides.flatten(0, 1))
+        features, concepts = self.projector(*inputs), None
+        if self.config.projector_type == "concepts":
+            features, concepts = features
+        return Cell2TextCellOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=features.unflatten(0, states.shape[:2]),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            concepts=None if concepts is None else concepts.unflatten(0, states.shape[:2]),
+        )
+
+    def get_cell_concepts(
+        self, cell_input_ids: torch.LongTensor, cell_attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.FloatTensor]:
+        """Predict the probability of each of the configuration's `cell_concepts`.
+
+        Args:
+            cell_input_ids, cell_attention_mask: See [`~Cell2TextModel.get_cell_features`].
+
+        Returns:
+            `dict[str, torch.FloatTensor]`: By group the probabilities of its names, shape `(batch, n_cells, n_names)`,
+            in the order of the configuration. Those of a `multiclass` group add up to 1.
+
+        Raises:
+            UserError: If the projector predicts no concepts.
+        """
+        names = self._concept_names()
+        return names.split(self.get_cell_features(cell_input_ids, cell_attention_mask, return_dict=True).concepts)
+
+    def encode_concepts(self, **names: str | list[str]) -> torch.Tensor:
+        """Encode named concepts as the argument `concept_overrides` of `forward` and `generate`.
+
+        Args:
+            **names: By group the name that applies to the cell (`tissue="kidney"`), or a list of names for a
+                `multilabel` group. Omitted groups keep the model's predictions.
+
+        Returns:
+            `torch.Tensor` of shape `(1, 1, n_concepts)`. Expand or stack it for more cells.
+
+        Raises:
+            UserError: If the projector predicts no concepts, or the group or name does not exist.
+        """
+        return self._concept_names().encode(**names).view(1, 1, -1).to(self.device)
+
+    def _concept_names(self) -> ConceptNames:
+        if self.config.projector_type != "concepts":
+            raise UserError(
+                f"projector_type={self.config.projector_type!r} predicts no concepts: only projector_type='concepts' "
+                "does."
+            )
+        return self.config.concepts
+
+    def encode_cells(self, cell_input_ids, cell_attention_mask=None, cell_states=None, **kwargs):
+        """Return the states that the projector reads, the mask of genes among them, and the encoder's outputs."""
+        ids, mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
+        shape = ids.shape
+        ids, mask, gene_mask = self.gene_mask(ids.flatten(0, 1), mask.flatten(0, 1))
+        if cell_states is None:
+            outputs, states = self._encode(ids, mask, **kwargs)
+            states = states.unflatten(0, shape[:2])
+        else:
+            outputs, states = BaseModelOutputWithPooling(), cell_states
+        outputs.last_hidden_state = states
+        # PEFT keeps a fully trained projector in float32, whatever the encoder's precision.
+        states = states.to(next(self.projector.parameters()).dtype)
+        return states, gene_mask.unflatten(0, shape[:2]), outputs
+
+    def _encode(self, ids, mask, **kwargs):
+        """Return the encoder's outputs and its projected layer."""
+        # An empty slot attends to its first padding token: attention to nothing is NaN.
+        visible = mask | (~mask.any(-1, keepdim=True) & (torch.arange(ids.shape[-1], device=ids.device) == 0))
+        layer = self.config.cell_feature_layer
+        kwargs = {**kwargs, "output_hidden_states": layer != -1 or kwargs.get("output_hidden_states", False)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_cell_encoder):
+            outputs = self.cell_encoder(input_ids=ids, attention_mask=visible.long(), return_dict=True, **kwargs)
+        return outputs, outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+
+    def _as_cell_batch(self, ids, mask):
+        """Return cells and their boolean mask, both of shape `(batch, n_cells, n_genes)`."""
+        if mask is None:
+            mask = ids != (self.config.cell_config.pad_token_id or 0)
+        if ids.ndim == 2:
+            ids, mask = ids.unsqueeze(1), mask.unsqueeze(1)
+        return ids, mask.bool()
+
+
+__all__ = ["Cell2TextCellOutput", "Cell2TextGeneMask", "CellEncodingMixin"]
