@@ -237,7 +237,7 @@ def test_the_small_models_recipe_and_what_does_not_go_together(small_h5ad, tmp_p
         "max_steps": 2,
         "concept_pretraining_epochs": 1,
     }
-    recipe = yaml.safe_load((PROJECT / "configs" / "mini" / "train.yaml").read_text())
+    recipe = yaml.safe_load((PROJECT / "recipes" / "mini" / "train.yaml").read_text())
     recipe = {name: value for name, value in recipe.items() if name not in (*TINY, *options, "output_dir")}
     run(tmp_path / "all", **options, **recipe, gene_sets=str(gmt))
     saved = weights(tmp_path / "all" / "out")

@@ -177,7 +177,7 @@ def test_types_in_comparisons_are_read_as_written():
 
 
 def test_the_packaged_model_is_published_with_its_code(tmp_path):
-    assert {path.name for path in MINI.glob("*.py")} <= {Path(name).name for name in files_to_push(MINI)}
+    assert {path.name for path in MINI.glob("*.py")} <= {upload.name for upload in files_to_push(MINI)}
     for path in MINI.iterdir():
         if path.is_file() and path.name != "modeling_cell2text.py":
             (tmp_path / path.name).write_bytes(path.read_bytes())
