@@ -27,7 +27,9 @@ def commands(path: Path) -> list[str]:
 
 
 SHOWN = [
-    pytest.param(command, id=f"{path.stem}: {command[:60]}") for path in PAGES for command in dict.fromkeys(commands(path))
+    pytest.param(command, id=f"{path.stem}: {command[:60]}")
+    for path in PAGES
+    for command in dict.fromkeys(commands(path))
 ]
 
 
