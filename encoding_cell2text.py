@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,6 +58,12 @@ class Cell2TextGeneMask(nn.Module):
 
 class CellEncodingMixin:
     """Methods of a model with the parts `gene_mask`, `cell_encoder` and `projector`, and a [`Cell2TextConfig`]."""
+
+    config: Any
+    device: Any
+    gene_mask: Any
+    cell_encoder: Any
+    projector: Any
 
     @can_return_tuple
     def get_cell_features(

@@ -95,7 +95,7 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
     config: Cell2TextConfig
     config_class = Cell2TextConfig
     base_model_prefix = "model"
-    input_modalities = ("cell", "text")
+    input_modalities = ("cell", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _no_split_modules = ["Cell2TextPerceiverLayer"]
     _skip_keys_device_placement = ["cache", "past_key_values"]

@@ -104,7 +104,10 @@ def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
     import yaml
     from trl import TrlParser
 
-    parser = TrlParser(classes, usage="%(prog)s [--config FILE.yaml] [--option value ...]; --help lists the options")
+    parser = TrlParser(
+        classes,  # type: ignore[arg-type]
+        usage="%(prog)s [--config FILE.yaml] [--option value ...]; --help lists the options",
+    )
     if "--help_all" in argv:
         parser.print_help()
         raise SystemExit(0)

@@ -23,7 +23,7 @@ BF16_HELP = "Train in bfloat16. Default: true if the GPU supports it, otherwise 
 class SFTArguments(SFTConfig):
     """TRL's `SFTConfig` with a precision that the machine supports."""
 
-    bf16: bool | None = field(default=None, metadata={"help": BF16_HELP})
+    bf16: bool | None = field(default=None, metadata={"help": BF16_HELP})  # type: ignore[assignment]
 
     def __post_init__(self):
         _choose_precision(self)
