@@ -251,8 +251,8 @@ class Cell2TextModel(CellEncodingMixin, Cell2TextPreTrainedModel):
         if cell_input_ids is not None:
             if cell_embeds is not None:
                 raise UserError("Pass cell_input_ids or cell_embeds, not both.")
-            cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
-            cell_embeds = self.get_cell_features(
+            cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)  # type: ignore[operator]
+            cell_embeds = self.get_cell_features(  # type: ignore[operator]
                 cell_input_ids, cell_attention_mask, cell_states, concept_overrides
             ).pooler_output
         if cell_embeds is not None:
