@@ -1,7 +1,7 @@
-"""One question about many cells, answered in batches: the engine under the pipeline, `cell2text describe` and `tl`.
+"""Generate texts for many cells from one prompt; used by the pipeline, `cell2text describe` and `cell2text.tl`.
 
-The tokens before the first cell are the same for every cell: their keys and values are computed once. Rows that have
-ended are cut out of the batch, so that no step is spent on them.
+Keys and values of the tokens before the first cell are computed once and reused. Finished rows are removed from the
+batch, so that no decoding step is spent on them.
 """
 
 import copy
@@ -26,9 +26,9 @@ except ImportError:
 
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
 GENES_AT_ONCE = 131_072
-GENES_AT_ONCE_ON_CPU = 8_192  # more do not stay in its caches
-CUT_AT = 0.25  # of a batch's rows that have ended before the others are moved together, which copies their cache
-# Arguments of `generate` that plain greedy decoding takes; any other calls `generate` itself.
+GENES_AT_ONCE_ON_CPU = 8_192  # larger batches overflow the CPU caches
+COMPACT_AT = 0.25  # share of finished rows at which they are removed; removal copies the cache of the others
+# Arguments of `generate` that the greedy loop of this file supports; any other argument calls `generate` instead.
 GREEDY = {
     "max_new_tokens",
     "do_sample",
@@ -41,18 +41,18 @@ GREEDY = {
 
 @dataclass
 class GeneratedTexts:
-    """What was said about some questions, in their order.
+    """Texts generated for a batch of prompts, in their order.
 
     Args:
-        texts: One a question; for a cell without counts the reason.
-        embeddings: The encoder's states at its projected layer, the mean over the genes of a question's first cell,
+        texts: One text per prompt. For a cell without counts, the reason why it has no description.
+        embeddings: Mean of the encoder's states at the projected layer over the genes of the prompt's first cell,
             float32, shape (n, cell_hidden); zeros for a cell without counts.
-        confidence: Probability of each answer under the model, the product of those of its tokens, float32, shape
-            (n,); NaN for a cell without counts, and where an answer was not chosen greedily.
-        steps: Decoding steps times rows, of which `useful` brought a token of an answer.
-        useful: See `steps`.
-        concepts: How probable a model of concepts takes each name for a question's first cell, by group, float32, shape
-            (n, n_names); NaN for a cell without counts. Empty for any other model.
+        confidence: Probability of the generated text, the product of its tokens' probabilities, float32, shape (n,);
+            NaN for a cell without counts and for texts that are not decoded greedily.
+        steps: Computed decoding steps, counted per row.
+        useful: Number of steps that produced a token of a text.
+        concepts: Concept probabilities of the prompt's first cell, by group, float32, shape (n, n_names); NaN for a
+            cell without counts. Empty for a model without concepts.
     """
 
     texts: list[str]
@@ -65,11 +65,11 @@ class GeneratedTexts:
 
 @dataclass
 class CellFeatures:
-    """Cells as the language model reads them.
+    """Projected cells of a batch of prompts.
 
     Args:
         features: Shape (n, n_cells, num_cell_tokens, text_hidden).
-        mask: Which of a question's places hold a cell, shape (n, n_cells, 1).
+        mask: Whether a slot holds a cell, shape (n, n_cells, 1).
         embeddings: See :class:`GeneratedTexts`.
         concepts: See :class:`GeneratedTexts`.
     """
@@ -81,41 +81,47 @@ class CellFeatures:
 
 
 @torch.inference_mode()
-def encode_cells(model, processor, questions: list[list], genes_at_once: int | None = None) -> CellFeatures:
-    """Run the encoder and the projector over the cells of some questions, all of as many cells.
-
-    Args:
-        genes_at_once (`int`, *optional*): Gene tokens, with padding, that go through the encoder together; one
-            question at least.
-    """
-    if genes_at_once is None:
-        genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE
-    parts = []
-    longest = max(len(cell) for cells in questions for cell in cells) * len(questions[0])
-    size = max(1, genes_at_once // max(1, longest))
-    for start in range(0, len(questions), size):
-        batch = processor.pad_cells(questions[start : start + size], return_tensors="pt")
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
-        states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
-        means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
-        told = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
-        parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), told.float().cpu()))
-    features, mask, means, told = (torch.cat(part) for part in zip(*parts))
-    groups = model.config.concepts.split(told) if told.shape[1] else {}
-    return CellFeatures(features, mask, means.numpy(), {group: part.numpy() for group, part in groups.items()})
-
-
-class CellTextGenerator:
-    """Asks a model one question about cell after cell.
+def encode_cells(model, processor, prompts: list[list], genes_at_once: int | None = None) -> CellFeatures:
+    """Run the encoder and the projector on the cells of prompts.
 
     Args:
         model (`Cell2TextForConditionalGeneration`): On its device.
         processor (`Cell2TextProcessor`): Its processor.
-        conversation (`list[dict]`, *optional*): Chat with as many cell blocks as a question has cells; the
-            processor's own description of one cell when left out.
+        prompts (`list[list]`): Ranked cells of each prompt; every prompt has the same number of cells.
+        genes_at_once (`int`, *optional*): Maximum number of gene tokens, padding included, per encoder batch; a batch
+            holds at least one prompt. Defaults to 8,192 on a CPU and to 131,072 on other devices.
+    """
+    if genes_at_once is None:
+        genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE
+    parts = []
+    longest = max(len(cell) for cells in prompts for cell in cells) * len(prompts[0])
+    size = max(1, genes_at_once // max(1, longest))
+    for start in range(0, len(prompts), size):
+        batch = processor.pad_cells(prompts[start : start + size], return_tensors="pt")
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
+        states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
+        means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
+        concepts = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
+        parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), concepts.float().cpu()))
+    features, mask, means, concepts = (torch.cat(part) for part in zip(*parts))
+    groups = model.config.concepts.split(concepts) if concepts.shape[1] else {}
+    return CellFeatures(features, mask, means.numpy(), {group: part.numpy() for group, part in groups.items()})
+
+
+class CellTextGenerator:
+    """Generate texts for batches of cells with one prompt.
+
+    Args:
+        model (`Cell2TextForConditionalGeneration`): On its device; it is put into evaluation mode.
+        processor (`Cell2TextProcessor`): Its processor.
+        conversation (`list[dict]`, *optional*): Chat of the prompt, with one block per cell. Defaults to the
+            processor's prompt about one cell.
         genes_at_once (`int`, *optional*): See :func:`encode_cells`.
-        **generate_kwargs: Arguments of `generate`. Greedy, and 160 new tokens at most, unless they say otherwise.
+        **generate_kwargs: Arguments of `generate`. Defaults to greedy decoding of at most 160 new tokens.
+
+    Raises:
+        UserError: If the chat has no cell block.
     """
 
     def __init__(
@@ -134,53 +140,54 @@ class CellTextGenerator:
         placeholders = (self.prompt == processor.cell_token_id).nonzero().flatten()
         self.n_cells = len(placeholders) // processor.num_cell_tokens
         if self.n_cells == 0:
-            raise UserError("The question holds no cell: expected at least one {'type': 'cell'} block in its chat.")
+            raise UserError("The prompt has no cell: expected at least one {'type': 'cell'} block in its chat.")
         self.n_shared = int(placeholders[0])
         self.greedy = not self.options["do_sample"] and set(self.options) <= GREEDY
         self._shared: Any = None
 
-    def __call__(self, questions: list[list]) -> GeneratedTexts:
-        """Answer the question about some cells.
+    def __call__(self, prompts: list[list]) -> GeneratedTexts:
+        """Generate one text per prompt.
 
         Args:
-            questions (`list[list]`): For each question its ranked cells, as many as the chat has blocks.
+            prompts (`list[list]`): Ranked cells of each prompt, one per cell block of the chat.
 
         Raises:
-            ValueError: If a question has another number of cells.
+            UserError: If a prompt has another number of cells.
         """
-        wrong = next((len(cells) for cells in questions if len(cells) != self.n_cells), None)
+        wrong = next((len(cells) for cells in prompts if len(cells) != self.n_cells), None)
         if wrong is not None:
-            raise UserError(f"A question has {wrong} cells, its chat {self.n_cells} cell blocks.")
-        full = [i for i, cells in enumerate(questions) if not any(map(self.processor.is_empty, cells))]
-        texts, confidence = [EMPTY_CELL_TEXT] * len(questions), np.full(len(questions), np.nan, dtype=np.float32)
-        embeddings = np.zeros((len(questions), self.model.config.cell_config.hidden_size), dtype=np.float32)
+            raise UserError(
+                f"A prompt has {wrong} cells, but its chat has {self.n_cells} cell blocks: pass one cell per block."
+            )
+        filled = [i for i, cells in enumerate(prompts) if not any(map(self.processor.is_empty, cells))]
+        texts, confidence = [EMPTY_CELL_TEXT] * len(prompts), np.full(len(prompts), np.nan, dtype=np.float32)
+        embeddings = np.zeros((len(prompts), self.model.config.cell_config.hidden_size), dtype=np.float32)
         concepts = {
-            group: np.full((len(questions), len(names)), np.nan, dtype=np.float32)
+            group: np.full((len(prompts), len(names)), np.nan, dtype=np.float32)
             for group, names in self.model.config.concept_groups.items()
         }
-        if not full:
+        if not filled:
             return GeneratedTexts(texts, embeddings, confidence, 0, 0, concepts)
-        features = encode_cells(self.model, self.processor, [questions[i] for i in full], self.genes_at_once)
-        embeddings[full] = features.embeddings
-        for group, found in features.concepts.items():
-            concepts[group][full] = found
-        ids, chances, steps = self._decode(features)
-        for i, tokens, chance in zip(full, ids, chances):
+        features = encode_cells(self.model, self.processor, [prompts[i] for i in filled], self.genes_at_once)
+        embeddings[filled] = features.embeddings
+        for group, probabilities in features.concepts.items():
+            concepts[group][filled] = probabilities
+        ids, confidence[filled], steps = self._decode(features)
+        for i, tokens in zip(filled, ids):
             texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-            confidence[i] = chance
         return GeneratedTexts(texts, embeddings, confidence, steps, sum(map(len, ids)), concepts)
 
     @torch.inference_mode()
     def _decode(self, cells: "CellFeatures") -> tuple[list[list[int]], list[float], int]:
-        """Tokens of each answer with its end, its probability, and the steps times rows that were computed."""
+        """Return the tokens of each text, end included, the texts' probabilities and the number of computed steps."""
         prompts = self.prompt.expand(len(cells.mask), -1)
         inputs = {"cell_embeds": cells.features, "cell_attention_mask": cells.mask}
         if not self.greedy:
             ids = self.model.generate(
                 input_ids=prompts, attention_mask=torch.ones_like(prompts), **inputs, **self.options
             )
-            said = ids[:, len(self.prompt) :]
-            return said.tolist(), [float("nan")] * len(said), said.numel()
+            generated = ids[:, len(self.prompt) :]
+            return generated.tolist(), [float("nan")] * len(generated), generated.numel()
         cache = self._shared_cache(len(prompts))
         outputs = self.model(
             input_ids=prompts[:, self.n_shared :], cache=cache, use_cache=True, logits_to_keep=1, **inputs
@@ -188,7 +195,7 @@ class CellTextGenerator:
         return self._greedy(prompts, outputs.logits[:, -1], cache)
 
     def _shared_cache(self, n_rows: int):
-        """Keys and values of the tokens before the first cell, for so many rows."""
+        """Return keys and values of the tokens before the first cell, repeated for `n_rows` rows."""
         if self._shared is None:
             self._shared = DynamicCache(config=self.model.config.text_config)
             if self.n_shared:
@@ -200,35 +207,35 @@ class CellTextGenerator:
         return cache
 
     def _greedy(self, prompts, logits, cache):
+        """Decode greedily from the prompts' last logits; see `_decode` for the result."""
         config = copy.deepcopy(self.model.generation_config)
         config.update(**self.options)
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         ends = torch.tensor([end for end in ends if end is not None], dtype=torch.long, device=prompts.device)
         processors = self.model._get_logits_processor(config, prompts.shape[1], device=prompts.device)
-        limit = config.max_new_tokens
-        said: list[list[int]] = [[] for _ in prompts]
-        chances = np.zeros(len(prompts))
-        rows = np.arange(len(prompts))  # which question each row of the batch is
-        ended = np.zeros(len(prompts), dtype=bool)
+        generated: list[list[int]] = [[] for _ in prompts]
+        log_probabilities = np.zeros(len(prompts))
+        rows = np.arange(len(prompts))  # the prompt of each row of the batch
+        finished = np.zeros(len(prompts), dtype=bool)
         steps, ids = 0, prompts
         while True:
             scores = processors(ids, logits.float())
-            chosen = scores.argmax(-1)
-            log_chance = scores.log_softmax(-1).gather(1, chosen[:, None])[:, 0].cpu().numpy()
-            stops = torch.isin(chosen, ends).cpu().numpy()
-            for place, token in enumerate(chosen.tolist()):
-                if not ended[place]:
-                    said[rows[place]].append(token)
-                    chances[rows[place]] += log_chance[place]
-            ended |= stops
-            if ended.all() or ids.shape[1] - prompts.shape[1] + 1 >= limit:
+            tokens = scores.argmax(-1)
+            token_scores = scores.log_softmax(-1).gather(1, tokens[:, None])[:, 0].cpu().numpy()
+            ends_row = torch.isin(tokens, ends).cpu().numpy()
+            for place, token in enumerate(tokens.tolist()):
+                if not finished[place]:
+                    generated[rows[place]].append(token)
+                    log_probabilities[rows[place]] += token_scores[place]
+            finished |= ends_row
+            if finished.all() or ids.shape[1] - prompts.shape[1] + 1 >= config.max_new_tokens:
                 break
-            ids = torch.cat([ids, chosen[:, None]], dim=1)
-            if ended.mean() >= CUT_AT:
-                kept = torch.from_numpy(np.flatnonzero(~ended)).to(ids.device)
-                cache.batch_select_indices(kept)
-                ids, chosen = ids[kept], chosen[kept]
-                rows, ended = rows[~ended], ended[~ended]
+            ids = torch.cat([ids, tokens[:, None]], dim=1)
+            if finished.mean() >= COMPACT_AT:
+                unfinished = torch.from_numpy(np.flatnonzero(~finished)).to(ids.device)
+                cache.batch_select_indices(unfinished)
+                ids = ids[unfinished]
+                rows, finished = rows[~finished], finished[~finished]
             logits = self.model(input_ids=ids[:, -1:], cache=cache, use_cache=True).logits[:, -1]
             steps += len(ids)
-        return said, list(np.exp(chances)), steps + len(prompts)
+        return generated, list(np.exp(log_probabilities)), steps + len(prompts)

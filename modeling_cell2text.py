@@ -95,7 +95,7 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
     config: Cell2TextConfig
     config_class = Cell2TextConfig
     base_model_prefix = "model"
-    input_modalities = ("cell", "text")  # type: ignore[assignment]
+    input_modalities = ["cell", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["Cell2TextPerceiverLayer"]
     _skip_keys_device_placement = ["cache", "past_key_values"]
@@ -251,7 +251,9 @@ class Cell2TextModel(CellEncodingMixin, Cell2TextPreTrainedModel):
         if cell_input_ids is not None:
             if cell_embeds is not None:
                 raise UserError("Pass cell_input_ids or cell_embeds, not both.")
-            cell_input_ids, cell_attention_mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)  # type: ignore[operator]
+            cell_input_ids, cell_attention_mask = self._as_cell_batch(  # type: ignore[operator]
+                cell_input_ids, cell_attention_mask
+            )
             cell_embeds = self.get_cell_features(  # type: ignore[operator]
                 cell_input_ids, cell_attention_mask, cell_states, concept_overrides
             ).pooler_output

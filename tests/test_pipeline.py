@@ -53,7 +53,7 @@ def test_no_cells_give_no_texts(describe):
     assert describe(make_adata(3)[:0]) == []
 
 
-def test_a_model_that_has_changed_is_asked_anew():
+def test_a_changed_model_gives_new_texts():
     processor = make_processor()
     model = make_model(processor=processor)
     describe, cells = CellToTextPipeline(model=model, processor=processor), processor.rank_encode(make_adata(2))
