@@ -12,6 +12,7 @@ from types import ModuleType
 
 TASK = "cell-to-text"
 
+
 def register() -> None:
     """Register the configuration, model, processor and pipeline of Cell2Text with transformers.
 

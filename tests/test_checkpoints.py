@@ -54,9 +54,7 @@ def test_the_last_whole_checkpoint_is_found_and_unfinished_ones_are_passed_over(
     with pytest.raises(ValueError, match="it is not a checkpoint, or an incomplete one"):
         find_checkpoint(str(tmp_path / "checkpoint-11"), str(tmp_path))
     for wanted in (None, "false"):  # another run must not begin where it could take these for its own
-        with pytest.raises(
-            ValueError, match="holds checkpoint-10 of an earlier run: pass resume_from_checkpoint=true"
-        ):
+        with pytest.raises(ValueError, match="holds checkpoint-10 of an earlier run: pass resume_from_checkpoint=true"):
             find_checkpoint(wanted, str(tmp_path))
         assert find_checkpoint(wanted, str(tmp_path / "new")) is None
     check_resume(str(tmp_path / "checkpoint-9"), rows_per_step=8, sharded=False)
@@ -84,7 +82,9 @@ def test_a_full_disk_in_a_checkpoint_is_told_and_the_one_before_is_kept(tmp_path
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     trainer = make_trainer(tmp_path, per_device_train_batch_size=4, **{**options, "max_steps": 6})
-    with pytest.raises(FullDiskError, match="checkpoint-5 could not be written completely.*resume_from_checkpoint=true"):
+    with pytest.raises(
+        FullDiskError, match="checkpoint-5 could not be written completely.*resume_from_checkpoint=true"
+    ):
         trainer.train(resume_from_checkpoint=find_checkpoint("true", str(tmp_path)))
     assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-4")
 

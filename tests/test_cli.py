@@ -92,7 +92,10 @@ def test_messages_name_flags_of_the_command(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cells.h5ad").write_text("")
     cases = [
-        (["describe", "cells.h5ad", "--cells-per-group", "3"], "--cells-per-group 3 needs the column of the groups. Pass"),
+        (
+            ["describe", "cells.h5ad", "--cells-per-group", "3"],
+            "--cells-per-group 3 needs the column of the groups. Pass",
+        ),
         (["describe", "cells.h5ad", "--max-new-tokens", "0"], "--max-new-tokens 0: expected an integer of at least 1."),
         (["describe", "cells.h5ad", "--out", "no/o.csv"], "--out no/o.csv: the folder no does not exist."),
         (["describe", "cells.h5ad", "--model", "cells.h5ad"], "--model cells.h5ad is a file."),

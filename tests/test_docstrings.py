@@ -20,6 +20,17 @@ DIRECTIVES = re.findall(
     "\n".join(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs" / "api").glob("*.md"))),
     flags=re.M,
 )
+# Functions whose example needs a file, a trained model or the Hub: the guides show and run them.
+SHOWN_IN_GUIDES = {
+    "cell2text.describe.consensus.describe_groups",
+    "cell2text.describe.consensus.GroupDescriptions.consensus",
+    "cell2text.describe.report.write_report",
+    "cell2text.evaluation.run.evaluate_file",
+    "cell2text.evaluation.hub_results.write_eval_results",
+    "cell2text.evaluation.baseline_data.load_baseline_data",
+    "cell2text.evaluation.baseline_data.read_embeddings",
+    "cell2text.publish.push",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -31,7 +42,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
     assert tried and not failed
 
 
-@pytest.mark.parametrize("name", DIRECTIVES)
+@pytest.mark.parametrize("name", sorted({*DIRECTIVES} - SHOWN_IN_GUIDES))
 def test_functions_of_the_reference_have_an_example(name):
     module, _, attribute = name.rpartition(".")
     try:

@@ -486,6 +486,12 @@ def test_examples_in_docstrings_run(module):
     assert doctest.testmod(import_module(module)).failed == 0
 
 
+def test_importing_the_bootstrap_loads_neither_torch_nor_transformers():
+    code = "import sys, cell2text.evaluation.bootstrap; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_evaluation_itself_imports_neither_torch_nor_transformers():
     """The parent package is replaced by an empty one, so that its own imports do not count."""
     code = f"""

@@ -51,9 +51,7 @@ letters = st.text(
 )
 odd_labels = st.one_of(names, letters.map(lambda text: " ".join(text.split()))).filter(
     lambda name: (
-        any(letter.isalnum() for letter in name)
-        and name.lower() not in UNKNOWN_LABELS
-        and not name.startswith("the ")
+        any(letter.isalnum() for letter in name) and name.lower() not in UNKNOWN_LABELS and not name.startswith("the ")
     )
 )
 optional_labels = st.none() | odd_labels
@@ -110,7 +108,13 @@ def test_terms_of_the_ontologies_are_read_back(data, sex, life_stage, pathways, 
 
 
 def test_every_combination_of_donor_fields_is_read_back():
-    diseases = (None, "normal", "COVID-19", "diabetes mellitus, insulin-resistant, with acanthosis nigricans", "unnamed")
+    diseases = (
+        None,
+        "normal",
+        "COVID-19",
+        "diabetes mellitus, insulin-resistant, with acanthosis nigricans",
+        "unnamed",
+    )
     for disease, sex, life_stage in product(diseases, (None, "male", "female"), (None, *LIFE_STAGES)):
         donor = {"disease": disease, "sex": sex, "life_stage": life_stage}
         assert_read_back(donor)

@@ -43,7 +43,10 @@ def test_an_incomplete_folder_raises(saved, tmp_path, pattern, message):
 
 def test_paths_that_are_not_models_raise(tmp_path):
     (tmp_path / "weights.bin").write_text("")
-    cases = [(tmp_path / "nowhere", "does not exist. Expected a folder, or a Hub id"), (tmp_path / "weights.bin", "is a file")]
+    cases = [
+        (tmp_path / "nowhere", "does not exist. Expected a folder, or a Hub id"),
+        (tmp_path / "weights.bin", "is a file"),
+    ]
     for kind, content in (("llama", '{"model_type": "llama"}'), ("broken", "{"), ("list", "[]")):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "config.json").write_text(content)

@@ -491,7 +491,10 @@ def test_concept_overrides_are_encoded_from_names(tiny_processor):
     assert found.shape == (1, 1, 5) and found.flatten().tolist() == [0, 1, 1, 0, 1]
     assert model.encode_concepts(cell_type="B cell")[0, 0, 2:].isnan().all()
     for wrong, message in (
-        ({"tissue": "kidney"}, r"\['tissue'\] are not concept groups of this model: expected some of \['cell_type', 'pathways'\]"),
+        (
+            {"tissue": "kidney"},
+            r"\['tissue'\] are not concept groups of this model: expected some of \['cell_type', 'pathways'\]",
+        ),
         ({"cell_type": "neuron"}, r"cell_type=\['neuron'\]: expected one of \['B cell', 'T cell'\]"),
         ({"cell_type": ["B cell", "T cell"]}, "expected one of"),
         ({"pathways": ["D"]}, "expected some of"),

@@ -23,7 +23,10 @@ HUB_FILES = {
     "processing_cell2text": {"collation_cell2text", "errors_cell2text", "ranking_cell2text", "vocabulary_cell2text"},
     "projectors_cell2text": {"errors_cell2text"},
     "modeling_cell2text": {
-        "assembly_cell2text", "configuration_cell2text", "encoding_cell2text", "errors_cell2text",
+        "assembly_cell2text",
+        "configuration_cell2text",
+        "encoding_cell2text",
+        "errors_cell2text",
         "projectors_cell2text",
     },
     "generation_cell2text": {"errors_cell2text", "processing_cell2text"},

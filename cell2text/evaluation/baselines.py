@@ -202,8 +202,10 @@ def _lightgbm(task: _Task) -> System:
             random_state=task.seed, deterministic=True, force_row_wise=True, n_jobs=-1, verbose=-1,
         )  # fmt: skip
 
-    features = [sp.csr_matrix(cells.features[:, genes], dtype=np.float32) for cells in (train, test)]
-    return _classify(*features, train.rows, classifier)
+    train_features, test_features = (
+        sp.csr_matrix(cells.features[:, genes], dtype=np.float32) for cells in (train, test)
+    )
+    return _classify(train_features, test_features, train.rows, classifier)
 
 
 def _nearest_description(task: _Task) -> System:

@@ -6,6 +6,7 @@ Builds the tables from the metrics and fills the Jinja templates in `templates/`
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
     metrics = evaluation.metrics
     pairs = field_pairs(evaluation.systems["cell2text"], evaluation.rows)
     confusions = {name: found[:MAX_LISTED_CONFUSIONS] for name, found in metrics["confusions"].items() if found}
-    context = {
+    context: dict[str, Any] = {
         "metrics": metrics,
         "tables": [_part_table(metrics, part) for part in PART_TITLES if part in metrics],
         "titles": PART_TITLES,
@@ -100,8 +101,9 @@ def write_report(evaluation: Evaluation, out: Path, *, embeddings: np.ndarray | 
     write_atomically(out / "report.md", render_page(PACKAGE, "report.md", **context))
     figures = {name: confusion_figure(found) for name, found in pairs.items() if len(found.labels) > 1}
     cells = pairs.get("cell_type")
-    mappable = embeddings is not None and cells is not None and len(cells.rows) >= MIN_CELLS
-    context["map"] = embedding_map(embeddings, cells, seed) if mappable else None
+    context["map"] = None
+    if embeddings is not None and cells is not None and len(cells.rows) >= MIN_CELLS:
+        context["map"] = embedding_map(embeddings, cells, seed)
     write_atomically(out / "report.html", render_page(PACKAGE, "report.html", **context, figures=figures))
 
 

@@ -119,9 +119,11 @@ def _parse_cell_type(text: str) -> tuple[dict[str, Claim | None], list[str], str
     start = _TYPE_START.match(text)
     if start:
         name, rest = _split_type(text[start.end() :])
-        return {"cell_type": ground_claim("cell_type", name)}, (
-            [name] if _is_more_than_a_name("cell_type", name) else []
-        ), rest
+        return (
+            {"cell_type": ground_claim("cell_type", name)},
+            ([name] if _is_more_than_a_name("cell_type", name) else []),
+            rest,
+        )
     bare = text.rstrip(".")
     if resolves("cell_type", bare):
         return {"cell_type": ground_claim("cell_type", bare)}, [], ""

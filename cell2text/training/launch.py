@@ -104,8 +104,10 @@ def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
     import yaml
     from trl import TrlParser
 
-    usage = "%(prog)s [--config FILE.yaml] [--option value ...]; --help lists the options"
-    parser = TrlParser(classes, usage=usage)  # type: ignore[arg-type]
+    parser = TrlParser(
+        classes,  # type: ignore[arg-type]
+        usage="%(prog)s [--config FILE.yaml] [--option value ...]; --help lists the options",
+    )
     if "--help_all" in argv:
         parser.print_help()
         raise SystemExit(0)

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from trl import ModelConfig, SFTConfig
 
-from cell2text.evaluation.hub_results import eval_results
+from cell2text.evaluation.hub_results import eval_results, write_eval_results
 from cell2text.files import write_atomically
 from cell2text.training.arguments import Cell2TextArguments
 
@@ -33,7 +33,7 @@ def write_model_card(
     folder: str, model, args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelConfig,
     rows: "TrainingRows", metrics: dict | None,
 ) -> None:  # fmt: skip
-    """Write `README.md` into a run's folder.
+    """Write `README.md` into a run's folder, and `.eval_results/cell2text.yaml` for a data set on the Hub.
 
     Parameters
     ----------
@@ -43,13 +43,14 @@ def write_model_card(
     name = Path(folder).resolve().name
     language_model = _language_model_name(model_args)
     license_id = args.model_license or _inherited_license(model_args)
+    datasets = _hub_ids([path for path in args.dataset if not rows.files])
     data = ModelCardData(
         language="en",
         library_name="transformers",
         pipeline_tag="text-generation",
         license=license_id or "other",
         base_model=_hub_ids([language_model, args.cell_encoder]),
-        datasets=_hub_ids([path for path in args.dataset if not rows.files]),
+        datasets=datasets,
         tags=["single-cell", "scRNA-seq", "cell2text"],
         model_name=name if metrics else None,
         eval_results=eval_results(metrics, dataset_name=f"held-out cells of {name}") if metrics else None,
@@ -71,6 +72,8 @@ def write_model_card(
         license_note=_license_text(license_id, language_model),
     )
     write_atomically(Path(folder, "README.md"), str(card).strip() + "\n")
+    if metrics and datasets:
+        write_eval_results(metrics, folder, dataset_id=datasets[0])
 
 
 def _hub_ids(names: list[str | None]) -> list[str] | None:
