@@ -1,4 +1,4 @@
-"""Training cells as other studies would have measured them, and rows drawn by their kind."""
+"""Augmentation of training cells and concepts, and class balance."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ N_TOKENS = 300
 
 
 def ranked(n_cells=200, n_genes=200):
-    """Cells of 2 and more genes with padding, first and last a special token, 2 and 3."""
+    """Return padded cells of at least two genes between the special tokens 2 and 3."""
     torch.manual_seed(0)
     ids = torch.stack([torch.randperm(N_TOKENS - 4)[:n_genes] + 4 for _ in range(n_cells)])
     lengths = torch.randint(4, n_genes + 1, (n_cells,))
@@ -52,7 +52,7 @@ def panels():
     return found
 
 
-def test_cells_keep_the_order_of_what_is_left_and_their_special_tokens():
+def test_remaining_genes_keep_order_and_special_tokens():
     ids, mask = ranked()
     augment = CellAugmentation(panels(), panel_share=0.5, depth_loss=0.8, rank_cut=0.8, kept=(2, 3))
     new_ids, new_mask = augment(ids, mask)
@@ -66,7 +66,7 @@ def test_cells_keep_the_order_of_what_is_left_and_their_special_tokens():
     assert shorter > 150
 
 
-def test_a_panel_leaves_the_genes_of_one_data_set():
+def test_panel_restricts_cells_to_one_data_set():
     ids, mask = ranked()
     new = cells_of(*CellAugmentation(panels(), panel_share=1.0, kept=(2, 3))(ids, mask))
     kept = panels()
@@ -77,7 +77,7 @@ def test_a_panel_leaves_the_genes_of_one_data_set():
     assert untouched == cells_of(ids, mask)
 
 
-def test_shallow_cells_lose_genes_of_low_rank_and_cut_ones_their_end():
+def test_depth_loss_removes_low_ranks_and_rank_cut_the_end():
     ids = torch.stack([torch.randperm(N_TOKENS - 4)[:180] + 4 for _ in range(100)])
     mask = torch.ones_like(ids, dtype=torch.bool)
     shallow = CellAugmentation(panels(), depth_loss=0.5)(ids, mask)
@@ -89,7 +89,7 @@ def test_shallow_cells_lose_genes_of_low_rank_and_cut_ones_their_end():
         assert after == before[: len(after)] and len(after) >= MIN_GENES
 
 
-def test_nuclei_lose_their_mitochondrial_and_ribosomal_genes_and_nothing_else():
+def test_nuclei_lose_only_mitochondrial_and_ribosomal_genes():
     ids, mask = ranked()
     outside = torch.arange(N_TOKENS) % 5 == 4
     options = {"outside_nuclei": outside, "kept": (2, 3)}
@@ -105,7 +105,7 @@ def test_nuclei_lose_their_mitochondrial_and_ribosomal_genes_and_nothing_else():
         CellAugmentation(panels(), nuclei_share=0.5)
 
 
-def test_which_genes_a_nucleus_does_not_show():
+def test_genes_outside_nuclei_by_symbol():
     vocabulary = fit_vocabulary(example_cells(), allow_fractional=True)
     outside = outside_nuclei(vocabulary)
     hidden = {symbol for symbol, out in zip(vocabulary.symbols, outside) if out}
@@ -129,7 +129,7 @@ def vocabulary_of(symbols):
     ("name", "value"),
     [("nuclei_share", 1.5), ("gene_dropout", 1.0), ("gene_dropout", -0.1), ("cell_feature_noise", -1.0)],
 )
-def test_arguments_out_of_range_are_refused_before_anything_is_loaded(name, value):
+def test_options_out_of_range_raise(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}: expected"):
         Cell2TextArguments(**{name: value})
 
@@ -160,7 +160,7 @@ def test_gene_dropout_acts_in_training_alone(tiny_processor):
 
 @pytest.mark.parametrize("projector", ["pooled", "concepts"])
 def test_feature_noise_acts_in_training_alone(projector, tiny_processor):
-    """A frozen encoder's features get it, too."""
+    """It applies to a frozen encoder as well."""
     model = make_model(projector, processor=tiny_processor, cell_feature_noise=0.5)
     install_projector_hooks(model)
     inputs = batch_of(tiny_processor, [[np.arange(4, 60)], [np.arange(9, 30)]])
@@ -202,14 +202,14 @@ def rows_of(kinds):
     )
 
 
-def test_panels_are_what_each_data_set_holds():
+def test_panels_hold_the_genes_of_each_data_set():
     found = gene_panels(rows_of([("a", "T"), ("b", "T"), ("a", "B")]), 20)
     assert [row.nonzero().flatten().tolist() for row in found] == [[5, 6, 7, 8], [5, 7]]
     with pytest.raises(ValueError, match="at least two data sets, found"):
         gene_panels(rows_of([("a", "T")]), 20)
 
 
-def test_rare_kinds_are_drawn_by_the_root_of_their_number_and_epochs_differ():
+def test_balanced_sampler_samples_by_square_root():
     kinds = [("a", "T")] * 90 + [("a", "B")] * 9 + [("b", "B")]
     weights = row_weights(rows_of(kinds), 0.5)
     sampler = BalancedSampler(weights, seed=1)
@@ -226,7 +226,7 @@ def test_rare_kinds_are_drawn_by_the_root_of_their_number_and_epochs_differ():
     assert len(set(row_weights(rows_of(kinds), 0.0))) == 1
 
 
-def test_the_small_models_recipe_and_what_does_not_go_together(small_h5ad, tmp_path):
+def test_recipe_of_the_packaged_model_and_conflicting_options(small_h5ad, tmp_path):
     genes = example_cells().var["feature_name"].astype(str)[:400]
     sets = {"HALLMARK_HYPOXIA": genes[:200], "HALLMARK_GLYCOLYSIS": genes[200:]}
     gmt = tmp_path / "sets.gmt"

@@ -1,4 +1,4 @@
-"""Checkpoints: killed runs go on bit for bit, unfinished ones are passed over, a full disk spoils nothing."""
+"""Checkpoints: killed runs resume to the same weights, incomplete ones are skipped, a full disk destroys nothing."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from cell2text.training.saving import FullDiskError, saved_whole
 from .training_runs import PROJECT, make_trainer, run, weights, write_config
 
 
-def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(small_h5ad, tmp_path):
-    """The resumed processes would use another number of threads, and take the recorded one."""
+def test_run_killed_while_saving_resumes_to_the_same_weights(small_h5ad, tmp_path):
+    """The resumed processes take the recorded number of threads, not their own."""
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
         "gene_dropout": 0.5, "save_total_limit": 1, "depth_loss": 0.3, "rank_cut": 0.3, "class_balance": 0.5,
@@ -43,7 +43,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_and_ends_as_if_undisturbed(
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
-def test_the_last_whole_checkpoint_is_found_and_unfinished_ones_are_passed_over(tmp_path):
+def test_last_complete_checkpoint_is_found(tmp_path):
     for step in (9, 10, 11):
         (tmp_path / f"checkpoint-{step}").mkdir()
     assert find_checkpoint("true", str(tmp_path)) is None  # the run starts at its beginning
@@ -66,7 +66,7 @@ def test_the_last_whole_checkpoint_is_found_and_unfinished_ones_are_passed_over(
 
 @pytest.fixture
 def small_files():
-    """A limit of 40 kB a file, as a stand-in for a full disk: writing further fails in the operating system."""
+    """Limit files to 40 kB, in place of a full disk: the operating system refuses further writing."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
     yield
@@ -74,7 +74,7 @@ def small_files():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_in_a_checkpoint_is_told_and_the_one_before_is_kept(tmp_path, small_files):
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path, small_files):
     options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4, "save_total_limit": 1}
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     trainer = make_trainer(tmp_path, per_device_train_batch_size=4, **options)
@@ -89,7 +89,7 @@ def test_a_full_disk_in_a_checkpoint_is_told_and_the_one_before_is_kept(tmp_path
     assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-4")
 
 
-def test_a_full_disk_in_the_final_save_leaves_the_model_that_was_there(tiny_model, tmp_path, small_files):
+def test_full_disk_in_the_final_save_keeps_the_previous_model(tiny_model, tmp_path, small_files):
     (tmp_path / "model.safetensors").write_bytes(b"the model before")
     with pytest.raises(FullDiskError, match="could not be written completely"), saved_whole(tmp_path) as folder:
         tiny_model.save_pretrained(folder)
@@ -97,7 +97,7 @@ def test_a_full_disk_in_the_final_save_leaves_the_model_that_was_there(tiny_mode
     assert (tmp_path / "model.safetensors").read_bytes() == b"the model before"
 
 
-def test_a_checkpoint_that_is_written_again_is_not_whole_until_it_is(tmp_path, monkeypatch):
+def test_rewritten_checkpoint_is_incomplete_until_finished(tmp_path, monkeypatch):
     options = {"per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     make_trainer(tmp_path, **options).train()
     assert find_checkpoint("true", str(tmp_path)) == str(tmp_path / "checkpoint-1")
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_is_written_again_is_not_whole_until_it_is(tmp_path, m
     assert find_checkpoint("true", str(tmp_path)) is None  # new weights beside an old optimiser
 
 
-def test_what_killed_saves_left_is_cleared_and_folders_are_replaced(tmp_path):
+def test_leftovers_of_killed_saves_are_removed(tmp_path):
     (tmp_path / ".saving-old").mkdir()
     for text in ("first", "second"):
         with saved_whole(tmp_path) as folder:
@@ -122,7 +122,7 @@ def test_what_killed_saves_left_is_cleared_and_folders_are_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["templates"]
 
 
-def test_an_adapter_goes_on_from_its_own_base_and_keeps_its_card(small_h5ad, tmp_path):
+def test_lora_run_resumes_from_its_base_and_keeps_its_card(small_h5ad, tmp_path):
     lora = {"dataset": [str(small_h5ad)], "stage": "lora", "lora_r": 2, "describe_held_out": False, "max_steps": 2,
             "freeze_cell_encoder": True}  # fmt: skip
     saves = {"save_strategy": "steps", "save_steps": 1}
@@ -143,7 +143,7 @@ def test_an_adapter_goes_on_from_its_own_base_and_keeps_its_card(small_h5ad, tmp
     assert "license: apache-2.0" in card and again == card
 
 
-def test_a_run_that_was_finished_trains_nothing_more(tmp_path):
+def test_finished_run_trains_no_further_step(tmp_path):
     options = {"per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 3, "max_steps": 3}
     first = make_trainer(tmp_path, **options)
     first.train()
@@ -155,13 +155,13 @@ def test_a_run_that_was_finished_trains_nothing_more(tmp_path):
     assert all(after[name].equal(before[name]) for name in before)
 
 
-def test_other_errors_while_saving_stay_what_they_are(tmp_path):
+def test_other_errors_while_saving_pass_through(tmp_path):
     with pytest.raises(KeyError, match="mine"), saved_whole(tmp_path):
         raise KeyError("mine")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_resume_with_other_steps_ends_in_one_message(small_h5ad, tmp_path):
+def test_resuming_with_other_rows_per_step_raises(small_h5ad, tmp_path):
     options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1}
     run(tmp_path, **options, max_steps=1)
     done = run(tmp_path, **options, max_steps=2, per_device_train_batch_size=2, resume_from_checkpoint="true", expect=2)

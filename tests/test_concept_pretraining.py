@@ -1,4 +1,4 @@
-"""What a fresh encoder begins with: gene embeddings from co-expression and gene sets, cell types and pathways."""
+"""Concept pretraining, its targets, and gene embeddings from co-expression and gene sets."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from .conftest import N_GENES, make_adata, make_model
 
 
 def rows_of(n=16, **columns):
-    """Cells of two types in turn, told apart by their first genes."""
+    """Rows of two alternating cell types that differ in their first genes."""
     found = {
         "dataset_id": ["a"] * n,
         "cell_type": ["T cell", "B cell"] * (n // 2),
@@ -49,12 +49,12 @@ def start(model, processor, rows, folder, **options) -> ConceptPretrainingResult
     return pretrain_concepts(model, processor, rows, args, epochs=12, learning_rate=1e-2, weights=weights, **options)
 
 
-def test_a_warm_start_learns_the_first_cell_of_rows_that_compare_two(fresh, tiny_processor, tmp_path):
+def test_first_cell_of_comparison_rows_is_learned(fresh, tiny_processor, tmp_path):
     assert start(fresh, tiny_processor, rows_of(), tmp_path).loss < np.log(2)
 
 
-def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
-    """Pathways that go with the cells are learned, those that do not are not: the type is the same in both."""
+def test_pathways_are_learned_beside_the_type(tiny_processor, tmp_path):
+    """Pathways that correlate with the cells lower the loss, permuted ones do not."""
     losses = []
     rng = np.random.default_rng(0)
     for order in (np.arange(32), rng.permutation(32)):
@@ -65,7 +65,7 @@ def test_a_warm_start_learns_pathways_beside_the_type(tiny_processor, tmp_path):
     assert losses[0] < losses[1] - 0.1
 
 
-def test_the_loss_by_hand_and_what_is_unknown_weighs_nothing(fresh):
+def test_loss_ignores_unknown_targets(fresh):
     torch.manual_seed(0)
     names = {"broader_cell_type": ["lymphocyte"], "pathways": ["A", "B"]}
     concepts = CellConcepts({"multiclass": {"cell_type": ["T cell", "fibroblast", "c"]}, "multilabel": names})
@@ -101,7 +101,7 @@ def concept_model(processor, rows, **config):
 
 
 def test_concepts_are_what_the_rows_name():
-    """Of an origin that some rows do not know, `unknown` is a name; of one that none knows, there is nothing to tell."""
+    """`unknown` is a concept of an origin that only some rows have; an origin that no row has is omitted."""
     types = [" T cell", "unknown", "naive B cell", "B cell"] * 4
     terms = ["CL:0000084", None, "CL:0000788", "CL:0000236"] * 4
     rows = rows_of(
@@ -130,7 +130,7 @@ def test_concepts_are_what_the_rows_name():
     assert bare["sex"].isnan().all() and bare["pathways"].isnan().all() and bare["tissue"].tolist() == [[1, 0]]
 
 
-def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path):
+def test_concept_heads_learn_their_targets(tiny_processor, tmp_path):
     rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
     model = concept_model(tiny_processor, rows)
     held_out = start(model, tiny_processor, rows, tmp_path, held_out=rows).held_out
@@ -143,8 +143,8 @@ def test_a_warm_start_teaches_the_concepts_their_names(tiny_processor, tmp_path)
         assert torch.equal(values[:, 0].round(), targets[group]), group
 
 
-def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(tiny_processor):
-    """Tissue, disease and sex go with the study: an encoder that learns them learns the study."""
+def test_origin_heads_train_on_detached_features(tiny_processor):
+    """Tissue, disease and sex correlate with the study, so their heads must not train the encoder."""
     rows = rows_of(pathways=[["X"], ["Y"]] * 8, **ORIGINS)
     concepts = CellConcepts.from_rows(rows)
     origin = set(concepts.groups) & {"tissue", "disease", "sex"}
@@ -164,13 +164,13 @@ def test_where_a_cell_comes_from_is_told_but_shapes_neither_encoder_nor_types(ti
     assert all(torch.equal(*pair) for pair in zip(*found))
 
 
-def test_rows_of_other_concepts_are_refused(tiny_processor, tmp_path):
+def test_rows_with_other_concepts_raise(tiny_processor, tmp_path):
     model = concept_model(tiny_processor, rows_of())
     with pytest.raises(ValueError, match=r"cell_concepts differ from those of these rows in \['pathways'\]"):
         start(model, tiny_processor, rows_of(pathways=[["X"], ["Y"]] * 8), tmp_path)
 
 
-def test_a_frozen_encoder_stays_as_it_is_and_the_projector_learns(tiny_processor, tmp_path):
+def test_frozen_encoder_does_not_change(tiny_processor, tmp_path):
     rows = rows_of()
     model = concept_model(tiny_processor, rows, freeze_cell_encoder=True)
     encoder, modes = model.model.cell_encoder, []
@@ -181,7 +181,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_the_projector_learns(tiny_processor
     assert all(torch.equal(weight, before[name]) for name, weight in encoder.state_dict().items())
 
 
-def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
+def test_gene_embeddings_mark_gene_set_members(fresh, tiny_processor):
     cells = [cell.tolist() for cell in tiny_processor.rank_encode(make_adata(20))]
     sets = GeneSets(["A", "B"], [["GENE1", "GENE3", "OLDNAME"], ["GENE3", "NOBODY"]])
     initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=sets)
@@ -199,8 +199,8 @@ def test_gene_embeddings_know_the_gene_sets(fresh, tiny_processor):
 
 
 @pytest.mark.parametrize("layers", [0, 3])
-def test_without_attention_no_offset_tells_how_long_a_cell_is(layers, tiny_processor, tmp_path):
-    """The position's offset learns only where attention has no other way to see a rank; gene embeddings never do."""
+def test_positions_are_frozen_without_attention(layers, tiny_processor, tmp_path):
+    """Position embeddings train only with attention layers; gene embeddings never train."""
     model = make_model("pooled", processor=tiny_processor, freeze_cell_encoder=False, cell_feature_layer=-1)
     model.model.cell_encoder.encoder.layer = model.model.cell_encoder.encoder.layer[:layers]
     model.model.cell_encoder.config.num_hidden_layers = layers
@@ -214,8 +214,8 @@ def test_without_attention_no_offset_tells_how_long_a_cell_is(layers, tiny_proce
     assert bool(embeddings.position_embeddings.weight.any()) == (layers > 0)
 
 
-def test_a_warm_start_tells_what_it_knows_of_cells_held_out(fresh, tiny_processor, tmp_path):
-    """Right on the two kinds of cells it learned; a narrower truth counts as lenient; unknown types are not asked."""
+def test_held_out_cells_are_predicted_after_pretraining(fresh, tiny_processor, tmp_path):
+    """A narrower annotated type counts as leniently correct; cells without a type are skipped."""
     naive = "naive B cell"
     held_out = rows_of(6, cell_type=["T cell", "B cell", "T cell", naive, "unknown", "B cell"])
     figures = start(fresh, tiny_processor, rows_of(), tmp_path, held_out=held_out).held_out
@@ -226,8 +226,8 @@ def test_a_warm_start_tells_what_it_knows_of_cells_held_out(fresh, tiny_processo
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_genes_are_hidden_in_training_alone_and_only_if_asked_for(augment, fresh, tiny_processor, tmp_path):
-    """Held-out cells are shown whole, whatever the training cells went through."""
+def test_genes_are_hidden_only_in_training_and_only_with_augment(augment, fresh, tiny_processor, tmp_path):
+    """Held-out cells keep all their genes."""
     shown = []
 
     def hide_all_but_the_first(ids, mask):
@@ -246,7 +246,7 @@ def test_genes_are_hidden_in_training_alone_and_only_if_asked_for(augment, fresh
     assert len(asked) == 8 and (asked == 2).all()
 
 
-def test_types_are_learned_with_the_terms_they_fall_under():
+def test_broader_types_omit_terms_above_all_types():
     t_cell, cd4, unknown = (
         Claim("T cell", "CL:0000084"),
         Claim("CD4-positive, alpha-beta T cell", "CL:0000624"),
@@ -257,8 +257,8 @@ def test_types_are_learned_with_the_terms_they_fall_under():
     assert broader_types([t_cell]) == [] == broader_types([unknown])
 
 
-def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
-    """Of both cells of a comparison; nothing of a cell that is none of the training's."""
+def test_training_overrides_are_found_by_cell_id(tiny_processor):
+    """Both cells of a comparison get their labels; a cell outside the training rows gets NaN."""
     rows = rows_of(8, cell_id=[f"cell{i}" for i in range(8)], pathways=[["X"], ["Y"]] * 4)
     concepts = CellConcepts.from_rows(rows)
     found = TrainingConceptOverrides(concepts, rows)
@@ -276,7 +276,7 @@ def test_what_is_known_of_cells_comes_by_their_ids(tiny_processor):
     assert batch[1:, 1].isnan().all() and batch[3].isnan().all()
 
 
-def test_types_that_a_model_has_no_concept_of_are_said(caplog):
+def test_types_outside_the_concepts_are_reported(caplog):
     concepts = CellConcepts(CellConcepts.from_rows(rows_of()).predicted_groups())
     rows = rows_of(8, cell_id=list("abcdefgh"), cell_type=["T cell", "neuron", "unknown", "glial cell"] * 2)
     with caplog.at_level("WARNING"):
@@ -286,8 +286,8 @@ def test_types_that_a_model_has_no_concept_of_are_said(caplog):
     assert found.batch([{"cell_id": "b", "cells": [[5]]}], 1).isnan().all()
 
 
-def test_a_text_is_to_say_one_group_whatever_the_others():
-    """What is most probable of type and pathways stays so; the origin of half of the cells is another cell's."""
+def test_concept_augmentation_mixes_groups_independently():
+    """The most probable type and pathways stay; half of the cells get another cell's origin."""
     torch.manual_seed(0)
     groups = {"cell_type": ["a", "b", "c", "d"], "pathways": ["A", "B"], "tissue": ["x", "y"]}
     kinds = torch.tensor([[1, 0, 0, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0, 1.0]])

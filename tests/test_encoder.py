@@ -1,4 +1,4 @@
-"""Masked-gene pretraining: what is hidden, what it learns, and that `train_sft.py` takes what it leaves."""
+"""Masked-gene pretraining: hidden genes, loss, baseline, and an encoder that `train_sft.py` loads."""
 
 import json
 
@@ -30,7 +30,7 @@ def cell(*genes):
     return {"input_ids": [CLS, *genes, EOS]}
 
 
-def test_the_asked_share_of_genes_is_hidden_and_nothing_else():
+def test_masker_hides_the_share_of_genes_and_nothing_else():
     torch.manual_seed(0)
     genes = list(range(4, 44))
     batch = GeneMasker(VOCABULARY, 0.15)([cell(*genes)] * 500 + [cell(*genes[:3])])
@@ -46,7 +46,7 @@ def test_the_asked_share_of_genes_is_hidden_and_nothing_else():
     assert batch["attention_mask"][500].sum() == 5 and (batch["labels"][500, 5:] == IGNORED).all()
 
 
-def test_evaluation_asks_the_same_genes_whatever_the_batch():
+def test_seeded_masker_hides_the_same_genes_in_every_batch():
     masker = GeneMasker(VOCABULARY, 0.3, seed=1)
     first, second = cell(*range(4, 30)), cell(*range(20, 60))
     together, alone = masker([first, second]), masker([first])
@@ -55,12 +55,12 @@ def test_evaluation_asks_the_same_genes_whatever_the_batch():
     )
 
 
-def test_cells_without_genes_are_asked_nothing():
+def test_cell_without_genes_has_no_labels():
     batch = GeneMasker(VOCABULARY, 0.15)([cell(), cell(7, 8)])
     assert (batch["labels"][0] == IGNORED).all() and (batch["labels"][1] != IGNORED).sum() == 1
 
 
-def test_the_loss_is_that_of_bert_on_all_positions():
+def test_loss_equals_that_of_bert():
     from transformers import BertConfig
 
     torch.manual_seed(0)
@@ -78,13 +78,13 @@ def test_the_loss_is_that_of_bert_on_all_positions():
     assert loss / asked == pytest.approx(found["loss"].item(), rel=1e-5)
 
 
-def test_every_cell_of_every_row_is_there_once_and_cut():
+def test_every_cell_is_used_once_and_truncated():
     rows = Dataset.from_dict({"cells": [[[2, 4, 5, 3]], [[2, 6, 3], [2, 7, 8, 9, 3]]], "cell_id": ["a", "b"]})
     cells = cells_of(rows, 4)
     assert list(cells["input_ids"]) == [[2, 4, 5, 3], [2, 6, 3], [2, 7, 8, 9]] and list(cells["length"]) == [4, 3, 4]
 
 
-def test_what_is_reached_without_a_cell_is_counted_by_hand():
+def test_context_free_baseline():
     train = Dataset.from_dict({"input_ids": [[CLS, 4, 5, EOS], [CLS, 4, EOS]]})
     held_out = Dataset.from_dict({"input_ids": [[CLS, 4, 6, EOS]]})
     found = context_free_baseline(train, held_out, VOCABULARY)
@@ -105,7 +105,7 @@ def pretrain(folder, *options, expect=0):
 
 @pytest.fixture(scope="module")
 def two_kinds(tmp_path_factory):
-    """Cells of two kinds that share no gene, and the vocabulary of their genes."""
+    """Write cells of two kinds without a shared gene, and their gene vocabulary."""
     folder = tmp_path_factory.mktemp("kinds")
     adata = make_adata(120)
     counts = adata.X.toarray()
@@ -117,7 +117,7 @@ def two_kinds(tmp_path_factory):
     return folder
 
 
-def test_an_encoder_is_pretrained_trained_further_and_taken_by_train_sft(two_kinds, small_h5ad, tmp_path):
+def test_pretrained_encoder_trains_further_and_loads_in_train_sft(two_kinds, small_h5ad, tmp_path):
     data = ("--dataset", str(two_kinds / "cells.h5ad"), "--gene_vocab", str(two_kinds / "vocabulary"))
     rarely = ("--eval_strategy", "no", "--save_strategy", "no")
     done = pretrain(tmp_path / "encoder", *data, *rarely, "--num_train_epochs", "20")
@@ -150,5 +150,5 @@ def test_an_encoder_is_pretrained_trained_further_and_taken_by_train_sft(two_kin
     assert "they do not belong together" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
-def test_wrong_input_ends_in_one_line(tmp_path, small_h5ad):
+def test_invalid_mask_share_ends_in_one_line(tmp_path, small_h5ad):
     assert "--mask_share 1.5: expected a share" in pretrain(tmp_path, "--mask_share", "1.5", expect=2).stderr

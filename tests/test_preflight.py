@@ -1,4 +1,4 @@
-"""Before the first step: the table, what is refused, what trains; and advice when memory ends."""
+"""Checks before the first step, frozen parts, memory advice and throughput."""
 
 import re
 
@@ -25,8 +25,8 @@ def rows_of(trainer) -> TrainingRows:
     return TrainingRows(trainer.train_dataset, trainer.train_dataset, None, [])
 
 
-def test_a_prompt_that_ends_inside_a_token_is_refused(tmp_path, capsys):
-    """A byte-level tokenizer joins the blank to the answer's first word: no training row has a blank of its own there."""
+def test_prompt_that_ends_inside_a_token_raises(tmp_path, capsys):
+    """A byte-level tokenizer merges the space with the first word of the completion, so no training row has the space alone."""
     tokenizer = train_tokenizer(["assistant: This cell is a B cell. It comes from the blood."] * 20, 400)
     processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary(), num_cell_tokens=2)
     blank = DEFAULT_CHAT_TEMPLATE.replace("':\\n'", "': '").replace("assistant:\\n", "assistant: ")
@@ -41,7 +41,7 @@ def test_a_prompt_that_ends_inside_a_token_is_refused(tmp_path, capsys):
         checks.preflight(trainer, rows_of(trainer), processor)
 
 
-def test_the_table_says_what_the_run_will_do(tmp_path, capsys):
+def test_table_describes_the_run(tmp_path, capsys):
     trainer = make_trainer(tmp_path, per_device_train_batch_size=4, num_train_epochs=3, gradient_accumulation_steps=2)
     checks.preflight(trainer, rows_of(trainer), trainer.processing_class)
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -52,7 +52,7 @@ def test_the_table_says_what_the_run_will_do(tmp_path, capsys):
     assert not list(tmp_path.iterdir())  # nothing was trained or written
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkeypatch):
+def test_too_small_disk_raises_before_the_first_step(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=9)
     usage = checks.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage._replace(free=10_000))
@@ -74,14 +74,14 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path, monkey
     assert checks.kept_checkpoints(trainer) == 0
 
 
-def test_a_run_where_nothing_trains_is_refused(tmp_path):
+def test_run_without_trained_parameters_raises(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.model.requires_grad_(False)
     with pytest.raises(ValueError, match="Nothing trains"):
         checks.preflight(trainer, rows_of(trainer), trainer.processing_class)
 
 
-def test_data_ranked_with_another_vocabulary_are_refused(small_h5ad, tmp_path):
+def test_data_ranked_with_another_vocabulary_raise(small_h5ad, tmp_path):
     arguments = Cell2TextArguments(dataset=[str(small_h5ad)], max_genes=32)
     rows = load_rows(arguments, str(tmp_path))
     ours = make_processor().gene_vocabulary
@@ -92,7 +92,7 @@ def test_data_ranked_with_another_vocabulary_are_refused(small_h5ad, tmp_path):
         check_vocabulary(rows, arguments, ours)
 
 
-def test_an_encoder_with_a_vocabulary_of_its_own_holds_the_data_to_it(tmp_path):
+def test_vocabulary_beside_the_encoder_must_match_the_data(tmp_path):
     processor = make_processor()
     vocabulary = make_vocabulary(n_genes=50)
     vocabulary.save_pretrained(tmp_path)
@@ -102,7 +102,7 @@ def test_an_encoder_with_a_vocabulary_of_its_own_holds_the_data_to_it(tmp_path):
         check_vocabulary(rows, Cell2TextArguments(cell_encoder=str(tmp_path)), processor.gene_vocabulary)
 
 
-def test_a_model_refuses_data_of_another_vocabulary_on_the_command_line(tmp_path, small_h5ad):
+def test_data_of_another_vocabulary_end_in_one_message(tmp_path, small_h5ad):
     make_model(processor=make_processor()).save_pretrained(tmp_path / "model")
     make_processor().save_pretrained(tmp_path / "model")
     done = run(tmp_path, dataset=[str(small_h5ad)], model_name_or_path=str(tmp_path / "model"),
@@ -111,13 +111,13 @@ def test_a_model_refuses_data_of_another_vocabulary_on_the_command_line(tmp_path
 
 
 @pytest.mark.parametrize("pattern", [["no_such_proj"], [r".*language_model\..*\.query"]])
-def test_a_lora_pattern_that_matches_nothing_is_refused(pattern):
+def test_lora_pattern_without_match_raises(pattern):
     options = ModelConfig(use_peft=True, lora_target_modules=pattern)
     with pytest.raises(ValueError, match="matches no linear layer.*are called down_proj, .*q_proj"):
         apply_stage(make_model(), Cell2TextArguments(), options)
 
 
-def test_a_language_model_without_a_chat_template_gets_a_plain_one_and_it_is_said(small_h5ad, tmp_path, caplog):
+def test_missing_chat_template_is_replaced_with_a_warning(small_h5ad, tmp_path, caplog):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = make_tokenizer(None)
@@ -132,7 +132,7 @@ def test_a_language_model_without_a_chat_template_gets_a_plain_one_and_it_is_sai
 
 
 @pytest.mark.parametrize(("stage", "layers"), [("full", 1), ("lora", 2), ("projector", 1)])
-def test_the_encoders_last_layers_train_where_the_projected_states_pass(stage, layers):
+def test_unfrozen_layers_lie_below_the_feature_layer(stage, layers):
     model, options = make_model(freeze_cell_encoder=True), ModelConfig(use_peft=stage == "lora")
     apply_stage(model, Cell2TextArguments(stage=stage, unfreeze_encoder_layers=layers), options)
     trained = {name for name, weight in model.model.cell_encoder.named_parameters() if weight.requires_grad}
@@ -145,7 +145,7 @@ def test_the_encoders_last_layers_train_where_the_projected_states_pass(stage, l
         apply_stage(make_model(), Cell2TextArguments(unfreeze_encoder_layers=3), ModelConfig())
 
 
-def test_layers_that_train_learn_and_the_others_stay(tmp_path):
+def test_only_unfrozen_layers_change(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2, learning_rate=1e-2, per_device_train_batch_size=4)
     apply_stage(trainer.model, Cell2TextArguments(unfreeze_encoder_layers=1), ModelConfig())
     before = {name: weight.clone() for name, weight in trainer.model.model.cell_encoder.named_parameters()}
@@ -156,7 +156,7 @@ def test_layers_that_train_learn_and_the_others_stay(tmp_path):
     assert changed and all(name.startswith("encoder.layer.1.") for name in changed)
 
 
-def test_memory_that_ends_gives_advice_with_numbers(small_h5ad, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_gives_advice(small_h5ad, tmp_path, monkeypatch, capsys):
     from trl import SFTTrainer
 
     def greedy(self, *args, **kwargs):
@@ -172,7 +172,7 @@ def test_memory_that_ends_gives_advice_with_numbers(small_h5ad, tmp_path, monkey
     assert "--activation_checkpointing true" in said and "--stage lora" in said
 
 
-def test_advice_names_only_what_is_not_done_already(tmp_path):
+def test_advice_omits_options_already_set(tmp_path):
     trainer = make_trainer(tmp_path, per_device_train_batch_size=1, activation_checkpointing=True)
     text = memory_advice(trainer.model, {}, Cell2TextArguments(), trainer.args, ModelConfig(use_peft=True))
     assert "per_device" not in text and "activation_checkpointing" not in text and "--stage lora" not in text
@@ -180,7 +180,7 @@ def test_advice_names_only_what_is_not_done_already(tmp_path):
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not is_out_of_memory(RuntimeError("x"))
 
 
-def test_logs_say_how_many_cells_and_tokens_pass(tmp_path):
+def test_logs_hold_cells_and_tokens_per_second(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2, per_device_train_batch_size=4, logging_steps=1)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -191,7 +191,7 @@ def test_logs_say_how_many_cells_and_tokens_pass(tmp_path):
         assert "share_of_peak_flops" not in entry  # a CPU's peak is not known
 
 
-def test_operations_are_counted_as_pytorch_counts_them(tmp_path):
+def test_operations_match_the_flop_counter_of_pytorch(tmp_path):
     from torch.utils.flop_counter import FlopCounterMode
 
     trainer = make_trainer(tmp_path, per_device_train_batch_size=8)
@@ -219,7 +219,7 @@ def test_operations_are_counted_as_pytorch_counts_them(tmp_path):
     assert not throughput.sizes
 
 
-def test_a_part_that_peft_copied_is_counted_once():
+def test_module_copied_by_peft_is_counted_once():
     from peft import LoraConfig, get_peft_model
 
     model = make_model(freeze_cell_encoder=False)

@@ -1,4 +1,4 @@
-"""Every recipe in `configs/`, run from its own file at toy size; accelerate's files parse."""
+"""Every file in `configs/` runs at toy size, and those of accelerate parse."""
 
 import json
 import os
@@ -39,7 +39,7 @@ RECIPES = sorted(
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Small stand-ins for what the recipes name: data, encoders in Geneformer's folders, language models."""
+    """Write small stand-ins for the data, encoders and language models that the recipes name."""
     folder = tmp_path_factory.mktemp("recipes")
     adata = example_cells()
     adata = adata[adata.obs["cell_type"].isin(["monocyte", "fibroblast"])]
@@ -66,7 +66,7 @@ def parts(tmp_path_factory):
 
 
 def train(recipe: str, parts: Path, out: Path, **changes) -> None:
-    """Run a recipe's own file with sizes and places on the command line."""
+    """Run a recipe's file, with toy sizes and the stand-ins on the command line."""
     content = yaml.safe_load((PROJECT / "configs" / f"{recipe}.yaml").read_text())
     toy = {
         "dataset": parts / "prepared", "output_dir": out, "num_train_epochs": 1, "per_device_train_batch_size": 4,
@@ -100,7 +100,7 @@ def test_a_recipe_trains_from_its_own_file(recipe, parts, tmp_path):
     assert "# test_a_recipe_trains" in (tmp_path / "README.md").read_text()
 
 
-def test_the_second_stage_goes_on_from_the_first(parts, tmp_path):
+def test_second_stage_starts_from_the_first(parts, tmp_path):
     train("two_stage_1_projector", parts, tmp_path / "one", gene_dropout=0.25, projector_hidden_size=24)
     second = {"model_name_or_path": tmp_path / "one", "describe_held_out": False, "cell_feature_noise": 0.5}
     train("two_stage_2_lm", parts, tmp_path / "two", **second)
@@ -124,7 +124,7 @@ def test_accelerate_reads_its_files(path):
     assert load_config_from_file(str(path)).mixed_precision == "bf16"
 
 
-def test_every_recipe_says_what_is_the_papers_and_what_is_ours():
+def test_recipes_name_their_sources():
     for name in RECIPES:
         head = [
             line for line in (PROJECT / "configs" / f"{name}.yaml").read_text().splitlines() if line.startswith("#")
@@ -136,7 +136,7 @@ def test_every_recipe_says_what_is_the_papers_and_what_is_ours():
         assert f"`{name}.yaml`" in (PROJECT / "configs" / "README.md").read_text(), name
 
 
-def test_the_script_for_a_gpu_runs_at_toy_size_and_measures_nothing_without_one(tmp_path, monkeypatch, capsys):
+def test_gpu_benchmark_runs_at_toy_size_and_needs_a_gpu_otherwise(tmp_path, monkeypatch, capsys):
     command = [sys.executable, str(PROJECT / "benchmarks" / "gpu.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     toy = subprocess.run([*command, "--toy"], capture_output=True, text=True, env=environment, cwd=tmp_path)
@@ -147,4 +147,4 @@ def test_the_script_for_a_gpu_runs_at_toy_size_and_measures_nothing_without_one(
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", command[1:])
-    assert import_module("gpu").main() == 2 and "nothing is measured" in capsys.readouterr().err
+    assert import_module("gpu").main() == 2 and "found no GPU" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The frozen encoder's states kept on disk: the same numbers, refused when stale, nothing half-built is taken."""
+"""Cached states of a frozen encoder: equal features, and errors for stale or incomplete caches."""
 
 import shutil
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from .conftest import make_adata, make_model, make_processor
 
 @pytest.fixture(scope="module")
 def world():
-    """A model with a frozen encoder, and rows of one, two and no cells of mixed lengths, one cell without genes."""
+    """Return a model with a frozen encoder, its processor, and rows of one and two cells of mixed lengths, one without genes."""
     processor = make_processor(num_cell_tokens=5)
     model = make_model(processor=processor)
     ranked = [cell.tolist() for cell in processor.rank_encode(make_adata(12))]
@@ -28,7 +28,7 @@ def world():
 
 
 def cached(model, processor, dataset, folder, rows):
-    """A batch as the collator makes it from kept states, and one of the cells alone."""
+    """Return a batch without and with cached states."""
     cache = open_or_build(folder, model, processor, dataset, batch_size=2)
     whole = processor.pad_cells([dataset[i]["cells"] for i in rows], return_tensors="pt")
     cut = {name: value[..., : cache.positions] for name, value in whole.items()}
@@ -36,7 +36,7 @@ def cached(model, processor, dataset, folder, rows):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_features_from_kept_states_are_those_of_the_encoder(world, tmp_path, dtype):
+def test_features_from_cached_states_equal_the_encoders(world, tmp_path, dtype):
     model, processor, dataset = world
     model = make_model(processor=processor).to(dtype)
     whole, kept = cached(model, processor, dataset, tmp_path / "cache", [4, 0, 3, 2])
@@ -47,7 +47,7 @@ def test_features_from_kept_states_are_those_of_the_encoder(world, tmp_path, dty
     torch.testing.assert_close(found[real], expected[real], atol=1e-5 if dtype == torch.float32 else 0.05, rtol=1e-4)
 
 
-def test_the_loss_and_its_gradients_are_the_same(world, tmp_path):
+def test_loss_and_gradients_equal_those_without_cache(world, tmp_path):
     model, processor, dataset = world
     texts = processor.tokenizer(["This cell is a B cell."] * 2, return_tensors="pt")["input_ids"]
     placeholders = torch.full((2, 2 * processor.num_cell_tokens), model.config.cell_token_id)
@@ -67,7 +67,7 @@ def test_the_loss_and_its_gradients_are_the_same(world, tmp_path):
         torch.testing.assert_close(gradient, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-4)
 
 
-def test_the_collator_takes_the_states_of_its_rows(world, tmp_path):
+def test_collator_adds_the_states_of_its_rows(world, tmp_path):
     model, processor, dataset = world
     cache = open_or_build(tmp_path / "cache", model, processor, dataset, batch_size=2)
     collator = TrainingCollator(processor, caches={"train": cache})
@@ -82,7 +82,7 @@ def test_the_collator_takes_the_states_of_its_rows(world, tmp_path):
     assert torch.equal(batch["cell_states"], expected["cell_states"])
 
 
-def test_a_cache_of_anything_else_is_refused(world, tmp_path):
+def test_stale_or_damaged_cache_raises(world, tmp_path):
     model, processor, dataset = world
     folder = tmp_path / "cache"
     open_or_build(folder, model, processor, dataset, batch_size=4)
@@ -103,7 +103,7 @@ def test_a_cache_of_anything_else_is_refused(world, tmp_path):
         open_or_build(folder, model, processor, dataset, batch_size=4)
 
 
-def test_a_build_that_was_killed_is_no_cache_and_is_built_again(world, tmp_path, monkeypatch):
+def test_interrupted_build_is_no_cache(world, tmp_path, monkeypatch):
     model, processor, dataset = world
     folder = tmp_path / "cache"
     with monkeypatch.context() as patch:
@@ -118,7 +118,7 @@ def test_a_build_that_was_killed_is_no_cache_and_is_built_again(world, tmp_path,
     assert np.allclose(CellStateCache(folder, key)._states, whole._states, atol=1e-5)
 
 
-def test_a_full_disk_is_told_with_numbers(world, tmp_path, monkeypatch):
+def test_full_disk_raises_with_sizes(world, tmp_path, monkeypatch):
     model, processor, dataset = world
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(FullDiskError, match="needs 0.0 GiB in .*, where 0.0 are free: lower num_cell_tokens"):
@@ -130,13 +130,13 @@ def test_a_full_disk_is_told_with_numbers(world, tmp_path, monkeypatch):
     ("changes", "message"),
     [({"projector": "pooled"}, "needs the mlp projector"), ({"freeze_cell_encoder": False}, "needs a frozen encoder")],
 )
-def test_where_nothing_is_worth_keeping_it_is_refused(world, changes, message):
+def test_models_without_cacheable_states_raise(world, changes, message):
     _, processor, dataset = world
     with pytest.raises(ValueError, match=message):
         cache_key(make_model(processor=processor, **changes), dataset)
 
 
-def test_rows_carry_the_length_that_batches_are_grouped_by(world):
+def test_length_column_orders_by_genes_first(world):
     _, _, dataset = world
     dataset = dataset.add_column("input_ids", [[0] * n for n in (3, 1, 2, 5, 4, 6)])
     lengths = add_lengths(dataset, "length")["length"][:]

@@ -1,4 +1,4 @@
-"""Training: the loss's tokens, stages, resuming, two ranks, the files that are left, and what is refused."""
+"""Runs of `train_sft.py`: loss, stages, resuming, two ranks, output files and errors."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from .conftest import make_adata, make_model
 from .training_runs import TORCHRUN, TWO_RANKS, losses, make_trainer, run, run_here, weights, write_config
 
 
-def test_the_loss_is_on_the_completion_alone_token_by_token(tmp_path):
+def test_loss_covers_the_completion_only(tmp_path):
     trainer = make_trainer(tmp_path)
     processor, tokenizer = trainer.processing_class, trainer.processing_class.tokenizer
     batch = next(iter(trainer.get_train_dataloader()))
@@ -43,14 +43,14 @@ def test_the_loss_is_on_the_completion_alone_token_by_token(tmp_path):
     assert batch["cell_input_ids"].shape[:2] == (8, 1)
 
 
-def test_the_collator_keeps_every_row_with_its_own_cells(tmp_path):
+def test_shuffled_rows_keep_their_cells(tmp_path):
     trainer = make_trainer(tmp_path, shuffle_dataset=True)
     rows = {row["cell_id"]: row["cells"][0] for row in trainer.train_dataset}
     expected = {f"cell{i}": cell.tolist() for i, cell in enumerate(trainer.processing_class.rank_encode(make_adata(8)))}
     assert rows == expected
 
 
-def test_parts_may_have_learning_rates_of_their_own(tmp_path):
+def test_learning_rates_per_part(tmp_path):
     trainer = make_trainer(tmp_path, learning_rate=1e-3)
     trainer.model.model.freeze_cell_encoder(False)
     trainer.learning_rates = {"cell_encoder": 1e-5, "projector": 1e-2, "language_model": 1e-4}
@@ -60,7 +60,7 @@ def test_parts_may_have_learning_rates_of_their_own(tmp_path):
         assert rate_of[id(parameter)] == expected, name
 
 
-def test_a_part_whose_learning_rate_is_zero_stays_as_it_is(tmp_path):
+def test_learning_rate_zero_freezes_a_part(tmp_path):
     trainer = make_trainer(tmp_path, learning_rates={"projector": 0.0}, max_steps=1)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
@@ -69,12 +69,12 @@ def test_a_part_whose_learning_rate_is_zero_stays_as_it_is(tmp_path):
         assert torch.equal(parameter, before[name]) == stays, name
 
 
-def test_a_row_that_max_length_would_cut_is_refused(tmp_path):
+def test_max_length_that_would_cut_a_row_raises(tmp_path):
     with pytest.raises(ValueError, match="max_length=20 would cut 8 of 8 rows.*Raise it to at least"):
         make_trainer(tmp_path, max_length=20)
 
 
-def test_a_dataset_without_cells_is_refused(tmp_path):
+def test_dataset_without_cells_raises(tmp_path):
     trainer = make_trainer(tmp_path)
     with pytest.raises(ValueError, match="eval dataset has no column `cells`"):
         trainer.evaluate(trainer.train_dataset.remove_columns("cells"))
@@ -91,7 +91,7 @@ def test_stages_train_their_parts(stage, trained):
     assert parts == trained
 
 
-def test_lora_stage_and_use_peft_are_the_same():
+def test_lora_stage_equals_use_peft():
     by_stage, by_flag = ModelConfig(), ModelConfig(use_peft=True)
     assert apply_stage(make_model(), Cell2TextArguments(stage="lora"), by_stage) == "lora"
     assert apply_stage(make_model(), Cell2TextArguments(), by_flag) == "lora"
@@ -99,7 +99,7 @@ def test_lora_stage_and_use_peft_are_the_same():
     assert by_flag.lora_modules_to_save == ["projector"]
 
 
-def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5ad, tmp_path):
+def test_default_run_leaves_a_loadable_model_and_results(small_h5ad, tmp_path):
     done = run(
         tmp_path,
         dataset=[str(small_h5ad)],
@@ -137,8 +137,8 @@ def test_default_run_at_toy_size_leaves_a_model_that_loads_and_results(small_h5a
 
 
 @pytest.mark.parametrize("stage", ["full", "lora"])
-def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5ad, tmp_path, monkeypatch):
-    """The text trains no more than the language model: what the concepts learned before it is what they stay."""
+def test_concept_run_predicts_cell_types_after_training(stage, small_h5ad, tmp_path, monkeypatch):
+    """Training on text changes the language model alone, so the concepts stay as concept pretraining left them."""
     options = {
         "dataset": [str(small_h5ad)], "projector_type": "concepts", "concept_pretraining_epochs": 60, "stage": stage, "lora_r": 2,
         "encoder_learning_rate": 0.0, "projector_learning_rate": 0.0, "eval_strategy": "epoch", "validation_share": 0.2,
@@ -160,7 +160,7 @@ def test_a_run_of_named_concepts_leaves_a_model_that_tells_them(stage, small_h5a
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 8
 
 
-def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
+def test_same_seed_gives_same_weights(small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)],
         "concept_pretraining_epochs": 1,
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_weights(small_h5ad, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["full", "lora"])
-def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(stage, small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "stage": stage, "describe_held_out": False, "save_strategy": "steps", "save_steps": 3,
         "num_train_epochs": 1, "gene_dropout": 0.5, "cell_feature_noise": 0.5, "concept_pretraining_epochs": 1, "lora_r": 2,
@@ -195,7 +195,7 @@ def test_a_resumed_run_continues_bit_for_bit(stage, small_h5ad, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_compiled_run_trains_the_same(small_h5ad, tmp_path, monkeypatch):
+def test_compiled_run_trains_the_same_weights(small_h5ad, tmp_path, monkeypatch):
     for name in ("BACKEND", "MODE"):  # what the run leaves behind for accelerate goes with the test
         monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "")
         monkeypatch.delenv(f"ACCELERATE_DYNAMO_{name}")
@@ -208,7 +208,7 @@ def test_a_compiled_run_trains_the_same(small_h5ad, tmp_path, monkeypatch):
     assert max((plain[name] - compiled[name]).abs().max().item() for name in plain) < 1e-4
 
 
-def test_lora_leaves_base_adapter_and_merged_model(small_h5ad, tmp_path):
+def test_lora_run_leaves_adapter_and_merged_model(small_h5ad, tmp_path):
     run(tmp_path, dataset=[str(small_h5ad)], use_peft=True, lora_r=2, describe_held_out=False, freeze_cell_encoder=True)
     from peft import AutoPeftModelForCausalLM
 
@@ -222,7 +222,7 @@ def test_lora_leaves_base_adapter_and_merged_model(small_h5ad, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["full", "lora"])
-def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_path):
+def test_two_ranks_and_fsdp2_train_like_one_rank(stage, small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 4, "optim": "sgd", "learning_rate": 0.1,
         "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,
@@ -279,13 +279,13 @@ def test_one_rank_two_ranks_and_shards_train_the_same(stage, small_h5ad, tmp_pat
         pytest.param({"use_liger_kernel": True, "dataset": ["example_cells"]}, "pip install liger-kernel", id="liger"),
     ],
 )
-def test_wrong_arguments_end_in_one_clear_message(changes, message, tmp_path):
+def test_invalid_options_end_in_one_message(changes, message, tmp_path):
     path = write_config(tmp_path, **changes)
     done = run_here("train_sft", ["--config", str(path)], 2, tmp_path)
     assert re.search(message, done.stderr.replace("\n", " "))
 
 
-def test_a_wrong_argument_ends_the_process_with_code_2_and_one_line(tmp_path):
+def test_invalid_option_exits_with_code_2(tmp_path):
     done = run(tmp_path, fresh=True, expect=2, dataset=[])
     assert "train_sft.py: No training data: pass --dataset" in done.stderr and "Traceback" not in done.stderr
 
@@ -301,17 +301,17 @@ def test_validation_never_sees_the_test_cells(tmp_path):
     assert not test & seen and seen == set(final.train["cell_id"]) and len(test) + len(seen) == 1409
 
 
-def test_counts_of_rows_are_those_of_their_files(tmp_path):
+def test_counts_match_the_files_of_the_rows(tmp_path):
     rows = load_rows(Cell2TextArguments(dataset=["example_cells"], allow_fractional=True, max_genes=64), str(tmp_path))
     held_out = rows.held_out.select(range(40)).shuffle(seed=0)
     counts, adata = read_counts([held_out, held_out.select([3])], rows.files, None), example_cells()
     names = [name.removeprefix("example_cells:") for name in held_out["cell_id"]]
     assert (counts[:, adata.var_names].X != adata[[*names, names[3]]].X).nnz == 0
-    with pytest.raises(ValueError, match=r"No file for the cells of \['example_cells'\]"):
+    with pytest.raises(ValueError, match=r"The cells come from \['example_cells'\], which counts= does not list"):
         read_counts([held_out], [], None)
 
 
-def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
+def test_prepared_data_set_trains_without_counts(small_h5ad, tmp_path):
     from cell2text.preparation.run import prepare
 
     shares = {"train": 0.5, "test": 0.5}
@@ -321,7 +321,7 @@ def test_a_prepared_data_set_trains_without_its_counts(small_h5ad, tmp_path):
     assert metrics["cell_type"]["n"] == 20 and metrics["settings"]["baselines_trained_on"] == "ranked genes"
 
 
-def test_kept_states_train_the_same_curve_as_encoding_again(small_h5ad, tmp_path):
+def test_cached_states_give_the_same_losses_as_encoding(small_h5ad, tmp_path):
     frozen = {
         "dataset": [str(small_h5ad)], "projector_type": "mlp", "num_cell_tokens": 4, "freeze_cell_encoder": True,
         "gene_embeddings": "random", "describe_held_out": False, "logging_steps": 1, "save_strategy": "epoch",
@@ -344,7 +344,7 @@ def test_kept_states_train_the_same_curve_as_encoding_again(small_h5ad, tmp_path
     assert "is stale: it was made of another data" in refused.stderr
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_spoiled(tmp_path):
+def test_nan_loss_stops_before_the_optimizer_step(tmp_path):
     trainer = make_trainer(tmp_path, per_device_train_batch_size=4, num_train_epochs=2, learning_rate=1e-2)
     good = trainer.model.model.projector.missing_gene
     steps = []
@@ -372,7 +372,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_are_spoiled(t
     )
 
 
-def test_a_jump_of_the_loss_stops_the_run_and_a_slow_rise_does_not(tmp_path):
+def test_loss_spike_stops_the_run_but_slow_rise_does_not(tmp_path):
     watch = LossWatch(tmp_path, max_jump=5.0)
     for step in range(60):
         watch.check(1.0 + step / 20, ["a"], step)

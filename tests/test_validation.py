@@ -1,4 +1,4 @@
-"""The best checkpoint is chosen by what texts on validation cells get right, and never on the held-out cells."""
+"""The best checkpoint is chosen by texts of validation cells, never of held-out cells."""
 
 import json
 
@@ -35,7 +35,7 @@ TEXTS = [
 ]
 
 
-def test_figures_of_texts_are_those_counted_by_hand():
+def test_text_metrics_match_hand_counts():
     found = text_metrics(ROWS, TEXTS)
     assert found["cell_type_accuracy"] == pytest.approx(2 / 3)
     assert 2 / 3 < found["cell_type_pagerank"] < 1  # a B cell is near a T cell
@@ -44,7 +44,7 @@ def test_figures_of_texts_are_those_counted_by_hand():
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_ranks_share_the_cells_and_agree(ranks):
+def test_ranks_share_the_cells_and_agree_on_metrics(ranks):
     data = Dataset.from_list([row | {"cells": [[i]]} for i, row in enumerate(ROWS)])
     steps = []
 
@@ -60,7 +60,7 @@ def test_ranks_share_the_cells_and_agree(ranks):
     assert len(set(steps)) == 1  # every rank takes as many steps, which sharded models need
 
 
-def test_the_same_cells_are_chosen_each_time():
+def test_validation_cells_are_sampled_by_seed():
     data = Dataset.from_dict({"cell_id": [f"c{i}" for i in range(50)]})
     first = sample_validation_cells(data, 10, seed=3)["cell_id"]
     assert list(first) == list(sample_validation_cells(data, 10, seed=3)["cell_id"]) and len(set(first)) == 10
@@ -82,14 +82,14 @@ def test_the_same_cells_are_chosen_each_time():
          "expected one of loss, cell_type_accuracy"),
     ],
 )  # fmt: skip
-def test_a_choice_that_cannot_be_made_is_refused(ours, theirs, validation, message, tmp_path):
+def test_impossible_choice_of_checkpoint_raises(ours, theirs, validation, message, tmp_path):
     rows = TrainingRows(None, None, None, [], validation=Dataset.from_dict({"a": [1]}) if validation else None)
     options = {"output_dir": str(tmp_path), "eval_strategy": "epoch", "save_strategy": "epoch", "bf16": False} | theirs
     with pytest.raises(ValueError, match=message):
         check_validation(Cell2TextArguments(**ours), SFTConfig(**options), rows)
 
 
-def test_the_best_model_is_kept_and_a_run_that_stands_still_stops_and_stays_so(small_h5ad, tmp_path):
+def test_best_checkpoint_is_kept_after_early_stopping(small_h5ad, tmp_path):
     options = {
         "dataset": [str(small_h5ad)], "validation_share": 0.2, "describe_validation": 6, "eval_strategy": "steps",
         "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True, "max_steps": 9,
@@ -109,7 +109,7 @@ def test_the_best_model_is_kept_and_a_run_that_stands_still_stops_and_stays_so(s
     assert not (out / "checkpoint-4").exists() and all(weights(out)[name].equal(best[name]) for name in best)
 
 
-def test_a_metric_of_a_label_that_no_cell_has_is_refused():
+def test_metric_without_labels_raises():
     rows = Dataset.from_list([row | {"disease": None} for row in ROWS])
     check_metric(rows, "eval_tissue_accuracy")
     check_metric(rows, "loss")
