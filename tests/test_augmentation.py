@@ -10,7 +10,7 @@ from cell2text.example import example_cells
 from cell2text.preparation.medians import fit_vocabulary
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import (
-    FEWEST_GENES,
+    MIN_GENES,
     CellAugmentation,
     cell_augmentation,
     gene_panels,
@@ -86,7 +86,7 @@ def test_shallow_cells_lose_genes_of_low_rank_and_cut_ones_their_end():
         lost += ~np.isin(before, after)
     assert lost[:45].sum() * 3 < lost[-45:].sum() and lost.sum() > 0.1 * mask.sum()
     for before, after in zip(cells_of(ids, mask), cells_of(*CellAugmentation(panels(), rank_cut=1.0)(ids, mask))):
-        assert after == before[: len(after)] and len(after) >= FEWEST_GENES
+        assert after == before[: len(after)] and len(after) >= MIN_GENES
 
 
 def test_nuclei_lose_their_mitochondrial_and_ribosomal_genes_and_nothing_else():
@@ -115,7 +115,7 @@ def test_which_genes_a_nucleus_does_not_show():
     augment = cell_augmentation(Cell2TextArguments(nuclei_share=1.0), None, vocabulary_of(symbols))
     ids = torch.arange(2, 13).unsqueeze(0)
     assert cells_of(*augment(ids, torch.ones_like(ids, dtype=torch.bool))) == [[7, 8, 9, 10, 11, 12]]
-    with pytest.raises(ValueError, match="the gene vocabulary has none: leave it out, or fit a vocabulary"):
+    with pytest.raises(ValueError, match="the gene vocabulary has none: omit it, or fit a vocabulary"):
         outside_nuclei(vocabulary_of([""] * 4))
 
 

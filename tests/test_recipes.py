@@ -147,4 +147,4 @@ def test_the_script_for_a_gpu_runs_at_toy_size_and_measures_nothing_without_one(
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", command[1:])
-    assert import_module("gpu").main() == 2 and "nothing is measured" in capsys.readouterr().err
+    assert import_module("gpu").main() == 2 and "found no GPU" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from cell2text.example import UNSEEN_DONORS, example_cells
 from cell2text.language.writing import compare_cells
 from cell2text.models import MINI, MINI_NAME
 from cell2text.publish import files_to_push
-from cell2text.training.held_out import COPIED, predict_rows
+from cell2text.training.held_out import LABEL_COLUMNS, predict_rows
 from processing_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
@@ -113,7 +113,7 @@ def test_held_out_predictions_equal_described_texts(mini):
     ranked = processor.rank_encode(adata, allow_fractional=True)
     cells = [*ranked, ranked[0][:0]]
     rows = Dataset.from_list(
-        [{**dict.fromkeys(COPIED), "cells": [cell], "completion": [{"content": [{"text": "None."}]}]} for cell in cells]
+        [{**dict.fromkeys(LABEL_COLUMNS), "cells": [cell], "completion": [{"content": [{"text": "None."}]}]} for cell in cells]
     )
     found, embeddings = predict_rows(model, processor, rows, batch_size=4, max_new_tokens=160)
     cell2text.tl.describe(adata, mini, allow_fractional=True)

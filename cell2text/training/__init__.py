@@ -1,1 +1,2 @@
-"""What `train_sft.py` is made of: arguments, components, warm start, collator and trainer, generation."""
+"""Fine-tuning and encoder pretraining: the steps of `train_sft.py` (`sft`) and of `train_encoder.py`
+(`encoder_pretraining`), and the modules they use."""

@@ -1,7 +1,8 @@
-"""Training cells made to look like those of other studies, and rare kinds of cells drawn more often.
+"""Change training cells as if another study had measured them.
 
-What a study measures differs from the next by its panel of genes, its depth and the length of its ranked cells, more
-than by what its cells are. A model that has seen each cell under several of these learns what is left.
+Studies differ in their gene panels, sequencing depth and number of genes per cell. A model that sees each cell under
+several of these conditions learns what they have in common. The changes apply through hooks, so the model files do not
+know of them.
 """
 
 import re
@@ -18,30 +19,30 @@ from cell2text.training.rows import arrow_column
 from vocabulary_cell2text import GeneVocabulary
 
 
-FEWEST_GENES = 16  # that a cut leaves
-# What a nucleus hardly has: mitochondrial transcripts, and those of ribosomal proteins (not of RPS6's kinases).
+MIN_GENES = 16  # genes that a rank cut leaves
+# Symbols of genes that nuclei hardly show: mitochondrial, and of ribosomal proteins (but not RPS6 kinases).
 OUTSIDE_NUCLEI = re.compile(r"MT-|RP[LS](?!\d+(K|BP))")
 
 
 class CellAugmentation:
-    """Hides genes of ranked cells, and moves the others up as if the hidden ones had never been measured.
+    """Hide genes of ranked cells, and move the others up as if the hidden ones had not been measured.
 
     Parameters
     ----------
     panels
-        Gene tokens that each data set has, bool, shape (n_panels, n_tokens).
+        Gene tokens of each data set, bool, shape (n_panels, n_tokens).
     panel_share
-        Share of the cells that are restricted to the panel of a data set drawn at random.
+        Share of cells restricted to the panel of a random data set.
     depth_loss
-        Largest share of genes that a shallower measurement loses; genes of low rank are lost first.
+        Maximum share of genes that a cell loses, as at a lower sequencing depth; low ranks are lost first.
     rank_cut
-        Largest share of genes that is cut off from a cell's end.
+        Maximum share of genes cut off the end of a cell.
     nuclei_share
-        Share of the cells that are shown as their nuclei.
+        Share of cells shown as nuclei.
     outside_nuclei
-        Gene tokens that a nucleus does not show, bool, shape (n_tokens,); needed for `nuclei_share`.
+        Gene tokens that nuclei do not show, bool, shape (n_tokens,); required by `nuclei_share`.
     kept
-        Tokens that stay whatever is drawn: special ones.
+        Tokens that always stay: special tokens.
     """
 
     def __init__(
@@ -49,20 +50,20 @@ class CellAugmentation:
         nuclei_share: float = 0.0, outside_nuclei: torch.Tensor | None = None, kept: tuple[int, ...] = (),
     ):  # fmt: skip
         if nuclei_share and outside_nuclei is None:
-            raise UserError(f"nuclei_share={nuclei_share} needs outside_nuclei: which genes a nucleus does not show.")
+            raise UserError(f"nuclei_share={nuclei_share} needs outside_nuclei: the genes that nuclei do not show.")
         self.panels, self.panel_share = panels, panel_share
         self.depth_loss, self.rank_cut, self.kept = depth_loss, rank_cut, kept
         self.nuclei_share, self.outside_nuclei = nuclei_share, outside_nuclei
 
     def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cells and their boolean mask, both of shape (n_cells, n_genes), as they look elsewhere; of the same shape.
+        """Return changed cells and their boolean mask, both of shape (n_cells, n_genes) like the input.
 
-        Every draw comes from torch's own generator, whose state a checkpoint holds.
+        Random numbers come from torch's global generator, whose state checkpoints hold, so that a run can be resumed.
         """
         n_cells, n_genes = ids.shape
         self.panels = self.panels.to(ids.device)
 
-        def drawn(*shape):
+        def uniform(*shape):
             return torch.rand(*shape, device=ids.device)
 
         special = torch.isin(ids, torch.tensor(self.kept, device=ids.device)) if self.kept else torch.zeros_like(mask)
@@ -70,19 +71,19 @@ class CellAugmentation:
         left = genes.clone()
         if self.panel_share:
             chosen = torch.randint(len(self.panels), (n_cells, 1), device=ids.device)
-            restricted = drawn(n_cells, 1) < self.panel_share
+            restricted = uniform(n_cells, 1) < self.panel_share
             left &= self.panels[chosen, ids] | ~restricted
         if self.nuclei_share and self.outside_nuclei is not None:
             self.outside_nuclei = self.outside_nuclei.to(ids.device)
-            left &= ~self.outside_nuclei[ids] | (drawn(n_cells, 1) >= self.nuclei_share)
+            left &= ~self.outside_nuclei[ids] | (uniform(n_cells, 1) >= self.nuclei_share)
         if self.depth_loss:
             place = genes.cumsum(-1) / genes.sum(-1, keepdim=True).clamp(min=1)
-            left &= drawn(n_cells, n_genes) >= 2 * self.depth_loss * drawn(n_cells, 1) * place
+            left &= uniform(n_cells, n_genes) >= 2 * self.depth_loss * uniform(n_cells, 1) * place
         if self.rank_cut:
             n_left = left.sum(-1, keepdim=True)
-            longest = (n_left * (1 - self.rank_cut * drawn(n_cells, 1))).ceil().clamp(min=FEWEST_GENES)
+            longest = (n_left * (1 - self.rank_cut * uniform(n_cells, 1))).ceil().clamp(min=MIN_GENES)
             left &= left.cumsum(-1) <= longest
-        left = torch.where(left.any(-1, keepdim=True), left, genes) | (special & mask)  # never a cell without a gene
+        left = torch.where(left.any(-1, keepdim=True), left, genes) | (special & mask)  # a cell keeps at least one gene
         order = torch.argsort(~left, dim=-1, stable=True)
         return ids.gather(-1, order), left.gather(-1, order)
 
@@ -163,7 +164,7 @@ def noisy(features: torch.Tensor, largest: float) -> torch.Tensor:
 
 
 def cell_augmentation(args: Cell2TextArguments, rows: Dataset, vocabulary: GeneVocabulary) -> CellAugmentation | None:
-    """What the arguments ask for, None for nothing."""
+    """Return the augmentation that the options describe, None if they describe none."""
     options = {name: getattr(args, name) for name in ("panel_share", "depth_loss", "rank_cut", "nuclei_share")}
     if not any(options.values()):
         return None
@@ -175,40 +176,40 @@ def cell_augmentation(args: Cell2TextArguments, rows: Dataset, vocabulary: GeneV
 
 
 def outside_nuclei(vocabulary: GeneVocabulary) -> torch.Tensor:
-    """Gene tokens of mitochondrial and ribosomal genes, by symbol, bool, shape (n_tokens,).
+    """Return which gene tokens are mitochondrial or ribosomal by symbol, bool, shape (n_tokens,).
 
     Raises
     ------
-    ValueError
-        If the vocabulary has none of them, so that there would be nothing to hide.
+    UserError
+        If the vocabulary has no such gene.
     """
-    found = torch.tensor([OUTSIDE_NUCLEI.match(symbol) is not None for symbol in vocabulary.symbols])
-    if not found.any():
+    hidden = torch.tensor([OUTSIDE_NUCLEI.match(symbol) is not None for symbol in vocabulary.symbols])
+    if not hidden.any():
         raise UserError(
             "nuclei_share hides mitochondrial and ribosomal genes (MT-, RPL, RPS), and the gene vocabulary has none: "
-            "leave it out, or fit a vocabulary that has gene symbols."
+            "omit it, or fit a vocabulary that has gene symbols."
         )
-    return found
+    return hidden
 
 
 def gene_panels(rows: Dataset, n_tokens: int) -> torch.Tensor:
-    """Gene tokens that are seen in the cells of each data set, bool, shape (n_datasets, n_tokens).
+    """Return which gene tokens occur in the cells of each data set, bool, shape (n_datasets, n_tokens).
 
     Raises
     ------
-    ValueError
-        If there is but one data set, whose panel would restrict nothing.
+    UserError
+        If there is only one data set, whose panel would restrict nothing.
     """
-    names = np.asarray(rows["dataset_id"], dtype=object)
-    found = sorted(set(names), key=str)
-    if len(found) < 2:
-        raise UserError(f"panel_share needs the panels of at least two data sets, found {found}: leave it out.")
+    dataset_of_row = np.asarray(rows["dataset_id"], dtype=object)
+    names = sorted(set(dataset_of_row), key=str)
+    if len(names) < 2:
+        raise UserError(f"panel_share needs the panels of at least two data sets, found {names}: omit it.")
     cells = arrow_column(rows, "cells").combine_chunks()
-    of_row = np.array([found.index(name) for name in names])
-    owner = np.repeat(
-        of_row[pc.list_parent_indices(cells).to_numpy()], pc.list_value_length(cells.flatten()).to_numpy()
+    panel_of_row = np.array([names.index(name) for name in dataset_of_row])
+    panel_of_token = np.repeat(
+        panel_of_row[pc.list_parent_indices(cells).to_numpy()], pc.list_value_length(cells.flatten()).to_numpy()
     )
     tokens = cells.flatten().flatten().to_numpy().astype(np.int64)
-    panels = torch.zeros(len(found), n_tokens, dtype=torch.bool)
-    panels[torch.from_numpy(owner), torch.from_numpy(tokens)] = True
+    panels = torch.zeros(len(names), n_tokens, dtype=torch.bool)
+    panels[torch.from_numpy(panel_of_token), torch.from_numpy(tokens)] = True
     return panels

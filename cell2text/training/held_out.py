@@ -1,4 +1,4 @@
-"""Describe the held-out cells after training, and evaluate what the texts say."""
+"""Describe the held-out cells after training, and evaluate the texts beside baselines."""
 
 import json
 from pathlib import Path
@@ -21,20 +21,28 @@ from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.rows import TrainingRows
 
 
-EXAMPLES = 5
-PREDICTIONS, EVALUATION = "predictions.jsonl", "evaluation"
-COPIED = ("cell_id", *METADATA_COLUMNS, "pathways", "pathways_active", "source", "source_row")
+PRINTED_TEXTS = 5
+PREDICTIONS_FILE, EVALUATION_FOLDER = "predictions.jsonl", "evaluation"
+LABEL_COLUMNS = ("cell_id", *METADATA_COLUMNS, "pathways", "pathways_active", "source", "source_row")
 
 
 def describe_held_out(
     model, processor, training_rows: TrainingRows, args: Cell2TextArguments, output_dir: str, *, seed: int
 ) -> dict:
-    """Write `predictions.jsonl` and the folder `evaluation`, print five texts and a table, and return the metrics."""
+    """Write `predictions.jsonl` and the folder `evaluation`, print five texts and a table, and return the metrics.
+
+    Parameters
+    ----------
+    training_rows
+        Rows of the run; baselines learn from the training rows.
+    seed
+        Random seed of the controls and the intervals.
+    """
     rows, model = training_rows.held_out, model.eval()
     predictions, embeddings = predict_rows(
         model, processor, rows, batch_size=args.generation_batch_size, max_new_tokens=args.max_new_tokens
     )
-    write_predictions(predictions, Path(output_dir, PREDICTIONS))
+    write_predictions(predictions, Path(output_dir, PREDICTIONS_FILE))
     training = None
     if args.baselines:
         head = "linear_head" in args.baselines
@@ -47,9 +55,9 @@ def describe_held_out(
             methods=args.baselines,
             embeddings=None if learned is None else (learned, embeddings),
         )
-    out = Path(output_dir, EVALUATION)
+    out = Path(output_dir, EVALUATION_FOLDER)
     metrics = evaluate_predictions(predictions, out, training=training, embeddings=embeddings, seed=seed)
-    print_results(metrics, predictions, out)
+    _print_results(metrics, predictions, out)
     return metrics
 
 
@@ -61,7 +69,7 @@ def predict_rows(
     Parameters
     ----------
     rows
-        Rows of a prepared data set, with `cells`, `completion` and the columns `COPIED`.
+        Rows of a prepared data set, with `cells`, `completion` and the columns `LABEL_COLUMNS`.
     batch_size
         Cells per batch.
     max_new_tokens
@@ -83,12 +91,13 @@ def predict_rows(
         for output, value in zip(outputs, round_to_four_digits(values)):
             output[name] = value if np.isfinite(value) else None
     references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
-    labels = rows.select_columns(list(COPIED))
+    labels = rows.select_columns(list(LABEL_COLUMNS))
     predictions = [{**row, **output, "reference": text} for row, output, text in zip(labels, outputs, references)]
     return predictions, generated.embeddings
 
 
 def write_predictions(predictions: list[dict], path: Path) -> None:
+    """Write predictions as jsonl, one cell per line."""
     lines = [json.dumps(row, ensure_ascii=False) for row in predictions]
     write_atomically(path, "\n".join(lines) + "\n")
 
@@ -98,13 +107,14 @@ def first_cells(rows: Dataset) -> list[list[int]]:
     return [cells[0] for cells in rows["cells"]]
 
 
-def print_results(metrics: dict, predictions: list[dict], out: Path) -> None:
+def _print_results(metrics: dict, predictions: list[dict], out: Path) -> None:
+    """Print some texts beside their references, and the cell-type metrics of every system."""
     console = Console(width=120)
-    step = max(1, len(predictions) // EXAMPLES)
-    for row in predictions[::step][:EXAMPLES]:
+    step = max(1, len(predictions) // PRINTED_TEXTS)
+    for row in predictions[::step][:PRINTED_TEXTS]:
         console.print(f"\n[bold]{row['cell_id']}[/bold]", highlight=False)
-        console.print(f"  said:  {row['prediction']}", highlight=False, markup=False)
-        console.print(f"  truth: {row['reference']}", highlight=False, markup=False)
+        console.print(f"  predicted: {row['prediction']}", highlight=False, markup=False)
+        console.print(f"  reference: {row['reference']}", highlight=False, markup=False)
     if "cell_type" in metrics:
         table = Table(title=f"Cell type of {metrics['cell_type']['n']:,} held-out cells")
         table.add_column("system")
@@ -116,4 +126,4 @@ def print_results(metrics: dict, predictions: list[dict], out: Path) -> None:
                 figures = [scores["cell_type"][key] for key in ("accuracy", "lenient_accuracy", "pagerank_similarity")]
                 table.add_row(SYSTEM_NAMES[name], *(f"{figure:.1%}" for figure in figures))
         console.print(table)
-    console.print(f"The whole report: {out / 'report.html'}", highlight=False)
+    console.print(f"Report: {out / 'report.html'}", highlight=False)

@@ -1,4 +1,4 @@
-"""Generated text on validation cells while a run goes on: what the best checkpoint is chosen by."""
+"""Describe validation cells during training, and score the texts to choose the best checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,22 +14,22 @@ from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.rows import TrainingRows
 
 
-# Of each field the figures that a checkpoint may be chosen by, under the names that they are logged with.
-FIGURES = {
+# Metrics that can choose a checkpoint, by field, and the names they are logged with.
+FIELD_METRICS = {
     "cell_type": {"accuracy": "cell_type_accuracy", "pagerank_similarity": "cell_type_pagerank"},
     "tissue": {"accuracy": "tissue_accuracy"},
     "disease": {"accuracy": "disease_accuracy"},
 }
-METRICS = tuple(name for figures in FIGURES.values() for name in figures.values())
+CHECKPOINT_METRICS = tuple(name for figures in FIELD_METRICS.values() for name in figures.values())
 
 
 def check_validation(args: Cell2TextArguments, training_args: SFTConfig, rows: TrainingRows) -> None:
-    """Refuse a choice between checkpoints that could not be made, or would be made on the cells of the final test.
+    """Check that a run can choose its best checkpoint, and does not choose it on the cells of the final test.
 
     Raises
     ------
-    ValueError
-        With what is missing.
+    UserError
+        If validation cells, evaluations or texts are missing that the options need.
     """
     metric = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
     chooses = (
@@ -41,63 +41,65 @@ def check_validation(args: Cell2TextArguments, training_args: SFTConfig, rows: T
         return
     if rows.validation is None:
         raise UserError(
-            "The best checkpoint is chosen on validation cells, and there are none: pass --validation_share, or "
-            "prepare the data with a validation split. The held-out cells are never chosen by."
+            "Validation cells choose the best checkpoint, and there are none: pass validation_share=0.1, or prepare "
+            "the data with a validation split. The held-out cells never choose a checkpoint."
         )
     if training_args.eval_strategy == "no":
-        raise UserError("Checkpoints are compared at evaluations: pass --eval_strategy epoch or steps.")
+        raise UserError("Checkpoints are compared at evaluations: pass eval_strategy=epoch or eval_strategy=steps.")
     if args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
-        raise UserError("early_stopping_patience needs --load_best_model_at_end true, or the last model would be kept.")
-    if chooses and metric not in ("loss", *METRICS):
-        raise UserError(f"metric_for_best_model={metric}: expected one of loss, {', '.join(METRICS)}.")
-    if chooses and metric in METRICS and not args.describe_validation:
-        raise UserError(f"metric_for_best_model={metric} is read from texts: pass --describe_validation, such as 500.")
+        raise UserError(
+            "early_stopping_patience needs load_best_model_at_end=True: the last model would be kept otherwise."
+        )
+    if chooses and metric not in ("loss", *CHECKPOINT_METRICS):
+        raise UserError(f"metric_for_best_model={metric}: expected one of loss, {', '.join(CHECKPOINT_METRICS)}.")
+    if chooses and metric in CHECKPOINT_METRICS and not args.describe_validation:
+        raise UserError(f"metric_for_best_model={metric} is computed from texts: pass describe_validation=500.")
 
 
 def check_metric(rows: Dataset, metric: str | None) -> None:
-    """Refuse a metric of a field that no described cell has a label of."""
+    """Raise a `UserError` if no validation cell to describe has a label for the metric."""
     labelled = [dict(row) for row in rows.select_columns(list(METADATA_COLUMNS))]
-    known = text_metrics(labelled, [""] * len(labelled))
-    wanted = (metric or "loss").removeprefix("eval_")
-    if wanted in METRICS and wanted not in known:
+    available = text_metrics(labelled, [""] * len(labelled))
+    requested = (metric or "loss").removeprefix("eval_")
+    if requested in CHECKPOINT_METRICS and requested not in available:
         raise UserError(
-            f"metric_for_best_model={wanted}: none of the {len(rows):,} validation cells that are described has that "
-            f"label. Expected one of {', '.join(('loss', *known))}."
+            f"metric_for_best_model={requested}: none of the {len(rows):,} validation cells to describe has that "
+            f"label. Expected one of {', '.join(('loss', *available))}."
         )
 
 
 def sample_validation_cells(rows: Dataset, n_cells: int, seed: int) -> Dataset:
-    """The validation cells that are described at every evaluation: the same ones each time, drawn by the seed."""
+    """Return the validation cells to describe at every evaluation, sampled once by the random seed."""
     if n_cells >= len(rows):
         return rows
     return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), n_cells, replace=False)))
 
 
 def text_metrics(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, float]:
-    """Figures of generated texts against the rows' labels; those of a field that no row knows are absent."""
+    """Score generated texts against the rows' labels; a field without labels is omitted."""
     system = system_from_texts(texts, [])
-    alone = Resampler([None] * len(rows), n_resamples=0)
-    found: dict[str, float] = {}
+    no_intervals = Resampler([None] * len(rows), n_resamples=0)
+    metrics: dict[str, float] = {}
     for name, pairs in field_pairs(system, rows).items():
-        figures = pairs.metrics(alone) if name in FIGURES else {}
-        found |= {label: float(figures[figure][0]) for figure, label in FIGURES.get(name, {}).items()}
-    return found
+        figures = pairs.metrics(no_intervals) if name in FIELD_METRICS else {}
+        metrics |= {label: float(figures[figure][0]) for figure, label in FIELD_METRICS.get(name, {}).items()}
+    return metrics
 
 
 class GenerationEvaluator:
-    """Describes chosen validation cells and scores the texts.
+    """Describe sampled validation cells and score the texts.
 
     Parameters
     ----------
     rows
-        See :func:`sample_validation_cells`.
+        Rows of :func:`sample_validation_cells`.
     describe
-        From ranked cells to one text each.
+        Function from ranked cells to one text per cell.
     rank, ranks
-        This process and how many there are: each describes its share, padded so that all take as many steps, which
-        sharded models need.
+        Rank of this process, and the number of processes. Each process describes the same number of cells, padded with
+        repeats, since a sharded model needs all processes in every step.
     gather
-        From this process's list to that of all.
+        Function from the list of this process to that of all processes.
     """
 
     def __init__(
@@ -111,6 +113,6 @@ class GenerationEvaluator:
         self.describe, self.gather = describe, gather
 
     def metrics(self) -> dict[str, float]:
-        """The same on every process."""
+        """Return the metrics of all cells, equal on every process."""
         texts = dict(self.gather(list(zip(self.mine, self.describe(self.cells)))))
         return text_metrics(self.rows, [texts[i] for i in range(len(self.rows))])
