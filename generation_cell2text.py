@@ -90,6 +90,17 @@ def encode_cells(model, processor, prompts: list[list], genes_at_once: int | Non
         prompts (`list[list]`): Ranked cells of each prompt; every prompt has the same number of cells.
         genes_at_once (`int`, *optional*): Maximum number of gene tokens, padding included, per encoder batch; a batch
             holds at least one prompt. Defaults to 8,192 on a CPU and to 131,072 on other devices.
+
+    Examples:
+
+    ```python
+    >>> import cell2text
+    >>> model, processor = cell2text.load()
+    >>> cells = processor.rank_encode(cell2text.example_cells(unseen=True)[:2])
+    >>> encode_cells(model, processor, [[cell] for cell in cells]).embeddings.shape
+    (2, 256)
+
+    ```
     """
     if genes_at_once is None:
         genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE

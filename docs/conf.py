@@ -30,5 +30,11 @@ def write_command_line(_app) -> None:
     (HERE / "api" / "cli.md").write_text(page.replace("```console", "```text"), encoding="utf-8")
 
 
+def remove_markdown_fences(_app, _what, _name, _object, _options, lines: list[str]) -> None:
+    """The Hub files fence their examples as transformers does; Sphinx reads the lines that start with `>>>` itself."""
+    lines[:] = [line for line in lines if not line.strip().startswith("```")]
+
+
 def setup(app) -> None:
+    app.connect("autodoc-process-docstring", remove_markdown_fences, priority=100)  # before napoleon
     app.connect("builder-inited", write_command_line)

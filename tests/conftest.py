@@ -1,5 +1,6 @@
 """Fixtures: tiny random models and synthetic cells, on CPU and offline."""
 
+import logging
 import os
 import sys
 from fnmatch import fnmatch
@@ -128,6 +129,16 @@ def make_adata(n_cells=12, n_genes=N_GENES, seed=0) -> ad.AnnData:
     var = pd.DataFrame({"feature_name": [f"GENE{index}" for index in range(n_genes)]})
     var.index = [f"ENSG{index:011d}" for index in range(n_genes)]
     return ad.AnnData(sp.csr_matrix(counts), obs=obs, var=var)
+
+
+@pytest.fixture(autouse=True)
+def _package_logger():
+    """Undo what a command sets on the package's logger, so that tests do not depend on their order."""
+    logger = logging.getLogger("cell2text")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,6 @@ def test_an_overridden_tissue_is_named_only_if_the_cell_type_allows_it(scope):
 def test_the_columns_of_overrides_follow_the_sorted_groups(scope):
     model = scope["model"]
     overrides = model.encode_concepts(tissue="blood")
-    by_group = model.config.split_concepts(overrides)
+    by_group = model.config.concepts.split(overrides)
     assert list(by_group) == sorted(by_group)
     assert by_group["tissue"].nansum() == 1 and by_group["cell_type"].isnan().all()
