@@ -8,6 +8,7 @@ from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by the Hub's client when it is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of processes that tests start leave the cores free
 
 import anndata as ad
 import numpy as np
@@ -133,12 +134,10 @@ def make_adata(n_cells=12, n_genes=N_GENES, seed=0) -> ad.AnnData:
 
 @pytest.fixture(autouse=True)
 def _package_logger():
-    """Undo what a command sets on the package's logger, so that tests do not depend on their order."""
+    """Start every test with an unconfigured logger: a command that another test or fixture ran has set its level."""
     logger = logging.getLogger("cell2text")
-    level, handlers = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
 
 
 @pytest.fixture(scope="session")
