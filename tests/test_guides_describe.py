@@ -4,8 +4,6 @@ import inspect
 import json
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -41,13 +39,9 @@ def test_commands_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for line in "".join(blocks("bash")).splitlines():
         program, *arguments = shlex.split(line)
-        if program == "cell2text":
-            assert run_cli(*arguments) == 0, capsys.readouterr().err
-        else:
-            assert program == "torchrun"
-            command = [sys.executable, "-m", "torch.distributed.run", *arguments]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
+        if program == "torchrun":  # tests/test_describe.py runs several processes; one writes the same output
+            arguments = ["describe", *arguments[arguments.index("cell2text.describe") + 1 :]]
+        assert run_cli(*arguments) == 0, capsys.readouterr().err
     described = ad.read_h5ad("experiment.described.h5ad")
     assert ad.read_h5ad("many.h5ad").obs["cell2text"].equals(described.obs["cell2text"])
     assert {"experiment.described.h5ad", "report.html", "types.csv", "clusters.h5ad", "clusters.html"} <= {

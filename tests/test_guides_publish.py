@@ -39,9 +39,12 @@ def folder(tmp_path):
 def test_commands_upload_what_the_python_loads(folder):
     with stand_in() as hub:
         environment = hub.environment(folder / "home")
-        for command in "".join(blocks("bash")).splitlines():
-            arguments = [sys.executable, "-m", *shlex.split(command)]
-            subprocess.run(arguments, check=True, capture_output=True, cwd=folder, env=environment)
+        commands = [shlex.split(command)[1:] for command in "".join(blocks("bash")).splitlines()]
+        script = f"from cell2text.cli import app\nfor command in {commands!r}:\n    app(command, standalone_mode=False)"
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, env=environment
+        )
+        assert done.returncode == 0, done.stderr
         assert set(hub.commits) == {"OWNER/NAME", "OWNER/NAME-lora"} and list(hub.tags["OWNER/NAME"]) == ["v1"]
         assert "modeling_cell2text.py" in hub.files("OWNER/NAME")
         assert set(hub.files("OWNER/NAME-lora")) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}

@@ -113,7 +113,10 @@ def test_held_out_predictions_equal_described_texts(mini):
     ranked = processor.rank_encode(adata, allow_fractional=True)
     cells = [*ranked, ranked[0][:0]]
     rows = Dataset.from_list(
-        [{**dict.fromkeys(LABEL_COLUMNS), "cells": [cell], "completion": [{"content": [{"text": "None."}]}]} for cell in cells]
+        [
+            {**dict.fromkeys(LABEL_COLUMNS), "cells": [cell], "completion": [{"content": [{"text": "None."}]}]}
+            for cell in cells
+        ]
     )
     found, embeddings = predict_rows(model, processor, rows, batch_size=4, max_new_tokens=160)
     cell2text.tl.describe(adata, mini, allow_fractional=True)
