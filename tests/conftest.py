@@ -8,7 +8,6 @@ from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by the Hub's client when it is imported
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of processes that tests start leave the cores free
 
 import anndata as ad
 import numpy as np
