@@ -26,6 +26,11 @@ except ImportError:
     from errors_cell2text import UserError
 
 try:
+    from .prompts_cell2text import conversation_of, text_block
+except ImportError:
+    from prompts_cell2text import conversation_of, text_block
+
+try:
     from .ranking_cell2text import RankingReport, rank_anndata, rank_encode
 except ImportError:
     from ranking_cell2text import RankingReport, rank_anndata, rank_encode
@@ -431,13 +436,13 @@ class Cell2TextProcessor(ProcessorMixin):
 
     def _reads_blocks(self, template: str) -> bool:
         """Return whether a template renders content blocks."""
-        return self._renders(template, [{"role": "user", "content": [_text_block("PROBE")]}])
+        return self._renders(template, [{"role": "user", "content": [text_block("PROBE")]}])
 
     def _reads_system(self, template: str) -> bool:
         """Return whether a template renders system messages, as a string or as blocks."""
         probes = [
             [{"role": role, "content": as_content(text)} for role, text in (("system", "PROBE"), ("user", "user"))]
-            for as_content in (str, lambda text: [_text_block(text)])
+            for as_content in (str, lambda text: [text_block(text)])
         ]
         return any(self._renders(template, probe) for probe in probes)
 
@@ -452,22 +457,6 @@ class Cell2TextProcessor(ProcessorMixin):
         return self._template_probes[key]
 
 
-def conversation_of(instruction: str, system_prompt: str, *, n_cells: int = 1) -> list[dict]:
-    """Return a prompt as chat messages, the cells before the instruction, without a system message if it is empty.
-
-    Examples:
-
-    ```python
-    >>> conversation_of("Describe this cell.", "")
-    [{'role': 'user', 'content': [{'type': 'cell'}, {'type': 'text', 'text': 'Describe this cell.'}]}]
-
-    ```
-    """
-    cells = [{"type": "cell"} for _ in range(n_cells)]
-    system = [{"role": "system", "content": [_text_block(system_prompt)]}] if system_prompt else []
-    return [*system, {"role": "user", "content": [*cells, _text_block(instruction)]}]
-
-
 def is_cell(value) -> bool:
     """Return whether a value is one ranked cell: a flat sequence of numbers."""
     if isinstance(value, np.ndarray):
@@ -475,10 +464,6 @@ def is_cell(value) -> bool:
     if isinstance(value, torch.Tensor):
         return value.ndim == 1
     return isinstance(value, (list, tuple)) and len(value) > 0 and isinstance(value[0], (int, np.integer))
-
-
-def _text_block(text: str) -> dict[str, str]:
-    return {"type": "text", "text": text}
 
 
 Cell2TextProcessor.register_for_auto_class()

@@ -5,6 +5,7 @@ or the Hub, and saves plain text. Depends on transformers for downloads alone; `
 """
 
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -13,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from transformers.utils import cached_file, logging
 
 
 try:
@@ -22,7 +22,7 @@ except ImportError:
     from errors_cell2text import UserError
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 VOCABULARY_FILE = "gene_vocabulary.tsv"
 ALIASES_FILE = "gene_aliases.tsv"
@@ -285,6 +285,8 @@ def _find_file(name_or_path, filename: str, hub_kwargs: dict) -> str | None:
     if os.path.isdir(name_or_path):
         path = Path(name_or_path, hub_kwargs.get("subfolder") or "", filename)
         return str(path) if path.is_file() else None
+    from transformers.utils import cached_file  # takes seconds to import, and a local folder does not need it
+
     return cached_file(str(name_or_path), filename, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
 
 

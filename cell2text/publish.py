@@ -1,16 +1,16 @@
 """Publish a trained model on the Hub: all files that loading it needs, its card and its results, and nothing else.
 
-Depends on huggingface_hub, and on transformers to find the modules that the model's code imports.
+Depends on huggingface_hub only.
 """
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from transformers.dynamic_module_utils import get_relative_imports
 
 from cell2text.errors import UserError
 
@@ -19,6 +19,8 @@ from cell2text.errors import UserError
 SKIPPED_FOLDERS = ("adapter", "base", "checkpoint-", "data", "data_cache", "runs", "logs")
 SKIPPED_FILES = {"predictions.jsonl", "concept_pretraining.json"}
 SUFFIXES = {".json", ".jinja", ".md", ".model", ".py", ".safetensors", ".tsv", ".txt"}
+# What transformers follows when it downloads the code of a model; importing transformers would take seconds.
+RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE)
 RESULTS_FOLDER = ".eval_results"  # yaml files that the Hub shows as evaluation results
 
 
@@ -125,7 +127,7 @@ def _code_files(config: Path) -> set[str]:
         checked.add(module)
         path = config.with_name(f"{module}.py")
         if path.is_file():
-            found |= set(get_relative_imports(path))
+            found |= set(RELATIVE_IMPORT.findall(path.read_text(encoding="utf-8")))
     return {f"{module}.py" for module in found}
 
 

@@ -32,6 +32,12 @@ def test_import_loads_no_library():
     assert not {"anndata", "huggingface_hub", "numpy", "torch", "transformers", "typer"} & set(loaded)
 
 
+@pytest.mark.parametrize("module", ["cell2text.preparation.run", "cell2text.publish"])
+def test_commands_without_a_model_load_neither_torch_nor_transformers(module):
+    loaded = json.loads(python(f"import {module}, json, sys; print(json.dumps(list(sys.modules)))"))
+    assert not {"torch", "transformers"} & set(loaded)
+
+
 @pytest.mark.parametrize(
     "imports",
     [

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModel, AutoProcessor
+from transformers.dynamic_module_utils import get_relative_imports
 
 from cell2text.preparation.dataset_card import push_to_hub
-from cell2text.publish import files_to_push
+from cell2text.publish import RELATIVE_IMPORT, files_to_push
 
 from .conftest import make_adata, make_model, make_processor
 from .hub import stand_in
 from .preparation_runs import make_file
-from .training_runs import run
+from .training_runs import PROJECT, run
 
 
 RESULTS = "- dataset: {id: lab/cells, task_id: cell_type}\n  value: 0.9\n"
@@ -64,6 +65,7 @@ LOAD = """
 import json, sys
 import numpy as np, torch
 from transformers import AutoModel, AutoProcessor
+from transformers.dynamic_module_utils import get_relative_imports
 repository, revision = sys.argv[1:3]
 assert "cell2text" not in sys.modules
 model = AutoModel.from_pretrained(repository, revision=revision, trust_remote_code=True).eval()
@@ -173,6 +175,11 @@ def test_an_incomplete_folder_raises(saved, missing, message):
         files_to_push(saved)
     with pytest.raises(ValueError, match="The run trained no adapter"):
         files_to_push(saved, adapter=True)
+
+
+def test_imports_of_code_files_are_those_that_transformers_follows():
+    files = sorted(PROJECT.glob("*_cell2text.py"))
+    assert files and all(set(RELATIVE_IMPORT.findall(p.read_text())) == set(get_relative_imports(p)) for p in files)
 
 
 def test_an_adapter_is_uploaded_with_the_card_and_results_of_its_run(saved, tmp_path):

@@ -20,7 +20,14 @@ HUB_FILES = {
     "counts_cell2text": {"errors_cell2text"},
     "ranking_cell2text": {"counts_cell2text", "errors_cell2text", "vocabulary_cell2text"},
     "collation_cell2text": {"errors_cell2text"},
-    "processing_cell2text": {"collation_cell2text", "errors_cell2text", "ranking_cell2text", "vocabulary_cell2text"},
+    "prompts_cell2text": set(),
+    "processing_cell2text": {
+        "collation_cell2text",
+        "errors_cell2text",
+        "prompts_cell2text",
+        "ranking_cell2text",
+        "vocabulary_cell2text",
+    },
     "projectors_cell2text": {"errors_cell2text"},
     "modeling_cell2text": {
         "assembly_cell2text",

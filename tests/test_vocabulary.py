@@ -154,9 +154,7 @@ def test_fitting_to_symbols_or_to_too_few_cells_raises():
         fit_vocabulary([make_adata()], min_cells=100)
 
 
-@pytest.mark.parametrize(
-    "name", ["counts_cell2text", "ranking_cell2text", "vocabulary_cell2text", "processing_cell2text"]
-)
+@pytest.mark.parametrize("name", ["counts_cell2text", "ranking_cell2text", "vocabulary_cell2text", "prompts_cell2text"])
 def test_examples_in_docstrings_run(name):
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted and not results.failed

@@ -21,7 +21,7 @@ from cell2text.language.tasks import (
     task_instructions,
 )
 from cell2text.preparation.names import METADATA_COLUMNS
-from processing_cell2text import conversation_of
+from prompts_cell2text import conversation_of
 
 
 TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")  # columns that texts are written from

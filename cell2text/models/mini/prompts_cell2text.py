@@ -1,0 +1,1 @@
+../../../prompts_cell2text.py
