@@ -104,6 +104,7 @@ def test_hub_files_need_no_more_than_the_core(name):
         "hashlib",
         "os",
         "pathlib",
+        "logging",
         "pickle",
         "re",
         "shutil",
