@@ -9,10 +9,15 @@ import warnings
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
 from cell2text.describe import DescribeOptions
+from cell2text.describe.table import table_schema
+from cell2text.describe.writers import write_output
+from cell2text.sources.discovery import find_sources
 from generation_cell2text import CellTextGenerator, encode_cells
 
 from .conftest import make_adata, make_model, make_processor
@@ -70,3 +75,56 @@ def command(*arguments, wait=True, **environment):
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
     )  # fmt: skip
     return (*process.communicate()[:1], process.returncode) if wait else process
+
+
+TYPES = {
+    "B": ("B cell", "CL:0000236"),
+    "T": ("T cell", "CL:0000084"),
+    "CD4": ("CD4-positive, alpha-beta T cell", "CL:0000624"),
+    "NK": ("natural killer cell", "CL:0000623"),
+}
+PREDICTED = ("B", "B", "T", "CD4", "NK", "NK", "T", None, "", "B")  # None: too few counts; "": not described
+OWN_LABELS = pd.DataFrame(
+    {
+        "mine": ["B lymphocytes", "B_mem", "T cells", "T cells", "NK cells", "CD8-positive, alpha-beta T cell", "unknown",
+                 "B cell", "B cell", None],
+        "term": ["CL:0000236", "CL:0000236", "CL:0000084", "CL_0000084", "CL:0000623", "CL:0000625", "CL:0000084",
+                 "CL:0000236", "CL:0000236", "unknown"],
+        "organ": ["blood"] * 5 + ["spleen"] * 5,
+        "stage": ["adult stage"] * 5 + ["HsapDv:0000037"] * 5,
+        "leiden": list("0011223344"),
+        "sample": list("aaaaabbbbb"),
+        "meaningless": ["foo"] * 10,
+        "nothing": ["unknown"] * 10,
+    },
+    index=[f"AAACCTG-{i}" for i in range(10)],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def described_files(tmp_path_factory):
+    """Ten described cells with labels of their owner as h5ad and zarr, and as jsonl, parquet and csv without labels."""
+    folder = tmp_path_factory.mktemp("described_files")
+    path = folder / "cells.h5ad"
+    ad.AnnData(sp.csr_matrix((10, 3), dtype=np.float32), obs=OWN_LABELS).write_h5ad(path)
+    schema = table_schema(2, fields_only=False)
+    names, ids = zip(*(TYPES.get(key, (None, None)) for key in PREDICTED))
+    values = {
+        "cell_id": OWN_LABELS.index,
+        "text": [name and f"This cell is a {name} from the blood." for name in names[:7]]
+        + ["Too few counts.", "", "Cell."],
+        "cell_type": names,
+        "cell_type_ontology_term_id": ids,
+        "tissue": [name and "blood" for name in names],
+        "tissue_ontology_term_id": [name and "UBERON:0000178" for name in names],
+        "life_stage": [name and "adulthood" for name in names],
+        "confidence": [0.5 if name else None for name in names],
+        "type_probability": [0.9 if name else None for name in names],
+        "embedding": np.random.default_rng(0).normal(size=(10, 2)).tolist(),
+    }
+    columns = [pa.array(values.get(one.name, [None] * 10), one.type, from_pandas=True) for one in schema]
+    shard = folder / "described.parquet"
+    pq.write_table(pa.table(columns, schema=schema), shard)
+    for suffix in ("h5ad", "zarr", "jsonl", "csv"):
+        write_output(find_sources([str(path)])[0], folder / f"described.{suffix}", [shard], {"model": "mini"})
+    return folder

@@ -29,7 +29,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[list[str]]:
     lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line)[1:] for line in lines if line.startswith("cell2text ")]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("cell2text evaluate ")]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,15 @@ def folder(tmp_path_factory):
     """A folder with the files that the guide names: counts, a prepared data set, and predictions of two runs."""
     folder = tmp_path_factory.mktemp("guide")
     adata = example_cells()
+    described = adata[:: len(adata) // N_CELLS].copy()
+    for name in ("cell_type", "tissue"):
+        described.obs[f"cell2text_{name}"] = described.obs[name]
+    described.obs["cell2text_confidence"] = 0.5
+    described.obs.filter(like="cell2text_").rename(columns=lambda name: name.removeprefix("cell2text_")).to_csv(
+        folder / "types.csv", index_label="cell_id"
+    )
+    described.write_h5ad(folder / "example.described.h5ad")
+    described.write_h5ad(folder / "example.h5ad")
     frequent = np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:N_GENES]
     adata = adata[(adata.obs["dataset_id"] == "baron_pancreas").to_numpy(), np.sort(frequent)][:N_CELLS].copy()
     adata.write_h5ad(folder / "cells.h5ad")
@@ -61,7 +70,7 @@ def test_commands_run_and_write_what_the_guide_says(folder, monkeypatch):
     monkeypatch.chdir(folder)
     for command in commands():
         assert run_cli(*command, "--resamples", "20", "--bertscore-model", "none") == 0, command
-    for out in ("evaluation", "with_baselines", "compared", "by_study"):
+    for out in ("own_labels", "author_labels", "from_table", "evaluation", "with_baselines", "compared", "by_study"):
         assert {path.name for path in (folder / out).iterdir()} == {"report.html", "report.md", "metrics.json"}
     systems = json.loads((folder / "with_baselines" / "metrics.json").read_text())["systems"]
     assert systems.keys() == SYSTEM_NAMES.keys() - {"cell2text", "against", "constant", "usual_pathways", "linear_head"}

@@ -16,12 +16,29 @@ NEEDED = ("lightgbm", "nltk", "rouge_score", "sacrebleu")  # of the extra "eval"
 @command()
 def evaluate(
     predictions: Annotated[
-        str, typer.Argument(help="jsonl file of predictions: cell_id, prediction, and the reference text and labels.")
+        str,
+        typer.Argument(
+            help="What `cell2text describe` wrote, with --truth; or a jsonl file of predictions: cell_id, prediction, "
+            "and the reference text and labels."
+        ),
     ],
     out: Annotated[str, typer.Option(help="Output folder.")] = "evaluation",
-    references: Annotated[
-        str | None, typer.Option(help="jsonl file of reference texts and labels, if the predictions lack them.")
+    truth: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of `obs` with your own labels of the described cells: names or ontology terms of cell types. "
+            "FIELD=COLUMN for another field, such as tissue=organ. Repeatable."
+        ),
     ] = None,
+    references: Annotated[
+        str | None,
+        typer.Option(
+            help="File with the labels, if the first lacks them: jsonl for predictions; h5ad, csv or tsv for --truth."
+        ),
+    ] = None,
+    key: Annotated[
+        str, typer.Option(help="Prefix of the described columns: `key_added` of cell2text.tl.describe.")
+    ] = "cell2text",
     against: Annotated[
         str | None, typer.Option(help="jsonl file of another system's predictions for the same cells, to compare.")
     ] = None,
@@ -47,7 +64,7 @@ def evaluate(
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="Key of the prediction rows, such as dataset_id, to also score separately by. Repeatable."),
+        typer.Option(help="Column or key of the rows, such as dataset_id, to also score separately by. Repeatable."),
     ] = None,
     bertscore_model: Annotated[
         str,
@@ -69,12 +86,16 @@ def evaluate(
     from cell2text.evaluation.run import evaluate_file
 
     metrics = evaluate_file(
-        predictions, out, references=references, against=against, baselines=baselines,
+        predictions, out, truth=truth or (), key=key, references=references, against=against, baselines=baselines,
         methods=methods.split(",") if methods else None, counts=counts or (), layer=layer, embeddings=embeddings,
         by=by or (), bertscore_model=None if bertscore_model == "none" else bertscore_model, resamples=resamples,
         seed=seed,
     )  # fmt: skip
-    for field in ("cell_type", "tissue", "disease", "sex", "life_stage"):
+    if truth:
+        from cell2text.evaluation.summary import summary_lines
+
+        typer.echo("\n".join(summary_lines(metrics)))
+    for field in () if truth else ("cell_type", "tissue", "disease", "sex", "life_stage"):
         if field in metrics:
             typer.echo(f"{field}: accuracy {metrics[field]['accuracy']:.1%} on {metrics[field]['n']:,} cells")
     typer.echo(f"Wrote {out}/report.html.")

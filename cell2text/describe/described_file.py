@@ -6,22 +6,19 @@ Depends on `table` for column names and on `sources` for reading single columns 
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 
 from cell2text.describe.table import TEXT, table_schema
 from cell2text.errors import UserError, UserKeyError
 from cell2text.language.fields import FIELDS
-from cell2text.sources.checks import first_line
+from cell2text.sources.anndata_files import open_anndata
 from cell2text.sources.containers import index_name, read_column
+from cell2text.sources.stored_columns import column_names
 
 
 MAPS = ("X_umap", "X_draw_graph_fa", "X_tsne")  # two-dimensional embeddings that other tools write, in this preference
@@ -71,8 +68,8 @@ class Described:
         UserError
             If the column does not exist.
         """
-        with _open_anndata(self.path) as root:
-            if name not in root["obs"] or name == index_name(root["obs"]):
+        with open_anndata(self.path) as root:
+            if name not in column_names(root["obs"]):
                 raise UserKeyError(f"groupby={name!r}: obs has no such column, it has {sorted(self.other_columns)}.")
             return pd.Series(np.asarray(read_column(root["obs"], name), dtype=object))
 
@@ -93,10 +90,8 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
         If the file is not an AnnData, or holds no descriptions under `key`.
     """
     path = Path(path)
-    with _open_anndata(path) as root:
-        if "obs" not in root or "_index" not in root["obs"].attrs:
-            raise UserError(f"{path} is not an AnnData: it lacks obs (it has {sorted(root)}).")
-        names = [name for name in root["obs"] if name not in (index_name(root["obs"]), "__categories")]
+    with open_anndata(path) as root:
+        names = column_names(root["obs"])
         columns = {name: key if name == TEXT else f"{key}_{name}" for name in table_schema(1, fields_only=False).names}
         columns = {name: column for name, column in columns.items() if column in names}
         if "confidence" not in columns or f"X_{key}" not in root.get("obsm", {}):
@@ -185,29 +180,6 @@ def flat_parameters(params: dict[str, str]) -> dict[str, str]:
 def _read_matrix(element) -> np.ndarray:
     values = ad.io.read_elem(element)
     return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
-
-
-@contextmanager
-def _open_anndata(path: Path) -> Iterator[Any]:
-    """Open an h5ad file or zarr store for reading."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist.")
-    if path.suffix not in (".h5ad", ".zarr"):
-        raise UserError(f"{path}: expected an .h5ad file or a .zarr store that `cell2text describe` wrote.")
-    try:
-        if path.suffix == ".zarr":
-            import zarr
-
-            root = zarr.open_group(str(path), mode="r")
-        else:
-            root = h5py.File(path, "r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be opened: it is damaged or not an AnnData ({first_line(error)}).") from error
-    try:
-        yield root
-    finally:
-        if isinstance(root, h5py.File):
-            root.close()
 
 
 def _is_map(positions: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from importlib import import_module
 _LAZY = {
     "eval_result_entries": "cell2text.evaluation.hub_results",
     "eval_results": "cell2text.evaluation.hub_results",
+    "evaluate_described": "cell2text.evaluation.described",
     "evaluate_file": "cell2text.evaluation.run",
     "evaluate_predictions": "cell2text.evaluation.evaluate",
     "metric_path": "cell2text.evaluation.hf_metrics",

