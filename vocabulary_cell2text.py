@@ -148,13 +148,15 @@ class GeneVocabulary:
     @cached_property
     def _routes_by_name(self) -> dict[str, tuple[int, int]]:
         """Token id and route of every name."""
+        by_id, by_symbol, retired, alias = map(ROUTES.index, ("ensembl_id", "symbol", "retired_id", "alias"))
+        token_ids = self.token_ids
         found = {
-            alias: (self.token_ids[target], ROUTES.index("retired_id" if alias.startswith("ENS") else "alias"))
-            for alias, target in self.aliases.items()
+            name: (token_ids[target], retired if name.startswith("ENS") else alias)
+            for name, target in self.aliases.items()
         }
-        found |= {symbol: (index, ROUTES.index("symbol")) for index, symbol in enumerate(self.symbols) if symbol}
-        ids = {name: index for name, index in self.token_ids.items() if name not in SPECIAL_TOKENS}
-        return found | {name: (index, ROUTES.index("ensembl_id")) for name, index in ids.items()}
+        found |= {symbol: (index, by_symbol) for index, symbol in enumerate(self.symbols) if symbol}
+        found |= {name: (index, by_id) for name, index in token_ids.items() if name not in SPECIAL_TOKENS}
+        return found
 
     def _map_variant(self, name: str) -> tuple[int, int]:
         """Look up an Ensembl id with a version, or a symbol whose alias is written in capitals."""

@@ -1,6 +1,6 @@
 """Fit a gene vocabulary to data: non-zero medians over counts that are streamed once.
 
-Depends on `counts_cell2text` and `vocabulary_cell2text`.
+Depends on `counts_cell2text`, `vocabulary_cell2text` and the gene names of `cell2text.sources`.
 """
 
 import re
@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cell2text.errors import UserError
+from cell2text.sources.gene_tables import aliases_for, approved_symbols
 from counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
 from ranking_cell2text import TARGET_SUM
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
@@ -157,14 +158,14 @@ def fit_vocabulary(
 def build_vocabulary(
     accumulator: MedianAccumulator, symbols: dict[str, str], *, max_genes: int, min_cells: int
 ) -> GeneVocabulary:
-    """Build a vocabulary from counted values.
+    """Build a vocabulary from counted values, with previous symbols and aliases of its genes from HGNC.
 
     Parameters
     ----------
     accumulator
         Values of genes that `gene_numbers` numbered.
     symbols
-        Gene symbols by Ensembl id.
+        Gene symbols by Ensembl id. Missing ones, and those that only repeat the id, are filled in from HGNC.
     max_genes
         Maximum number of genes per ranked cell, special tokens included.
     min_cells
@@ -181,12 +182,40 @@ def build_vocabulary(
     )
     if not kept:
         raise UserError(f"No gene is expressed in at least {min_cells} cells. Add cells, or lower min_cells=.")
+    genes = [name for name, _ in kept]
+    named = fill_symbols(genes, symbols)
     return GeneVocabulary(
-        tokens=[*SPECIAL_TOKENS, *(name for name, _ in kept)],
+        tokens=[*SPECIAL_TOKENS, *genes],
         medians=np.array([np.nan] * len(SPECIAL_TOKENS) + [median for _, median in kept]),
-        symbols=[*[""] * len(SPECIAL_TOKENS), *(symbols.get(name, "") for name, _ in kept)],
+        symbols=[*[""] * len(SPECIAL_TOKENS), *named],
+        aliases=aliases_for(genes, named),
         max_genes=max_genes,
     )
+
+
+def fill_symbols(genes: list[str], symbols: dict[str, str]) -> list[str]:
+    """Return the symbol of each gene: its own, or the one that HGNC approves if no other gene uses that.
+
+    Parameters
+    ----------
+    genes
+        Ensembl ids.
+    symbols
+        Symbols by Ensembl id. An empty symbol, or the id in its place, counts as missing.
+
+    Returns
+    -------
+    One symbol per gene. A gene without any keeps what `symbols` has, or has `""`.
+
+    Examples
+    --------
+    >>> fill_symbols(["ENSG00000141510", "ENSG00000204628"], {"ENSG00000204628": "GNB2L1"})
+    ['TP53', 'GNB2L1']
+    """
+    given = {gene: symbols[gene] for gene in genes if symbols.get(gene, gene) not in ("", gene)}
+    approved, used = approved_symbols(), set(given.values())
+    missing = {gene: approved.get(gene, "") for gene in genes if gene not in given}
+    return [given.get(gene) or (missing[gene] not in used and missing[gene]) or symbols.get(gene, "") for gene in genes]
 
 
 def read_symbols(var: pd.DataFrame) -> dict[str, str]:

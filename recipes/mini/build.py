@@ -11,7 +11,9 @@ DATA is the folder of the reference h5ad files, GENE_SETS a GMT file of the Hall
 3. test: evaluate the packaged model on test donors and unseen studies with `cell2text evaluate`, beside baselines
    trained on the same cells. benchmarks/results/mini.json
 4. read: describe a few cells of every study for manual review in reading.yaml. benchmarks/results/mini_cells.json
-5. card: write the model card from these files. cell2text/models/mini/README.md
+5. names: look up previous symbols and aliases of the packaged vocabulary's genes in the tables of
+   recipes/gene_tables/. cell2text/models/mini/gene_aliases.tsv
+6. card: write the model card from these files. cell2text/models/mini/README.md
 
 An interrupted build resumes: results in --work are reused while their settings are the same.
 """
@@ -20,6 +22,7 @@ import argparse
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import card
@@ -31,10 +34,12 @@ from safetensors.torch import load_file, save_file
 
 from cell2text.files import atomic_path, write_atomically
 from cell2text.models import MINI
+from cell2text.sources.gene_tables import aliases_for
 from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE
+from vocabulary_cell2text import GeneVocabulary
 
 
-STEPS = ("select", "train", "test", "read", "card")
+STEPS = ("select", "train", "test", "read", "names", "card")
 
 
 def package(run: Path) -> None:
@@ -53,6 +58,12 @@ def package(run: Path) -> None:
     with atomic_path(MINI / "model.safetensors") as partial:
         save_file(small, partial, metadata={"format": "pt"})
         os.chmod(partial, 0o644)  # safetensors makes files that only their owner can read
+
+
+def name_genes() -> None:
+    """Write the further names of the packaged vocabulary's genes; tokens, medians and symbols stay as they are."""
+    vocabulary = GeneVocabulary.from_pretrained(MINI)
+    replace(vocabulary, aliases=aliases_for(vocabulary.tokens, vocabulary.symbols)).save_pretrained(MINI)
 
 
 def main() -> None:
@@ -77,6 +88,8 @@ def main() -> None:
             scoring.test(dataset, files, sources, args.work / "test")
     if "read" in args.steps:
         scoring.read(files, sources)
+    if "names" in args.steps:
+        name_genes()
     if "card" in args.steps:
         card.write_card(sources)
 
