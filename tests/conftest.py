@@ -169,6 +169,16 @@ def prepared(studies, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def forked():
+    """Starts training runs in processes of their own, which share one start."""
+    from .forked_runs import ForkedRuns
+
+    runs = ForkedRuns()
+    yield runs
+    runs.close()
+
+
 @pytest.fixture
 def tiny_adata():
     return make_adata()
@@ -182,6 +192,22 @@ def tiny_processor():
 @pytest.fixture
 def tiny_model(tiny_processor):
     return make_model(processor=tiny_processor)
+
+
+# Files with the longest tests run first: a long test at the end would leave the other process idle.
+LONGEST_FILES = (
+    "test_training.py",
+    "test_checkpoints.py",
+    "test_publish.py",
+    "test_preparation_resuming.py",
+    "test_preparation_determinism.py",
+    "test_remote_code.py",
+    "test_modeling.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
 
 
 @pytest.hookimpl(wrapper=True)

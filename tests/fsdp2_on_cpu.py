@@ -1,16 +1,21 @@
-"""Runs a script under FSDP2 on CPU ranks: `torchrun ... fsdp2_on_cpu.py SCRIPT ARGS`.
+"""Runs a script under FSDP2 on CPU ranks, once per configuration: `torchrun ... fsdp2_on_cpu.py SCRIPT --config A B ...`.
 
 accelerate turns FSDP on for GPUs alone, though PyTorch shards on CPU as well. This tells accelerate that it is on;
-sharding, gathering and checkpoints are all theirs.
+sharding, gathering and checkpoints are all theirs. Every run is a fork of its rank, so that imports are paid once.
 """
 
+import importlib
 import os
-import runpy
 import sys
 from pathlib import Path
 
 from accelerate import state
 from accelerate.utils import DistributedType
+from torch.distributed import PrefixStore
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from forked_runs import fork_run, import_training
 
 
 OPTIONS = {
@@ -19,6 +24,7 @@ OPTIONS = {
     "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
 }  # fmt: skip
 
+rendezvous = importlib.import_module("torch.distributed.rendezvous")  # torch.distributed has a function of this name
 plain_init = state.AcceleratorState.__init__
 
 
@@ -29,9 +35,19 @@ def init_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
         self.distributed_type = DistributedType.FSDP
 
 
+def separate_stores(number: int) -> None:
+    """Let the ranks of a run meet under its number in torchrun's store, which all runs share."""
+    create = rendezvous._create_c10d_store
+    rendezvous._create_c10d_store = lambda *args, **kwargs: PrefixStore(f"run_{number}", create(*args, **kwargs))
+
+
 if __name__ == "__main__":
+    import_training()
     os.environ.update(OPTIONS)
     state.AcceleratorState.__init__ = init_with_fsdp
-    sys.argv = sys.argv[1:]
-    sys.path.insert(0, str(Path(sys.argv[0]).parent))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    script, _, *configurations = sys.argv[1:]
+    for number, configuration in enumerate(configurations):
+        process = fork_run([script, "--config", configuration], lambda number=number: separate_stores(number))
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code:
+            sys.exit(code)

@@ -5,9 +5,9 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,23 +18,22 @@ from cell2text.training.saving import FullDiskError, saved_whole
 from .training_runs import PROJECT, make_trainer, run, weights, write_config
 
 
-def test_run_killed_while_saving_resumes_to_the_same_weights(small_h5ad, tmp_path):
+def test_run_killed_while_saving_resumes_to_the_same_weights(small_h5ad, tmp_path, forked):
     """The resumed processes take the recorded number of threads, not their own."""
     options = {
         "dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
         "gene_dropout": 0.5, "save_total_limit": 1, "depth_loss": 0.3, "rank_cut": 0.3, "class_balance": 0.5,
     }  # fmt: skip
     run(tmp_path / "whole", **options, cpu_threads=2)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     for step, cpu_threads in ((2, 2), (4, 1)):
         path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=cpu_threads)
-        command = [sys.executable, str(PROJECT / "train_sft.py"), "--config", str(path)]
-        with open(tmp_path / f"killed{step}.log", "w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
-        while not (tmp_path / "killed" / "out" / f"checkpoint-{step}").exists() and process.poll() is None:
+        log = tmp_path / f"killed{step}.log"
+        process = forked.start(PROJECT / "train_sft.py", "--config", path, folder=tmp_path, log=log)
+        while not (tmp_path / "killed" / "out" / f"checkpoint-{step}").exists() and Path(f"/proc/{process}").exists():
             time.sleep(0.0005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, (tmp_path / f"killed{step}.log").read_text()[-2000:]
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        assert forked.wait() == -signal.SIGKILL, log.read_text()[-2000:]
         kept = find_checkpoint("true", str(tmp_path / "killed" / "out"))
         assert kept is not None and int(kept.rpartition("-")[2]) >= step - 1
     resumed = run(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=1)

@@ -23,7 +23,7 @@ from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.rows import load_rows
 
 from .conftest import make_adata, make_model
-from .training_runs import TORCHRUN, TWO_RANKS, losses, make_trainer, run, run_here, weights, write_config
+from .training_runs import TORCHRUN, TWO_RANKS, launch_runs, losses, make_trainer, run, run_here, weights, write_config
 
 
 def test_loss_covers_the_completion_only(tmp_path):
@@ -166,6 +166,7 @@ def test_same_seed_gives_same_weights(small_h5ad, tmp_path):
         "concept_pretraining_epochs": 1,
         "gene_dropout": 0.5,
         "describe_held_out": False,
+        "max_steps": 3,
     }
     first, second, other = (
         run(tmp_path / name, **options, seed=seed) and weights(tmp_path / name / "out")
@@ -176,20 +177,20 @@ def test_same_seed_gives_same_weights(small_h5ad, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["full", "lora"])
-def test_resumed_run_equals_uninterrupted_run(stage, small_h5ad, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(stage, small_h5ad, tmp_path, forked):
     options = {
         "dataset": [str(small_h5ad)], "stage": stage, "describe_held_out": False, "save_strategy": "steps", "save_steps": 3,
         "num_train_epochs": 1, "gene_dropout": 0.5, "cell_feature_noise": 0.5, "concept_pretraining_epochs": 1, "lora_r": 2,
         "projector_type": "concepts" if stage == "full" else "pooled",
     }  # fmt: skip
-    own = stage == "full"  # both in processes of their own: the last bit may depend on what a process did before
-    run(tmp_path / "whole", fresh=own, **options)
+    own = forked if stage == "full" else None  # the last bit may depend on what a process did before
+    run(tmp_path / "whole", forked=own, **options)
     shutil.copytree(tmp_path / "whole" / "out", tmp_path / "resumed" / "out")
     for checkpoint in (tmp_path / "resumed" / "out").glob("checkpoint-*"):
         if checkpoint.name != "checkpoint-3":
             shutil.rmtree(checkpoint)
     (tmp_path / "resumed" / "out" / "model.safetensors").unlink()
-    run(tmp_path / "resumed", fresh=own, **options, resume_from_checkpoint="true")
+    run(tmp_path / "resumed", forked=own, **options, resume_from_checkpoint="true")
     assert (tmp_path / "resumed" / "out" / "checkpoint-6").is_dir()  # it did go on
     whole, resumed = (weights(tmp_path / name / "out") for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -199,7 +200,7 @@ def test_compiled_run_trains_the_same_weights(small_h5ad, tmp_path, monkeypatch)
     for name in ("BACKEND", "MODE"):  # what the run leaves behind for accelerate goes with the test
         monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "")
         monkeypatch.delenv(f"ACCELERATE_DYNAMO_{name}")
-    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 3, "projector_dropout": 0.0}
+    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 2, "projector_dropout": 0.0}
     run(tmp_path / "plain", **options)
     run(tmp_path / "compiled", **options, torch_compile=True, torch_compile_backend="aot_eager")
     torch._dynamo.reset()
@@ -221,38 +222,49 @@ def test_lora_run_leaves_adapter_and_merged_model(small_h5ad, tmp_path):
     assert all("lora_" in name or "projector" in name for name in kept)
 
 
-@pytest.mark.parametrize("stage", ["full", "lora"])
-def test_two_ranks_and_fsdp2_train_like_one_rank(stage, small_h5ad, tmp_path):
-    options = {
-        "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 4, "optim": "sgd", "learning_rate": 0.1,
-        "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,
-        "validation_share": 0.2, "warmup_steps": 0, "freeze_cell_encoder": stage == "lora", "lora_dropout": 0.0,
-    }  # fmt: skip
-    shared = {**options, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
-    run(tmp_path / "one", **options, per_device_train_batch_size=8)
-    if stage == "full":  # what one rank began, two ranks finish
-        shutil.copytree(tmp_path / "one" / "out", tmp_path / "resumed" / "out")
-        shutil.rmtree(tmp_path / "resumed" / "out" / "checkpoint-4")
-        run(tmp_path / "resumed", launcher=TWO_RANKS, **shared, resume_from_checkpoint="true")
+def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
+    def options(stage, **changes):
+        return {
+            "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 4, "optim": "sgd", "learning_rate": 0.1,
+            "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,
+            "validation_share": 0.2, "warmup_steps": 0, "freeze_cell_encoder": stage == "lora", "lora_dropout": 0.0,
+            "per_device_train_batch_size": 8, **changes,
+        }  # fmt: skip
+
+    stages = ("full", "lora")
+    two = {"per_device_train_batch_size": 4, "ddp_backend": "gloo"}
+    for stage in stages:
+        run(tmp_path / stage / "one", **options(stage))
+        run(tmp_path / stage / "start", **options(stage, learning_rate=0.0))
+    # What one rank began, two ranks finish.
+    shutil.copytree(tmp_path / "full" / "one" / "out", tmp_path / "full" / "resumed" / "out")
+    shutil.rmtree(tmp_path / "full" / "resumed" / "out" / "checkpoint-4")
+    run(tmp_path / "full" / "resumed", launcher=TWO_RANKS, **options("full", **two), resume_from_checkpoint="true")
     # Shards describe cells together while they train, too.
-    fsdp2 = {**shared, "describe_held_out": stage == "full", "baselines": ["majority"], "eval_strategy": "steps",
-             "eval_steps": 2, "describe_validation": 5, "generation_batch_size": 2}  # fmt: skip
-    run(tmp_path / "sharded", launcher=(*TORCHRUN, str(Path(__file__).with_name("fsdp2_on_cpu.py"))), **fsdp2)
-    assert (tmp_path / "sharded" / "out" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()  # it was really cut
+    fsdp2 = {**two, "baselines": ["majority"], "eval_strategy": "steps", "eval_steps": 2, "describe_validation": 5,
+             "generation_batch_size": 2}  # fmt: skip
+    configurations = [
+        write_config(tmp_path / stage / "sharded", **options(stage, **fsdp2, describe_held_out=stage == "full"))
+        for stage in stages
+    ]
+    launch_runs((*TORCHRUN, str(Path(__file__).with_name("fsdp2_on_cpu.py"))), configurations, tmp_path)
 
-    state = json.loads((tmp_path / "sharded" / "out" / "checkpoint-4" / "trainer_state.json").read_text())
-    described = [entry["eval_cell_type_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
-    assert described == [0.0, 0.0]  # so small a model says nothing yet
-
-    expected, reference = losses(tmp_path / "one"), weights(tmp_path / "one" / "out")
-    assert len(expected) == 4
-    for name in ("resumed", "sharded") if stage == "full" else ("sharded",):
-        assert losses(tmp_path / name) == pytest.approx(expected, abs=1e-4), name
-        found = weights(tmp_path / name / "out")
-        assert found.keys() == reference.keys(), name
-        assert max((found[key] - reference[key]).abs().max().item() for key in found) < 1e-4, name
-    start = run(tmp_path / "start", **{**options, "learning_rate": 0.0}) and weights(tmp_path / "start" / "out")
-    assert max((reference[key] - start[key]).abs().max().item() for key in start) > 1e-3
+    for stage in stages:
+        folder = tmp_path / stage
+        checkpoint = folder / "sharded" / "out" / "checkpoint-4"
+        assert (checkpoint / "pytorch_model_fsdp_0").is_dir()  # it was really cut
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        described = [entry["eval_cell_type_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
+        assert described == [0.0, 0.0]  # so small a model says nothing yet
+        expected, reference = losses(folder / "one"), weights(folder / "one" / "out")
+        assert len(expected) == 4
+        for name in ("resumed", "sharded") if stage == "full" else ("sharded",):
+            assert losses(folder / name) == pytest.approx(expected, abs=1e-4), (stage, name)
+            found = weights(folder / name / "out")
+            assert found.keys() == reference.keys(), (stage, name)
+            assert max((found[key] - reference[key]).abs().max().item() for key in found) < 1e-4, (stage, name)
+        start = weights(folder / "start" / "out")
+        assert max((reference[key] - start[key]).abs().max().item() for key in start) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -46,17 +46,27 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
-def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, fresh=False, **changes):
+def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, fresh=False, forked=None, **changes):
     """Run train_sft.py on the default configuration at toy size, with changes.
 
-    In this process, which spares it some seconds of imports; in one of its own where it is `fresh`, has a launcher or an
-    environment.
+    In this process, which spares it some seconds of imports; in one of its own where it is `fresh`, `forked`, has a
+    launcher or an environment.
     """
     path = write_config(folder, **changes)
+    if forked is not None:
+        forked.start(PROJECT / "train_sft.py", "--config", path, folder=folder, log=folder / "log.txt")
+        assert forked.wait() == expect, (folder / "log.txt").read_text()[-4000:]
+        return None
     if not fresh and environment is None and launcher == (sys.executable,):
         return run_here("train_sft", ["--config", str(path)], expect, folder)
+    return launch_runs(launcher, [path], folder, expect, environment)
+
+
+def launch_runs(launcher, configurations, folder, expect=0, environment=None):
+    """Start train_sft.py by a launcher, which may take several configurations."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
-    command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(path)]
+    head, *more = configurations
+    command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(head), *map(str, more)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
     return done
