@@ -143,6 +143,14 @@ def test_other_keys_and_samples(described):
     assert {name: part["rows"] for name, part in metrics["by"]["sample"].items()} == {"a": 5, "b": 1}
 
 
+def test_samples_can_be_in_the_references(described_files, labels):
+    parquet = described_files / "described.parquet"
+    options = {"truth": "mine", "references": labels, **QUICK}
+    assert evaluate_described(parquet, by="sample", **options)["by"]["sample"].keys() == {"a", "b"}
+    with pytest.raises(UserError, match="by='donor': there is no such column.*labels.csv has 'mine'"):
+        evaluate_described(parquet, by="donor", **options)
+
+
 def test_donors_are_resampled_if_the_file_names_them(described):
     described.obs["donor_id"] = described.obs["sample"]
     assert evaluate_described(described, truth="term", **QUICK)["cell_type"]["resampled"] == "donor"

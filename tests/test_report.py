@@ -313,3 +313,26 @@ def test_unusable_input_ends_in_one_line(described, small_h5ad, tmp_path, capsys
     assert (tmp_path / "there.html").read_text() == "precious" and not (tmp_path / "r.html").exists()
     assert run_cli("report", described, "--out", tmp_path / "there.html") == 2
     assert capsys.readouterr().err.startswith("cell2text: --out")
+
+
+def test_progress_is_shown_unless_quiet(described, tmp_path, capsys):
+    assert run_cli("report", described, "--out", tmp_path / "a.html") == 0
+    assert "Summarising groups" in capsys.readouterr().err
+    assert run_cli("report", described, "--out", tmp_path / "b.html", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_groups_can_have_a_slash_in_their_name(tmp_path):
+    adata = described_adata(groups=False)
+    adata.obsm["X_umap"] = adata.obsm["X_cell2text"]
+    adata.obs["leiden/0.5"] = adata.obs["cluster"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # later versions of anndata refuse such names
+        adata.write_h5ad(tmp_path / "described.H5AD")
+    found = read_described(tmp_path / "described.H5AD")
+    assert found.other_columns == ["cluster", "leiden/0.5"]
+    assert found.column("leiden/0.5").tolist() == adata.obs["cluster"].tolist()
+    page = write_report(tmp_path / "described.H5AD", tmp_path / "a.html", groupby="leiden/0.5").read_text()
+    assert "group: leiden/0.5" in page
+    with pytest.raises(KeyError, match="groupby='leiden': obs has no such column"):
+        found.column("leiden")

@@ -92,6 +92,7 @@ def report(
     ] = 20_000,
     seed: Annotated[int, typer.Option(help="Random seed for the sample of cells and for UMAP.")] = 0,
     overwrite: Overwrite = False,
+    quiet: bool = False,
 ) -> None:
     """Write an html page about a described experiment: an interactive map, texts, groups, quality and provenance."""
     check_input(source)
@@ -101,5 +102,7 @@ def report(
     except ModuleNotFoundError as error:
         raise UserError(f'The report needs {error.name}: pip install "cell2text[report]".') from error
 
-    written = write_report(source, out, groupby=groupby, key=key, max_cells=max_cells, seed=seed, overwrite=overwrite)
+    written = write_report(
+        source, out, groupby=groupby, key=key, max_cells=max_cells, seed=seed, overwrite=overwrite, progress=not quiet
+    )
     typer.echo(f"Wrote {written}.")

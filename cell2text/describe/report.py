@@ -16,6 +16,7 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 from colorcet import b_glasbey_category10
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from cell2text.describe.consensus import GroupDescriptions
 from cell2text.describe.described_file import Described, embedding_layout, flat_parameters, read_described
@@ -31,6 +32,7 @@ from processing_cell2text import EMPTY_CELL_TEXT
 
 MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other
 MAX_GROUPS_SHOWN = 200
+STAGES = ("Reading descriptions", "Placing cells on the map", "Summarising groups", "Writing the page")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LOW_GENES, LOW_MAPPED_FRACTION = 200, 0.5
 MISSING_COLOUR, OTHER_COLOUR = "#d9d9d9", "#9a9a9a"
@@ -44,7 +46,7 @@ SCORES = {
 
 def write_report(
     source: str | os.PathLike, out: str | os.PathLike, *, groupby: str | None = None, key: str = "cell2text",
-    max_cells: int = MAX_POINTS, seed: int = 0, overwrite: bool = False,
+    max_cells: int = MAX_POINTS, seed: int = 0, overwrite: bool = False, progress: bool = False,
 ) -> Path:  # fmt: skip
     """Write the page of a described experiment.
 
@@ -65,6 +67,8 @@ def write_report(
         Random seed for sampling the cells on the map, and for UMAP.
     overwrite
         Replace an existing page.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -78,17 +82,29 @@ def write_report(
     """
     out = Path(out)
     _check_arguments(out, max_cells=max_cells, seed=seed, overwrite=overwrite)
+    with tqdm(total=len(STAGES), disable=not progress, unit="step", leave=False) as bar:
+        write_atomically(out, _page(source, groupby, key, max_cells, seed, bar))
+    return out
+
+
+def _page(source: str | os.PathLike, groupby: str | None, key: str, max_cells: int, seed: int, bar: tqdm) -> str:
+    """Return the page; `bar` shows which of `STAGES` it is at."""
+    stages = iter(STAGES)
+    bar.set_description(next(stages))
     described = read_described(source, key)
     if not len(described.cells):
         raise UserError(f"{source} holds no cells.")
     rows = np.arange(len(described.cells))
     if len(rows) > max_cells:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
+    _advance(bar, next(stages))
     positions, map_name = embedding_layout(described, rows, key, seed)
+    _advance(bar, next(stages))
     groups, grouped_by = _group_table(described, groupby, seed)
     column = described.column(grouped_by) if groupby or grouped_by in described.other_columns else None
+    _advance(bar, next(stages))
     script, plot = _with_fixed_ids(*components(_cell_map(positions)))
-    text = render_page(
+    return render_page(
         "cell2text.describe", "described.html",
         name=described.path.name, n_cells=len(described.cells), n_shown=len(rows), map_name=map_name,
         resources=Resources(mode="inline", components=["bokeh"]).render_js(), script=script, plot=plot,
@@ -97,8 +113,12 @@ def write_report(
         pseudobulk="pseudobulk_cell_type" in groups, mapping=svg(_coverage_figure(described.cells)),
         params=flat_parameters(described.params), low_genes=LOW_GENES, low_mapped=LOW_MAPPED_FRACTION,
     )  # fmt: skip
-    write_atomically(out, text)
-    return out
+
+
+def _advance(bar: tqdm, stage: str) -> None:
+    """Count the stage that is done, and name the next."""
+    bar.update()
+    bar.set_description(stage)
 
 
 def _check_arguments(out: Path, *, max_cells: int, seed: int, overwrite: bool) -> None:

@@ -18,6 +18,7 @@ from cell2text.evaluation.bootstrap import Resampler, interval
 from cell2text.evaluation.classification import MAX_CONFUSIONS, FieldPairs
 from cell2text.evaluation.described_cells import (
     TEXT,
+    CellTable,
     DescribedCells,
     name_columns,
     read_cell_table,
@@ -103,7 +104,8 @@ def evaluate_described(
             f"{cells.table.name}: no cell has both a prediction and a label ({int(cells.has_prediction.sum()):,} of "
             f"{len(labelled):,} cells have a prediction, {int(labelled.sum()):,} have a label)."
         )
-    rows = _rows(cells, labels, scored)
+    tables = [cells.table, *([] if references is None else [table])]
+    rows = _rows(cells, tables, labels, scored)
     systems = {"cell2text": _system(cells.predictions, labels, scored)}
     pairs = field_pairs(systems["cell2text"], rows)
     for one in labels.values():
@@ -112,7 +114,7 @@ def evaluate_described(
     resampler = Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
     keys = [by] if isinstance(by, str) else by
     return evaluate_systems(
-        Evaluation(rows, systems), out, parts={name: _part(cells, name, scored) for name in keys},
+        Evaluation(rows, systems), out, parts={name: _part(tables, name, scored) for name in keys},
         notes={
             "rows": len(rows), "missing": {}, "unknown_ontology_ids": {},
             "truth": {
@@ -123,9 +125,11 @@ def evaluate_described(
     )  # fmt: skip
 
 
-def _rows(cells: DescribedCells, labels: Mapping[str, FieldLabels], scored: np.ndarray) -> list[dict]:
+def _rows(
+    cells: DescribedCells, tables: Sequence[CellTable], labels: Mapping[str, FieldLabels], scored: np.ndarray
+) -> list[dict]:
     """Return the rows of the evaluation, with the keys that `predictions.check_rows` gives."""
-    donors = {name: cells.table.column(name) for name in DONOR_COLUMNS if name in cells.table.columns}
+    donors = {name: one.column(name) for name in DONOR_COLUMNS for one in tables if name in one.columns}
     shown = cells.predictions[TEXT].where(cells.predictions[TEXT].notna(), cells.predictions["cell_type"])
     empty = dict.fromkeys((*FIELDS, *(f"{name}_ontology_term_id" for name in TERM_FIELDS)))
     empty |= dict.fromkeys(("reference", "pathways", "pathways_active", *DONOR_COLUMNS))
@@ -221,13 +225,15 @@ def _mapped_scores(pairs: FieldPairs, mapped: np.ndarray, rows: Sequence[Mapping
     }
 
 
-def _part(cells: DescribedCells, name: str, scored: np.ndarray) -> dict[str, list[int]]:
-    """Return the row numbers of each value of a column."""
-    if name not in cells.table.columns:
-        raise UserError(
-            f"by={name!r}: {cells.table.name} has no such column. Its columns: {name_columns(cells.table.columns)}."
-        )
-    return rows_by_value([{name: value} for value in cells.table.column(name).iloc[scored]], name)
+def _part(tables: Sequence[CellTable], name: str, scored: np.ndarray) -> dict[str, list[int]]:
+    """Return the row numbers of each value of a column of the described file or of the references."""
+    for table in tables:
+        if name in table.columns:
+            return rows_by_value([{name: value} for value in table.column(name).iloc[scored]], name)
+    raise UserError(
+        f"by={name!r}: there is no such column. "
+        + " ".join(f"{table.name} has {name_columns(table.columns)}." for table in tables)
+    )
 
 
 def _embeddings(cells: DescribedCells, key: str, scored: np.ndarray) -> np.ndarray | None:
