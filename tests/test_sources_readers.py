@@ -412,6 +412,12 @@ def test_wide_text_is_read_in_blocks(tmp_path, monkeypatch):
     assert_counts(read(tmp_path / "a.csv").adata)
 
 
+def test_lines_longer_than_the_limit_of_csv_are_read(tmp_path):
+    cells = [f"cell {number}" for number in range(70_000)]
+    pd.DataFrame(1, index=GENES, columns=cells).to_csv(tmp_path / "a.csv")
+    assert read(tmp_path / "a.csv").adata.shape == (70_000, 6)
+
+
 TEXT = frame().to_csv(index_label="name")
 
 

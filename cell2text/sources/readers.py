@@ -298,7 +298,9 @@ def _read_dense(location: SourceLocation, dataset: h5py.Dataset) -> sp.csr_matri
     if dataset.chunks and step > dataset.chunks[0]:
         step -= step % dataset.chunks[0]
     blocks = [sp.csc_matrix(dataset[start : start + step]) for start in range(0, n_genes, step)]
-    return sp.csr_matrix(sp.vstack(blocks, format="csr").T) if blocks else sp.csr_matrix((n_cells, n_genes))
+    counts = sp.csr_matrix(sp.vstack(blocks, format="csr").T) if blocks else sp.csr_matrix((n_cells, n_genes))
+    counts.data = smallest_exact(counts.data)
+    return counts
 
 
 # --- h5mu ------------------------------------------------------------------------------------------------------------

@@ -85,11 +85,18 @@ def _split(line: str, separator: str) -> list[str]:
     return next(csv.reader([line.strip(" ")], delimiter=separator, skipinitialspace=True))
 
 
+def _width(line: str, separator: str) -> int:
+    try:
+        return len(_split(line, separator))
+    except csv.Error:  # a field of more than 131,072 characters: a long line, split by another separator
+        return 1
+
+
 def _find_separator(location: SourceLocation, header: str, line: str) -> str:
     """Return the separator that splits the header and the first line of values into most and fitting parts."""
     if not line:
         raise BadFileError(location.name, "has no lines of values: expected names in the first line and column.")
-    widths = {separator: (len(_split(header, separator)), len(_split(line, separator))) for separator in _SEPARATORS}
+    widths = {separator: (_width(header, separator), _width(line, separator)) for separator in _SEPARATORS}
     fitting = [separator for separator, (top, below) in widths.items() if below > 1 and below - top in (0, 1)]
     if not fitting:
         shown = ", ".join(f"{name!r}: {top:,} and {below:,}" for name, (top, below) in widths.items())
