@@ -1,9 +1,10 @@
-"""Tell names of human and mouse genes from names of cells. Depends on the packaged vocabulary alone."""
+"""Tell names of human and mouse genes from names of cells. Depends on `gene_tables` alone."""
 
 import re
 from collections.abc import Collection
 from functools import cache
-from pathlib import Path
+
+from cell2text.sources.gene_tables import approved_symbols, mouse_genes_without_one_ortholog, mouse_to_human
 
 
 MAX_NAMES = 5000
@@ -37,8 +38,6 @@ def _is_gene(name: str) -> bool:
 
 @cache
 def _symbols() -> frozenset[str]:
-    """Return human symbols, and the same in the case of mouse symbols: `CD3E` and `Cd3e`."""
-    path = Path(__file__).parents[1] / "models" / "mini" / "gene_vocabulary.tsv"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    human = {line.rsplit("\t", 1)[-1] for line in lines if line.count("\t") == 3} - {""}
-    return frozenset(human | {symbol.capitalize() for symbol in human})
+    """Return the symbols of human genes that HGNC approves, and those of mouse genes with human orthologs."""
+    mouse = {*mouse_to_human(), *mouse_genes_without_one_ortholog()}
+    return frozenset({*approved_symbols().values(), *mouse} - {""})
