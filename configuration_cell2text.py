@@ -43,6 +43,10 @@ class Cell2TextConfig(PreTrainedConfig):
         cell_concepts (`dict`, *optional*):
             Names that the `concepts` projector predicts, by group. A cell has one name of a group under `multiclass`
             (`{"cell_type": ["B cell", "T cell"]}`) and any number of names of a group under `multilabel`.
+        type_reliability (`list[list[float]]`, *optional*):
+            Points `[n_genes, factor]` of a curve that lowers the stated probability of a cell's type: the probability
+            is multiplied by the factor for the cell's number of expressed genes, interpolated over the logarithm of
+            the genes. Genes increase and factors do not decrease, up to 1. Defaults to no correction.
         projector_hidden_size (`int`, *optional*):
             Width inside the projector. Defaults to the encoder's hidden size for `perceiver`, to the language model's
             for the others.
@@ -94,6 +98,7 @@ class Cell2TextConfig(PreTrainedConfig):
     num_cell_tokens: int = 256
     projector_type: ProjectorType = "mlp"
     cell_concepts: dict[str, dict[str, list[str]]] | None = None
+    type_reliability: list[list[int | float]] | None = None
     projector_hidden_size: int | None = None
     projector_hidden_act: str = "gelu"
     projector_dropout: float = 0.1
@@ -124,6 +129,7 @@ class Cell2TextConfig(PreTrainedConfig):
             raise UserError(f"projector_type={self.projector_type!r}: expected one of {get_args(ProjectorType)}.")
         if self.cell_concepts is not None:
             self.cell_concepts = ConceptNames.from_dict(self.cell_concepts).to_dict()
+        _check_reliability(self.type_reliability or [])
         if not 0 <= self.gene_dropout < 1:
             raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):
@@ -139,6 +145,18 @@ class Cell2TextConfig(PreTrainedConfig):
     def concept_groups(self) -> dict[str, list[str]]:
         """Names of `cell_concepts` by group, in the column order of concept tensors."""
         return self.concepts.groups
+
+
+def _check_reliability(points: list[list[int | float]]) -> None:
+    """Raise `UserError` unless genes increase from at least 1, and factors do not decrease between 0 and 1."""
+    genes, factors = ([point[i] for point in points] for i in (0, 1))
+    if genes != sorted(set(genes)) or factors != sorted(factors) or not all(0 <= factor <= 1 for factor in factors):
+        raise UserError(
+            f"type_reliability={points}: expected points [n_genes, factor] with increasing genes and with factors from "
+            "0 to 1 that do not decrease."
+        )
+    if genes and genes[0] < 1:
+        raise UserError(f"type_reliability starts at {genes[0]} genes: expected at least 1.")
 
 
 Cell2TextConfig.register_for_auto_class()

@@ -18,11 +18,6 @@ try:
 except ImportError:
     from errors_cell2text import UserError
 
-try:
-    from .processing_cell2text import EMPTY_CELL_TEXT
-except ImportError:
-    from processing_cell2text import EMPTY_CELL_TEXT
-
 
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
 GENES_AT_ONCE = 131_072
@@ -44,15 +39,16 @@ class GeneratedTexts:
     """Texts generated for a batch of prompts, in their order.
 
     Args:
-        texts: One text per prompt. For a cell without counts, the reason why it has no description.
+        texts: One text per prompt. For a cell that cannot be described, the reason; see
+            [`~Cell2TextProcessor.reason_not_described`].
         embeddings: Mean of the encoder's states at the projected layer over the genes of the prompt's first cell,
             float32, shape (n, cell_hidden); zeros for a cell without counts.
         confidence: Probability of the generated text, the product of its tokens' probabilities, float32, shape (n,);
-            NaN for a cell without counts and for texts that are not decoded greedily.
+            NaN for a cell that cannot be described and for texts that are not decoded greedily.
         steps: Computed decoding steps, counted per row.
         useful: Number of steps that produced a token of a text.
         concepts: Concept probabilities of the prompt's first cell, by group, float32, shape (n, n_names); NaN for a
-            cell without counts. Empty for a model without concepts.
+            cell that cannot be described. Empty for a model without concepts.
     """
 
     texts: list[str]
@@ -78,6 +74,12 @@ class CellFeatures:
     mask: torch.Tensor
     embeddings: np.ndarray
     concepts: dict[str, np.ndarray]
+
+    def __getitem__(self, rows: np.ndarray) -> "CellFeatures":
+        """Return the features of some prompts, by their indices."""
+        kept = torch.from_numpy(rows).to(self.features.device)
+        concepts = {group: values[rows] for group, values in self.concepts.items()}
+        return CellFeatures(self.features[kept], self.mask[kept], self.embeddings[rows], concepts)
 
 
 @torch.inference_mode()
@@ -170,23 +172,46 @@ class CellTextGenerator:
             raise UserError(
                 f"A prompt has {wrong} cells, but its chat has {self.n_cells} cell blocks: pass one cell per block."
             )
-        filled = [i for i, cells in enumerate(prompts) if not any(map(self.processor.is_empty, cells))]
-        texts, confidence = [EMPTY_CELL_TEXT] * len(prompts), np.full(len(prompts), np.nan, dtype=np.float32)
-        embeddings = np.zeros((len(prompts), self.model.config.cell_config.hidden_size), dtype=np.float32)
-        concepts = {
-            group: np.full((len(prompts), len(names)), np.nan, dtype=np.float32)
-            for group, names in self.model.config.concept_groups.items()
-        }
-        if not filled:
-            return GeneratedTexts(texts, embeddings, confidence, 0, 0, concepts)
+        reasons = [self._reason_not_described(cells) for cells in prompts]
+        described = np.array([i for i, reason in enumerate(reasons) if reason is None], dtype=np.int64)
+        filled = np.array([i for i, cells in enumerate(prompts) if not self._has_empty(cells)], dtype=np.int64)
+        generated = self._without_texts(reasons)
+        if not len(filled):
+            return generated
         features = encode_cells(self.model, self.processor, [prompts[i] for i in filled], self.genes_at_once)
-        embeddings[filled] = features.embeddings
+        generated.embeddings[filled] = features.embeddings
+        if not len(described):
+            return generated
+        features = features[np.searchsorted(filled, described)]
         for group, probabilities in features.concepts.items():
-            concepts[group][filled] = probabilities
-        ids, confidence[filled], steps = self._decode(features)
-        for i, tokens in zip(filled, ids):
-            texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        return GeneratedTexts(texts, embeddings, confidence, steps, sum(map(len, ids)), concepts)
+            generated.concepts[group][described] = probabilities
+        ids, generated.confidence[described], generated.steps = self._decode(features)
+        generated.useful = sum(map(len, ids))
+        for i, tokens in zip(described, ids):
+            generated.texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return generated
+
+    def _reason_not_described(self, cells: list) -> str | None:
+        """Return why a prompt gets no description: the reason of its first cell that cannot be described."""
+        return next(filter(None, map(self.processor.reason_not_described, cells)), None)
+
+    def _has_empty(self, cells: list) -> bool:
+        return any(map(self.processor.is_empty, cells))
+
+    def _without_texts(self, reasons: list[str | None]) -> GeneratedTexts:
+        """Return the result for prompts of which none is described; `reasons` are their texts."""
+        n, config = len(reasons), self.model.config
+        return GeneratedTexts(
+            texts=[reason or "" for reason in reasons],
+            embeddings=np.zeros((n, config.cell_config.hidden_size), dtype=np.float32),
+            confidence=np.full(n, np.nan, dtype=np.float32),
+            steps=0,
+            useful=0,
+            concepts={
+                group: np.full((n, len(names)), np.nan, dtype=np.float32)
+                for group, names in config.concept_groups.items()
+            },
+        )
 
     @torch.inference_mode()
     def _decode(self, cells: "CellFeatures") -> tuple[list[list[int]], list[float], int]:

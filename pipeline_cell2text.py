@@ -26,8 +26,8 @@ except ImportError:
 class CellToTextPipeline(Pipeline):
     """Describe cells.
 
-    The input is an AnnData of raw counts, a list of ranked cells, or one ranked cell. For a cell without counts, the
-    text states why it has no description.
+    The input is an AnnData of raw counts, a list of ranked cells, or one ranked cell. For a cell that
+    cannot be described, the text states why: it has no counts, or too few.
     """
 
     _load_processor = True  # type: ignore[assignment]

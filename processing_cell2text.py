@@ -50,6 +50,7 @@ SYSTEM_PROMPT = (
 )
 INSTRUCTION = "Describe this cell."
 EMPTY_CELL_TEXT = "This cell cannot be described: it has no counts on the genes that the model knows."
+TOO_FEW_GENES_START = "Too few counts to assign a cell type: "
 # For tokenizers without a chat template. Each role stands on a line of its own: after "assistant: ", a byte-level
 # tokenizer would merge the blank with the first word of an answer, and a prompt would end in a token that training
 # never saw.
@@ -80,6 +81,9 @@ class Cell2TextProcessor(ProcessorMixin):
             Number of text positions that each cell fills.
         max_genes (`int`, defaults to 4096):
             Maximum length of a ranked cell, special tokens included. Longer cells keep their highest-ranked genes.
+        min_genes (`int`, defaults to 0):
+            Minimum number of expressed genes for a description. For a cell with fewer genes, no text is generated: a
+            sentence states that its counts are too few. Cells without genes never have a description.
         system_prompt (`str`):
             System message of [`~Cell2TextProcessor.conversation`]. An empty string omits the message.
         instruction (`str`):
@@ -97,7 +101,10 @@ class Cell2TextProcessor(ProcessorMixin):
         max_genes=4096,
         system_prompt=SYSTEM_PROMPT,
         instruction=INSTRUCTION,
+        min_genes=0,
     ):
+        if not 0 <= min_genes <= max_genes:
+            raise UserError(f"min_genes={min_genes}: expected a number of genes from 0 to max_genes={max_genes}.")
         self.cell_token = cell_token
         self.cell_token_id = tokenizer.convert_tokens_to_ids(cell_token)
         if self.cell_token_id is None or self.cell_token_id == tokenizer.unk_token_id:
@@ -107,6 +114,7 @@ class Cell2TextProcessor(ProcessorMixin):
             )
         self.num_cell_tokens = num_cell_tokens
         self.max_genes = max_genes
+        self.min_genes = min_genes
         self.system_prompt = system_prompt
         self.instruction = instruction
         self.auto_map = {"AutoProcessor": "processing_cell2text.Cell2TextProcessor"}
@@ -143,7 +151,7 @@ class Cell2TextProcessor(ProcessorMixin):
             generation (`"V1"` or `"V2"`, *optional*):
                 Geneformer generation of a folder that holds both. Defaults to V2.
             **kwargs:
-                `chat_template`, `system_prompt`, `instruction`.
+                `chat_template`, `system_prompt`, `instruction`, `min_genes`.
         """
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = copy.deepcopy(tokenizer)
@@ -240,7 +248,34 @@ class Cell2TextProcessor(ProcessorMixin):
 
     def is_empty(self, cell) -> bool:
         """Return whether a ranked cell holds no genes, only special tokens."""
-        return bool(np.isin(np.asarray(cell, dtype=np.int64), self.gene_vocabulary.frame_token_ids).all())
+        return self.count_genes(cell) == 0
+
+    def count_genes(self, cell) -> int:
+        """Return the number of genes of a ranked cell, without special tokens."""
+        return int((~np.isin(np.asarray(cell, dtype=np.int64), self.gene_vocabulary.frame_token_ids)).sum())
+
+    def reason_not_described(self, cell) -> str | None:
+        """Return the text of a ranked cell that cannot be described, which states why; `None` for any other cell.
+
+        A cell without genes cannot be described, nor one with fewer genes than `min_genes`.
+
+        Args:
+            cell (`np.ndarray` or `list[int]`): Gene token ids of one cell.
+
+        Examples:
+
+        ```python
+        >>> import cell2text
+        >>> _, processor = cell2text.load()
+        >>> processor.reason_not_described([])
+        'This cell cannot be described: it has no counts on the genes that the model knows.'
+
+        ```
+        """
+        n_genes = self.count_genes(cell)
+        if n_genes == 0:
+            return EMPTY_CELL_TEXT
+        return too_few_genes_text(n_genes, self.min_genes) if n_genes < self.min_genes else None
 
     def conversation(self, n_cells: int = 1, instruction: str | None = None) -> list[dict]:
         """Return the default prompt as chat messages: the system prompt, then the cells and an instruction.
@@ -455,6 +490,35 @@ class Cell2TextProcessor(ProcessorMixin):
                 text = ""
             self._template_probes[key] = "PROBE" in text and "'type'" not in text and '"type"' not in text
         return self._template_probes[key]
+
+
+def too_few_genes_text(n_genes: int, min_genes: int) -> str:
+    """Return the text of a cell with fewer genes than the processor's `min_genes`.
+
+    Examples:
+
+    ```python
+    >>> too_few_genes_text(12, 60)
+    'Too few counts to assign a cell type: 12 genes of the model are detected, and at least 60 are needed.'
+
+    ```
+    """
+    detected = "1 gene of the model is" if n_genes == 1 else f"{n_genes:,} genes of the model are"
+    return f"{TOO_FEW_GENES_START}{detected} detected, and at least {min_genes:,} are needed."
+
+
+def is_description(text: str | None) -> bool:
+    """Return whether a text describes a cell: `False` for no text and for one that states why there is none.
+
+    Examples:
+
+    ```python
+    >>> is_description("This cell is a B cell."), is_description(too_few_genes_text(12, 60))
+    (True, False)
+
+    ```
+    """
+    return text is not None and text != EMPTY_CELL_TEXT and not text.startswith(TOO_FEW_GENES_START)
 
 
 def is_cell(value) -> bool:

@@ -36,7 +36,7 @@ HUB_FILES = {
         "errors_cell2text",
         "projectors_cell2text",
     },
-    "generation_cell2text": {"errors_cell2text", "processing_cell2text"},
+    "generation_cell2text": {"errors_cell2text"},
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
 FLOOR = {"errors", "files"}

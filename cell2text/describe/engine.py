@@ -11,6 +11,7 @@ from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.table import make_table
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator
+from cell2text.inference.probabilities import reliability_factors
 from cell2text.inference.prompts import build_conversation
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
@@ -65,7 +66,8 @@ class Describer:
         type_names = self.model.config.concept_groups.get("cell_type", [])
         concepts = np.full((n, len(type_names)), np.nan, dtype=np.float32)
         if type_names:
-            concepts[described] = generated.concepts["cell_type"]
+            factors = reliability_factors(cells.n_genes[described], self.model.config.type_reliability)
+            concepts[described] = generated.concepts["cell_type"] * factors[:, None]
         return make_table(
             cells, texts, confidence, embeddings, type_names, concepts, fields_only=self.options.fields_only
         )

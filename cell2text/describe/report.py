@@ -27,7 +27,7 @@ from cell2text.files import check_output_folder, write_atomically
 from cell2text.language.fields import FIELDS
 from cell2text.pages import render_page
 from cell2text.plots import COLOURS, svg
-from processing_cell2text import EMPTY_CELL_TEXT
+from processing_cell2text import EMPTY_CELL_TEXT, TOO_FEW_GENES_START
 
 
 MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other
@@ -243,12 +243,15 @@ def _group_table(described: Described, groupby: str | None, seed: int) -> tuple[
 def _summarise(described: Described) -> dict:
     """Return figures over all cells."""
     cells = described.cells
-    empty = cells[TEXT].astype(str) == EMPTY_CELL_TEXT if TEXT in cells else cells["n_genes"] == 0
+    texts = cells[TEXT].astype(str) if TEXT in cells else pd.Series("", index=cells.index)
+    empty = texts == EMPTY_CELL_TEXT if TEXT in cells else cells["n_genes"] == 0
+    thin = texts.str.startswith(TOO_FEW_GENES_START)
     score = _score_column(cells)
     return {
         "described": int(cells["confidence"].notna().sum()),
         "empty": int(empty.sum()),
-        "without_text": int(cells["confidence"].isna().sum() - empty.sum()),
+        "thin": int(thin.sum()),
+        "without_text": int((cells["confidence"].isna() & ~empty & ~thin).sum()),
         "cell_types": int(cells["cell_type"].nunique()),
         "tissues": int(cells["tissue"].nunique()),
         "diseases": int(cells["disease"].nunique()),

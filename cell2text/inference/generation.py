@@ -6,7 +6,6 @@ import numpy as np
 
 from cell2text.inference.batch_size import LengthSortedBatches, free_memory, gene_tokens_that_fit, prompts_that_fit
 from generation_cell2text import CellTextGenerator, GeneratedTexts
-from processing_cell2text import EMPTY_CELL_TEXT
 
 
 class BatchedTextGenerator:
@@ -61,11 +60,12 @@ class BatchedTextGenerator:
         Parameters
         ----------
         cells
-            Gene token ids, one sequence per cell. A cell without genes gets an explanation instead of a description.
+            Gene token ids, one sequence per cell. A cell that cannot be described gets the reason instead; see
+            :meth:`Cell2TextProcessor.reason_not_described`.
         """
         n, config = len(cells), self.generator.model.config
         total = GeneratedTexts(
-            texts=[EMPTY_CELL_TEXT] * n,
+            texts=[""] * n,
             embeddings=np.zeros((n, config.cell_config.hidden_size), dtype=np.float32),
             confidence=np.full(n, np.nan, dtype=np.float32),
             steps=0,
@@ -110,5 +110,5 @@ def generate_with_sharded_model(
         ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         completions = ids[:, inputs["input_ids"].shape[1] :]
         decoded = processor.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        texts += [EMPTY_CELL_TEXT if processor.is_empty(cell) else text.strip() for cell, text in zip(batch, decoded)]
+        texts += [processor.reason_not_described(cell) or text.strip() for cell, text in zip(batch, decoded)]
     return texts

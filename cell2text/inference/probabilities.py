@@ -40,6 +40,32 @@ def type_probabilities(
     return found
 
 
+def reliability_factors(n_genes: np.ndarray, points: Sequence[Sequence[float]] | None) -> np.ndarray:
+    """Return the factors that lower the stated type probability of cells with few genes.
+
+    Parameters
+    ----------
+    n_genes
+        Number of expressed genes of the model per cell, shape (n_cells,).
+    points
+        Points `[n_genes, factor]`, the model's `type_reliability`. Without points, every factor is 1.
+
+    Returns
+    -------
+    Factors from 0 to 1, shape (n_cells,), interpolated over the logarithm of the genes. Beyond the first and the last
+    point, the factor is that of the point.
+
+    Examples
+    --------
+    >>> reliability_factors(np.array([5, 10, 100, 5000]), [[10, 0.5], [1000, 1.0]]).tolist()
+    [0.5, 0.5, 0.75, 1.0]
+    """
+    if not points:
+        return np.ones(len(n_genes))
+    genes, factors = np.array(points, dtype=np.float64).T
+    return np.interp(np.log(np.maximum(n_genes, 1)), np.log(genes), factors)
+
+
 def round_to_four_digits(values: Iterable[float]) -> list[float]:
     """Round to four significant digits: further digits depend on which cells share a batch.
 

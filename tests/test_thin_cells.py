@@ -1,0 +1,146 @@
+"""Thin cells: no text under the minimum of genes, and lowered type probabilities above it."""
+
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoProcessor
+
+import cell2text
+from cell2text.describe.engine import Describer
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.ranked_cells import RankedCells
+from cell2text.inference.embedding import embed_cells
+from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
+from cell2text.inference.probabilities import reliability_factors
+from cell2text.language.fields import Fields
+from cell2text.language.parsing import read_fields
+from configuration_cell2text import Cell2TextConfig
+from errors_cell2text import UserError
+from generation_cell2text import CellTextGenerator
+from pipeline_cell2text import CellToTextPipeline
+from processing_cell2text import EMPTY_CELL_TEXT, is_description, too_few_genes_text
+
+from .conftest import make_adata, make_model, make_processor
+
+
+@pytest.fixture
+def strict():
+    """A tiny model whose processor describes cells of five genes or more."""
+    processor = make_processor()
+    processor.min_genes = 5
+    return make_model("concepts", processor=processor), processor
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return cell2text.load(device="cpu")
+
+
+def cells_of(processor, sizes):
+    """Ranked cells with some numbers of genes."""
+    full = processor.rank_encode(make_adata(len(sizes)))
+    frame = [token in processor.gene_vocabulary.frame_token_ids for token in (full[0][0], full[0][-1])]
+    genes = [cell[frame[0] : len(cell) - frame[1]][:size] for cell, size in zip(full, sizes)]
+    return [np.concatenate([cell[: frame[0]], part, cell[len(cell) - frame[1] :]]) for cell, part in zip(full, genes)]
+
+
+def test_too_few_genes_get_a_reason_that_names_the_minimum(strict):
+    _, processor = strict
+    empty, one, thin, enough = cells_of(processor, [0, 1, 4, 5])
+    assert [processor.count_genes(cell) for cell in (empty, one, thin, enough)] == [0, 1, 4, 5]
+    assert processor.reason_not_described(empty) == EMPTY_CELL_TEXT
+    assert processor.reason_not_described(one).startswith(
+        "Too few counts to assign a cell type: 1 gene of the model is"
+    )
+    assert processor.reason_not_described(thin) == too_few_genes_text(4, 5)
+    assert processor.reason_not_described(enough) is None
+    processor.min_genes = 0
+    assert processor.reason_not_described(one) is None and processor.reason_not_described(empty) == EMPTY_CELL_TEXT
+
+
+def test_reasons_are_no_descriptions_and_state_no_fields():
+    for text in (EMPTY_CELL_TEXT, too_few_genes_text(1, 60), too_few_genes_text(1234, 2000)):
+        assert read_fields(text) == Fields() and not is_description(text)
+    assert is_description("This cell is a B cell.") and not is_description(None)
+
+
+def test_thin_cells_keep_their_embedding_and_have_no_scores(strict):
+    model, processor = strict
+    cells = cells_of(processor, [9, 4, 0, 5, 1])
+    generated = BatchedTextGenerator(model, processor, batch_size=2, max_new_tokens=4)(cells)
+    expected = [processor.reason_not_described(cell) for cell in cells]
+    assert [text for text, reason in zip(generated.texts, expected) if reason] == [e for e in expected if e]
+    described = np.array([reason is None for reason in expected])
+    assert (np.isfinite(generated.confidence) == described).all()
+    assert (np.isfinite(generated.concepts["cell_type"]).all(1) == described).all()
+    np.testing.assert_allclose(generated.embeddings, embed_cells(model, processor, cells), atol=1e-5)
+    assert ((generated.embeddings != 0).any(1) == [True, True, False, True, True]).all()
+
+
+def test_other_cells_of_a_batch_keep_their_texts(strict):
+    model, processor = strict
+    cells = cells_of(processor, [9, 4, 8, 0, 7])
+    together = CellTextGenerator(model, processor, max_new_tokens=6)([[cell] for cell in cells])
+    for i in (0, 2, 4):
+        alone = CellTextGenerator(model, processor, max_new_tokens=6)([[cells[i]]])
+        assert together.texts[i] == alone.texts[0]
+        np.testing.assert_allclose(together.concepts["cell_type"][i], alone.concepts["cell_type"][0], atol=1e-5)
+
+
+def test_every_interface_gives_a_thin_cell_the_same_text(strict):
+    model, processor = strict
+    cells = cells_of(processor, [9, 4])
+    expected = CellTextGenerator(model, processor, max_new_tokens=4)([[cell] for cell in cells]).texts
+    assert expected[1] == too_few_genes_text(4, 5)
+    pipeline = CellToTextPipeline(model=model, processor=processor)
+    assert [one["generated_text"] for one in pipeline(cells, max_new_tokens=4)] == expected
+    assert generate_with_sharded_model(model, processor, cells, batch_size=2, max_new_tokens=4)[1] == expected[1]
+    ranked = RankedCells(["a", "b"], cells, np.array([9, 4]), np.ones(2))
+    assert Describer(model, processor, DescribeOptions(max_new_tokens=4))(ranked)["text"].to_pylist() == [
+        text.replace("\0", "") for text in expected
+    ]
+
+
+def test_a_prompt_with_a_thin_cell_is_not_described(strict):
+    model, processor = strict
+    long, thin = cells_of(processor, [9, 4])
+    generate = CellTextGenerator(model, processor, processor.conversation(2), max_new_tokens=4)
+    generated = generate([[long, thin], [thin, long], [long, long]])
+    assert generated.texts[:2] == [too_few_genes_text(4, 5)] * 2 and is_description(generated.texts[2])
+    assert (generated.embeddings != 0).any(1).all()
+
+
+def test_a_saved_processor_keeps_the_minimum_and_an_older_one_has_none(tmp_path):
+    processor = make_processor()
+    processor.min_genes = 7
+    processor.save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).min_genes == 7
+    path = tmp_path / "processor_config.json"
+    settings = json.loads(path.read_text())
+    del settings["min_genes"]
+    path.write_text(json.dumps(settings))
+    assert AutoProcessor.from_pretrained(tmp_path).min_genes == 0
+
+
+def test_a_minimum_above_the_longest_cell_is_refused(tiny_processor):
+    with pytest.raises(UserError, match="min_genes=65: expected a number of genes from 0 to max_genes=64"):
+        type(tiny_processor)(tiny_processor.tokenizer, max_genes=64, min_genes=65)
+
+
+def test_reliability_increases_with_genes_and_ends_at_one():
+    points = [[10, 0.4], [100, 0.8], [400, 1.0]]
+    factors = reliability_factors(np.arange(1, 1000), points)
+    assert (np.diff(factors) >= 0).all() and factors[0] == factors[9] == 0.4 and (factors[399:] == 1).all()
+    assert (reliability_factors(np.array([0, 5]), None) == 1).all()
+
+
+@pytest.mark.parametrize("points", [[[10, 0.5], [5, 0.6]], [[5, 0.6], [10, 0.5]], [[5, 1.2]], [[0, 0.5]]])
+def test_a_curve_that_is_not_monotone_is_refused(points):
+    with pytest.raises(UserError, match="type_reliability"):
+        Cell2TextConfig(type_reliability=points)
+
+
+def test_the_curve_is_saved_with_the_model(tmp_path):
+    Cell2TextConfig(type_reliability=[[10, 0.5], [100, 1.0]]).save_pretrained(tmp_path)
+    assert Cell2TextConfig.from_pretrained(tmp_path).type_reliability == [[10, 0.5], [100, 1.0]]
