@@ -16,4 +16,8 @@ class UserKeyError(UserError, KeyError):
         return ValueError.__str__(self)  # KeyError would quote the message
 
 
-__all__ = ["UserError", "UserKeyError"]
+class UserTypeError(UserError, TypeError):
+    """Raised for an argument of another type than expected."""
+
+
+__all__ = ["UserError", "UserKeyError", "UserTypeError"]

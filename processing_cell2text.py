@@ -211,19 +211,23 @@ class Cell2TextProcessor(ProcessorMixin):
         processor.gene_vocabulary = GeneVocabulary.from_pretrained(pretrained_model_name_or_path, **hub_kwargs)
         return processor
 
-    def rank_encode(self, adata, *, layer=None, gene_key=None, allow_fractional=False) -> list[np.ndarray]:
+    def rank_encode(
+        self, adata, *, layer=None, gene_key=None, allow_fractional=False, species="human"
+    ) -> list[np.ndarray]:
         """Rank the genes of every cell of an AnnData, in memory or backed.
 
         Args:
             adata (`AnnData`):
                 Raw counts, cells by genes.
             layer (`str`, *optional*):
-                Layer of the counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+                Layer of the counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
             gene_key (`str`, *optional*):
                 Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most
                 genes in the vocabulary.
             allow_fractional (`bool`, defaults to `False`):
                 Accept non-integer counts, such as RSEM's expected counts. Otherwise they raise an error.
+            species (`str`, defaults to `"human"`):
+                `"mouse"` maps mouse genes to human genes by one-to-one orthologs.
 
         Returns:
             One 1-D array of gene token ids per cell, special tokens included, in the order of the file.
@@ -232,7 +236,7 @@ class Cell2TextProcessor(ProcessorMixin):
             ValueError: If the values are not counts, or the genes are not in the vocabulary.
             KeyError: If the layer or the column does not exist.
         """
-        options = {"layer": layer, "gene_key": gene_key, "allow_fractional": allow_fractional}
+        options = {"layer": layer, "gene_key": gene_key, "allow_fractional": allow_fractional, "species": species}
         cells, report = self.rank_encode_with_report(adata, **options)
         logger.info(str(report))
         return cells
@@ -242,7 +246,7 @@ class Cell2TextProcessor(ProcessorMixin):
 
         Args:
             adata (`AnnData`): Raw counts, cells by genes.
-            **options: `layer`, `gene_key` and `allow_fractional` of [`~Cell2TextProcessor.rank_encode`].
+            **options: `layer`, `gene_key`, `allow_fractional` and `species` of [`~Cell2TextProcessor.rank_encode`].
         """
         return rank_anndata(adata, self.gene_vocabulary, max_genes=self.max_genes, **options)
 

@@ -4,7 +4,6 @@ Depends on NumPy, SciPy, `counts_cell2text.py` and `vocabulary_cell2text.py`. Nu
 tokens faster.
 """
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,19 +13,29 @@ import scipy.sparse as sp
 
 
 try:
-    from .errors_cell2text import UserError, UserKeyError
+    from .errors_cell2text import UserError
 except ImportError:
-    from errors_cell2text import UserError, UserKeyError
+    from errors_cell2text import UserError
 
 try:
-    from .counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
+    from .counts_cell2text import row_sums
 except ImportError:
-    from counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
+    from counts_cell2text import row_sums
 
 try:
-    from .vocabulary_cell2text import ROUTES, GeneVocabulary
+    from .genes_cell2text import ROUTES, choose_gene_column
 except ImportError:
-    from vocabulary_cell2text import ROUTES, GeneVocabulary
+    from genes_cell2text import ROUTES, choose_gene_column
+
+try:
+    from .source_cell2text import AnnDataContainer, CellSource
+except ImportError:
+    from source_cell2text import AnnDataContainer, CellSource
+
+try:
+    from .vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
+except ImportError:
+    from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 try:
     import numba
@@ -35,48 +44,49 @@ except ImportError:
 
 
 TARGET_SUM = 10_000.0  # counts per cell after normalisation
-_UNMAPPED = ROUTES.index("unmapped")
+_OTHER_SPECIES, _UNMAPPED = ROUTES.index("other_species"), ROUTES.index("unmapped")
 _NUMBA_MIN_CELLS = 256  # compiling costs more than it saves for fewer cells
-_MIN_MAPPED_FRACTION = 0.01  # human files map far more genes; another species' symbols match by accident
+MIN_HUMAN_SHARE = 0.2  # of the counts of a file with genes of several species
 
 
 @dataclass
 class RankingReport:
-    """Reports how the genes and counts of a file were mapped to the vocabulary.
+    """Reports what the model sees of a file: its counts, genes and cells.
 
     Args:
-        source: Matrix of the counts: `"X"`, `"layers['counts']"` or `"raw.X"`.
-        gene_column: Column of the gene names in `var`, or `"index"`.
+        reading: Container, matrix of the counts, gene column and genes found, as [`CellRanker.reading`] returns them.
         genes_by_route: Number of genes in the file by the route that mapped them, keys as in `ROUTES`.
-        counts_by_route: Fraction of all counts by the same routes; the fraction of `"unmapped"` is lost.
+        counts_by_route: Fraction of all counts by the same routes.
         merged_genes: Number of the file's genes that were added to another one with the same token.
         n_genes: Expressed genes of the vocabulary per cell, before truncation, shape `(n_cells,)`.
-        mapped_fraction: Fraction of each cell's counts on genes of the vocabulary, shape `(n_cells,)`; 0 for a cell
+        counts_used: Fraction of each cell's counts on genes of the vocabulary, shape `(n_cells,)`; 0 for a cell
             without counts.
         truncated_cells: Number of cells with more genes than a ranked cell may hold.
         empty_cells: Names of the cells without counts on genes of the vocabulary. They are kept, with no genes.
     """
 
-    source: str
-    gene_column: str
+    reading: dict
     genes_by_route: dict[str, int]
     counts_by_route: dict[str, float]
     merged_genes: int
     n_genes: np.ndarray
-    mapped_fraction: np.ndarray
+    counts_used: np.ndarray
     truncated_cells: int
     empty_cells: list[str]
 
+    @property
+    def coverage(self) -> float:
+        """Fraction of the vocabulary's genes that the file has."""
+        return self.reading["coverage"]
+
     def __str__(self) -> str:
-        routes = ", ".join(
-            f"{count:,} by {route}" for route, count in self.genes_by_route.items() if route != "unmapped" and count
+        text = f"{len(self.n_genes):,} cells; {reading_text(self.reading)}"
+        routes = ROUTES[:_OTHER_SPECIES]
+        mapped = ", ".join(
+            f"{self.genes_by_route[route]:,} by {route}" for route in routes if self.genes_by_route[route]
         )
-        mapped = sum(count for route, count in self.genes_by_route.items() if route != "unmapped")
-        text = (
-            f"{len(self.n_genes):,} cells from {self.source}; {mapped:,} of {sum(self.genes_by_route.values()):,} "
-            f"genes mapped from {self.gene_column} ({routes}); {self.counts_by_route['unmapped']:.1%} of the counts "
-            "lost"
-        )
+        lost = self.counts_by_route["unmapped"] + self.counts_by_route["other_species"]
+        text += f" ({mapped}); {lost:.1%} of the counts lost"
         if self.merged_genes:
             text += f"; {self.merged_genes:,} genes added to another of the same token"
         if self.truncated_cells:
@@ -84,6 +94,31 @@ class RankingReport:
         if self.empty_cells:
             text += f"; {len(self.empty_cells):,} cells without counts (first: {self.empty_cells[0]!r})"
         return text + "."
+
+
+def reading_text(reading: dict) -> str:
+    """Return one clause on where counts and genes were found.
+
+    Args:
+        reading (`dict`): As [`CellRanker.reading`] returns it.
+
+    Examples:
+
+    ```python
+    >>> reading = {"container": "h5ad", "counts": "X", "gene_column": "index", "genes_found": 2, "genes_of_model": 4}
+    >>> reading_text(reading)
+    "h5ad, counts from X, genes from index: 2 of the model's 4 genes found"
+
+    ```
+    """
+    text = f"{reading['container']}, counts from {reading['counts']}, genes from {reading['gene_column']}"
+    if reading.get("species", "human") != "human":
+        text += f" ({reading['species']}, mapped to human orthologs)"
+    text += f": {reading['genes_found']:,} of the model's {reading['genes_of_model']:,} genes found"
+    if reading.get("left_out"):
+        left_out = ", ".join(f"{count:,} {kind}" for kind, count in reading["left_out"].items())
+        text += f", {left_out} left out"
+    return text
 
 
 def rank_encode(counts, token_ids: np.ndarray, medians: np.ndarray, *, max_genes: int, totals=None) -> list[np.ndarray]:
@@ -266,25 +301,134 @@ def _sum_counts_compiled():
     return numba.njit(nogil=True, cache=True)(_sum_counts_in_one_pass)
 
 
-class CellRanker:
-    """Ranks the cells of one file block by block, and tracks how its genes and counts are mapped.
+class MappedGenes:
+    """The genes of a file, mapped to a vocabulary.
 
     Args:
         var (`pandas.DataFrame`):
             Names of the file's genes.
         vocabulary (`GeneVocabulary`):
-            Genes, medians and special tokens.
+            Genes of the model, with `map_genes`.
         gene_key (`str`, *optional*):
             Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most genes
             in the vocabulary.
-        max_genes (`int`):
-            Maximum length of a ranked cell, special tokens included.
+        species (`str`, defaults to `"human"`):
+            `"mouse"` maps mouse genes to human genes by one-to-one orthologs.
 
     Attributes:
         gene_column: Column of the gene names in `var`, or `"index"`.
         token_ids: Token id of each gene of the file, -1 if unmapped, shape `(n_genes,)`.
-        columns: Column of each gene of the file after [`~CellRanker.collapse`], shape `(n_genes,)`.
+        routes: Index into `ROUTES` of each gene of the file, shape `(n_genes,)`.
+        columns: Column of each gene of the file after [`~MappedGenes.collapse`], shape `(n_genes,)`.
+        column_tokens: Token id of each column after `collapse`, -1 if unmapped.
         merged_genes: Number of the file's genes that are added to another one with the same token.
+        n_found_genes: Number of different genes of the vocabulary that the file has.
+        notes: What a user should know about the mapping.
+
+    Raises:
+        ValueError: If the genes are not in the vocabulary.
+        KeyError: If the column does not exist.
+    """
+
+    def __init__(self, var, vocabulary, *, gene_key: str | None = None, species: str = "human"):
+        self.vocabulary, self.species = vocabulary, species
+        self.token_ids, self.routes, self.gene_column = choose_gene_column(var, vocabulary, gene_key, species)
+        self.notes: list[str] = []
+        mapped = self.token_ids >= 0
+        tokens, of_mapped = np.unique(self.token_ids[mapped], return_inverse=True)
+        self.merged_genes, self.n_found_genes = int(mapped.sum()) - len(tokens), len(tokens)
+        self.columns, self.column_tokens = np.arange(len(mapped)), self.token_ids
+        self._collapse = None
+        if self.merged_genes:
+            self.columns[mapped] = of_mapped
+            self.columns[~mapped] = len(tokens) + np.arange((~mapped).sum())
+            self._collapse = sp.csr_matrix(
+                (np.ones(len(mapped), dtype=np.float32), (np.arange(len(mapped)), self.columns))
+            )
+            self.column_tokens = np.concatenate([tokens, np.full((~mapped).sum(), -1)])
+
+    @classmethod
+    def of_source(cls, source: CellSource, *args, **options):
+        """Map the genes of an open source.
+
+        Args:
+            source (`CellSource`): Open source.
+            *args, **options: As for the class, without `var`.
+
+        Raises:
+            ValueError: If the genes are not in the vocabulary, or the counts are mostly of another species.
+            KeyError: If the column does not exist.
+        """
+        try:
+            genes = cls(source.read_var(), *args, **options)
+        except UserError as error:
+            raise source.container.error(str(error), missing=isinstance(error, KeyError)) from error
+        genes.check_species(source)
+        return genes
+
+    def collapse(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        """Add up the columns of the same gene. Column `i` is added to column `columns[i]`."""
+        return block if self._collapse is None else sp.csr_matrix(block @ self._collapse)
+
+    @property
+    def n_model_genes(self) -> int:
+        """Number of genes in the vocabulary."""
+        return len(self.vocabulary) - sum(token in SPECIAL_TOKENS for token in self.vocabulary.tokens[:8])
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of the vocabulary's genes that the file has, expressed or not."""
+        return self.n_found_genes / max(1, self.n_model_genes)
+
+    def reading(self, source: CellSource) -> dict:
+        """Return where the counts and genes of a source were found, ready for JSON."""
+        return {
+            "container": source.container.kind,
+            "counts": source.counts_name,
+            "gene_column": self.gene_column,
+            "species": self.species,
+            "genes_found": self.n_found_genes,
+            "genes_of_model": self.n_model_genes,
+            "coverage": round(self.coverage, 4),
+            "left_out": source.left_out,
+            "notes": [*source.notes, *self.notes],
+        }
+
+    def check_species(self, source: CellSource) -> None:
+        """Check the share of human counts in a file with genes of several species, and note it.
+
+        Raises:
+            ValueError: If it is below `MIN_HUMAN_SHARE`.
+        """
+        n_foreign = int((self.routes == _OTHER_SPECIES).sum())
+        if not n_foreign or source.by_column:
+            return
+        sums = np.asarray(source.sample().sum(axis=0, dtype=np.float64)).ravel()
+        share = 1 - sums[self.routes == _OTHER_SPECIES].sum() / max(sums.sum(), np.finfo(float).tiny)
+        text = f"{n_foreign:,} of {len(self.routes):,} genes are of another species"
+        text += f", and {share:.0%} of the counts are human"
+        if share < MIN_HUMAN_SHARE:
+            raise source.container.error(
+                f"holds genes of several species: {text}. Pass a file of human cells, or, for mouse cells, "
+                'species="mouse".'
+            )
+        self.notes.append(f"{text}. Check counts_used before you trust the text of a cell.")
+
+    def genes_by_route(self) -> dict[str, int]:
+        """Return the number of genes in the file by the route that mapped them, keys as in `ROUTES`."""
+        return dict(zip(ROUTES, np.bincount(self.routes, minlength=len(ROUTES)).tolist()))
+
+
+class CellRanker(MappedGenes):
+    """Ranks the cells of one file block by block, and tracks how its counts are mapped.
+
+    Args:
+        var, vocabulary, gene_key, species:
+            As for [`MappedGenes`].
+        max_genes (`int`):
+            Maximum length of a ranked cell, special tokens included.
+
+    Attributes:
         max_ranked: Maximum number of genes per cell, special tokens excluded.
         route_totals: Counts of all blocks so far by the route that mapped their gene, in the order of `ROUTES`.
 
@@ -293,24 +437,10 @@ class CellRanker:
         KeyError: If the column does not exist.
     """
 
-    def __init__(self, var, vocabulary: GeneVocabulary, *, gene_key: str | None = None, max_genes: int):
-        self.vocabulary = vocabulary
-        self.token_ids, self.routes, self.gene_column = choose_gene_column(var, vocabulary, gene_key)
+    def __init__(self, var, vocabulary: GeneVocabulary, *, max_genes: int, gene_key=None, species: str = "human"):
+        super().__init__(var, vocabulary, gene_key=gene_key, species=species)
         self.route_totals = np.zeros(len(ROUTES))
-        mapped = self.token_ids >= 0
-        tokens, of_mapped = np.unique(self.token_ids[mapped], return_inverse=True)
-        self.merged_genes = int(mapped.sum()) - len(tokens)
-        self.columns = np.arange(len(mapped))
-        self._collapse = None
-        self._column_tokens = self.token_ids
-        if self.merged_genes:
-            self.columns[mapped] = of_mapped
-            self.columns[~mapped] = len(tokens) + np.arange((~mapped).sum())
-            self._collapse = sp.csr_matrix(
-                (np.ones(len(mapped), dtype=np.float32), (np.arange(len(mapped)), self.columns))
-            )
-            self._column_tokens = np.concatenate([tokens, np.full((~mapped).sum(), -1)])
-        self._column_medians = vocabulary.medians[np.maximum(self._column_tokens, 0)]
+        self._column_medians = vocabulary.medians[np.maximum(self.column_tokens, 0)]
         self._frame = [-1 if token is None else token for token in (vocabulary.cls_token_id, vocabulary.eos_token_id)]
         self.max_ranked = max_genes - sum(token >= 0 for token in self._frame)
 
@@ -326,25 +456,35 @@ class CellRanker:
         sums = add_up(*csr_arrays(block), self.routes, len(ROUTES))
         self.route_totals += sums.sum(axis=0)
         totals = sums.sum(axis=1)
-        mapped = 1 - sums[:, _UNMAPPED] / np.maximum(totals, np.finfo(float).tiny)
+        lost = sums[:, _UNMAPPED] + sums[:, _OTHER_SPECIES]
+        mapped = 1 - lost / np.maximum(totals, np.finfo(float).tiny)
         mapped[totals == 0] = 0
         tokens, lengths, n_genes = _rank_block(
-            self.collapse(block), totals, self._column_tokens, self._column_medians, max_genes=self.max_ranked,
+            self.collapse(block), totals, self.column_tokens, self._column_medians, max_genes=self.max_ranked,
             dtype=self.vocabulary.dtype, first=self._frame[0], last=self._frame[1],
         )  # fmt: skip
         return tokens, lengths, n_genes, mapped
 
-    def collapse(self, block: sp.csr_matrix) -> sp.csr_matrix:
-        """Add up the columns of the same gene. Column `i` is added to column `columns[i]`."""
-        return block if self._collapse is None else sp.csr_matrix(block @ self._collapse)
+    def rank_blocks(self, blocks) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Rank blocks of cells.
+
+        Returns:
+            One array of token ids per cell; and per cell, of shape `(n_cells,)`, its number of genes before truncation
+            and the fraction of its counts on genes of the vocabulary.
+        """
+        cells: list[np.ndarray] = []
+        n_genes, counts_used = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+        for block in blocks:
+            if block.shape[0]:
+                tokens, lengths, expressed, used = self.rank(block)
+                cells += np.split(tokens, np.cumsum(lengths)[:-1])
+                n_genes.append(expressed)
+                counts_used.append(used)
+        return cells, np.concatenate(n_genes), np.concatenate(counts_used)
 
     def counts_by_route(self) -> dict[str, float]:
         """Return the counts of all blocks so far by the route that mapped their gene, keys as in `ROUTES`."""
         return dict(zip(ROUTES, self.route_totals.tolist()))
-
-    def genes_by_route(self) -> dict[str, int]:
-        """Return the number of genes in the file by the route that mapped them, keys as in `ROUTES`."""
-        return dict(zip(ROUTES, np.bincount(self.routes, minlength=len(ROUTES)).tolist()))
 
 
 def rank_anndata(
@@ -355,6 +495,7 @@ def rank_anndata(
     gene_key: str | None = None,
     max_genes: int,
     allow_fractional: bool = False,
+    species: str = "human",
 ) -> tuple[list[np.ndarray], RankingReport]:
     """Rank the genes of every cell of an AnnData, in memory or backed, block by block.
 
@@ -364,7 +505,7 @@ def rank_anndata(
         vocabulary (`GeneVocabulary`):
             Genes, medians and special tokens.
         layer (`str`, *optional*):
-            Layer of the counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+            Layer of the counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
         gene_key (`str`, *optional*):
             Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most genes
             in the vocabulary.
@@ -372,6 +513,8 @@ def rank_anndata(
             Maximum length of a ranked cell, special tokens included.
         allow_fractional (`bool`, defaults to `False`):
             Accept non-integer counts, such as RSEM's expected counts. Otherwise they raise an error.
+        species (`str`, defaults to `"human"`):
+            `"mouse"` maps mouse genes to human genes by one-to-one orthologs.
 
     Returns:
         One array of token ids per cell, special tokens included, in the order of the file, and a report.
@@ -380,78 +523,19 @@ def rank_anndata(
         ValueError: If the values are not counts, or the genes are not in the vocabulary.
         KeyError: If the layer or the column does not exist.
     """
-    matrix, var, source = select_counts(adata, layer)
-    ranker = CellRanker(var, vocabulary, gene_key=gene_key, max_genes=max_genes)
-    check = CountCheck(adata, source, allow_fractional)
-    cells: list[np.ndarray] = []
-    n_genes, mapped = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    for start, block in count_blocks(matrix):
-        check(block, start)
-        tokens, lengths, expressed, share = ranker.rank(block)
-        cells += np.split(tokens, np.cumsum(lengths)[:-1])
-        n_genes.append(expressed)
-        mapped.append(share)
+    source = CellSource(AnnDataContainer(adata), layer=layer, allow_fractional=allow_fractional)
+    ranker = CellRanker.of_source(source, vocabulary, max_genes=max_genes, gene_key=gene_key, species=species)
+    cells, n_genes, counts_used = ranker.rank_blocks(block for _, block in source.blocks())
     counts = ranker.counts_by_route()
     total = max(sum(counts.values()), np.finfo(float).tiny)
-    n_genes_per_cell = np.concatenate(n_genes)
     report = RankingReport(
-        source=source,
-        gene_column=ranker.gene_column,
+        reading=ranker.reading(source),
         genes_by_route=ranker.genes_by_route(),
         counts_by_route={route: count / total for route, count in counts.items()},
         merged_genes=ranker.merged_genes,
-        n_genes=n_genes_per_cell,
-        mapped_fraction=np.concatenate(mapped),
-        truncated_cells=int((n_genes_per_cell > ranker.max_ranked).sum()),
-        empty_cells=[str(name) for name in adata.obs_names[n_genes_per_cell == 0]],
+        n_genes=n_genes,
+        counts_used=counts_used,
+        truncated_cells=int((n_genes > ranker.max_ranked).sum()),
+        empty_cells=[str(name) for name in source.read_cell_names(np.flatnonzero(n_genes == 0))],
     )
     return cells, report
-
-
-def choose_gene_column(var, vocabulary: GeneVocabulary, gene_key: str | None) -> tuple[np.ndarray, np.ndarray, str]:
-    """Choose the column of `var` with the most genes in the vocabulary.
-
-    Args:
-        var (`pandas.DataFrame`): Names of the genes, in the index and in columns of text.
-        vocabulary (`GeneVocabulary`): Genes of the model.
-        gene_key (`str`, *optional*): The only column to consider, or `"index"`.
-
-    Returns:
-        Token ids and routes of the genes, as [`GeneVocabulary.map_genes`] returns them, and the column's name.
-    """
-    if gene_key is not None and gene_key != "index" and gene_key not in var.columns:
-        raise UserKeyError(
-            f"gene_key={gene_key!r}: adata.var has no such column; it has {list(map(str, var.columns))}."
-        )
-    text_columns = [
-        c for c in var.columns if var[c].dtype == object or str(var[c].dtype) in ("category", "string", "str")
-    ]
-    candidates = [gene_key] if gene_key is not None else ["index", *text_columns]
-    found = []
-    for name in candidates:
-        values = var.index if name == "index" else var[name]
-        found.append((*vocabulary.map_genes(values.astype(str)), name))
-    token_ids, routes, name = max(found, key=lambda candidate: int((candidate[0] >= 0).sum()))
-    mapped = int((token_ids >= 0).sum())
-    if mapped < max(1, _MIN_MAPPED_FRACTION * len(var)):
-        values = [str(value) for value in (var.index if name == "index" else var[name])]
-        raise UserError(_unknown_genes_message(values, mapped, name, gene_key))
-    return token_ids, routes, name
-
-
-def _unknown_genes_message(names: list[str], mapped: int, column: str, gene_key: str | None) -> str:
-    example = f"first: {names[0]!r}" if names else "the file lists none"
-    text = f"{mapped} of {len(names):,} genes are in the vocabulary ({example}, from {column}). "
-    mouse_ids = sum(name.startswith("ENSMUSG") for name in names)
-    mouse_symbols = sum(re.fullmatch(r"[A-Z][a-z]+\d*[a-z]?\d*", name) is not None for name in names)
-    if mouse_ids > len(names) / 2:
-        text += "These are mouse Ensembl ids, and the vocabulary is human: map them to human orthologs first."
-    elif mouse_symbols > len(names) / 4:
-        text += "Mouse symbols? Map them to human orthologs first, or pass gene_key= for a column of human Ensembl ids."
-    elif gene_key is None:
-        text += "Pass gene_key= for a column of human Ensembl ids or gene symbols."
-    else:
-        text += (
-            "Does this column hold human Ensembl ids or gene symbols? Omit gene_key to choose a column automatically."
-        )
-    return text

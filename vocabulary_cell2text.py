@@ -22,6 +22,12 @@ except ImportError:
     from errors_cell2text import UserError
 
 
+try:
+    from .genes_cell2text import ROUTES, map_names
+except ImportError:
+    from genes_cell2text import ROUTES, map_names
+
+
 logger = logging.getLogger(__name__)
 
 VOCABULARY_FILE = "gene_vocabulary.tsv"
@@ -37,7 +43,6 @@ _FILE_STEMS = {
     "symbol": "gene_name_id_dict",
     "mapping": "ensembl_mapping_dict",
 }
-ROUTES = ("ensembl_id", "symbol", "retired_id", "alias", "unmapped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +145,7 @@ class GeneVocabulary:
         Returns:
             Token ids of shape `(n_names,)`, -1 if unmapped, and indices into `ROUTES` of the same shape.
         """
-        routes_by_name = self._routes_by_name
-        found = [routes_by_name.get(name) or self._map_variant(name) for name in map(str, names)]
-        token_ids, routes = zip(*found) if found else ((), ())
-        return np.array(token_ids, dtype=np.int64), np.array(routes, dtype=np.int8)
+        return map_names(names, self._routes_by_name.get)
 
     @cached_property
     def _routes_by_name(self) -> dict[str, tuple[int, int]]:
@@ -157,17 +159,6 @@ class GeneVocabulary:
         found |= {symbol: (index, by_symbol) for index, symbol in enumerate(self.symbols) if symbol}
         found |= {name: (index, by_id) for name, index in token_ids.items() if name not in SPECIAL_TOKENS}
         return found
-
-    def _map_variant(self, name: str) -> tuple[int, int]:
-        """Look up an Ensembl id with a version, or a symbol whose alias is written in capitals."""
-        variant = name
-        if name.startswith("ENS"):
-            variant = name.split(".")[0]
-        # Alias tables are in capitals. Among human symbols, only those like "C1orf112" have small letters. Capitalising
-        # every name would silently map mouse genes to human ones.
-        elif re.fullmatch(r"C[\dXY]+orf\d+", name):
-            variant = name.upper() if name.upper() in self.aliases else name
-        return self._routes_by_name.get(variant, (-1, ROUTES.index("unmapped")))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> list[str]:
         """Write the vocabulary to a folder as two tables of tab-separated text, and return their paths."""

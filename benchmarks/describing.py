@@ -197,7 +197,7 @@ def files(model_name: str, folder: str, pictures: Path) -> dict:
                 f"{path.stem} name a type": float(after.obs["cell2text_cell_type"].notna().mean()),
                 f"{path.stem} name the annotated type": float(same.mean()),
                 f"{path.stem} groups": len(groups),
-                f"{path.stem} genes mapped": float(after.obs["cell2text_mapped_fraction"].mean()),
+                f"{path.stem} genes mapped": float(after.obs["cell2text_counts_used"].mean()),
             }
     return found
 

@@ -3,33 +3,34 @@
 Depends on `describe`, which works on files and AnnData alike, and on `inference`.
 """
 
+import logging
+
 import pyarrow as pa
 from anndata import AnnData
 
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
-from cell2text.describe.inputs import (
-    check_comparison_cell,
-    find_cell,
-    groups_in_adata,
-    pseudobulk_of_adata,
-    rank_adata,
-)
+from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
-from cell2text.describe.run import ROWS_PER_SHARD
+from cell2text.describe.run import ROWS_PER_SHARD, min_genes
+from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import EMBEDDING, ID, TEXT
 from cell2text.describe.writers import embedding_matrix, groups_for_uns, obs_column
 from cell2text.errors import UserError
 from cell2text.inference.embedding import embed_cells
 from cell2text.loading import default_device, load_model, model_name
+from source_cell2text import AnnDataContainer, CellSource
+
+
+logger = logging.getLogger(__name__)
 
 
 def describe(
     adata: AnnData, model=None, *, layer: str | None = None, gene_key: str | None = None, prompt: str | None = None,
     compare_to: str | None = None, key_added: str = "cell2text", batch_size: int | None = None,
     max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
-    allow_fractional: bool = False, seed: int = 0, copy: bool = False,
+    allow_fractional: bool = False, species: str = "human", seed: int = 0, copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Describe every cell.
 
@@ -41,7 +42,7 @@ def describe(
         Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor, as :func:`cell2text.load`
         returns it. Defaults to the bundled model.
     layer
-        Layer with the raw counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+        Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
         Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one of which the vocabulary
         contains most genes.
@@ -62,6 +63,8 @@ def describe(
         Maximum number of described cells per group; other cells get an embedding only. Defaults to all cells.
     allow_fractional
         Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
+    species
+        Species of the cells: `"human"`, or `"mouse"`, whose genes are mapped to human genes by one-to-one orthologs.
     seed
         Random seed for sampling cells within a group.
     copy
@@ -83,12 +86,16 @@ def describe(
         The probability the model assigns to the named cell type; missing for models without concepts.
     `.obs[key_added + "_n_genes"]`
         Number of expressed genes in the model's vocabulary.
-    `.obs[key_added + "_mapped_fraction"]`
+    `.obs[key_added + "_counts_used"]`
         Fraction of the counts on genes in the vocabulary.
+    `.obs[key_added + "_coverage"]`
+        Fraction of the vocabulary's genes that the AnnData has; the same for all cells.
     `.obsm["X_" + key_added]`
         Embeddings, float32, shape (n_cells, cell_hidden): the mean over genes of the encoder's states.
     `.uns[key_added]["params"]`
         Model, prompt, options and versions that produced the texts.
+    `.uns[key_added]["reading"]`
+        What the model saw, as JSON: matrix, gene column, genes found, counts used and cells without a text.
     `.uns[key_added]["groups"]`
         Table of groups, only with `groupby`; see :func:`cell2text.describe.consensus.describe_groups`.
 
@@ -109,24 +116,23 @@ def describe(
     options = DescribeOptions(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
         batch_size=batch_size, max_new_tokens=max_new_tokens, groupby=groupby, cells_per_group=cells_per_group,
-        seed=seed,
+        species=species, seed=seed,
     )  # fmt: skip
-    _check_adata(adata, copy=copy)
-    groups = None if groupby is None else groups_in_adata(adata, options)
+    source = _open(adata, options, copy=copy)
     loaded, processor, name = _load(model)
-    cells = rank_adata(adata, processor, options)
-    comparison_cell = None
-    if compare_to is not None:
-        comparison_cell = cells.cells[find_cell(cells.names, compare_to)]
-        check_comparison_cell(comparison_cell, processor, options)
-    describer = Describer(loaded, processor, options, comparison_cell)
-    cells.to_describe = None if groups is None else groups.to_describe
-    starts = range(0, adata.n_obs, ROWS_PER_SHARD)
-    table = pa.concat_tables([describer(cells[start : start + ROWS_PER_SHARD]) for start in starts])
-    added = {"params": provenance(loaded, processor, describer.conversation, options, name, groups)}
-    if groups is not None:
-        bulk = describer(pseudobulk_of_adata(adata, groups, processor, options))
-        added["groups"] = groups_for_uns(describe_groups(groups, [table.drop_columns([EMBEDDING])], bulk))
+    cells = CellReader(source, processor, options)
+    for note in cells.ranker.reading(source)["notes"]:
+        logger.warning(note)
+    describer = Describer(loaded, processor, options, cells.comparison_cell())
+    starts = range(0, source.n_cells, ROWS_PER_SHARD)
+    table = pa.concat_tables([describer(cells.read(i, min(i + ROWS_PER_SHARD, source.n_cells))) for i in starts])
+    summary = summarise(cells.ranker.reading(source), [table], min_genes=min_genes(processor))
+    logger.info(summary_line(summary))
+    params = provenance(loaded, processor, describer.conversation, options, name, cells.groups)
+    added = {"params": params, "reading": summary_for_uns(summary)}
+    if cells.groups is not None:
+        bulk = describer(cells.pseudobulk(cells.groups))
+        added["groups"] = groups_for_uns(describe_groups(cells.groups, [table.drop_columns([EMBEDDING])], bulk))
     changed = adata.copy() if copy else adata
     for column in table.column_names:
         if column not in (ID, EMBEDDING):
@@ -138,7 +144,7 @@ def describe(
 
 def embed(
     adata: AnnData, model=None, *, layer: str | None = None, gene_key: str | None = None,
-    key_added: str = "X_cell2text", allow_fractional: bool = False, copy: bool = False,
+    key_added: str = "X_cell2text", allow_fractional: bool = False, species: str = "human", copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Embed every cell: the mean over its genes of the encoder's states at the projected layer.
 
@@ -150,7 +156,7 @@ def embed(
         Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor. Defaults to the bundled
         model.
     layer
-        Layer with the raw counts, or `"raw"` for `adata.raw`. Defaults to `X`.
+        Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
         Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one of which the vocabulary
         contains most genes.
@@ -158,6 +164,8 @@ def embed(
         Key in `.obsm`.
     allow_fractional
         Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
+    species
+        Species of the cells: `"human"`, or `"mouse"`, whose genes are mapped to human genes by one-to-one orthologs.
     copy
         Return a copy instead of changing `adata`.
 
@@ -182,23 +190,25 @@ def embed(
     >>> adata.obsm["X_cell2text"].shape
     (2, 256)
     """
-    options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional)
-    _check_adata(adata, copy=copy)
+    options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species)
+    source = _open(adata, options, copy=copy)
     loaded, processor, _ = _load(model)
-    cells = rank_adata(adata, processor, options).cells
+    cells = CellReader(source, processor, options).read(0, source.n_cells).cells
     changed = adata.copy() if copy else adata
     changed.obsm[key_added] = embed_cells(loaded, processor, cells)
     return changed if copy else None
 
 
-def _check_adata(adata: AnnData, *, copy: bool) -> None:
-    """Raise a `UserError` unless the AnnData holds cells and can be changed or copied."""
+def _open(adata: AnnData, options: DescribeOptions, *, copy: bool) -> CellSource:
+    """Open an AnnData for reading; raise a `UserError` unless it holds counts and can be changed or copied."""
+    container = AnnDataContainer(adata)
     if not adata.n_obs:
         raise UserError("The AnnData holds no cells.")
     if adata.isbacked and (copy or adata.is_view):
         raise UserError(
             "A backed AnnData cannot be copied, and a view of it cannot be changed. Pass adata.to_memory() instead."
         )
+    return CellSource(container, layer=options.layer, allow_fractional=options.allow_fractional)
 
 
 def _load(model):

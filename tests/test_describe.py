@@ -33,7 +33,8 @@ ADDED = [
     "_confidence",
     "_type_probability",
     "_n_genes",
-    "_mapped_fraction",
+    "_counts_used",
+    "_coverage",
 ]
 
 

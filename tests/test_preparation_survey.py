@@ -44,7 +44,7 @@ def test_files_with_symbols_and_ensembl_ids_share_a_vocabulary(studies, prepared
     assert report["files"]["one"]["genes_by_route"]["ensembl_id"] == 60
     expected, found = load_rows(prepared, tmp_path), load_rows(tmp_path / "out", tmp_path)
     assert found["train"]["cells"][:] == expected["train"]["cells"][:]
-    with pytest.raises(BadFileError, match="two: 'GENE0' in adata.var_names is not a human Ensembl gene id"):
+    with pytest.raises(BadFileError, match="two: 0 of 60 genes are in the vocabulary .first: 'GENE0'"):
         prepare_studies(studies, tmp_path / "fitted", inputs=[tmp_path], gene_vocab=None)
 
 

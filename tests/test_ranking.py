@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import ranking_cell2text
+import source_cell2text
 from processing_cell2text import rank_encode
 from ranking_cell2text import ROUTES, numba, rank_anndata, rank_rows, rank_rows_compiled
 from vocabulary_cell2text import GeneVocabulary
@@ -122,7 +123,7 @@ def test_every_kind_of_matrix_gives_the_same_cells(kind, tmp_path):
 
 def test_blocks_do_not_change_the_cells(monkeypatch, tiny_adata):
     expected, _ = rank(tiny_adata)
-    monkeypatch.setattr(ranking_cell2text.count_blocks, "__defaults__", (5,))
+    monkeypatch.setattr(source_cell2text, "MEMORY_BLOCK_CELLS", 5)
     found, report = rank(tiny_adata)
     assert all(map(np.array_equal, expected, found)) and len(report.n_genes) == tiny_adata.n_obs
 
@@ -135,7 +136,7 @@ def test_counts_are_read_from_a_layer_or_raw(tiny_adata):
     normalised.X = normalised.X.log1p()
     for layer, source in (("counts", "layers['counts']"), ("raw", "raw.X")):
         found, report = rank(normalised, layer=layer)
-        assert all(map(np.array_equal, expected, found)) and report.source == source
+        assert all(map(np.array_equal, expected, found)) and report.reading["counts"] == source
 
 
 def test_gene_names_are_found_in_any_column(tiny_adata):
@@ -144,7 +145,7 @@ def test_gene_names_are_found_in_any_column(tiny_adata):
     symbols.var["ensembl"] = pd.Categorical([f"{name}.7" for name in symbols.var_names])
     symbols.var_names = [f"row{index}" for index in range(N_GENES)]
     found, report = rank(symbols)
-    assert report.gene_column == "feature_name" and report.genes_by_route["symbol"] == N_GENES
+    assert report.reading["gene_column"] == "feature_name" and report.genes_by_route["symbol"] == N_GENES
     assert all(map(np.array_equal, expected, found))
     versioned, report = rank(symbols, gene_key="ensembl")
     assert report.genes_by_route["ensembl_id"] == N_GENES and all(map(np.array_equal, expected, versioned))
@@ -154,17 +155,19 @@ def test_aliases_and_retired_ids_are_mapped_and_reported(tiny_adata):
     renamed = tiny_adata.copy()
     renamed.var_names = ["OLDNAME", "ENSG99999999999.2", "C1orf1", "nobody", *tiny_adata.var_names[4:]]
     _, report = rank(renamed, gene_key="index")
-    assert report.genes_by_route == {"ensembl_id": 56, "symbol": 0, "retired_id": 1, "alias": 2, "unmapped": 1}
+    assert report.genes_by_route == {
+        "ensembl_id": 56, "symbol": 0, "retired_id": 1, "alias": 2, "ortholog": 0, "other_species": 0, "unmapped": 1,
+    }  # fmt: skip
     lost = tiny_adata.X[:, 3].sum() / tiny_adata.X.sum()
     assert report.counts_by_route["unmapped"] == pytest.approx(lost) and set(report.counts_by_route) == set(ROUTES)
 
 
-def test_mapped_fraction_is_reported_per_cell(tiny_adata):
+def test_the_share_of_counts_used_is_reported_per_cell(tiny_adata):
     renamed = tiny_adata.copy()
     renamed.var_names = ["nobody", *tiny_adata.var_names[1:]]
     _, report = rank(renamed, gene_key="index")
     dense = tiny_adata.X.toarray()
-    assert np.allclose(report.mapped_fraction, dense[:, 1:].sum(1) / dense.sum(1))
+    assert np.allclose(report.counts_used, dense[:, 1:].sum(1) / dense.sum(1))
     assert report.n_genes.tolist() == (dense[:, 1:] > 0).sum(1).tolist()
 
 
@@ -182,9 +185,7 @@ def test_cell_without_counts_is_kept_and_reported(tiny_adata):
     tiny_adata.X[3] = 0
     cells, report = rank(tiny_adata)
     assert len(cells) == 12 and cells[3].tolist() == [2, 3]
-    assert (
-        report.empty_cells == ["cell3"] and report.mapped_fraction[3] == 0 and "1 cells without counts" in str(report)
-    )
+    assert report.empty_cells == ["cell3"] and report.counts_used[3] == 0 and "1 cells without counts" in str(report)
 
 
 def test_truncated_cells_are_reported(tiny_adata):
@@ -201,10 +202,10 @@ def test_an_empty_file_has_no_cells(tiny_adata):
     ("change", "message"),
     [
         pytest.param(
-            lambda x: np.log1p(x), r"adata.X holds fractional values \(cell 'cell\d+': .*\).*layer='counts'", id="log1p"
+            lambda x: np.log1p(x), r"adata.X holds log-normalised values \(cell 'cell\d+': .*\).*raw counts", id="log1p"
         ),
         pytest.param(
-            lambda x: x - x.mean(0), r"adata.X holds negative values \(cell 'cell0': -.*layer='counts'", id="scaled"
+            lambda x: x - x.mean(0), r"adata.X holds negative values \(cell 'cell0': -.*raw counts", id="scaled"
         ),
         pytest.param(
             lambda x: np.where(x == x.max(), np.nan, x), r"NaN or infinite values \(cell 'cell\d+': nan\)", id="nan"
@@ -215,34 +216,69 @@ def test_an_empty_file_has_no_cells(tiny_adata):
     ],
 )
 def test_values_that_are_not_counts_raise(tiny_adata, change, message):
+    expected, _ = rank(tiny_adata)
     tiny_adata.layers["counts"] = tiny_adata.X.copy()
     tiny_adata.X = change(tiny_adata.X.toarray())
+    found, report = rank(tiny_adata)
+    assert all(map(np.array_equal, expected, found)) and "Counts were found in layers['counts']" in str(report.reading)
+    with pytest.raises(ValueError, match=f"{message}.*Found integers in layers.*layer='counts'"):
+        rank(tiny_adata, layer="X")
+    del tiny_adata.layers["counts"]
     with pytest.raises(ValueError, match=message):
         rank(tiny_adata)
 
 
 def test_the_message_says_that_no_layer_holds_counts(tiny_adata):
     tiny_adata.X = tiny_adata.X.log1p()
-    with pytest.raises(ValueError, match="No layer holds integers.*allow_fractional=True"):
-        rank(tiny_adata)
+    tiny_adata.layers["scaled"] = tiny_adata.X.toarray() - 1
+    with pytest.raises(ValueError, match=r"layers\['scaled'\] holds negative values. Pass a file with the raw counts"):
+        rank(tiny_adata, allow_fractional=True)
 
 
-def test_the_message_names_counts_in_raw(tiny_adata):
+def test_counts_in_raw_are_found(tiny_adata):
+    expected, _ = rank(tiny_adata)
     tiny_adata.raw = tiny_adata
     tiny_adata.X = tiny_adata.X.log1p()
-    with pytest.raises(ValueError, match=r"Found integers in raw.X: pass layer='raw'"):
+    found, report = rank(tiny_adata)
+    assert all(map(np.array_equal, expected, found)) and report.reading["counts"] == "raw.X"
+
+
+def test_raw_counts_of_more_genes_replace_those_of_selected_genes(tiny_adata):
+    expected, _ = rank(tiny_adata)
+    selected = tiny_adata[:, :20].copy()
+    selected.raw = tiny_adata
+    found, report = rank(selected)
+    assert all(map(np.array_equal, expected, found)) and report.reading["counts"] == "raw.X"
+
+
+def test_several_matrices_of_counts_are_an_error_that_lists_them(tiny_adata):
+    tiny_adata.layers["corrected"] = tiny_adata.X * 2
+    with pytest.raises(
+        ValueError, match=r"X and layers\['corrected'\] hold different integers.*layer='X', layer='corr"
+    ):
         rank(tiny_adata)
+    expected, _ = rank(make_adata())
+    assert all(map(np.array_equal, expected, rank(tiny_adata, layer="corrected")[0]))
+
+
+def test_copies_of_counts_and_layers_of_velocity_are_not_ambiguous(tiny_adata):
+    expected, _ = rank(tiny_adata)
+    tiny_adata.layers["counts"] = tiny_adata.X.copy()
+    tiny_adata.layers["spliced"] = tiny_adata.X.minimum(2)
+    tiny_adata.layers["detected"] = tiny_adata.X.sign()
+    found, report = rank(tiny_adata)
+    assert all(map(np.array_equal, expected, found)) and report.reading["counts"] == "X"
 
 
 def test_the_message_names_counts_in_x(tiny_adata):
     tiny_adata.layers["log"] = tiny_adata.X.log1p()
-    with pytest.raises(ValueError, match=r"layers\['log'\] holds fractional.*Found integers in X: omit layer"):
+    with pytest.raises(ValueError, match=r"layers\['log'\] holds log-normalised.*Found integers in X: pass layer='X'"):
         rank(tiny_adata, layer="log")
 
 
 def test_non_integer_counts_are_ranked_with_allow_fractional(tiny_adata):
     tiny_adata.X = tiny_adata.X * 1.5
-    with pytest.raises(ValueError, match="fractional"):
+    with pytest.raises(ValueError, match="normalised values .*counts scaled per cell.*allow_fractional=True"):
         rank(tiny_adata)
     cells, _ = rank(tiny_adata, allow_fractional=True)
     expected, _ = rank(make_adata())
@@ -255,8 +291,8 @@ def test_non_integer_counts_are_ranked_with_allow_fractional(tiny_adata):
         pytest.param(
             [f"g{i}" for i in range(N_GENES)], "0 of 60 genes are in the vocabulary .first: 'g0'", id="unknown"
         ),
-        pytest.param(["Actb", "Gapdh", "Cd4"] * 20, "0 of 60 genes.*Mouse symbols", id="mouse_symbols"),
-        pytest.param([f"ENSMUSG{i:011d}" for i in range(N_GENES)], "mouse Ensembl ids", id="mouse_ids"),
+        pytest.param(["Actb", "Gapdh", "Cd4"] * 20, "0 of 60 genes.*mouse genes.*species=.mouse.", id="mouse_symbols"),
+        pytest.param([f"ENSMUSG{i:011d}" for i in range(N_GENES)], "These are mouse genes", id="mouse_ids"),
     ],
 )
 def test_genes_of_another_species_or_kind_raise(names, message):
@@ -270,13 +306,13 @@ def test_mouse_symbols_are_not_mapped_as_human_ones_in_capitals():
     vocabulary = GeneVocabulary.from_pretrained(shared_path("geneformer"))
     adata = make_adata(n_genes=6)
     adata.var = pd.DataFrame(index=["Actb", "Gapdh", "Cd4", "Ptprc", "Ins1", "Malat1"])
-    with pytest.raises(ValueError, match="Mouse symbols"):
+    with pytest.raises(ValueError, match="These are mouse genes"):
         rank(adata, vocabulary)
 
 
 def test_a_missing_layer_raises_with_the_existing_ones(tiny_adata):
     tiny_adata.layers["counts"] = tiny_adata.X
-    with pytest.raises(KeyError, match=r"layer='spliced': adata.layers holds \['counts'\], and there is no adata.raw"):
+    with pytest.raises(KeyError, match=r"layer='spliced': there is no such matrix. There are X, layers\['counts'\]"):
         rank(tiny_adata, layer="spliced")
 
 
@@ -286,7 +322,7 @@ def test_a_missing_column_raises_with_the_existing_ones(tiny_adata):
 
 
 def test_a_missing_matrix_raises(tiny_adata):
-    with pytest.raises(ValueError, match="adata.X is None"):
+    with pytest.raises(ValueError, match="The AnnData holds no matrix"):
         rank(ad.AnnData(obs=tiny_adata.obs, var=tiny_adata.var))
 
 

@@ -82,8 +82,8 @@ def test_rows_equal_those_of_the_same_cells_in_a_file(census, tmp_path):
 def test_counts_of_sampled_cells_only_are_read(census, tmp_path, monkeypatch):
     uri, *_ = census
     read = []
-    read_counts = CensusReader.read_counts
-    monkeypatch.setattr(CensusReader, "read_counts", lambda self, rows: read.append(rows) or read_counts(self, rows))
+    read_rows = CensusReader.read_rows
+    monkeypatch.setattr(CensusReader, "read_rows", lambda self, rows: read.append(rows) or read_rows(self, rows))
     report = prepare(
         [], tmp_path / "out", source="census", census_uri=uri, value_filter="tissue == 'lung'", sampling="random", n_cells=30,
         split="random", gene_vocab=str(shared_path("geneformer")), progress=False, cells_per_shard=8,

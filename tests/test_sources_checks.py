@@ -59,7 +59,7 @@ BAD_FILES = {
     "other_hdf5": "bad: is not an AnnData: it lacks \\['obs', 'var'\\]",
     "missing_columns": "bad: has no column cell_type, tissue or disease in obs; it has \\['Sex'\\].*columns=, such as cell_type=CellType",
     "mouse": "bad: 0 of 60 genes are in the vocabulary.*mouse",
-    "log": "bad: X holds fractional values \\(cell 'cell0': .*raw counts are needed.*allow_fractional=True",
+    "log": "bad: X holds log-normalised values \\(cell 'cell0': .*raw counts are needed.*Pass a file with the raw counts",
     "nan": "bad: X holds NaN or infinite values \\(cell 'cell0'",
     "negative": "bad: X holds negative values",
     "empty": "bad: contains no cells",
@@ -115,11 +115,16 @@ def test_log_normalised_values_are_refused_even_with_allow_fractional(studies, t
         prepare_studies(studies, tmp_path / "out", inputs=[bad_file("log", tmp_path)], allow_fractional=True)
 
 
-def test_the_error_names_a_layer_with_counts(studies, tmp_path):
+def test_counts_in_a_layer_are_found_and_a_missing_layer_is_named(studies, tmp_path):
     adata = make_file(tmp_path / "a.h5ad")
     adata.layers["umi"], adata.X = adata.X.copy(), adata.X.log1p()
     adata.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(BadFileError, match="Found integers in 'umi': pass layer='umi'"):
-        prepare_studies(studies, tmp_path / "out", inputs=[tmp_path / "a.h5ad"])
-    with pytest.raises(BadFileError, match="has no layer 'raws': it has layers \\['umi'\\] and no raw"):
+    report = prepare_studies(studies, tmp_path / "found", inputs=[tmp_path / "a.h5ad"], split="random")
+    assert (
+        report["files"]["a"]["counts"] == "layers['umi']"
+        and "X holds log-normalised" in report["files"]["a"]["notes"][0]
+    )
+    with pytest.raises(BadFileError, match="Found integers in layers.'umi'.: pass layer='umi'"):
+        prepare_studies(studies, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], layer="X")
+    with pytest.raises(BadFileError, match="layer='raws': there is no such matrix. There are X, layers.'umi'."):
         prepare_studies(studies, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], layer="raws")

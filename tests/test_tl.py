@@ -34,7 +34,7 @@ def test_the_docstring_lists_every_field_that_describe_writes(model, experiment)
         assert f'"{ending}' in returns, column
     assert set(adata.obsm) - before[1] == {"X_key"} and '.obsm["X_" + key_added]' in returns
     assert set(adata.uns) - before[2] == {"key"}
-    assert set(adata.uns["key"]) == {"params", "groups"}
+    assert set(adata.uns["key"]) == {"params", "groups", "reading"}
     assert all(f'.uns[key_added]["{name}"]' in returns for name in adata.uns["key"])
 
 

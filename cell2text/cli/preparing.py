@@ -9,7 +9,7 @@ from cell2text.files import check_input, check_output_folder
 from cell2text.preparation.config import PrepareConfig
 
 
-VOCABULARY_OPTIONS = ("layer", "max_genes", "allow_fractional")
+VOCABULARY_OPTIONS = ("layer", "gene_key", "species", "max_genes", "allow_fractional")
 
 
 @command(PrepareConfig)

@@ -17,12 +17,13 @@ from cell2text.describe.table import TEXT, table_schema
 from cell2text.errors import UserError, UserKeyError
 from cell2text.language.fields import FIELDS
 from cell2text.sources.anndata_files import open_anndata
-from cell2text.sources.containers import index_name, read_column
+from cell2text.sources.containers import index_name, read_column, read_texts
 from cell2text.sources.stored_columns import column_names
 
 
 MAPS = ("X_umap", "X_draw_graph_fa", "X_tsne")  # two-dimensional embeddings that other tools write, in this preference
-REQUIRED = (*FIELDS, "pathways", "n_genes", "mapped_fraction")
+REQUIRED = (*FIELDS, "pathways", "n_genes", "counts_used")
+FORMER_NAMES = {"counts_used": "mapped_fraction"}  # of columns in files of earlier versions
 MIN_UMAP_CELLS = 12
 UMAP_NEIGHBORS = 15
 
@@ -93,7 +94,8 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
     with open_anndata(path) as root:
         names = column_names(root["obs"])
         columns = {name: key if name == TEXT else f"{key}_{name}" for name in table_schema(1, fields_only=False).names}
-        columns = {name: column for name, column in columns.items() if column in names}
+        former = {name: f"{key}_{before}" for name, before in FORMER_NAMES.items() if columns[name] not in names}
+        columns = {name: column for name, column in {**columns, **former}.items() if column in names}
         if "confidence" not in columns or f"X_{key}" not in root.get("obsm", {}):
             raise UserError(
                 f"{path} holds no described cells under key={key!r}. Run `cell2text describe {path}` first."
@@ -102,7 +104,7 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
         if missing:
             raise UserError(f"{path} lacks the columns {missing} of its descriptions. Describe it again.")
         cells = {name: read_column(root["obs"], column) for name, column in columns.items()}
-        index = np.asarray(ad.io.read_elem(root["obs"][index_name(root["obs"])])).astype(object)
+        index = read_texts(root["obs"][index_name(root["obs"])])
         uns = ad.io.read_elem(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
         maps = {name: _read_matrix(root["obsm"][name]) for name in (*MAPS, f"X_{key}") if name in root["obsm"]}
     uns = uns if isinstance(uns, dict) else {}

@@ -34,7 +34,7 @@ class DescribeOptions(Options):
         None, help="Name of a cell to compare every cell to; the second cell of each prompt. No comparison if omitted."
     )
     layer: str | None = option(
-        None, help="Layer that holds the raw counts, or `raw` for adata.raw; adata.X if omitted."
+        None, help="Layer with the raw counts, `X`, or `raw` for adata.raw; the matrix that holds integers if omitted."
     )
     gene_key: str | None = option(
         None, help="Column of `var` that holds the gene names; detected automatically if omitted."
@@ -42,6 +42,10 @@ class DescribeOptions(Options):
     allow_fractional: bool = option(
         False, help="Accept non-integer counts, such as RSEM's expected counts. Otherwise they are an error."
     )
+    species: str = option(
+        "human", choices=("human", "mouse"),
+        help="Species of the cells: human or mouse. Mouse genes are mapped to human genes by one-to-one orthologs.",
+    )  # fmt: skip
     batch_size: int | None = option(
         None, minimum=1,
         help="Cells per batch; chosen from the free memory if omitted, and halved when a GPU runs out of it. It does "

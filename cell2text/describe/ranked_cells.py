@@ -18,8 +18,10 @@ class RankedCells:
         Gene token ids of each cell.
     n_genes
         Number of expressed genes in the vocabulary, shape (n_cells,).
-    mapped_fraction
+    counts_used
         Fraction of the counts on genes in the vocabulary, shape (n_cells,).
+    coverage
+        Fraction of the vocabulary's genes that the experiment has.
     to_describe
         Whether each cell gets a text, shape (n_cells,); all cells if None. The others get an embedding only.
     """
@@ -27,12 +29,13 @@ class RankedCells:
     names: Sequence[str]
     cells: list[np.ndarray]
     n_genes: np.ndarray
-    mapped_fraction: np.ndarray
+    counts_used: np.ndarray
+    coverage: float
     to_describe: np.ndarray | None = None
 
     def __getitem__(self, rows: slice) -> "RankedCells":
         """Return a range of the cells."""
         to_describe = None if self.to_describe is None else self.to_describe[rows]
         return RankedCells(
-            self.names[rows], self.cells[rows], self.n_genes[rows], self.mapped_fraction[rows], to_describe
+            self.names[rows], self.cells[rows], self.n_genes[rows], self.counts_used[rows], self.coverage, to_describe
         )

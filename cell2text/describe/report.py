@@ -34,13 +34,13 @@ MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each 
 MAX_GROUPS_SHOWN = 200
 STAGES = ("Reading descriptions", "Placing cells on the map", "Summarising groups", "Writing the page")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-LOW_GENES, LOW_MAPPED_FRACTION = 200, 0.5
+LOW_GENES, LOW_COUNTS_USED = 200, 0.5
 MISSING_COLOUR, OTHER_COLOUR = "#d9d9d9", "#9a9a9a"
 SCORES = {
     "type_probability": "type probability",
     "confidence": "confidence",
     "n_genes": "genes in the vocabulary",
-    "mapped_fraction": "fraction of counts mapped",
+    "counts_used": "fraction of counts used",
 }
 
 
@@ -111,7 +111,7 @@ def _page(source: str | os.PathLike, groupby: str | None, key: str, max_cells: i
         data=_page_data(described, rows, column, grouped_by), summary=_summarise(described),
         groups=groups.head(MAX_GROUPS_SHOWN).to_dict("records"), n_groups=len(groups), grouped_by=grouped_by,
         pseudobulk="pseudobulk_cell_type" in groups, mapping=svg(_coverage_figure(described.cells)),
-        params=flat_parameters(described.params), low_genes=LOW_GENES, low_mapped=LOW_MAPPED_FRACTION,
+        params=flat_parameters(described.params), low_genes=LOW_GENES, low_mapped=LOW_COUNTS_USED,
     )  # fmt: skip
 
 
@@ -259,9 +259,9 @@ def _summarise(described: Described) -> dict:
         "score_name": SCORES[score],
         "median_score": float(cells[score].median()) if cells[score].notna().any() else None,
         "genes": float(cells["n_genes"].median()),
-        "mapped": float(cells["mapped_fraction"].mean()) if cells["mapped_fraction"].notna().any() else None,
+        "mapped": float(cells["counts_used"].mean()) if cells["counts_used"].notna().any() else None,
         "low_genes": int((cells["n_genes"] < LOW_GENES).sum()),
-        "low_mapped": int((cells["mapped_fraction"] < LOW_MAPPED_FRACTION).sum()),
+        "low_mapped": int((cells["counts_used"] < LOW_COUNTS_USED).sum()),
     }
 
 
@@ -275,7 +275,7 @@ def _coverage_figure(cells: pd.DataFrame) -> Figure:
     """Return histograms of the mapped fraction, the number of genes, and the score of the cells."""
     picture = Figure(figsize=(9, 2.4), layout="constrained")
     panels = picture.subplots(1, 3)
-    for axes, name, colour in zip(panels, ("mapped_fraction", "n_genes", _score_column(cells)), COLOURS):
+    for axes, name, colour in zip(panels, ("counts_used", "n_genes", _score_column(cells)), COLOURS):
         values = cells[name].astype(float).dropna()
         span = (0, 1) if name != "n_genes" else (0, max(1.0, float(values.max())))
         axes.hist(values, bins=30, range=span, color=colour)

@@ -8,13 +8,13 @@ and `torchrun` set, and wait for each other through files, so describing does no
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from textwrap import fill
 
 import numpy as np
@@ -26,15 +26,19 @@ from tqdm import tqdm
 
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
-from cell2text.describe.inputs import CellFile, find_input
+from cell2text.describe.inputs import CellReader, find_input
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
+from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import ID, TEXT
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
 from cell2text.files import atomic_path, check_output_folder, write_atomically
 from cell2text.loading import default_device, load_model, model_name
+from cell2text.sources.containers import open_source
 
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 1024  # an interrupted run recomputes at most this many; cells of a shard are sorted by length together
 PLAN_FILE = "plan.json"
@@ -97,12 +101,15 @@ def describe_file(
     options = options or DescribeOptions()
     rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = find_input(str(source))
-    out = _default_output(found.url) if out is None else Path(out)
+    out = Path(found.described_name) if out is None else Path(out)
     _check_output(found.url, out, overwrite=overwrite or rank > 0)  # rank 0 may have finished already
     loaded, processor = load_model(model, device or default_device())
-    with closing(CellFile(found, processor, options)) as cells:
-        if not cells.n_cells:
+    with open_source(found, layer=options.layer, allow_fractional=options.allow_fractional) as opened:
+        if not opened.n_cells:
             raise UserError(f"{source} holds no cells.")
+        cells = CellReader(opened, processor, options)
+        for note in cells.ranker.reading(opened)["notes"]:
+            logger.warning(f"{found.name}: {note}")
         describer = Describer(loaded, processor, options, cells.comparison_cell())
         params = provenance(loaded, processor, describer.conversation, options, model_name(model), cells.groups)
         plan = {"source": _fingerprint(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
@@ -125,13 +132,19 @@ def describe_file(
         shards = [shard_path(folder, start) for start in starts]
         _wait_for(shards)
         groups = _describe_groups(describer, cells, shards)
-    write_output(found, out, shards, params, groups)
+        summary = summarise(cells.ranker.reading(opened), read_shards(shards), min_genes=min_genes(processor))
+    write_output(found, out, shards, {"params": params, "reading": summary_for_uns(summary)}, groups)
     texts = _example_texts(shards[0]) if progress and not options.fields_only else []
     shutil.rmtree(folder)
     encoding = sys.stdout.encoding or "utf-8"
-    for text in texts:
+    for text in [*texts, *([summary_line(summary)] if progress else [])]:
         print(text.encode(encoding, "replace").decode(encoding))
     return out
+
+
+def min_genes(processor) -> int:
+    """Return the number of expressed genes that a cell needs for a text."""
+    return getattr(processor, "min_genes", 0)
 
 
 def shard_path(folder: Path, start: int) -> Path:
@@ -145,7 +158,7 @@ def write_shard(table: pa.Table, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def _describe_groups(describer: Describer, cells: CellFile, shards: Sequence[Path]) -> pd.DataFrame | None:
+def _describe_groups(describer: Describer, cells: CellReader, shards: Sequence[Path]) -> pd.DataFrame | None:
     """Return the table of groups, None without groups."""
     if cells.groups is None:
         return None
@@ -166,13 +179,6 @@ def _example_texts(shard: Path) -> list[str]:
 def cell_heading(name: str, type_probability: float | None) -> str:
     """Return a cell's name with its type probability, if the model provides one."""
     return name if type_probability is None else f"{name} (type probability {type_probability:.2f})"
-
-
-def _default_output(url: str) -> Path:
-    """Return the default output: the input's name with `.described`, in the current folder."""
-    name = PurePosixPath(url.rstrip("/")).name
-    suffix = ".zarr" if name.endswith(".zarr") else ".h5ad"
-    return Path(name.removesuffix(suffix) + ".described" + suffix)
 
 
 def _check_output(source: str, out: Path, *, overwrite: bool) -> None:

@@ -35,7 +35,8 @@ def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
             ("confidence", pa.float32()),
             ("type_probability", pa.float32()),
             ("n_genes", pa.int32()),
-            ("mapped_fraction", pa.float32()),
+            ("counts_used", pa.float32()),
+            ("coverage", pa.float32()),
             (EMBEDDING, pa.list_(pa.float32(), embedding_size)),
         ]
     )
@@ -73,7 +74,8 @@ def make_table(
         "confidence": _score_column(confidence),
         "type_probability": _score_column(probabilities),
         "n_genes": np.asarray(cells.n_genes, dtype=np.int32),
-        "mapped_fraction": np.asarray(cells.mapped_fraction, dtype=np.float32),
+        "counts_used": np.asarray(cells.counts_used, dtype=np.float32),
+        "coverage": np.full(len(texts), cells.coverage, dtype=np.float32),
         EMBEDDING: pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
     }
     for name in FIELDS:

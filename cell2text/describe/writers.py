@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import anndata as ad
-import fsspec
 import h5py
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from cell2text.describe.table import EMBEDDING, ID, TEXT
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
+from cell2text.sources.containers import load_anndata, needs_conversion
 from cell2text.sources.discovery import SourceLocation
 
 
@@ -55,7 +55,7 @@ def write_output(
     source: SourceLocation,
     out: Path,
     shards: Sequence[Path],
-    params: dict[str, str],
+    added: dict,
     groups: pd.DataFrame | None = None,
 ) -> None:
     """Write the rows of all shards, and the table of groups, in the format of `out`.
@@ -66,13 +66,13 @@ def write_output(
     _remove(partial)
     try:
         if out.suffix in TABLES:
-            TABLES[out.suffix](partial, shards, params)
+            TABLES[out.suffix](partial, shards, added)
             if groups is not None:  # an interruption between the two files is resumed and writes both again
                 write_groups(groups, groups_path(out))
             else:
                 groups_path(out).unlink(missing_ok=True)  # belongs to the output that is replaced
         else:
-            _write_anndata(source, partial, shards, params, groups)
+            _write_anndata(source, partial, shards, added, groups)
         _replace(partial, out)
     finally:
         _remove(partial)
@@ -164,13 +164,13 @@ def _rows(shards: Sequence[Path]) -> Iterator[dict]:
         yield from table.to_pylist()
 
 
-def _write_jsonl(out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
+def _write_jsonl(out: Path, shards: Sequence[Path], added: dict) -> None:
     with open(out, "w", encoding="utf-8") as file:
         for row in _rows(shards):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_csv(out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
+def _write_csv(out: Path, shards: Sequence[Path], added: dict) -> None:
     names = [name for name in pq.read_schema(shards[0]).names if name != EMBEDDING]
     with open(out, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)
@@ -178,15 +178,15 @@ def _write_csv(out: Path, shards: Sequence[Path], params: dict[str, str]) -> Non
         writer.writerows(_rows(shards))
 
 
-def _write_parquet(out: Path, shards: Sequence[Path], params: dict[str, str]) -> None:
-    schema = pq.read_schema(shards[0]).with_metadata({KEY: json.dumps({"params": params})})
+def _write_parquet(out: Path, shards: Sequence[Path], added: dict) -> None:
+    schema = pq.read_schema(shards[0]).with_metadata({KEY: json.dumps(added)})
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for path in shards:
             writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
 
 
 def _write_anndata(
-    source: SourceLocation, out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None
+    source: SourceLocation, out: Path, shards: Sequence[Path], added: dict, groups: pd.DataFrame | None
 ) -> None:
     """Copy the input and add the results to the copy; an input in the other format is converted."""
     path, format_ = source.url.removeprefix("file://"), format_of(out)
@@ -195,39 +195,31 @@ def _write_anndata(
         _copy_anndata(source, path, format_, out)
         if format_ == "h5ad":
             with h5py.File(out, "r+") as root:
-                _add_results(root, shards, params, groups)
+                _add_results(root, shards, added, groups)
         else:
-            _add_results_to_zarr(out, shards, params, groups)
+            _add_results_to_zarr(out, shards, added, groups)
 
 
 def _copy_anndata(source: SourceLocation, path: str, format_: str, out: Path) -> None:
-    if source.format == format_ and Path(path).exists():
+    if source.format == format_ and Path(path).exists() and not needs_conversion(source):
         shutil.copytree(path, out) if Path(path).is_dir() else shutil.copyfile(path, out)
     else:
-        adata = ad.io.read_zarr(source.url) if source.format == "zarr" else _read_h5ad(source.url)
+        adata = load_anndata(source)
         with ad.settings.override(zarr_write_format=3):
             adata.write_h5ad(out) if format_ == "h5ad" else adata.write_zarr(out)
 
 
-def _read_h5ad(url: str) -> ad.AnnData:
-    """Read an h5ad file from any address that fsspec can open."""
-    with fsspec.open(url, "rb") as file:
-        return ad.io.read_h5ad(file)
-
-
-def _add_results_to_zarr(
-    out: Path, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None
-) -> None:
+def _add_results_to_zarr(out: Path, shards: Sequence[Path], added: dict, groups: pd.DataFrame | None) -> None:
     import zarr
 
-    _add_results(zarr.open_group(str(out), mode="r+", use_consolidated=False), shards, params, groups)
+    _add_results(zarr.open_group(str(out), mode="r+", use_consolidated=False), shards, added, groups)
     metadata = out / "zarr.json"
     consolidated = metadata.exists() and "consolidated_metadata" in json.loads(metadata.read_text(encoding="utf-8"))
     if consolidated or (out / ".zmetadata").exists():  # the list of arrays must include the new ones
         zarr.consolidate_metadata(str(out))
 
 
-def _add_results(root, shards: Sequence[Path], params: dict[str, str], groups: pd.DataFrame | None) -> None:
+def _add_results(root, shards: Sequence[Path], added: dict, groups: pd.DataFrame | None) -> None:
     """Write columns, embedding, parameters and groups into an open AnnData; everything else stays unchanged."""
     obs, order = root["obs"], [str(name) for name in root["obs"].attrs["column-order"]]
     for name, column in _obs_names(shards):
@@ -240,7 +232,7 @@ def _add_results(root, shards: Sequence[Path], params: dict[str, str], groups: p
         if group not in root:
             ad.io.write_elem(root, group, {})
     tables = {} if groups is None else {"groups": groups_for_uns(groups)}
-    ad.io.write_elem(root["uns"], KEY, {"params": params, **tables})
+    ad.io.write_elem(root["uns"], KEY, {**added, **tables})
 
 
 def _obs_names(shards: Sequence[Path]) -> list[tuple[str, str]]:

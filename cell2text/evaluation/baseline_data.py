@@ -188,7 +188,7 @@ def read_counts(splits: Iterable["Dataset"], files: Sequence[str], layer: str | 
     for name, source in sources.items():
         numbers = np.unique([row for of, row in needed if of == name]).astype(np.int64)
         if len(numbers):
-            with open_source(source, layer=layer) as reader:
+            with open_source(source, layer=layer, allow_fractional=True) as reader:
                 part = ad.AnnData(reader.read_counts(numbers), var=reader.read_var()[[]])
             part.var_names_make_unique()  # gene symbols may repeat
             part.obs_names = [f"{name}|{number}" for number in numbers]

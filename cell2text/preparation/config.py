@@ -18,6 +18,7 @@ PUBLISHED_EXCLUDED_ASSAYS = (
 )  # fmt: skip
 KNOWN_COLUMNS = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
 FILE_OPTIONS = ("inputs", "census_uri", "gene_vocab", "gene_sets")
+SPECIES = ("human", "mouse")
 SAMPLINGS = ("all", "random", "balanced", "published")
 
 
@@ -50,7 +51,7 @@ class PrepareConfig(Options):
         None, help="Filter of Census cells in SOMA's syntax, such as \"tissue == 'lung'\"; all cells if omitted."
     )
     layer: str | None = option(
-        None, help="Layer that holds the raw counts, or `raw` for adata.raw; adata.X if omitted."
+        None, help="Layer with the raw counts, `X`, or `raw` for adata.raw; the matrix that holds integers if omitted."
     )
     gene_key: str | None = option(
         None, help="Column of `var` that holds the gene names; detected automatically if omitted."
@@ -61,6 +62,10 @@ class PrepareConfig(Options):
     allow_fractional: bool = option(
         False, help="Accept non-integer counts, such as RSEM's expected counts. Otherwise they are an error."
     )
+    species: str = option(
+        "human", choices=SPECIES,
+        help="Species of the cells: human or mouse. Mouse genes are mapped to human genes by one-to-one orthologs.",
+    )  # fmt: skip
     skip_bad_files: bool = option(
         False, help="Skip files that cannot be used and list them in the report. Otherwise the run stops."
     )

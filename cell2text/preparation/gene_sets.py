@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cell2text.errors import UserError
-from ranking_cell2text import CellRanker
+from ranking_cell2text import MappedGenes
 
 
 HALLMARK = "hallmark"
@@ -82,7 +82,7 @@ def read_gmt(path: str | Path) -> GeneSets:
     return GeneSets(names, genes)
 
 
-def match_columns(gene_sets: GeneSets, var, ranker: CellRanker) -> list[np.ndarray]:
+def match_columns(gene_sets: GeneSets, var, mapped: MappedGenes) -> list[np.ndarray]:
     """Find the genes of each set in a file.
 
     The vocabulary is searched first, including aliases and retired ids, then the file's own gene names.
@@ -93,21 +93,21 @@ def match_columns(gene_sets: GeneSets, var, ranker: CellRanker) -> list[np.ndarr
         Gene sets.
     var
         `var` of the file: its index and all columns are searched.
-    ranker
-        Ranker of the file, which maps its genes to the vocabulary.
+    mapped
+        The file's genes, mapped to the vocabulary.
 
     Returns
     -------
-    Columns of each set's genes in `ranker.collapse(counts)`, ascending; one integer array per set.
+    Columns of each set's genes in `mapped.collapse(counts)`, ascending; one integer array per set.
     """
     by_name: dict[str, int] = {}
     for name in ("index", *var.columns):
         values = var.index if name == "index" else var[name]
         for column, value in enumerate(values.astype(str)):
-            by_name.setdefault(value.split(".")[0] if value.startswith("ENS") else value, int(ranker.columns[column]))
-    by_token = dict(zip(ranker.token_ids.tolist(), ranker.columns.tolist()))
+            by_name.setdefault(value.split(".")[0] if value.startswith("ENS") else value, int(mapped.columns[column]))
+    by_token = dict(zip(mapped.token_ids.tolist(), mapped.columns.tolist()))
     names = list(dict.fromkeys(gene for genes in gene_sets.genes for gene in genes))
-    tokens, _ = ranker.vocabulary.map_genes(names)
+    tokens, _ = mapped.vocabulary.map_genes(names)
     column_of: dict[str, Any] = {
         name: by_token[token] if token in by_token and token >= 0 else by_name.get(name)
         for name, token in zip(names, tokens.tolist())

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from cell2text.files import atomic_path, write_atomically
 from cell2text.preparation.aucell import MIN_COVERAGE, aucell
 from cell2text.preparation.gene_sets import match_columns
-from cell2text.preparation.medians import MedianAccumulator, gene_numbers
+from cell2text.preparation.medians import GeneColumns, MedianAccumulator
 from cell2text.preparation.output_folder import VOCABULARY_FOLDER, job_medians_path, job_report_path, shard_path
 from cell2text.preparation.plan import Plan, load_plan
 from cell2text.preparation.rows import (
@@ -31,8 +31,7 @@ from cell2text.preparation.rows import (
 )
 from cell2text.preparation.shards import write_table
 from cell2text.preparation.splits import SPLITS
-from cell2text.sources.blocks import stream_checked_blocks
-from cell2text.sources.containers import open_source
+from cell2text.preparation.survey import open_planned
 from ranking_cell2text import CellRanker
 from vocabulary_cell2text import GeneVocabulary
 
@@ -83,13 +82,13 @@ def count_gene_values(folder: str, identity: str, number: int) -> int:
         return job["cells"]
     config, source = plan.config, plan.sources[job["source"]]
     accumulator = MedianAccumulator()
-    with open_source(source, layer=config.layer, value_filter=config.value_filter) as reader:
-        genes = gene_numbers(reader.read_var().index)
+    with open_planned(source, config) as reader:
+        genes = GeneColumns(reader, gene_key=config.gene_key, species=config.species)
         table = plan.read_cells(number)
         rows = table["row"].to_numpy()[table["split"].to_numpy() == SPLITS.index("train")]
         if len(rows):
-            for _, block in stream_checked_blocks(reader, rows, allow_fractional=config.allow_fractional):
-                accumulator.add_counts(genes, block)
+            for _, block in reader.blocks(rows):
+                accumulator.add_counts(genes.numbers, genes.collapse(block))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial, open(partial, "wb") as file:
         np.savez(file, keys=accumulator.keys, counts=accumulator.counts)
@@ -101,12 +100,13 @@ class PlannedSource:
 
     def __init__(self, plan: Plan, name: str, vocabulary: GeneVocabulary):
         config = plan.config
-        self.reader = open_source(plan.sources[name], layer=config.layer, value_filter=config.value_filter)
+        self.reader = open_planned(plan.sources[name], config)
         self.config, self.name = config, name
         var = self.reader.read_var()
-        self.ranker = CellRanker(
-            var, vocabulary, gene_key=config.gene_key, max_genes=config.max_genes or vocabulary.max_genes
-        )
+        self.ranker = CellRanker.of_source(
+            self.reader, vocabulary, gene_key=config.gene_key, max_genes=config.max_genes or vocabulary.max_genes,
+            species=config.species,
+        )  # fmt: skip
         self.gene_sets = plan.gene_sets
         self.set_columns = match_columns(plan.gene_sets, var, self.ranker) if plan.gene_sets else []
 
@@ -116,7 +116,7 @@ class PlannedSource:
         self.ranker.route_totals[:] = 0
         ranked: list[tuple[np.ndarray, ...]] = []
         scores: list[np.ndarray] = []
-        for _, block in stream_checked_blocks(self.reader, rows, allow_fractional=self.config.allow_fractional):
+        for _, block in self.reader.blocks(rows):
             ranked.append(self.ranker.rank(block))
             scores.append(self._score(block))
         tokens, lengths, n_genes, mapped = (np.concatenate(parts) for parts in zip(*ranked))

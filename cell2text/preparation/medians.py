@@ -3,17 +3,17 @@
 Depends on `counts_cell2text`, `vocabulary_cell2text` and the gene names of `cell2text.sources`.
 """
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
 from cell2text.errors import UserError
-from cell2text.sources.gene_tables import aliases_for, approved_symbols
-from counts_cell2text import CountCheck, count_blocks, row_sums, select_counts
-from ranking_cell2text import TARGET_SUM
+from cell2text.sources.gene_tables import aliases_for, approved_symbols, ensembl_ids
+from counts_cell2text import row_sums
+from genes_cell2text import ROUTES, map_names
+from ranking_cell2text import TARGET_SUM, MappedGenes
+from source_cell2text import AnnDataContainer, CellSource
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
 
 
@@ -61,13 +61,15 @@ class MedianAccumulator:
         Parameters
         ----------
         genes
-            Number of each column's gene, shape (n_genes,).
+            Number of each column's gene, shape (n_genes,); -1 for columns that are not counted as genes.
         block
             Raw counts, shape (n_cells, n_genes).
         """
         totals = np.maximum(row_sums(block), np.finfo(float).tiny)
         values = block.data.astype(np.float64) * np.repeat(TARGET_SUM / totals, np.diff(block.indptr))
-        self.add(genes[block.indices], values)
+        numbers = genes[block.indices]
+        known = numbers >= 0
+        self.add(numbers[known], values[known])
 
     def merge(self, other: "MedianAccumulator") -> None:
         """Add the counts of another accumulator."""
@@ -105,6 +107,8 @@ def fit_vocabulary(
     adatas: Iterable,
     *,
     layer: str | None = None,
+    gene_key: str | None = None,
+    species: str = "human",
     max_genes: int = 2048,
     min_cells: int = 3,
     allow_fractional: bool = False,
@@ -116,9 +120,13 @@ def fit_vocabulary(
     Parameters
     ----------
     adatas
-        One AnnData or several, with human Ensembl ids in `var_names`. Versions of ids are ignored.
+        One AnnData or several. Genes without a human Ensembl id, or a symbol that HGNC knows, are left out.
     layer
-        Layer with the raw counts, or `"raw"` for `.raw`. Defaults to `X`.
+        Layer with the raw counts, `"X"`, or `"raw"` for `.raw`. Defaults to the matrix that holds integers.
+    gene_key
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one with most human genes.
+    species
+        Species of the cells: `"human"`, or `"mouse"`, whose genes are mapped to human genes by one-to-one orthologs.
     max_genes
         Maximum number of genes per ranked cell, special tokens included.
     min_cells
@@ -133,7 +141,7 @@ def fit_vocabulary(
     Raises
     ------
     UserError
-        If the values are not counts, a gene name is not a human Ensembl id, or no gene is expressed in enough cells.
+        If the values are not counts, there are no human genes, or no gene is expressed in enough cells.
 
     Examples
     --------
@@ -145,13 +153,11 @@ def fit_vocabulary(
     symbols: dict[str, str] = {}
     accumulator = MedianAccumulator()
     for adata in [adatas] if hasattr(adatas, "obs_names") else adatas:  # iterating over an AnnData fails
-        matrix, var, source = select_counts(adata, layer)
-        genes = gene_numbers(var.index)
-        symbols |= read_symbols(var)
-        check = CountCheck(adata, source, allow_fractional)
-        for start, block in count_blocks(matrix):
-            check(block, start)
-            accumulator.add_counts(genes, block)
+        source = CellSource(AnnDataContainer(adata), layer=layer, allow_fractional=allow_fractional)
+        genes = GeneColumns(source, gene_key=gene_key, species=species)
+        symbols |= genes.symbols
+        for _, block in source.blocks():
+            accumulator.add_counts(genes.numbers, genes.collapse(block))
     return build_vocabulary(accumulator, symbols, max_genes=max_genes, min_cells=min_cells)
 
 
@@ -218,35 +224,69 @@ def fill_symbols(genes: list[str], symbols: dict[str, str]) -> list[str]:
     return [given.get(gene) or (missing[gene] not in used and missing[gene]) or symbols.get(gene, "") for gene in genes]
 
 
-def read_symbols(var: pd.DataFrame) -> dict[str, str]:
-    """Return the symbol of each Ensembl id; empty unless `var` has CELLxGENE's column `feature_name`."""
-    if "feature_name" not in var.columns:
-        return {}
-    return dict(zip((_without_version(name) for name in var.index.astype(str)), var["feature_name"].astype(str)))
+class HumanGenes:
+    """All human genes, in place of a vocabulary: numbers of Ensembl ids stand for token ids."""
+
+    tokens: tuple[str, ...] = ()
+
+    def map_genes(self, names) -> tuple[np.ndarray, np.ndarray]:
+        """Look up Ensembl ids and symbols; return their numbers, -1 if unknown, and indices into `ROUTES`."""
+        return map_names(names, _look_up)
+
+    def __len__(self) -> int:
+        return len(approved_symbols())
 
 
-def gene_numbers(names: pd.Index) -> np.ndarray:
-    """Return human Ensembl ids as integers below 2**32, equal in every file.
+HUMAN_GENES = HumanGenes()
+_ROUTES_OF_TABLES = {"ensembl_id": "ensembl_id", "symbol": "symbol", "previous_symbol": "alias", "alias": "alias"}
+
+
+def _look_up(name: str) -> tuple[int, int] | None:
+    (gene,), (route,) = ensembl_ids([name])
+    return (_gene_number(gene), ROUTES.index(_ROUTES_OF_TABLES[route])) if gene else None
+
+
+class GeneColumns:
+    """The human genes of a source, as numbers that are equal in every file.
+
+    Parameters
+    ----------
+    source
+        Open source.
+    gene_key
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one with most human genes.
+    species
+        `"human"`, or `"mouse"` to map genes by one-to-one orthologs.
+
+    Attributes
+    ----------
+    numbers
+        Number of the gene of each column after `collapse`, -1 if it is not a human gene, int64.
+    symbols
+        The file's own gene symbols by Ensembl id, from CELLxGENE's column `feature_name`; empty without it.
 
     Raises
     ------
     UserError
-        If a name is not a human Ensembl gene id.
+        If there are no human genes.
     """
-    ids = (_without_version(name) for name in names.astype(str))
-    numbers = [int(name.lstrip("ENSGR")) + PAR_Y_OFFSET * name.startswith("ENSGR") for name in ids]
-    return np.array(numbers, dtype=np.int64)
+
+    def __init__(self, source: CellSource, *, gene_key: str | None = None, species: str = "human"):
+        var = source.read_var()
+        self._mapped = MappedGenes.of_source(source, HUMAN_GENES, gene_key=gene_key, species=species)
+        self.numbers = self._mapped.column_tokens
+        own = var["feature_name"].astype(str).tolist() if "feature_name" in var and species == "human" else []
+        ids = [_ensembl_id(number) if number >= 0 else "" for number in self._mapped.token_ids.tolist()]
+        self.symbols = {gene: symbol for gene, symbol in zip(ids, own) if gene}
+
+    def collapse(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        """Add up the columns of the same gene."""
+        return self._mapped.collapse(block)
+
+
+def _gene_number(gene: str) -> int:
+    return int(gene.lstrip("ENSGR")) + PAR_Y_OFFSET * gene.startswith("ENSGR")
 
 
 def _ensembl_id(number: int) -> str:
     return f"ENSGR{number - PAR_Y_OFFSET:010d}" if number >= PAR_Y_OFFSET else f"ENSG{number:011d}"
-
-
-def _without_version(name: str) -> str:
-    bare = name.split(".")[0]
-    if not re.fullmatch(r"ENSG(R)?\d+", bare):
-        raise UserError(
-            f"{name!r} in adata.var_names is not a human Ensembl gene id, which fitting a vocabulary requires. Convert "
-            "symbols to Ensembl ids, or pass a vocabulary that knows symbols, such as Geneformer's."
-        )
-    return bare

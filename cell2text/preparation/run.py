@@ -25,7 +25,7 @@ from cell2text.preparation.dataset_card import write_card
 from cell2text.preparation.executor import JobRunner, job_runner
 from cell2text.preparation.gene_sets import GeneSets, load_gene_sets
 from cell2text.preparation.jobs import count_gene_values, write_shards
-from cell2text.preparation.medians import MedianAccumulator, build_vocabulary, read_symbols
+from cell2text.preparation.medians import GeneColumns, MedianAccumulator, build_vocabulary
 from cell2text.preparation.output_folder import (
     PAGE_FILE,
     REPORT_FILE,
@@ -44,10 +44,9 @@ from cell2text.preparation.output_folder import (
 )
 from cell2text.preparation.plan import collect_provenance, load_plan, write_plan
 from cell2text.preparation.report import collect_report, write_html
-from cell2text.preparation.survey import Survey, survey_sources
+from cell2text.preparation.survey import Survey, open_planned, survey_sources
 from cell2text.provenance import content_hash
 from cell2text.sources.checks import BadFileError
-from cell2text.sources.containers import open_source
 from vocabulary_cell2text import GeneVocabulary
 
 
@@ -207,8 +206,8 @@ def _fit_vocabulary(folder: Path, identity: str, run_jobs: JobRunner) -> GeneVoc
             accumulator.merge(other)
     symbols: dict[str, str] = {}
     for source in plan.sources.values():
-        with open_source(source, layer=config.layer, value_filter=config.value_filter) as reader:
-            symbols |= read_symbols(reader.read_var())
+        with open_planned(source, config) as reader:
+            symbols |= GeneColumns(reader, gene_key=config.gene_key, species=config.species).symbols
     max_genes = config.max_genes or FITTED_MAX_GENES
     return build_vocabulary(accumulator, symbols, max_genes=max_genes, min_cells=config.min_cells)
 
@@ -229,7 +228,7 @@ def fit_vocabulary_from_files(
     progress
         Show a progress bar.
     **options
-        `layer`, `max_genes`, `min_cells` and `allow_fractional` of :class:`PrepareConfig`.
+        `layer`, `gene_key`, `species`, `max_genes`, `min_cells` and `allow_fractional` of :class:`PrepareConfig`.
 
     Returns
     -------

@@ -17,19 +17,19 @@ from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label, resolve
 from cell2text.preparation.aucell import MIN_GENES
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.gene_sets import GeneSets, match_columns
-from cell2text.preparation.medians import gene_numbers
+from cell2text.preparation.medians import HUMAN_GENES
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.sources.census import find_census
-from cell2text.sources.checks import BadFileError, check_counts_with_advice
-from cell2text.sources.containers import open_source
+from cell2text.sources.checks import BadFileError
+from cell2text.sources.containers import fingerprint, open_source
 from cell2text.sources.discovery import SourceLocation, find_sources
-from ranking_cell2text import CellRanker
+from ranking_cell2text import MappedGenes
+from source_cell2text import CellSource
 from vocabulary_cell2text import GeneVocabulary
 
 
 COLUMNS_WITHOUT_ONTOLOGY = ("assay", "donor_id", "dataset_id")
 READ_COLUMNS = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
-PROBE_CELLS = 256  # cells of each source whose counts are checked before any job starts
 MOST_UNRESOLVED = 50  # unresolved labels that the report lists per field
 
 
@@ -109,42 +109,38 @@ def _find_locations(config: PrepareConfig) -> list[SourceLocation]:
 def _survey_source(
     source: SourceLocation, config: PrepareConfig, vocabulary: GeneVocabulary | None, gene_sets: GeneSets | None
 ) -> Survey:
-    with open_source(source, layer=config.layer, value_filter=config.value_filter) as reader:
+    with open_planned(source, config) as reader:
         if not reader.n_cells:
             raise BadFileError(source.name, "contains no cells.")
         genes = _survey_genes(reader, config, vocabulary, gene_sets)
         cells, resolution = survey_metadata(reader, config)
-        if source.format != "soma":  # the Census holds raw counts, and only those of sampled cells are fetched
-            rows = cells["row"].to_numpy()[:PROBE_CELLS]
-            check_counts_with_advice(reader, rows, allow_fractional=config.allow_fractional)
-        report = {"cells": len(cells), "counts": reader.counts_name, **genes, "labels": resolution}
-        if reader.note:
-            report["note"] = reader.note
-        return Survey(source, reader.fingerprint(), cells, report)
+        report = {"cells": len(cells), **genes, "labels": resolution}
+        return Survey(source, fingerprint(source), cells, report)
+
+
+def open_planned(source: SourceLocation, config: PrepareConfig) -> CellSource:
+    """Open a source with the options of a run."""
+    return open_source(
+        source, layer=config.layer, allow_fractional=config.allow_fractional, value_filter=config.value_filter
+    )
 
 
 def _survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | None, gene_sets: GeneSets | None) -> dict:
     """Count the genes that are mapped, by route; raise for files of another species."""
-    name, var = reader.source.name, reader.read_var()
+    var = reader.read_var()
     if not len(var):
-        raise BadFileError(name, "contains no genes.")
-    try:
-        if vocabulary is None:
-            gene_numbers(var.index)
-            return {"genes": len(var), "gene_names": "index", "genes_by_route": {"ensembl_id": len(var)}}
-        ranker = CellRanker(var, vocabulary, gene_key=config.gene_key, max_genes=vocabulary.max_genes)
-    except (ValueError, KeyError) as error:
-        raise BadFileError(name, str(error.args[0])) from error
+        raise reader.container.error("contains no genes.")
+    mapped = MappedGenes.of_source(reader, vocabulary or HUMAN_GENES, gene_key=config.gene_key, species=config.species)
     report = {
+        **{name: value for name, value in mapped.reading(reader).items() if vocabulary or "model" not in name},
         "genes": len(var),
-        "gene_names": ranker.gene_column,
-        "genes_by_route": ranker.genes_by_route(),
-        "merged_genes": ranker.merged_genes,
+        "genes_by_route": mapped.genes_by_route(),
+        "merged_genes": mapped.merged_genes,
     }
-    if gene_sets:
+    if gene_sets and vocabulary:
         if len(var) < MIN_GENES:
-            raise BadFileError(name, f"has {len(var)} genes. Scoring gene sets needs at least {MIN_GENES}.")
-        columns = match_columns(gene_sets, var, ranker)
+            raise reader.container.error(f"has {len(var)} genes. Scoring gene sets needs at least {MIN_GENES}.")
+        columns = match_columns(gene_sets, var, mapped)
         report["gene_set_coverage"] = [
             round(len(matched) / len(genes), 4) for matched, genes in zip(columns, gene_sets.genes)
         ]
@@ -170,7 +166,7 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
     BadFileError
         If a mapped column is missing, or the file has no cell type, tissue or disease.
     """
-    columns = _choose_columns(reader.source.name, reader.obs_columns(), config.columns)
+    columns = _choose_columns(reader.container, reader.obs_columns(), config.columns)
     obs = reader.read_obs(list(dict.fromkeys(columns.values())))
     cells = pd.DataFrame({"row": obs.index.to_numpy(dtype=np.int64)})
     resolution = {}
@@ -188,27 +184,28 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
             if values is None
             else _rename_categories(values, {value: clean_label(value) for value in values.cat.categories})
         )
-    cells["dataset_id"] = pd.Series(_as_categorical(cells["dataset_id"].astype(object).fillna(reader.source.name)))
+    cells["dataset_id"] = pd.Series(
+        _as_categorical(cells["dataset_id"].astype(object).fillna(reader.container.location.name))
+    )
     primary = obs.get(columns.get("is_primary_data"))
     cells["primary"] = True if primary is None else (primary.astype(object) == "True").to_numpy()
     cells["key"] = _hash_identities(reader, cells)
     return cells, resolution
 
 
-def _choose_columns(name: str, present: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:
+def _choose_columns(container, present: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:
     """Return the file's column for each column of the schema that the file has."""
     columns = {column: mapping.get(column, column) for column in READ_COLUMNS}
     for column, mapped in mapping.items():
         if mapped not in present and column not in present:
-            raise BadFileError(name, f"has no column {mapped!r} in obs, which columns= maps; it has {present}.")
+            raise container.error(f"has no column {mapped!r} in obs, which columns= maps; it has {present}.")
         if mapped not in present:
             columns[column] = column
         elif column in FIELD_ONTOLOGIES and f"{column}_ontology_term_id" not in mapping:
             columns[f"{column}_ontology_term_id"] = ""  # these ids belong to the usual column, not to the mapped one
     columns = {column: source for column, source in columns.items() if source in present}
     if not columns.keys() & {"cell_type", "tissue", "disease"}:
-        raise BadFileError(
-            name,
+        raise container.error(
             f"has no column cell_type, tissue or disease in obs; it has {present}. Map the file's columns with "
             "columns=, such as cell_type=CellType.",
         )

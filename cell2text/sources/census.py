@@ -4,7 +4,6 @@ Reads any SOMA experiment with the layout of the Census. Depends on tiledbsoma a
 which are imported when a Census is opened.
 """
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any, cast
@@ -58,7 +57,7 @@ def open_census(source: SourceLocation, value_filter: str | None) -> "CensusRead
 
 
 class CensusReader:
-    """Metadata and counts of a SOMA experiment, with the methods of `containers.FileReader`.
+    """Metadata and counts of a SOMA experiment, a container of `CellSource`.
 
     A cell's row is its `soma_joinid`.
 
@@ -77,15 +76,16 @@ class CensusReader:
         If the address holds no Census.
     """
 
-    counts_name = "X['raw']"
-    note = ""
+    kind, note = "Census", ""
+    trusted = True  # the Census holds raw counts, and only those of chosen cells are fetched
+    by_column = False
 
     def __init__(self, source: SourceLocation, value_filter: str | None):
         try:
             import tiledbsoma
         except ImportError as error:
             raise UserError('The Census needs tiledbsoma: pip install "cell2text[census]".') from error
-        self.source, self.value_filter = source, value_filter
+        self.location, self.value_filter = source, value_filter
         context = None
         if source.url.startswith(PUBLIC_BUCKET):
             context = tiledbsoma.SOMATileDBContext(tiledb_config=PUBLIC_BUCKET_OPTIONS)
@@ -98,11 +98,24 @@ class CensusReader:
         except (tiledbsoma.SOMAError, tiledbsoma.DoesNotExistError, KeyError, RuntimeError) as error:
             raise BadFileError(source.name, f"{source.url} is not a Census ({first_line(error)}).") from error
 
-    def other_layers(self) -> list[str]:
-        """Return no layer: a Census has one matrix of raw counts."""
-        return []
+    def error(self, message: str, *, missing: bool = False) -> Exception:
+        """Return the exception for a fault of this Census."""
+        return BadFileError(self.location.name, message)
 
-    def read_var(self) -> pd.DataFrame:
+    def matrices(self) -> list[str]:
+        """Return the one matrix of a Census."""
+        return ["X['raw']"]
+
+    def open_matrix(self, name: str) -> "CensusReader":
+        """Return the reader of the rows of the matrix."""
+        return self
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells that pass the filter, and of genes."""
+        return self.n_cells, int(self._n_genes)
+
+    def read_var(self, name: str = "") -> pd.DataFrame:
         """Read the Ensembl ids (index) and symbols (`feature_name`), one row per gene."""
         table = self._measurement.var.read(column_names=["soma_joinid", *GENE_COLUMNS]).concat().to_pandas()
         return table.sort_values("soma_joinid").set_index("feature_id")[["feature_name"]]
@@ -133,18 +146,13 @@ class CensusReader:
         """Return the `soma_joinid` of each cell as text."""
         return np.array([str(row) for row in rows], dtype=object)
 
-    def read_counts(self, rows: np.ndarray) -> sp.csr_matrix:
+    def read_rows(self, rows: np.ndarray) -> sp.csr_matrix:
         """Read the counts of the cells with these `soma_joinid`, ascending, shape (len(rows), n_genes)."""
         table = self._measurement.X["raw"].read((np.asarray(rows, dtype=np.int64), slice(None))).tables().concat()
         row = np.searchsorted(rows, table["soma_dim_0"].to_numpy())
         data = table["soma_data"].to_numpy().astype(np.float32)
         shape = (len(rows), self._n_genes)
         return sp.csr_matrix((data, (row, table["soma_dim_1"].to_numpy())), shape=shape)
-
-    def fingerprint(self) -> str:
-        """Return the address of a public release, which never changes, or a hash of any other address."""
-        url = self.source.url
-        return url if url.startswith("s3://") else hashlib.sha256(url.encode()).hexdigest()
 
     def close(self) -> None:
         """Do nothing: `open_census` shares one reader between the jobs of a process."""

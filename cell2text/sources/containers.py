@@ -1,13 +1,14 @@
-"""Read h5ad files and zarr stores, on this machine or anywhere fsspec reaches.
+"""Open the containers that cells are stored in, on this machine or anywhere fsspec reaches.
 
-A `FileReader` reads metadata columns and row ranges of counts, and keeps nothing else in memory. `open_source` also
-opens the CELLxGENE Census (`census.CensusReader`), which has the same methods. Depends on anndata, h5py and fsspec;
-zarr is imported when a store is opened.
+`StoredAnnData` streams h5ad files and zarr stores: it reads metadata columns and row ranges, and keeps nothing else in
+memory. Every other format is read into memory by `readers`. `open_source` returns a `CellSource`, which applies the
+rules on counts and genes. Depends on anndata, h5py and fsspec; zarr is imported when a store is opened.
 """
 
+import gzip
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import cache
+import io
+from collections.abc import Sequence
 from typing import Any
 
 import anndata as ad
@@ -15,175 +16,214 @@ import fsspec
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from isal import isal_zlib
+import psutil
 
-from cell2text.sources.blocks import CompressedRows
-from cell2text.sources.census import CensusReader, open_census
+from cell2text.sources.blocks import vector_reader
+from cell2text.sources.census import open_census
 from cell2text.sources.checks import BadFileError, first_line
 from cell2text.sources.discovery import SourceLocation
-from counts_cell2text import find_flaw
+from cell2text.sources.stored_columns import column_names
+from counts_cell2text import CscRows, CsrRows, DenseRows
+from source_cell2text import AnnDataContainer, CellSource
 
 
 OPENING_ERRORS: Any = (KeyError, OSError, ValueError, AttributeError, RuntimeError, TypeError, IndexError)
-READING_ERRORS: Any = (OSError, ValueError, RuntimeError, isal_zlib.error)
-MAX_GAP_ROWS = 32  # shorter gaps between rows are read and dropped, which is faster than a second read
 HASH_BLOCK_BYTES = 1 << 20
+MEMORY_SHARE = 0.5  # of the free memory that a compressed file may take
 
 
 def open_source(
-    source: SourceLocation, *, layer: str | None = None, value_filter: str | None = None
-) -> "FileReader | CensusReader":
+    location: SourceLocation, *, layer: str | None = None, allow_fractional: bool = False,
+    value_filter: str | None = None,
+) -> CellSource:  # fmt: skip
     """Open a source for reading.
 
     Parameters
     ----------
-    source
+    location
         Location from `find_sources` or `find_census`.
     layer
-        Layer with the raw counts, or `"raw"` for `.raw`. Defaults to `X`. Ignored for the Census.
+        Layer with the raw counts, `"X"`, or `"raw"` for `.raw`. Defaults to the matrix that holds integers. Ignored
+        for the Census.
+    allow_fractional
+        Accept non-integer counts, such as expected counts of RSEM.
     value_filter
         Cells of the Census to read, in SOMA's filter language. Defaults to all cells. Ignored for files.
 
     Raises
     ------
     BadFileError
-        If the source is damaged, is not an AnnData, or lacks the layer.
+        If the source is damaged, is not an AnnData, or has no matrix of counts.
     """
-    if source.format == "soma":
-        return open_census(source, value_filter)
-    return FileReader(source, layer)
+    if location.format == "soma":
+        return CellSource(open_census(location, value_filter))
+    container = open_container(location)
+    try:
+        return CellSource(container, layer=layer, allow_fractional=allow_fractional)
+    except BadFileError:
+        container.close()
+        raise
+    except OPENING_ERRORS as error:
+        container.close()
+        raise BadFileError(location.name, f"is not a readable AnnData ({first_line(error)}).") from error
 
 
-class FileReader:
-    """Metadata and counts of one h5ad file or zarr store.
+def open_container(location: SourceLocation) -> "StoredAnnData | LoadedFile":
+    """Open a file: h5ad files and zarr stores for streaming, other formats by reading them into memory."""
+    if location.format not in ("h5ad", "zarr"):
+        from cell2text.sources.readers import read_anndata
+
+        loaded = read_anndata(location)
+        return LoadedFile(loaded.adata, location, location.format, loaded.note)
+    stored = StoredAnnData(location)
+    if not stored.is_legacy:
+        return stored
+    stored.close()
+    try:
+        adata = load_anndata(location)
+    except Exception as error:  # anndata raises many classes for old layouts
+        raise stored.error(
+            f"was written by anndata before 0.7 and cannot be read ({first_line(error)}). Convert it with "
+            "anndata 0.10: anndata.read_h5ad(FILE).write_h5ad(NEW)."
+        ) from error
+    note = "The file was written by anndata before 0.7, so it is read into memory."
+    return LoadedFile(adata, location, "h5ad of anndata before 0.7", note)
+
+
+def needs_conversion(location: SourceLocation) -> bool:
+    """Return whether anndata has to read an h5ad file before results can be added to a copy of it."""
+    if location.format != "h5ad" or location.url.lower().endswith(".gz"):
+        return location.format != "zarr"
+    with StoredAnnData(location) as stored:
+        return stored.is_legacy
+
+
+def load_anndata(location: SourceLocation) -> ad.AnnData:
+    """Read a file of any format into memory."""
+    if location.format == "zarr":
+        return ad.io.read_zarr(location.url)
+    if location.format == "h5ad":
+        compression = "gzip" if location.url.lower().endswith(".gz") else None
+        with fsspec.open(location.url, "rb", compression=compression) as file:
+            return ad.io.read_h5ad(io.BytesIO(file.read()) if compression else file)
+    from cell2text.sources.readers import read_anndata
+
+    return read_anndata(location).adata
+
+
+class LoadedFile(AnnDataContainer):
+    """A file that was read into memory."""
+
+    def __init__(self, adata: ad.AnnData, location: SourceLocation, kind: str, note: str = ""):
+        super().__init__(adata)
+        self.location, self.kind = location, kind
+        self.note = " ".join(filter(None, (location.note, note)))
+
+    def error(self, message: str, *, missing: bool = False) -> Exception:
+        return BadFileError(self.location.name, message)
+
+
+class StoredAnnData:
+    """Metadata and matrices of one h5ad file or zarr store, read where they are stored.
 
     Parameters
     ----------
-    source
+    location
         Location of the file.
-    layer
-        Layer with the raw counts, or `"raw"` for `.raw`. Defaults to `X`.
-
-    Attributes
-    ----------
-    n_cells
-        Number of cells in the file.
-    counts_name
-        Where the counts are, for messages: `X`, `layers['counts']` or `raw.X`.
-    note
-        Storage format that slows reading, for the report; empty otherwise.
 
     Raises
     ------
     BadFileError
-        If the file is damaged, is not an AnnData, or lacks the layer.
+        If the file is damaged or is not an AnnData.
     """
 
-    def __init__(self, source: SourceLocation, layer: str | None = None):
-        self.source = source
-        self.note = ""
-        self._root = self._open()
+    def __init__(self, location: SourceLocation):
+        self.location, self.kind, self.note = location, location.format, location.note
+        self.root = self._open()
+        self.is_legacy = isinstance(self.root.get("obs"), h5py.Dataset)
         try:
-            self._counts, self._var, self.counts_name = self._find_counts(layer)
-            self._read_rows = self._choose_row_reader()
-            self.n_cells = int(self._root["obs"][index_name(self._root["obs"])].shape[0])
-            self._check_shape()
+            missing = [name for name in ("obs", "var") if name not in self.root]
+            if missing:
+                raise self.error(f"is not an AnnData: it lacks {missing} and has {sorted(self.root)}.")
+            self.n_cells = 0 if self.is_legacy else _length(self._index("obs"))
         except BadFileError:
             self.close()
             raise
         except OPENING_ERRORS as error:
             self.close()
-            raise BadFileError(source.name, f"is not a readable AnnData ({first_line(error)}).") from error
+            raise self.error(f"is not a readable AnnData ({first_line(error)}).") from error
+
+    def error(self, message: str, *, missing: bool = False) -> Exception:
+        """Return the exception for a fault of this file."""
+        return BadFileError(self.location.name, message)
 
     def _open(self):
         try:
-            if self.source.format == "zarr":
+            if self.location.format == "zarr":
                 import zarr
 
-                return zarr.open_group(self.source.url, mode="r")
-            self._file = fsspec.open(self.source.url, "rb").open()
-            local = self._file.name if self.source.url.startswith("file://") else self._file
-            return h5py.File(local, "r")
+                return zarr.open_group(self.location.url, mode="r")
+            self._file = fsspec.open(self.location.url, "rb").open()
+            if self.location.url.lower().endswith(".gz"):
+                self._file = io.BytesIO(self._decompressed())
+            local = self._file.name if self.location.url.startswith("file://") and hasattr(self._file, "name") else None
+            return h5py.File(local or self._file, "r")
+        except BadFileError:
+            raise
         except Exception as error:  # fsspec, zarr and HDF5 each raise their own classes
-            raise BadFileError(
-                self.source.name,
-                f"cannot be opened: it is damaged, truncated or not {self.source.format} ({first_line(error)}).",
+            raise self.error(
+                f"cannot be opened: it is damaged, truncated or not {self.location.format} ({first_line(error)})."
             ) from error
 
-    def _find_counts(self, layer: str | None):
-        """Return the matrix with the counts, the `var` that names its genes, and its name in messages."""
-        missing = [name for name in ("obs", "var") if name not in self._root]
-        if missing:
-            raise BadFileError(self.source.name, f"is not an AnnData: it lacks {missing} and has {sorted(self._root)}.")
-        layers = sorted(self._root["layers"]) if "layers" in self._root else []
-        if layer is None and "X" in self._root:
-            return self._root["X"], self._root["var"], "X"
-        if layer in layers:
-            return self._root["layers"][layer], self._root["var"], f"layers[{layer!r}]"
-        if layer == "raw" and "raw" in self._root:
-            return self._root["raw"]["X"], self._root["raw"]["var"], "raw.X"
-        raise BadFileError(
-            self.source.name,
-            f"has no {'X' if layer is None else f'layer {layer!r}'}: it has layers {layers} and "
-            f"{'a' if 'raw' in self._root else 'no'} raw.",
-        )
+    def _decompressed(self) -> bytes:
+        limit = int(psutil.virtual_memory().available * MEMORY_SHARE)
+        with self._file as compressed, gzip.GzipFile(fileobj=compressed) as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise self.error(f"inflates to more than {limit / 2**30:.1f} GiB. Decompress it first: gunzip FILE.")
+        return content
 
-    def _check_shape(self) -> None:
-        """Raise unless counts, cells and genes fit together: a column beyond the genes would be read out of bounds."""
-        shape = self._counts.shape if hasattr(self._counts, "shape") else self._counts.attrs["shape"]
-        expected = (self.n_cells, int(self._var[index_name(self._var)].shape[0]))
-        found = tuple(int(size) for size in shape)
-        if found != expected:
-            raise BadFileError(
-                self.source.name,
-                f"{self.counts_name} has shape {found}, but obs names {expected[0]:,} cells and var {expected[1]:,} "
-                "genes.",
-            )
+    def matrices(self) -> list[str]:
+        """Return the matrices that may hold counts: `X`, `layers['counts']`, `raw.X`."""
+        names = ["X"] if "X" in self.root else []
+        names += [f"layers[{name!r}]" for name in sorted(self.root["layers"])] if "layers" in self.root else []
+        return names + (["raw.X"] if "raw" in self.root and "X" in self.root["raw"] else [])
 
-    def _choose_row_reader(self) -> Callable[[int, int], sp.csr_matrix]:
-        encoding = dict(self._counts.attrs).get("encoding-type", "array")
-        if encoding == "csr_matrix" and isinstance(self._counts, h5py.Group):
-            return CompressedRows(self._counts).read
-        if encoding == "csc_matrix":
-            self.note = "Counts are stored by column (CSC), so the whole matrix is read into memory."
-            whole = cache(lambda: ad.io.read_elem(self._counts).tocsr())
-            return lambda start, stop: whole()[start:stop]
-        if encoding == "csr_matrix":
-            matrix = ad.io.sparse_dataset(self._counts)
-            return lambda start, stop: matrix[start:stop]
-        return lambda start, stop: sp.csr_matrix(self._counts[start:stop])
+    def open_matrix(self, name: str):
+        """Return the row reader of a matrix."""
+        element = self._element(name)
+        encoding = dict(element.attrs).get("encoding-type", "array")
+        if encoding not in ("csr_matrix", "csc_matrix"):
+            if not hasattr(element, "shape"):
+                raise ValueError(f"it is stored as {encoding!r}, not as a matrix")
+            return DenseRows(element)
+        arrays = [vector_reader(element[part]) for part in ("data", "indices", "indptr")]
+        rows: Any = CsrRows if encoding == "csr_matrix" else CscRows
+        return rows(*arrays, element.attrs["shape"])
 
-    def other_layers(self) -> list[str]:
-        """Return the layers that may hold counts instead of the matrix that is open; `"raw"` means `.raw`."""
-        names = [*(sorted(self._root["layers"]) if "layers" in self._root else []), *["raw"] * ("raw" in self._root)]
-        return [name for name in names if self.counts_name not in (f"layers[{name!r}]", f"{name}.X")]
+    def _element(self, name: str):
+        if name in ("X", "raw.X"):
+            return self.root["X"] if name == "X" else self.root["raw"]["X"]
+        return self.root["layers"][name[8:-2]]
 
-    def layer_holds_counts(self, layer: str, rows: np.ndarray) -> bool:
-        """Return whether a layer holds integer counts in the cells `rows`."""
-        with FileReader(self.source, layer) as other:
-            block = other.read_counts(rows)
-        return block.nnz > 0 and find_flaw(block) is None
-
-    def read_var(self) -> pd.DataFrame:
-        """Read the names of the genes: the index and the text columns of `var`, one row per gene."""
-        group = self._var
+    def read_var(self, name: str) -> pd.DataFrame:
+        """Read the index and the text columns of the `var` that names the columns of a matrix."""
+        group = self.root["raw"]["var"] if name == "raw.X" else self.root["var"]
         columns = {}
-        for name in group:
-            if name not in (index_name(group), "__categories") and _is_text(group[name]):
-                columns[name] = np.asarray(read_column(group, name)).astype(object).astype(str)
-        return pd.DataFrame(columns, index=_read_texts(group[index_name(group)], slice(None)))
+        for column in column_names(group):
+            if _is_text(group[column]):
+                columns[column] = np.asarray(read_column(group, column)).astype(object).astype(str)
+        return pd.DataFrame(columns, index=pd.Index(read_texts(group[index_name(group)]), dtype=object))
 
     def obs_columns(self) -> list[str]:
         """Return the names of the columns of `obs`."""
-        group = self._root["obs"]
-        return [name for name in group if name not in (index_name(group), "__categories")]
+        return column_names(self.root["obs"])
 
     def read_obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Read columns of all cells as categories of text, one row per cell; missing values stay missing."""
         values = {}
         for name in columns:
-            column = pd.Series(read_column(self._root["obs"], name))
+            column = pd.Series(read_column(self.root["obs"], name))
             present = column.notna()
             values[name] = column.astype(str).where(present).astype("category")
         return pd.DataFrame(values, index=pd.RangeIndex(self.n_cells))
@@ -192,48 +232,16 @@ class FileReader:
         """Read the names of the cells `rows`, ascending."""
         if not len(rows):
             return np.zeros(0, dtype=object)
-        group = self._root["obs"]
-        names = _read_texts(group[index_name(group)], slice(int(rows[0]), int(rows[-1]) + 1))
+        names = read_texts(self._index("obs"), slice(int(rows[0]), int(rows[-1]) + 1))
         return names[rows - rows[0]]
 
-    def read_counts(self, rows: np.ndarray) -> sp.csr_matrix:
-        """Read the counts of the cells `rows`, ascending, shape (len(rows), n_genes).
-
-        Raises
-        ------
-        BadFileError
-            If the file is damaged at one of the cells.
-        """
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) > MAX_GAP_ROWS) + 1)
-        blocks = []
-        for run in runs:
-            block = self._read_count_range(int(run[0]), int(run[-1]) + 1)
-            blocks.append(block if block.shape[0] == len(run) else block[run - run[0]])
-        return blocks[0] if len(blocks) == 1 else sp.vstack(blocks, format="csr")
-
-    def _read_count_range(self, start: int, stop: int) -> sp.csr_matrix:
-        try:
-            return self._read_rows(start, stop)
-        except READING_ERRORS as error:
-            raise BadFileError(
-                self.source.name, f"is damaged: cells {start:,} to {stop:,} cannot be read ({first_line(error)})."
-            ) from error
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of an h5ad file, or of the names and contents of the files in a zarr store."""
-        digest = hashlib.sha256()
-        fs, path = fsspec.core.url_to_fs(self.source.url)
-        for name in [path] if self.source.format == "h5ad" else sorted(fs.find(path)):
-            digest.update(name[len(path) :].encode())
-            with fs.open(name, "rb") as file:
-                while block := file.read(HASH_BLOCK_BYTES):
-                    digest.update(block)
-        return digest.hexdigest()
+    def _index(self, part: str):
+        return self.root[part][index_name(self.root[part])]
 
     def close(self) -> None:
         """Close the file, so that its owner can write it."""
-        if isinstance(self._root, h5py.File):
-            self._root.close()
+        if isinstance(self.root, h5py.File):
+            self.root.close()
             self._file.close()
 
     def __enter__(self):
@@ -243,8 +251,33 @@ class FileReader:
         self.close()
 
 
+def fingerprint(location: SourceLocation) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of the files in a folder or zarr store.
+
+    A release of the Census is identified by its address.
+    """
+    if location.format == "soma":  # a public release never changes
+        return location.url if location.url.startswith("s3://") else hashlib.sha256(location.url.encode()).hexdigest()
+    digest = hashlib.sha256()
+    fs, path = fsspec.core.url_to_fs(location.url)
+    for name in sorted(fs.find(path)) if fs.isdir(path) else [path]:
+        digest.update(name[len(path) :].encode())
+        with fs.open(name, "rb") as file:
+            while block := file.read(HASH_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def index_name(group) -> str:
-    """Return the name of the index column of a stored data frame."""
+    """Return the name of the index column of a stored data frame.
+
+    Raises
+    ------
+    KeyError
+        If it has none, as where another tool wrote the file.
+    """
+    if "_index" not in group.attrs:
+        raise KeyError(f"{group.name} does not name its index")
     name = group.attrs["_index"]
     return name.decode() if isinstance(name, bytes) else str(name)
 
@@ -260,11 +293,21 @@ def read_column(group, name: str):
     return ad.io.read_elem(element)
 
 
-def _read_texts(dataset, rows: slice) -> np.ndarray:
-    if isinstance(dataset, h5py.Dataset) and h5py.check_string_dtype(dataset.dtype):
-        return np.asarray(dataset.asstr()[rows], dtype=object)
-    values = np.asarray(dataset[rows])
+def read_texts(element, rows: slice = slice(None)) -> np.ndarray:
+    """Read a stored column of text, such as an index, as an array of `str`."""
+    if not hasattr(element, "shape"):  # nullable strings and categories are groups
+        return np.asarray(ad.io.read_elem(element)).astype(object)[rows]
+    if isinstance(element, h5py.Dataset) and h5py.check_string_dtype(element.dtype):
+        return np.asarray(element.asstr()[rows], dtype=object)
+    values = np.asarray(element[rows])
     return (np.char.decode(values) if values.dtype.kind == "S" else values).astype(object)
+
+
+def _length(element) -> int:
+    """Return the number of entries of a stored column."""
+    if hasattr(element, "shape"):
+        return int(element.shape[0])
+    return int(element["codes" if "codes" in element else "values"].shape[0])
 
 
 def _is_text(element) -> bool:

@@ -1,0 +1,64 @@
+"""Summarise what the model saw of an experiment: container, matrix, genes, counts used and cells without a text."""
+
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from ranking_cell2text import reading_text
+
+
+def summarise(reading: dict, tables: Iterable[pa.Table], *, min_genes: int = 0) -> dict:
+    """Return what the model saw of an experiment, ready for JSON.
+
+    Parameters
+    ----------
+    reading
+        Where counts and genes were found, as `CellRanker.reading` returns it.
+    tables
+        Tables of the described cells, with the columns of :func:`cell2text.describe.table.table_schema`.
+    min_genes
+        Number of expressed genes that a cell needs for a text.
+
+    Returns
+    -------
+    `reading` with `cells`, `counts_used` (mean share per cell), `cells_with_too_few_genes` and `cells_without_text`.
+    """
+    cells, without_text, too_few, used = 0, 0, 0, 0.0
+    for table in tables:
+        cells += len(table)
+        n_genes = table["n_genes"].to_numpy()
+        confidence = table["confidence"].to_numpy()
+        without_text += int(np.isnan(confidence.astype(np.float64)).sum())
+        too_few += int((n_genes < max(1, min_genes)).sum())
+        used += float(table["counts_used"].to_numpy().astype(np.float64).sum())
+    return {
+        **reading,
+        "cells": cells,
+        "counts_used": round(used / max(1, cells), 4),
+        "cells_with_too_few_genes": too_few,
+        "cells_without_text": without_text,
+    }
+
+
+def summary_line(summary: dict) -> str:
+    """Return the summary as one line.
+
+    Examples
+    --------
+    >>> summary = {"container": "h5ad", "counts": "X", "gene_column": "index", "genes_found": 2, "genes_of_model": 4}
+    >>> summary |= {"cells": 3, "counts_used": 0.5, "cells_with_too_few_genes": 1, "cells_without_text": 1}
+    >>> summary_line(summary).split("; ")[1:]
+    ['50.0 % of the counts used', '3 cells, 1 with too few counts, 1 without a description.']
+    """
+    text = (
+        f"{reading_text(summary)}; {100 * summary['counts_used']:.1f} % of the counts used; {summary['cells']:,} cells"
+    )
+    text += f", {summary['cells_with_too_few_genes']:,} with too few counts"
+    return f"{text}, {summary['cells_without_text']:,} without a description."
+
+
+def summary_for_uns(summary: dict) -> str:
+    """Return the summary as JSON, which every version of AnnData can store."""
+    return json.dumps(summary, sort_keys=True)

@@ -1,0 +1,1 @@
+../../../genes_cell2text.py
