@@ -42,7 +42,7 @@ def test_texts_that_name_no_type_have_no_type_probability():
     processor = make_processor()
     model = make_model("concepts", processor=processor)
     cells = processor.rank_encode(make_adata(5))
-    described = Describer(model, processor, FAST)(RankedCells(list("abcde"), cells, np.ones(5), np.ones(5)))
+    described = Describer(model, processor, FAST)(RankedCells(list("abcde"), cells, np.ones(5), np.ones(5), 1.0))
     assert described["type_probability"].null_count == 5  # the tiny model generates no words
 
 
@@ -170,7 +170,7 @@ def test_a_zarr_store_is_replaced(model, experiment, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (lambda a: a.X.__setattr__("data", np.log1p(a.X.data)), {}, "holds fractional values"),
+        (lambda a: a.X.__setattr__("data", np.log1p(a.X.data)), {}, "holds log-normalised values"),
         (lambda a: a.X.data.__setitem__(0, np.nan), {}, "holds NaN"),
         (lambda a: a.var.__setattr__("index", [f"Gene{i}" for i in range(60)]), {}, "genes are in the vocabulary"),
         (lambda a: None, {"layer": "counts"}, "no layer 'counts'|layer='counts'"),

@@ -42,7 +42,7 @@ def clustered(experiment, tmp_path_factory):
 
 def rows_of(texts, type_names=(), concepts=None):
     n = len(texts)
-    ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n))
+    ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n), 1.0)
     confidence = np.array([np.nan if text is None else 0.5 for text in texts], dtype=np.float32)
     return make_table(
         ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), type_names, concepts, fields_only=False

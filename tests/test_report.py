@@ -46,7 +46,7 @@ def described_adata(n=60, groups=True, types=()):
     places = np.array([centres[kind] for kind in kinds]) + random.normal(0, 0.4, (n, 2))
     confidence = np.linspace(0.2, 1, n).astype(np.float32)
     confidence[-1] = np.nan
-    ranked = RankedCells([f"cell{i}" for i in range(n)], [], random.integers(100, 900, n), np.full(n, 0.9))
+    ranked = RankedCells([f"cell{i}" for i in range(n)], [], random.integers(100, 900, n), np.full(n, 0.9), 1.0)
     concepts = np.tile([0.75, *[0.25] * (len(types) - 1)][: len(types)], (n, 1))
     table = make_table(ranked, texts, confidence, places.astype(np.float32), types, concepts, fields_only=False)
     adata = ad.AnnData(sp.csr_matrix((n, 3), dtype=np.float32), obs=pd.DataFrame(index=ranked.names))
@@ -58,7 +58,7 @@ def described_adata(n=60, groups=True, types=()):
     adata.uns["cell2text"] = {"params": {"model": "runs/it", "options": json.dumps({"max_new_tokens": 9})}}
     if groups:
         found = find_groups(adata.obs["cluster"], "cluster", None, 0)
-        bulk = RankedCells(found.names, [], np.full(2, 9), np.ones(2))
+        bulk = RankedCells(found.names, [], np.full(2, 9), np.ones(2), 1.0)
         bulk = make_table(bulk, [TEXTS["T"], TEXTS["N"]], np.ones(2, "f4"), np.zeros((2, 2), "f4"), fields_only=False)
         adata.uns["cell2text"]["groups"] = groups_for_uns(describe_groups(found, [table], bulk))
         adata.uns["cell2text"]["params"]["groups"] = json.dumps(found.summary())

@@ -260,7 +260,12 @@ def fingerprint(location: SourceLocation) -> str:
         return location.url if location.url.startswith("s3://") else hashlib.sha256(location.url.encode()).hexdigest()
     digest = hashlib.sha256()
     fs, path = fsspec.core.url_to_fs(location.url)
-    for name in sorted(fs.find(path)) if fs.isdir(path) else [path]:
+    names = sorted(fs.find(path)) if fs.isdir(path) else [path]
+    if location.format == "10x_mtx":
+        from cell2text.sources.market_matrix import companions
+
+        names += [fs._strip_protocol(url) for url in companions(location)]
+    for name in names:
         digest.update(name[len(path) :].encode())
         with fs.open(name, "rb") as file:
             while block := file.read(HASH_BLOCK_BYTES):

@@ -42,7 +42,7 @@ def read_10x_mtx(location: SourceLocation) -> tuple[ad.AnnData, str]:
     BadFileError
         If a file is missing or damaged, or if their sizes differ.
     """
-    features, barcodes = _companions(location)
+    features, barcodes = companions(location)
     var, cells = _read_features(location, features), _read_barcodes(location, barcodes)
     with open_text(location.url, location.name) as stream:
         sizes = _read_header(location, stream)
@@ -88,7 +88,8 @@ def smallest_exact(values: np.ndarray) -> np.ndarray:
     return small if np.array_equal(small, values) else values
 
 
-def _companions(location: SourceLocation) -> tuple[str, str]:
+def companions(location: SourceLocation) -> tuple[str, str]:
+    """Return the addresses of the tables of features and barcodes beside a `matrix.mtx`."""
     fs, path = fsspec.core.url_to_fs(location.url)
     paths = {PurePosixPath(name).name: name for name in fs.ls(fs._parent(path), detail=False)}
     features, barcodes = mtx_companions(paths, PurePosixPath(path).name)
