@@ -5,6 +5,7 @@ resampled counts of the pairs only.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,7 @@ NOT_FOUND = "(not found)"
 MAX_CONFUSIONS = 20
 
 
+@lru_cache(maxsize=1 << 16)  # many cells share a label
 def label_claim(field: str, label: str, term_id: str | None) -> Claim:
     """Return the claim of a label. Its term comes from the id, or from the label if the id is missing or unknown."""
     term = resolve(field, label, term_id) if field != "life_stage" else None

@@ -8,6 +8,7 @@ Predictions are the columns that `describe` wrote, so that the figures are about
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 import anndata as ad
 import numpy as np
@@ -130,10 +131,11 @@ def _rows(
 ) -> list[dict]:
     """Return the rows of the evaluation, with the keys that `predictions.check_rows` gives."""
     donors = {name: one.column(name) for name in DONOR_COLUMNS for one in tables if name in one.columns}
-    shown = cells.predictions[TEXT].where(cells.predictions[TEXT].notna(), cells.predictions["cell_type"])
+    donors = {name: [None if value is None else str(value) for value in column] for name, column in donors.items()}
+    shown = cells.predictions[TEXT].where(cells.predictions[TEXT].notna(), cells.predictions["cell_type"]).tolist()
     empty = dict.fromkeys((*FIELDS, *(f"{name}_ontology_term_id" for name in TERM_FIELDS)))
     empty |= dict.fromkeys(("reference", "pathways", "pathways_active", *DONOR_COLUMNS))
-    scores = cells.predictions[["type_probability", "confidence"]]
+    scores = {name: cells.predictions[name].tolist() for name in ("type_probability", "confidence")}
     rows = []
     for i in scored.tolist():
         row = {**empty, "cell_id": cells.table.cell_ids[i], "prediction": shown[i] or ""}
@@ -141,10 +143,10 @@ def _rows(
             row[name] = one.labels[i]
             if name in TERM_FIELDS:
                 row[f"{name}_ontology_term_id"] = one.term_ids[i]
-        row |= {name: None if donors[name][i] is None else str(donors[name][i]) for name in donors}
+        row |= {name: values[i] for name, values in donors.items()}
         if row["donor_id"] and row["dataset_id"]:
             row["donor_id"] = f"{row['dataset_id']}: {row['donor_id']}"
-        row |= {name: None if np.isnan(values[i]) else float(values[i]) for name, values in scores.items()}
+        row |= {name: None if isnan(values[i]) else values[i] for name, values in scores.items()}
         rows.append(row)
     return rows
 
