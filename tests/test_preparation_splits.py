@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cell2text.preparation.splits import COVERED_COLUMNS, GROUP_COLUMNS, SPLITS, check_split, split_cells
+from cell2text.preparation.splits import GROUP_COLUMNS, SPLITS, check_split, choose_method, split_cells
 
 from .preparation_runs import make_metadata
 
@@ -42,8 +42,7 @@ def split_or_refusal(cells, seed):
     pairs=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.integers(0, 3)), min_size=30, max_size=200),
     seed=st.integers(0, 100),
 )
-def test_split_by_donor_covers_all_categories_or_is_refused(pairs, seed):
-    """Whatever types and tissues donors have: groups stay whole and categories are covered, or the error is clear."""
+def test_split_by_donor_keeps_donors_whole_whatever_labels_they_have(pairs, seed):
     donors, types, tissues = zip(*pairs)
     cells = make_metadata(len(pairs))
     cells["donor"] = pd.Categorical([f"d{i}" for i in donors])
@@ -52,25 +51,107 @@ def test_split_by_donor_covers_all_categories_or_is_refused(pairs, seed):
     cells["disease"] = pd.Categorical(["normal"] * len(pairs))
     splits = split_or_refusal(cells, seed)
     if isinstance(splits, str):
-        assert "leaves no cell for" in splits
+        assert "split='donor' needs at least 3 donors" in splits or "leaves no cell for validation" in splits
         return
+    assert set(splits) == {0, 1, 2}
     for index in (1, 2):
         assert not set(cells["donor"][splits == index]) & set(cells["donor"][splits != index])
-        for column in COVERED_COLUMNS:
-            held_out = set(cells[column][splits == index].dropna())
-            assert held_out <= set(cells[column][splits == 0].dropna())
 
 
-def test_a_divided_group_and_a_missing_category_are_detected():
+def make_donors(**types):
+    """Return metadata with the given cell types of each donor, as {donor: {cell type: number of cells}}."""
+    rows = [(donor, name) for donor, counts in types.items() for name, n in counts.items() for _ in range(n)]
+    cells = pd.DataFrame(rows, columns=["donor", "cell_type"]).assign(tissue="blood", disease="normal")
+    return cells.assign(donor_id=cells["donor"]).astype("category")
+
+
+def test_training_gets_every_label_if_enough_donors_share_them():
+    cells = make_donors(**{f"d{i}": {"T cell": 10, "B cell": 5} for i in range(9)}, rare={"T cell": 10, "mast cell": 2})
+    for seed in range(10):
+        splits = split_cells(cells, "donor", shares=SHARES, seed=seed)
+        assert set(splits) == {0, 1, 2} and (splits[cells["donor"] == "rare"] == 0).all()
+
+
+def test_donors_whose_labels_others_have_are_held_out_first():
+    """Every donor has a cell type of its own; the split still succeeds, and loses the fewest labelled cells."""
+    cells = make_donors(
+        a={"T cell": 20, "a only": 10}, b={"T cell": 29, "b only": 1}, c={"T cell": 22, "c only": 8},
+        d={"T cell": 28, "d only": 2},
+    )  # fmt: skip
+    for seed in range(5):
+        splits = split_cells(cells, "donor", shares=SHARES, seed=seed)
+        assert set(cells["donor"][splits == 2]) == {"b"} and set(cells["donor"][splits == 1]) == {"d"}
+
+
+def test_a_test_donor_taken_from_training_does_not_depend_on_the_validation_share():
+    cells = make_donors(**{f"d{i}": {"T cell": 20 + i, f"type {i}": 3 + i} for i in range(6)})
+    with_validation = split_cells(cells, "donor", shares=SHARES, seed=1)
+    without = split_cells(cells, "donor", shares={"train": 0.9, "test": 0.1}, seed=1)
+    assert ((with_validation == 2) == (without == 2)).all() and (without == 2).any()
+
+
+def test_a_divided_group_is_detected():
     cells = make_metadata(60)
     splits = split_cells(cells, "dataset", shares=SHARES, seed=0)
-    torn = splits.copy()
-    torn[np.flatnonzero(cells["dataset_id"] == cells["dataset_id"][0])[:1]] = 2 if splits[0] != 2 else 0
+    splits[np.flatnonzero(cells["dataset_id"] == cells["dataset_id"][0])[:1]] = 2 if splits[0] != 2 else 0
     with pytest.raises(RuntimeError, match="dataset_id .* is in more than one split"):
-        check_split(cells, torn, "dataset")
-    one = pd.DataFrame({"donor": ["a", "b"], "cell_type": ["x", "y"], "tissue": ["t", "t"], "disease": ["n", "n"]})
-    with pytest.raises(RuntimeError, match="Training lacks the cell_type \\['y'\\]"):
-        check_split(one, np.array([0, 2]), "donor")
+        check_split(cells, splits, "dataset")
+
+
+EQUAL_DONORS = {f"d{i}": {"T cell": 60, "B cell": 40} for i in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("donors", "method", "reason"),
+    [
+        (EQUAL_DONORS, "donor", "there are 8 donors"),
+        (dict(list(EQUAL_DONORS.items())[:5]), "donor", "there are 5 donors"),
+        (dict(list(EQUAL_DONORS.items())[:4]), "random", "there are 4 donors, and holding out donors needs at least 5"),
+        ({"only": {"T cell": 9}}, "random", "there is 1 donor, and holding out donors needs at least 5"),
+        (
+            {**EQUAL_DONORS, "huge": {"T cell": 9000}, **{f"tiny {i}": {"T cell": 1} for i in range(2)}},
+            "random",
+            "there are 11 donors, but holding out donors would put 7.2% of the cells into test instead of 40.0%",
+        ),
+        (
+            {f"line {i}": {f"line {i}": 50} for i in range(7)},
+            "random",
+            "there are 7 donors, but 100% of the test cells would have a cell type, tissue or disease that no training "
+            "donor has",
+        ),
+    ],
+)
+def test_auto_splits_by_donor_only_if_there_are_enough_donors(donors, method, reason):
+    shares = {"train": 0.6, "test": 0.4} if "huge" in donors else SHARES
+    choice = choose_method(make_donors(**donors), "auto", shares=shares, seed=0)
+    assert (choice.requested, choice.method, choice.reason) == ("auto", method, reason)
+    assert split_cells(make_donors(**donors), choice.method, shares=shares, seed=0).any()
+
+
+def test_the_choice_of_auto_does_not_depend_on_the_validation_share():
+    for n in range(3, 12):
+        cells = make_metadata(300, n_donors=n, seed=n)
+        methods = {
+            choose_method(cells, "auto", shares={"train": 0.9 - v, "validation": v, "test": 0.1}, seed=0).method
+            for v in (0.0, 0.1, 0.4)
+        }
+        assert len(methods) == 1
+
+
+def test_auto_says_that_unknown_donors_count_as_one():
+    cells = make_donors(unknown={"T cell": 30})
+    cells["donor_id"] = pd.Categorical([None] * 30)
+    reason = choose_method(cells, "auto", shares=SHARES, seed=0).reason
+    assert reason.startswith("there is 1 donor (the cells of unknown donors of a data set count as one)")
+
+
+def test_a_random_split_of_small_strata_leaves_no_split_empty():
+    cells = make_donors(a={f"type {i}": 2 for i in range(10)})
+    splits = split_cells(cells, "random", shares=SHARES, seed=0)
+    assert np.bincount(splits).tolist() == [16, 2, 2]
+    assert set(cells["cell_type"][splits == 0]) == set(cells["cell_type"])
+    with pytest.raises(ValueError, match="leaves no cell for validation: there are 2 cells"):
+        split_cells(cells[:2], "random", shares=SHARES, seed=0)
 
 
 @pytest.mark.parametrize("method", ["tissue", "cell_type"])
@@ -146,5 +227,6 @@ def test_invalid_shares_and_methods_are_refused(method, options, message):
 def test_one_donor_cannot_be_split_by_donor():
     cells = make_metadata(100)
     cells["donor"] = pd.Categorical(["one"] * 100)
-    with pytest.raises(ValueError, match="leaves no cell for test: there are 1 groups by donor.*split='random'"):
+    message = "split='donor' needs at least 3 donors, one per split, and the cells have 1.*split='random'.*split='auto'"
+    with pytest.raises(ValueError, match=message):
         split_cells(cells, "donor", shares=SHARES, seed=0)

@@ -88,9 +88,11 @@ def _check_paths(inputs: list[str], out: str) -> None:
 
 
 def _summary(report: dict) -> list[str]:
-    """Return the lines to print of a report: rows per split, excluded cells, lost counts, skipped files."""
+    """Return the lines to print of a report: rows per split, split, excluded cells, lost counts, skipped files."""
+    from cell2text.preparation.report import describe_split
+
     splits = ", ".join(f"{name} {entry['rows']:,}" for name, entry in report["splits"].items())
-    lines = [f"{report['rows']:,} rows ({splits})."]
+    lines = [f"{report['rows']:,} rows ({splits}).", describe_split(report)]
     for name, entry in report["files"].items():
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items())
         lost = entry["counts_by_route"]["unmapped"]

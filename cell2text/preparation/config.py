@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from cell2text.errors import UserError
 from cell2text.language.names import TASKS
 from cell2text.options import Options, document_options, option
-from cell2text.preparation.names import GROUP_COLUMNS, METADATA_COLUMNS, NAMED, SPLITS
+from cell2text.preparation.names import AUTO, GROUP_COLUMNS, METADATA_COLUMNS, NAMED, SPLITS
 
 
 # Assays that the published system excluded from the Census. Compared with the beginning of an assay's name.
@@ -115,9 +115,9 @@ class PrepareConfig(Options):
         help="Metadata column whose values `sampling: balanced` balances.",
     )  # fmt: skip
     split: str = option(
-        "donor", choices=(*GROUP_COLUMNS, "random", NAMED),
-        help="How cells are split: whole groups by donor, dataset, tissue or cell_type, single cells at random, or "
-        "named cells.",
+        AUTO, choices=(AUTO, *GROUP_COLUMNS, "random", NAMED),
+        help="How cells are split: auto (by donor if there are enough donors, otherwise random), whole groups by "
+        "donor, dataset, tissue or cell_type, single cells at random, or named cells.",
     )  # fmt: skip
     shares: dict[str, float] = option(
         factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1},

@@ -10,6 +10,7 @@ from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.preparation.output_folder import CARD_FILE, DATA_FOLDER, REPORT_FILE, WORK_FOLDER
 from cell2text.preparation.plan import FITTED
+from cell2text.preparation.report import describe_split, describe_uncovered
 from cell2text.preparation.splits import SPLITS
 from cell2text.provenance import content_hash
 
@@ -45,7 +46,9 @@ rows = load_dataset("PATH_OR_REPOSITORY_OF_THIS_CARD")
 
 ## Preparation
 
-Sampling: {sampling}. Split: by {split}. Random seed: {seed}. Gene sets: {gene_sets}.
+{split}
+
+Sampling: {sampling}. Random seed: {seed}. Gene sets: {gene_sets}.
 
 | File | SHA-256 | Cells | Rows | Unmapped counts |
 |---|---|---|---|---|
@@ -82,7 +85,7 @@ def write_card(report: dict, folder: Path) -> None:
         vocabulary=f"`{provenance['vocabulary']}`" if is_hash else FITTED,
         n_sets=f" ({n_sets} sets)" if n_sets else " (no gene sets)",
         sampling=provenance["config"]["sampling"],
-        split=provenance["config"]["split"],
+        split=" ".join(filter(None, [describe_split(report), describe_uncovered(report)])),
         seed=provenance["config"]["seed"],
         gene_sets=f"SHA-256 `{provenance['gene_sets']}`" if provenance["gene_sets"] else "none",
         files="\n".join(_file_row(name, entry) for name, entry in report["files"].items()),

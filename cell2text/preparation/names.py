@@ -6,6 +6,7 @@ Depends on nothing, so that the command line can check options before any librar
 SPLITS = ("train", "validation", "test")
 GROUP_COLUMNS = {"donor": "donor", "dataset": "dataset_id", "tissue": "tissue", "cell_type": "cell_type"}
 NAMED = "named"
+AUTO = "auto"  # donor or random; see `splits.choose_method`
 # Columns of a file that rows carry, null where unknown.
 METADATA_COLUMNS = (
     "cell_type",

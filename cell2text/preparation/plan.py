@@ -25,7 +25,7 @@ from cell2text.preparation.gene_sets import GeneSets
 from cell2text.preparation.output_folder import job_cells_path, plan_path, read_plan
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.preparation.sampling import diversity, sample_cells
-from cell2text.preparation.splits import SPLITS, split_cells
+from cell2text.preparation.splits import SPLITS, choose_method, split_cells
 from cell2text.preparation.survey import Survey
 from cell2text.provenance import library_versions
 from cell2text.sources.discovery import SourceLocation
@@ -125,8 +125,9 @@ def write_plan(
         cells, config.sampling, n_cells=config.n_cells, balance=config.balance, seed=config.seed
     )
     cells = cells.iloc[sampled].reset_index(drop=True)
+    choice = choose_method(cells, config.split, shares=config.shares, seed=config.seed)
     cells["split"] = split_cells(
-        cells, config.split, shares=config.shares, stratify=tuple(config.stratify), named=config.named,
+        cells, choice.method, shares=config.shares, stratify=tuple(config.stratify), named=config.named,
         seed=config.seed,
     )  # fmt: skip
     types = cells["cell_type_ontology_term_id"].dropna().unique()
@@ -149,6 +150,7 @@ def write_plan(
             "sampling": strata,
             "diversity": {"before": before, "after": diversity(cells)},
             "groups": donors,
+            "split": choice.to_json(),
         },
     }  # fmt: skip
     write_atomically(plan_path(folder), json.dumps(plan, indent=1, sort_keys=True) + "\n")

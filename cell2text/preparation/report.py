@@ -23,6 +23,7 @@ from ranking_cell2text import ROUTES
 
 ACTIVE_IN_POPULATION = 0.005  # published: active in the top 5 % of the sets of more than this share of the cells
 MAX_BARS = 40
+LISTED_LABELS = 5  # per column in a message
 WITHOUT_COUNTS = "without counts on genes of the vocabulary"
 NOT_SAMPLED = "not sampled"
 
@@ -61,7 +62,8 @@ def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
         raise UserError("No cell remains: none has counts on genes of the vocabulary.")
     return {
         "rows": rows,
-        "not_covered_by_training": _labels_missing_in_training(splits) if plan.config.split == "donor" else {},
+        "split": planned["split"],
+        "not_covered_by_training": _labels_missing_in_training(splits),
         "files": files,
         "skipped": provenance["skipped"],
         "splits": {name: _sort_counts(entry) | {"donors": planned["groups"][name]} for name, entry in splits.items()},
@@ -99,15 +101,37 @@ def _complete_file_entry(file: dict, counts: dict[str, float]) -> None:
     file["dropped"] = {reason: count for reason, count in dropped.items() if count}
 
 
-def _labels_missing_in_training(splits: dict) -> dict[str, list[str]]:
-    """Return labels of held-out rows that no training row has, because the training cells with them had no counts."""
+def _labels_missing_in_training(splits: dict) -> dict[str, dict[str, int]]:
+    """Return the labels of held-out rows that no training row has, with their number of rows, by column."""
     missing_labels = {}
     for column in COVERED_COLUMNS:
-        held_out = set().union(*(splits[name]["labels"].get(column, {}) for name in SPLITS[1:]))
-        missing = sorted(held_out - set(splits["train"]["labels"].get(column, {})))
+        held_out: Counter = Counter()
+        for name in SPLITS[1:]:
+            held_out.update(splits[name]["labels"].get(column, {}))
+        in_training = splits["train"]["labels"].get(column, {})
+        missing = {label: n for label, n in held_out.items() if label not in in_training}
         if missing:
-            missing_labels[column] = missing
+            missing_labels[column] = dict(sorted(missing.items(), key=_frequency_order))
     return missing_labels
+
+
+def describe_split(report: dict) -> str:
+    """Return a sentence on the split of a report and what it means for figures on the test split."""
+    split = report["split"]
+    chosen = f" (chosen by auto: {split['reason']})" if split["reason"] else ""
+    return f"Split: {split['method']}{chosen}. {split['meaning']}"
+
+
+def describe_uncovered(report: dict) -> str:
+    """Return a sentence on the labels that training lacks; empty if there are none, or if the split holds them out."""
+    parts = []
+    for column, labels in report["not_covered_by_training"].items():
+        if column == report["split"]["method"]:
+            continue
+        names = ", ".join(f"{label} ({n:,})" for label, n in list(labels.items())[:LISTED_LABELS])
+        more = f" and {len(labels) - LISTED_LABELS} more" if len(labels) > LISTED_LABELS else ""
+        parts.append(f"{column}: {names}{more}")
+    return f"Training has no cell with these labels of validation or test cells: {'; '.join(parts)}." if parts else ""
 
 
 def _sort_counts(entry: dict) -> dict:
@@ -164,7 +188,7 @@ def write_html(report: dict, path: Path) -> None:
     }
     page = render_page(
         "cell2text.preparation", "report.html", report=report, figures=figures, unmapped_share=_unmapped_share,
-        min_coverage=MIN_COVERAGE, splits=SPLITS,
+        min_coverage=MIN_COVERAGE, splits=SPLITS, split_text=describe_split(report),
     )  # fmt: skip
     write_atomically(path, page)
 

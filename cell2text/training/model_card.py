@@ -135,7 +135,8 @@ def _data_text(rows: "TrainingRows") -> str:
     if rows.report is None:
         return text
     files = [f"| {name} | {entry['rows']:,} |" for name, entry in rows.report["files"].items()]
-    split = rows.report["provenance"]["config"]["split"]
+    # Reports of earlier releases record the options alone.
+    split = rows.report.get("split", {}).get("method") or rows.report["provenance"]["config"]["split"]
     kinds = rows.report["splits"]["train"]["labels"].get("cell_type", {})
     return "\n".join(
         [
