@@ -95,9 +95,10 @@ def _summary(report: dict) -> list[str]:
     lines = [f"{report['rows']:,} rows ({splits}).", describe_split(report)]
     for name, entry in report["files"].items():
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items())
-        lost = entry["counts_by_route"]["unmapped"]
+        lost, same = entry["counts_by_route"]["unmapped"], entry.get("same_name_other_counts", 0)
         lines.append(
             f"  {name}: {entry['rows']:,} of {entry['cells']:,} cells, {lost:.1%} of the counts lost"
             + (f"; dropped {dropped}" if dropped else "")
+            + (f"; {same:,} have the name of a cell in another file, but other counts" if same else "")
         )
     return lines + [f"  skipped {name}: {reason}" for name, reason in report["skipped"].items()]

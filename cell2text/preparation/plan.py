@@ -21,6 +21,7 @@ from cell2text.files import write_atomically
 from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.terms import ontology_versions
 from cell2text.preparation.config import PrepareConfig
+from cell2text.preparation.duplicates import find_copies
 from cell2text.preparation.gene_sets import GeneSets
 from cell2text.preparation.output_folder import job_cells_path, plan_path, read_plan
 from cell2text.preparation.rows import METADATA_COLUMNS
@@ -107,6 +108,7 @@ def write_plan(
     surveys: list[Survey],
     gene_sets: GeneSets | None,
     *,
+    vocabulary: GeneVocabulary | None,
     identity: str,
     provenance: dict,
 ) -> None:
@@ -117,7 +119,9 @@ def write_plan(
     UserError
         If no cell remains, or the cells cannot be split as requested.
     """
-    cells, dropped = _filter_cells(_join_surveys(surveys), config)
+    cells = join_surveys(surveys)
+    copies = find_copies(cells, surveys, config, vocabulary)
+    cells, dropped = _filter_cells(cells, copies.dropped, config)
     if not len(cells):
         raise UserError(f"No cell remains of {sum(len(s.cells) for s in surveys):,}: dropped {dropped}.")
     before = diversity(cells)
@@ -144,6 +148,7 @@ def write_plan(
             "files": {
                 survey.source.name: {
                     "sha256": survey.fingerprint, **survey.report, "dropped": dropped[survey.source.name],
+                    "same_name_other_counts": copies.same_name[survey.source.name],
                 }
                 for survey in surveys
             },
@@ -156,7 +161,7 @@ def write_plan(
     write_atomically(plan_path(folder), json.dumps(plan, indent=1, sort_keys=True) + "\n")
 
 
-def _join_surveys(surveys: list[Survey]) -> pd.DataFrame:
+def join_surveys(surveys: list[Survey]) -> pd.DataFrame:
     """Return the cells of all sources as one table, with the columns `source` and `donor` added."""
     columns = {}
     for name in surveys[0].cells.columns:
@@ -174,14 +179,16 @@ def _join_surveys(surveys: list[Survey]) -> pd.DataFrame:
     return cells
 
 
-def _filter_cells(cells: pd.DataFrame, config: PrepareConfig) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+def _filter_cells(
+    cells: pd.DataFrame, copies: np.ndarray, config: PrepareConfig
+) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
     """Return the cells that may be used, and for each source the number dropped by each reason.
 
     A cell counts towards the first reason that applies.
     """
     dropped: dict[str, dict[str, int]] = {name: {} for name in cells["source"].cat.categories}
     kept = np.ones(len(cells), dtype=bool)
-    for reason, applies in _reasons_to_drop(cells, config).items():
+    for reason, applies in _reasons_to_drop(cells, copies, config).items():
         drop = kept & applies.to_numpy(dtype=bool)
         for name, count in cells["source"][drop].value_counts().items():
             if count:
@@ -190,9 +197,9 @@ def _filter_cells(cells: pd.DataFrame, config: PrepareConfig) -> tuple[pd.DataFr
     return cells[kept].reset_index(drop=True), dropped
 
 
-def _reasons_to_drop(cells: pd.DataFrame, config: PrepareConfig) -> Mapping[str, pd.Series]:
+def _reasons_to_drop(cells: pd.DataFrame, copies: np.ndarray, config: PrepareConfig) -> Mapping[str, pd.Series]:
     """Return for each reason, as the report names it, a boolean per cell."""
-    reasons = {"duplicate of a cell in another file": _find_duplicates(cells)}
+    reasons = {"duplicate of a cell in another file": pd.Series(copies)}
     if config.primary_only:
         reasons["not primary data"] = ~cells["primary"]
     if config.exclude_assays:
@@ -206,15 +213,6 @@ def _reasons_to_drop(cells: pd.DataFrame, config: PrepareConfig) -> Mapping[str,
     if config.split in ("tissue", "cell_type"):
         reasons[f"{config.split} unknown, which the split needs"] = cells[config.split].isna()
     return reasons
-
-
-def _find_duplicates(cells: pd.DataFrame) -> pd.Series:
-    """Mark cells that another file contains too, except in the file with the most cells of their data set."""
-    sizes = cells.groupby(["source", "dataset_id"], observed=True)["row"].transform("size")
-    order = np.argsort(-sizes.to_numpy(), kind="stable")
-    by_size = cells[["key", "source"]].iloc[order]
-    first = by_size.groupby("key", sort=False)["source"].transform("first")
-    return (by_size["source"].astype(object) != first.astype(object)).sort_index()
 
 
 def _write_jobs(cells: pd.DataFrame, folder: Path, cells_per_shard: int) -> list[dict]:

@@ -129,7 +129,9 @@ def prepare(
                     raise
                 logger.warning(f"Skipping {error}")
                 skipped[error.source] = error.message
-                plan_path(folder).unlink()  # without a plan, the next round removes the output of this one
+                plan_path(folder).unlink(
+                    missing_ok=True
+                )  # without a plan, the next round removes the output of this one
 
 
 @contextmanager
@@ -155,7 +157,7 @@ def _prepare_in_folder(folder: Path, config: PrepareConfig, skipped: dict[str, s
         return report
     if not plan_path(folder).exists():
         remove_unplanned_output(folder)
-    identity = _resume_or_plan(folder, config, surveys, gene_sets, provenance)
+    identity = _resume_or_plan(folder, config, surveys, gene_sets, vocabulary, provenance)
     for survey in surveys:
         logger.info(f"{survey.source.name}: {survey.report['cells']:,} cells, {survey.report['genes']:,} genes.")
     del surveys
@@ -169,14 +171,19 @@ def _prepare_in_folder(folder: Path, config: PrepareConfig, skipped: dict[str, s
 
 
 def _resume_or_plan(
-    folder: Path, config: PrepareConfig, surveys: list[Survey], gene_sets: GeneSets | None, provenance: dict
+    folder: Path,
+    config: PrepareConfig,
+    surveys: list[Survey],
+    gene_sets: GeneSets | None,
+    vocabulary: GeneVocabulary | None,
+    provenance: dict,
 ) -> str:
     """Check the plan of an interrupted run, or write a new one; return the identity of the run."""
     identity = content_hash(provenance)
     if plan_path(folder).exists():
         check_same_run(read_plan(folder)["provenance"], provenance, folder)
     else:
-        write_plan(config, folder, surveys, gene_sets, identity=identity, provenance=provenance)
+        write_plan(config, folder, surveys, gene_sets, vocabulary=vocabulary, identity=identity, provenance=provenance)
     return identity
 
 
@@ -252,7 +259,7 @@ def fit_vocabulary_from_files(
         provenance = collect_provenance(config, surveys, None, None, skipped)
         if not plan_path(folder).exists():
             remove_work_files(folder)
-        identity = _resume_or_plan(folder, config, surveys, None, provenance)
+        identity = _resume_or_plan(folder, config, surveys, None, None, provenance)
         vocabulary = _fit_vocabulary(folder, identity, run_jobs)
         vocabulary.save_pretrained(folder)
         remove_work_files(folder)

@@ -145,9 +145,10 @@ def split_cells(
         `COVERED_COLUMNS`.
     method
         `"donor"`: no donor is in two splits, and every cell type, tissue and disease of validation and test occurs in
-        training wherever enough donors share them. `"dataset"`, `"tissue"`, `"cell_type"`: held-out data sets, tissues or cell types do not occur in
-        training; other columns may or may not overlap. `"random"`: every combination of the columns `stratify` is
-        split by the shares. `"named"`: the cells in `named` are held out, and all others are training cells.
+        training wherever enough donors share them. `"dataset"`, `"tissue"`, `"cell_type"`: held-out data sets, tissues
+        or cell types do not occur in training; other columns may or may not overlap. `"random"`: every combination of
+        the columns `stratify` is split by the shares. `"named"`: the cells in `named` are held out, and all others are
+        training cells.
     shares
         Share of the cells of each split in `SPLITS`; they sum to 1. Ignored by `"named"`.
     stratify
@@ -323,7 +324,7 @@ def _choose_training_donor(
         members = codes == group
         uncovered = _find_uncovered(cells, training[codes] & ~members)[members].mean()
         costs[group] = (members.sum() > len(cells) / 2, uncovered, abs(members.sum() - target), order[group])
-    return min(costs, key=costs.__getitem__)
+    return int(min(costs, key=costs.__getitem__))
 
 
 def _groups_per_category(cells: pd.DataFrame, groups: pd.Categorical) -> list[np.ndarray]:
