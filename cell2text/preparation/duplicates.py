@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 BLOCK_CELLS = 1024  # cells whose counts are in memory at a time
 STEPS_PER_COUNT = 16  # non-integer counts are compared in steps of 1/16, which absorbs the error of float32
+N_GROUPS = 32  # groups of genes whose counts are compared, for files with different genes
+MIN_EQUAL = 0.5  # part of the groups with counts that must be equal; files map some genes differently
+MAX_ROUNDS = 1024  # comparisons of a name that more cells of several files have
 WARN_ABOVE = 0.5  # part of a file's cells that are copies
 
 
@@ -51,9 +54,11 @@ def find_copies(
 ) -> Copies:
     """Find the cells that another file contains as well.
 
-    Two cells of different files are copies if data set, donor and name agree, and so do the counts: of all genes if the
-    files have the same genes, otherwise of the genes that all files with such cells share. If they share no gene, data
-    set, donor and name decide. A file of which more than half are copies is logged as a warning.
+    Two cells of different files are copies if data set, donor and name agree, and so do the counts. If the files have
+    the same genes, all counts must be equal. Otherwise the genes that all files with such names share are divided into
+    32 groups, and the counts must be equal in half of the groups that have any: releases of an annotation map single
+    genes differently, while different cells differ in nearly all groups. If neither cell has counts on shared genes,
+    data set, donor and name decide. A file of which more than half are copies is logged as a warning.
 
     Parameters
     ----------
@@ -76,26 +81,66 @@ def find_copies(
     frame = pd.DataFrame(
         {"key": cells["key"].to_numpy()[order], "source": cells["source"].cat.codes.to_numpy()[order]}, index=order
     )
-    frame = frame[frame.groupby("key", sort=False)["source"].transform("nunique") > 1]
-    frame["row"] = cells["row"].to_numpy()[frame.index]
+    frame = _repeated_names(frame)
+    frame = frame.assign(row=cells["row"].to_numpy()[frame.index])
     dropped = np.zeros(len(cells), dtype=bool)
     if len(frame):
-        frame = _add_fingerprints(frame, surveys, config, vocabulary)
-        first = frame.groupby(["key", "shared"], sort=False)["genes"].transform("first")
-        copies = _follow_other_source(frame, ["key", "counts"])
-        copies |= _follow_other_source(frame, ["key", "shared"]) & (frame["genes"] != first)
-        dropped[frame.index[copies]] = True
-        frame = frame[~copies]
-    other = _follow_other_source(frame, ["key"])
+        hashes = _hash_cells(frame, surveys, config, vocabulary)
+        dropped[_compare_cells(frame, hashes)] = True
+    frame = _repeated_names(frame[~dropped[frame.index]])
+    other = frame["source"] != frame.groupby("key", sort=False)["source"].transform("first")
     names = [survey.source.name for survey in surveys]
     same_name = {name: int((frame["source"][other] == code).sum()) for code, name in enumerate(names)}
     _warn(cells["source"].cat.codes.to_numpy(), dropped, names)
     return Copies(dropped, same_name)
 
 
-def _follow_other_source(frame: pd.DataFrame, columns: list[str]) -> pd.Series:
-    """Mark cells whose first cell with the same values of `columns` is in another source."""
-    return frame["source"] != frame.groupby(columns, sort=False)["source"].transform("first")
+def _repeated_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells whose key occurs in several sources."""
+    return frame[frame.groupby("key", sort=False)["source"].transform("nunique") > 1]
+
+
+@dataclass(frozen=True)
+class _CellHashes:
+    """Hashes of the counts of cells, in the order of a frame.
+
+    Parameters
+    ----------
+    all_genes
+        Hash of all counts, shape (n_cells,).
+    groups
+        Hashes of the counts on each group of shared genes, 0 without counts; shape (n_cells, N_GROUPS).
+    gene_set
+        Number of the gene set of the cell's source, shape (n_cells,).
+    """
+
+    all_genes: np.ndarray
+    groups: np.ndarray
+    gene_set: np.ndarray
+
+    def equal(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return for pairs of positions whether the counts agree, shape (n_pairs,)."""
+        counted = (self.groups[left] != 0) | (self.groups[right] != 0)
+        equal = (counted & (self.groups[left] == self.groups[right])).sum(axis=1)
+        similar = equal >= MIN_EQUAL * counted.sum(axis=1)
+        same_genes = self.gene_set[left] == self.gene_set[right]
+        return np.where(same_genes, self.all_genes[left] == self.all_genes[right], similar)
+
+
+def _compare_cells(frame: pd.DataFrame, hashes: _CellHashes) -> np.ndarray:
+    """Return the index of the cells that are copies: each round compares with the first cell of every name."""
+    copies = []
+    rest = frame.assign(position=np.arange(len(frame)))
+    for _ in range(MAX_ROUNDS):
+        rest = _repeated_names(rest)
+        if not len(rest):
+            break
+        first = rest.groupby("key", sort=False)[["position", "source"]].transform("first")
+        position, leader = rest["position"].to_numpy(), first["position"].to_numpy()
+        is_copy = (rest["source"] != first["source"]).to_numpy() & hashes.equal(position, leader)
+        copies.append(rest.index[is_copy].to_numpy())
+        rest = rest[~is_copy & (position != leader)]
+    return np.concatenate(copies) if copies else np.zeros(0, dtype=np.int64)
 
 
 def _warn(sources: np.ndarray, dropped: np.ndarray, names: list[str]) -> None:
@@ -109,28 +154,29 @@ def _warn(sources: np.ndarray, dropped: np.ndarray, names: list[str]) -> None:
             )
 
 
-def _add_fingerprints(
+def _hash_cells(
     frame: pd.DataFrame, surveys: list[Survey], config: PrepareConfig, vocabulary: GeneVocabulary | None
-) -> pd.DataFrame:
-    """Add hashes of each cell's counts (`counts`), of those on shared genes (`shared`), and the source's gene set."""
-    numbers = {code: _read_gene_numbers(surveys[code], config, vocabulary) for code in frame["source"].unique()}
-    counts, shared = np.zeros(len(frame), dtype=np.uint64), np.zeros(len(frame), dtype=np.uint64)
-    gene_sets: dict[int, bytes] = {}
+) -> _CellHashes:
+    """Read the counts of the cells of a frame in blocks, and hash them."""
+    sources, rows = frame["source"].to_numpy(), frame["row"].to_numpy()
+    numbers = {code: _read_gene_numbers(surveys[code], config, vocabulary) for code in np.unique(sources)}
+    all_genes, gene_set = np.zeros(len(frame), dtype=np.uint64), np.zeros(len(frame), dtype=np.int64)
+    groups = np.zeros((len(frame), N_GROUPS), dtype=np.uint32)
+    gene_sets: dict[bytes, int] = {}
     for members in _connect_sources(frame, len(surveys)):
-        common = set.intersection(*(set(numbers[code]) for code in members)) - {-1}
+        shared = np.array(sorted(set.intersection(*(set(numbers[code]) for code in members)) - {-1}), dtype=np.int64)
         for code in members:
-            gene_sets[code] = np.unique(numbers[code]).tobytes()
             weights = hash_genes(numbers[code])
-            in_common = np.where(np.isin(numbers[code], list(common)), weights, np.uint64(0))
-            positions = np.flatnonzero(frame["source"].to_numpy() == code)
-            positions = positions[np.argsort(frame["row"].to_numpy()[positions], kind="stable")]
+            of_shared = np.where(np.isin(numbers[code], shared), weights, np.uint64(0))
+            positions = np.flatnonzero(sources == code)
+            positions = positions[np.argsort(rows[positions], kind="stable")]
+            gene_set[positions] = gene_sets.setdefault(np.unique(numbers[code]).tobytes(), len(gene_sets))
             with open_source(surveys[code].source, layer=config.layer, value_filter=config.value_filter) as reader:
                 for part in np.split(positions, range(BLOCK_CELLS, len(positions), BLOCK_CELLS)):
-                    block = reader.read_counts(frame["row"].to_numpy()[part])
-                    counts[part], shared[part] = hash_counts(block, weights), hash_counts(block, in_common)
-    identities = {content: number for number, content in enumerate(dict.fromkeys(gene_sets.values()))}
-    genes = frame["source"].map({code: identities[content] for code, content in gene_sets.items()})
-    return frame.assign(counts=counts, shared=shared, genes=genes)
+                    block = reader.read_counts(rows[part])
+                    all_genes[part] = hash_counts(block, weights).sum(axis=1, dtype=np.uint64)
+                    groups[part] = hash_counts(block, of_shared) >> np.uint64(32)
+    return _CellHashes(all_genes, groups, gene_set)
 
 
 def _connect_sources(frame: pd.DataFrame, n_sources: int) -> list[np.ndarray]:
@@ -168,19 +214,23 @@ def hash_genes(numbers: np.ndarray) -> np.ndarray:
 
 
 def hash_counts(block: sp.csr_matrix, weights: np.ndarray) -> np.ndarray:
-    """Return a 64-bit hash of each cell's counts, whatever the order of the genes.
+    """Return 64-bit hashes of each cell's counts by group of genes, whatever the order of the genes.
 
     Parameters
     ----------
     block
         Counts, CSR, shape (n_cells, n_genes).
     weights
-        Weight of each gene from `hash_genes`; genes of weight 0 do not count. Shape (n_genes,).
+        Weight of each gene from `hash_genes`, which also determines its group; genes of weight 0 do not count. Shape
+        (n_genes,).
 
     Returns
     -------
-    Sums of weighted counts modulo 2**64, shape (n_cells,).
+    Sums of weighted counts modulo 2**64, uint64, shape (n_cells, N_GROUPS).
     """
     steps = np.rint(np.nan_to_num(block.data.astype(np.float64)) * STEPS_PER_COUNT).astype(np.int64).view(np.uint64)
-    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(steps * weights[block.indices], dtype=np.uint64)])
-    return sums[block.indptr[1:]] - sums[block.indptr[:-1]]
+    hashes = np.zeros(block.shape[0] * N_GROUPS, dtype=np.uint64)
+    cells = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    groups = (weights % np.uint64(N_GROUPS)).astype(np.int64)
+    np.add.at(hashes, cells * N_GROUPS + groups[block.indices], steps * weights[block.indices])
+    return hashes.reshape(block.shape[0], N_GROUPS)
