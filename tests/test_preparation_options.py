@@ -17,7 +17,7 @@ from .preparation_runs import prepare_studies
         ({"sampling": "some"}, "sampling='some': expected one of all, random, balanced, published"),
         ({"split": "batch"}, "split='batch': expected one of auto, donor, dataset"),
         ({"split": "named"}, "split='named' with 0 splits of named cells"),
-        ({"named": {"test": ["a=b"]}}, "split='auto' with 1 splits of named cells"),
+        ({"named": {"test": ["a=b"]}}, "split='donor' with 1 splits of named cells"),
         ({"split": "named", "named": {"tset": ["a=b"]}}, "cells can be named for test and validation only"),
         ({"tasks": {"sing": 1.0}}, "tasks=sing: no task of this name. Expected describe"),
         ({"tasks": {"describe": 0.0}}, "expected none below 0 and one above 0"),

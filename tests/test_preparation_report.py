@@ -78,6 +78,31 @@ def test_cells_without_counts_or_labels_are_counted(studies, tmp_path):
     )
 
 
+def test_the_split_of_auto_is_explained_everywhere(studies, tmp_path):
+    make_file(tmp_path / "a.h5ad", 60, donor_id="only")
+    report = prepare_studies(
+        studies, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], split="auto", gene_sets=None, tasks={"describe": 1.0}
+    )
+    split = report["split"]
+    assert (split["requested"], split["method"]) == ("auto", "random")
+    assert split["reason"] == "there is 1 donor, and holding out donors needs at least 5"
+    text = f"Split: random (chosen by auto: {split['reason']}). Cells of the same donor are in training and test, so"
+    assert text in (tmp_path / "out" / "README.md").read_text()
+    assert text in (tmp_path / "out" / "report.html").read_text()
+    assert all(report["splits"][name]["rows"] for name in ("train", "validation", "test"))
+
+
+def test_labels_that_training_lacks_are_reported_with_a_warning(studies, tmp_path, caplog):
+    adata = make_file(tmp_path / "a.h5ad", 60, donors=3)
+    adata.obs["tissue"] = [{"d0": "blood", "d1": "lung", "d2": "liver"}[donor] for donor in adata.obs["donor_id"]]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    report = prepare_studies(studies, tmp_path / "out", inputs=[tmp_path / "a.h5ad"], gene_sets=None, tasks=None)
+    missing = report["not_covered_by_training"]["tissue"]
+    assert sum(missing.values()) == report["splits"]["validation"]["rows"] + report["splits"]["test"]["rows"]
+    assert "Training has no cell with these labels of validation or test cells: tissue: " in caplog.text
+    assert "Training has no row with these labels" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="shared/ is not there")
 def test_report_of_the_reference_data_matches_their_readme(tmp_path):
     import re

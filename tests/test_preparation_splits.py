@@ -1,13 +1,16 @@
 """Assigning cells to splits."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cell2text.ontology.terms import clean_label
 from cell2text.preparation.splits import GROUP_COLUMNS, SPLITS, check_split, choose_method, split_cells
 
+from .conftest import SHARED
 from .preparation_runs import make_metadata
 
 
@@ -126,6 +129,29 @@ def test_auto_splits_by_donor_only_if_there_are_enough_donors(donors, method, re
     choice = choose_method(make_donors(**donors), "auto", shares=shares, seed=0)
     assert (choice.requested, choice.method, choice.reason) == ("auto", method, reason)
     assert split_cells(make_donors(**donors), choice.method, shares=shares, seed=0).any()
+
+
+REFERENCE_METHODS = {
+    "data/baron_pancreas": "random", "data/breast": "random", "data/example_cells": "donor", "data/heart_san": "random",
+    "data/kang_pbmc_sle": "donor", "data/kidney_immune": "donor", "data/oligodendroglioma": "random",
+    "data/pbmc3k": "random", "data/retina": "random", "data/zilionis_nsclc": "donor",
+    "atlas/cells/blakeley_embryo": "random", "atlas/cells/gut_scp1884": "donor",
+    "atlas/cells/li2017_celllines": "random", "atlas/cells/pollen2014_mixed": "donor",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not (SHARED / "atlas" / "cells").exists(), reason="shared/ is not there")
+@pytest.mark.parametrize("name", REFERENCE_METHODS)
+def test_every_reference_file_can_be_split_with_defaults(name):
+    """Metadata of real files of one to 34 donors: no split is empty, and the choice does not depend on the seed."""
+    obs = ad.read_h5ad(SHARED / f"{name}.h5ad", backed="r").obs
+    columns = ("cell_type", "tissue", "disease", "donor_id", "dataset_id")
+    cells = pd.DataFrame({column: [clean_label(value) for value in obs[column]] for column in columns})
+    cells["donor"] = cells["donor_id"].fillna("unknown donor")
+    for seed in range(3):
+        choice = choose_method(cells.astype("category"), "auto", shares=SHARES, seed=seed)
+        assert choice.method == REFERENCE_METHODS[name]
+        assert set(split_cells(cells.astype("category"), choice.method, shares=SHARES, seed=seed)) == {0, 1, 2}
 
 
 def test_the_choice_of_auto_does_not_depend_on_the_validation_share():
