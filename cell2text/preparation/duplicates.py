@@ -14,10 +14,9 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from cell2text.preparation.config import PrepareConfig
-from cell2text.preparation.medians import gene_numbers
-from cell2text.preparation.survey import Survey
-from cell2text.sources.containers import open_source
-from ranking_cell2text import CellRanker
+from cell2text.preparation.medians import HUMAN_GENES
+from cell2text.preparation.survey import Survey, open_planned
+from ranking_cell2text import MappedGenes
 from vocabulary_cell2text import GeneVocabulary
 
 
@@ -69,7 +68,7 @@ def find_copies(
     config
         Options of the run.
     vocabulary
-        Gene vocabulary that identifies genes; None if genes are named by Ensembl ids.
+        Gene vocabulary that identifies genes; None to identify them by HGNC and Ensembl.
 
     Raises
     ------
@@ -171,7 +170,7 @@ def _hash_cells(
             positions = np.flatnonzero(sources == code)
             positions = positions[np.argsort(rows[positions], kind="stable")]
             gene_set[positions] = gene_sets.setdefault(np.unique(numbers[code]).tobytes(), len(gene_sets))
-            with open_source(surveys[code].source, layer=config.layer, value_filter=config.value_filter) as reader:
+            with open_planned(surveys[code].source, config) as reader:
                 for part in np.split(positions, range(BLOCK_CELLS, len(positions), BLOCK_CELLS)):
                     block = reader.read_counts(rows[part])
                     all_genes[part] = hash_counts(block, weights).sum(axis=1, dtype=np.uint64)
@@ -190,13 +189,11 @@ def _connect_sources(frame: pd.DataFrame, n_sources: int) -> list[np.ndarray]:
 
 
 def _read_gene_numbers(survey: Survey, config: PrepareConfig, vocabulary: GeneVocabulary | None) -> np.ndarray:
-    """Return the number of each gene of a source, equal in every source; -1 for genes outside the vocabulary."""
-    with open_source(survey.source, layer=config.layer, value_filter=config.value_filter) as reader:
-        var = reader.read_var()
-    if vocabulary is None:
-        return gene_numbers(var.index)
-    ranker = CellRanker(var, vocabulary, gene_key=config.gene_key, max_genes=vocabulary.max_genes)
-    return ranker.token_ids.astype(np.int64)
+    """Return the number of each gene of a source, equal in every source; -1 for genes that are not identified."""
+    genes = vocabulary or HUMAN_GENES
+    with open_planned(survey.source, config) as reader:
+        mapped = MappedGenes.of_source(reader, genes, gene_key=config.gene_key, species=config.species)
+    return mapped.token_ids.astype(np.int64)
 
 
 def hash_genes(numbers: np.ndarray) -> np.ndarray:
