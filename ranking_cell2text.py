@@ -46,7 +46,7 @@ except ImportError:
 TARGET_SUM = 10_000.0  # counts per cell after normalisation
 _OTHER_SPECIES, _UNMAPPED = ROUTES.index("other_species"), ROUTES.index("unmapped")
 _NUMBA_MIN_CELLS = 256  # compiling costs more than it saves for fewer cells
-MIN_HUMAN_SHARE = 0.2  # of the counts of a file with genes of several species
+MAX_FOREIGN_SHARE = 0.5  # of a cell's counts on genes of another species; a cell above it has no ranked genes
 
 
 @dataclass
@@ -362,7 +362,10 @@ class MappedGenes:
         try:
             genes = cls(source.read_var(), *args, **options)
         except UserError as error:
-            raise source.container.error(str(error), missing=isinstance(error, KeyError)) from error
+            text = str(error)
+            if "transposed" not in text and not isinstance(error, KeyError) and _cells_are_genes(source, *args):
+                text += " The cells are named like genes: is the matrix transposed? Pass cells as rows (adata.T)."
+            raise source.container.error(text, missing=isinstance(error, KeyError)) from error
         genes.check_species(source)
         return genes
 
@@ -398,25 +401,44 @@ class MappedGenes:
         """Check the share of human counts in a file with genes of several species, and note it.
 
         Raises:
-            ValueError: If it is below `MIN_HUMAN_SHARE`.
+            ValueError: If no cell of a sample has most of its counts on human genes.
         """
+        if self.species != "human":
+            unmapped = int((self.token_ids < 0).sum())
+            self.notes.append(
+                f"The model was trained on human cells. {self.n_found_genes:,} genes have one human ortholog in the "
+                f"vocabulary, and {unmapped:,} of {len(self.routes):,} {self.species} genes are left out."
+            )
         n_foreign = int((self.routes == _OTHER_SPECIES).sum())
         if not n_foreign or source.by_column:
             return
-        sums = np.asarray(source.sample().sum(axis=0, dtype=np.float64)).ravel()
-        share = 1 - sums[self.routes == _OTHER_SPECIES].sum() / max(sums.sum(), np.finfo(float).tiny)
-        text = f"{n_foreign:,} of {len(self.routes):,} genes are of another species"
-        text += f", and {share:.0%} of the counts are human"
-        if share < MIN_HUMAN_SHARE:
+        sample = source.sample()
+        totals = np.maximum(row_sums(sample), np.finfo(float).tiny)
+        shares = sample.astype(np.float64) @ (self.routes == _OTHER_SPECIES) / totals
+        text = (
+            f"{n_foreign:,} of {len(self.routes):,} genes are of another species, and {1 - shares.mean():.0%} of a "
+            "cell's counts are human on average"
+        )
+        n_left_out = int((shares > MAX_FOREIGN_SHARE).sum())
+        if n_left_out == len(shares) > 0:
             raise source.container.error(
-                f"holds genes of several species: {text}. Pass a file of human cells, or, for mouse cells, "
-                'species="mouse".'
+                f"holds genes of several species: {text}. No cell has mostly human counts. Pass a file of human cells, "
+                'or, for mouse cells, species="mouse".'
             )
-        self.notes.append(f"{text}. Check counts_used before you trust the text of a cell.")
+        self.notes.append(
+            f"{text}. Cells with mostly counts of another species are not described: {n_left_out:,} of {len(shares):,} "
+            "sampled cells."
+        )
 
     def genes_by_route(self) -> dict[str, int]:
         """Return the number of genes in the file by the route that mapped them, keys as in `ROUTES`."""
         return dict(zip(ROUTES, np.bincount(self.routes, minlength=len(ROUTES)).tolist()))
+
+
+def _cells_are_genes(source: CellSource, vocabulary, *_) -> bool:
+    """Return whether most names of a sample of cells are genes of the vocabulary."""
+    names = source.read_cell_names(np.arange(min(source.n_cells, 500)))
+    return bool(len(names)) and (vocabulary.map_genes(map(str, names))[0] >= 0).mean() > 0.5
 
 
 class CellRanker(MappedGenes):
@@ -456,6 +478,9 @@ class CellRanker(MappedGenes):
         sums = add_up(*csr_arrays(block), self.routes, len(ROUTES))
         self.route_totals += sums.sum(axis=0)
         totals = sums.sum(axis=1)
+        foreign = sums[:, _OTHER_SPECIES] > MAX_FOREIGN_SHARE * totals
+        if foreign.any():
+            block = sp.csr_matrix(sp.diags_array((~foreign).astype(np.float32)) @ block)
         lost = sums[:, _UNMAPPED] + sums[:, _OTHER_SPECIES]
         mapped = 1 - lost / np.maximum(totals, np.finfo(float).tiny)
         mapped[totals == 0] = 0

@@ -140,6 +140,7 @@ class CellSource:
         self._allow_estimated = False
         self.counts_name = ""
         self.counts_name = self._choose_matrix(layer)
+        self._note_estimated_cells()
         self._rows = self._reader(self.counts_name)
         var = container.read_var(self.counts_name)
         if self._rows.shape != (self.n_cells, len(var)):
@@ -158,7 +159,7 @@ class CellSource:
     @property
     def by_column(self) -> bool:
         """Whether the counts are stored by column, so that all of them are held in memory."""
-        return self._rows.by_column
+        return self._reader(self.counts_name).by_column
 
     def read_var(self):
         """Return the names of the genes, a data frame with one row per gene."""
@@ -308,16 +309,37 @@ class CellSource:
         return kept
 
     def _same(self, name: str, other: str) -> bool:
-        one, two = self._sample(name), self._sample(other)
+        one, two = self._row_sample(name), self._row_sample(other)
         return one.shape == two.shape and (one != two).nnz == 0
 
     def _extends(self, name: str) -> bool:
         """Return whether `raw.X` holds the counts of another matrix, and of further genes."""
         genes, of_raw = (self.container.read_var(matrix).index.astype(str) for matrix in (name, "raw.X"))
-        if len(of_raw) <= len(genes) or not of_raw.is_unique or self._reader("raw.X").by_column:
+        if len(of_raw) <= len(genes) or not of_raw.is_unique:
             return False
         columns = of_raw.get_indexer(genes)
-        return bool((columns >= 0).all()) and (self._sample("raw.X")[:, columns] != self._sample(name)).nnz == 0
+        return bool((columns >= 0).all()) and (self._row_sample("raw.X")[:, columns] != self._row_sample(name)).nnz == 0
+
+    def _row_sample(self, name: str) -> sp.csr_matrix:
+        """Return a sample of cells; a matrix stored by column is read whole."""
+        reader = self._reader(name)
+        return self._read(reader, self._rows_to_sample(reader)) if reader.by_column else self._sample(name)
+
+    def _note_estimated_cells(self) -> None:
+        if self._allow_estimated and not self.by_column and (n := self._estimated_in_sample()):
+            self.notes.append(
+                f"{n:,} of {self._sample(self.counts_name).shape[0]:,} sampled cells hold estimated counts, which are "
+                "not integers. They are used as they are."
+            )
+
+    def _estimated_in_sample(self) -> int:
+        return check_counts(self._sample(self.counts_name), allow_fractional=True)[2]
+
+    def _rows_to_sample(self, reader) -> np.ndarray:
+        """Return the rows of evenly spaced ranges of cells."""
+        n, size = min(reader.shape[0], self.n_cells), SAMPLE_CELLS // _SAMPLE_RANGES
+        starts = np.unique(np.linspace(0, max(0, n - size), _SAMPLE_RANGES).astype(int))
+        return np.unique(np.concatenate([np.arange(start, min(start + size, n)) for start in starts]))
 
     def _reader(self, name: str):
         if name not in self._readers:
@@ -336,10 +358,7 @@ class CellSource:
             if reader.by_column:
                 sample = reader.sample(SAMPLE_CELLS)
             else:
-                n = min(reader.shape[0], self.n_cells)
-                size = SAMPLE_CELLS // _SAMPLE_RANGES
-                starts = np.unique(np.linspace(0, max(0, n - size), _SAMPLE_RANGES).astype(int))
-                rows = np.unique(np.concatenate([np.arange(start, min(start + size, n)) for start in starts]))
+                rows = self._rows_to_sample(reader)
                 sample, self._sample_rows[name] = self._read(reader, rows), rows
             if not sample.has_canonical_format:
                 sample = sample.copy()

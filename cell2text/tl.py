@@ -4,6 +4,7 @@ Depends on `describe`, which works on files and AnnData alike, and on `inference
 """
 
 import logging
+from collections.abc import Mapping
 
 import pyarrow as pa
 from anndata import AnnData
@@ -13,7 +14,7 @@ from cell2text.describe.engine import Describer
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
-from cell2text.describe.run import ROWS_PER_SHARD, min_genes
+from cell2text.describe.run import ROWS_PER_SHARD
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import EMBEDDING, ID, TEXT
 from cell2text.describe.writers import embedding_matrix, groups_for_uns, obs_column
@@ -102,8 +103,8 @@ def describe(
     Raises
     ------
     UserError
-        If the values are not counts, the genes are not in the vocabulary, a layer or column does not exist, or the
-        model cannot be loaded.
+        If the values are not counts, the genes are not in the vocabulary, a layer or column does not exist, a column of
+        your own has the name `key_added`, or the model cannot be loaded.
 
     Examples
     --------
@@ -119,14 +120,19 @@ def describe(
         species=species, seed=seed,
     )  # fmt: skip
     source = _open(adata, options, copy=copy)
+    described = adata.uns.get(key_added)
+    if key_added in source.obs_columns() and not (isinstance(described, Mapping) and "params" in described):
+        raise UserError(
+            f"obs[{key_added!r}] exists, and cell2text did not write it. Remove it, or pass another name as key_added=."
+        )
     loaded, processor, name = _load(model)
     cells = CellReader(source, processor, options)
-    for note in cells.ranker.reading(source)["notes"]:
+    for note in cells.reading()["notes"]:
         logger.warning(note)
     describer = Describer(loaded, processor, options, cells.comparison_cell())
     starts = range(0, source.n_cells, ROWS_PER_SHARD)
     table = pa.concat_tables([describer(cells.read(i, min(i + ROWS_PER_SHARD, source.n_cells))) for i in starts])
-    summary = summarise(cells.ranker.reading(source), [table], min_genes=min_genes(processor))
+    summary = summarise(cells.reading(), [table], min_genes=processor.min_genes)
     logger.info(summary_line(summary))
     params = provenance(loaded, processor, describer.conversation, options, name, cells.groups)
     added = {"params": params, "reading": summary_for_uns(summary)}

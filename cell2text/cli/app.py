@@ -21,7 +21,8 @@ PROGRAM = "cell2text"
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Inputs = Annotated[
-    list[str] | None, typer.Argument(help="h5ad files, zarr stores, folders, globs or fsspec addresses.")
+    list[str] | None,
+    typer.Argument(help="Files of counts, folders, globs or fsspec addresses: h5ad, zarr, 10x, mtx, loom, h5mu, csv."),
 ]
 Workers = Annotated[int, typer.Option(help="Number of processes on this machine. It does not change the output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress bar and no warnings.")]

@@ -30,7 +30,12 @@ def example(
 @command(DescribeOptions)
 def describe(
     options: dict[str, Any],
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="h5ad file or zarr store with raw counts.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="File with raw counts: h5ad, zarr, 10x h5, matrix.mtx folder, loom, h5mu, csv or tsv."
+        ),
+    ],
     model: Annotated[
         str | None, typer.Option(help="Folder or Hub id of a Cell2Text model; the packaged model if omitted.")
     ] = None,
@@ -61,6 +66,9 @@ def describe(
     from cell2text.loading import check_model_folder
 
     check_model_folder(model)
+    from cell2text.sources.discovery import find_source
+
+    find_source(source)
     from cell2text.describe.run import describe_file
 
     written = describe_file(

@@ -85,6 +85,10 @@ def _check_paths(inputs: list[str], out: str) -> None:
     for path in inputs:
         check_input(path)
     check_output_folder(out)
+    if inputs:
+        from cell2text.sources.discovery import find_sources
+
+        find_sources(inputs)
 
 
 def _summary(report: dict) -> list[str]:

@@ -17,6 +17,9 @@ from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 
 
+FOREIGN_CELL_TEXT = "This cell cannot be described: most of its counts are on genes of another species."
+
+
 class Describer:
     """Describe cells with one prompt.
 
@@ -50,11 +53,13 @@ class Describer:
         """Return one row per cell, in order; see :func:`cell2text.describe.table.table_schema`."""
         n = len(cells.cells)
         to_describe = np.ones(n, dtype=bool) if cells.to_describe is None else cells.to_describe
+        # Ranking leaves out the genes of cells with mostly counts of another species.
+        foreign = (np.asarray(cells.n_genes) == 0) & (np.asarray(cells.counts_used) > 0)
         described, others = np.flatnonzero(to_describe), np.flatnonzero(~to_describe)
         generated = self.generator([cells.cells[i] for i in described])
         texts: list[str | None] = [None] * n
         for i, text in zip(described, generated.texts):
-            texts[i] = text
+            texts[i] = FOREIGN_CELL_TEXT if foreign[i] else text
         confidence = np.full(n, np.nan, dtype=np.float32)
         confidence[described] = generated.confidence
         embeddings = np.empty((n, self.model.config.cell_config.hidden_size), dtype=np.float32)

@@ -1,7 +1,4 @@
-"""Read ranked cells of an experiment, a range at a time, from any source.
-
-Depends on `sources`, which finds files, and on the processor's vocabulary.
-"""
+"""Read ranked cells of an experiment, a range at a time, from any source. Depends on the processor's vocabulary."""
 
 from collections.abc import Sequence
 
@@ -12,27 +9,12 @@ from cell2text.describe.groups import Groups, find_groups
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError, UserKeyError
-from cell2text.sources.discovery import SourceLocation, find_sources
 from processing_cell2text import Cell2TextProcessor
 from ranking_cell2text import CellRanker
 from source_cell2text import CellSource
 
 
 GROUPS_PER_BLOCK = 64
-
-
-def find_input(path: str) -> SourceLocation:
-    """Return the one file of counts that a path or address names.
-
-    Raises
-    ------
-    UserError
-        If the path holds no file of counts, or several.
-    """
-    found = find_sources([path])
-    if len(found) != 1:
-        raise UserError(f"{path} holds {len(found)} files of counts, expected one. Describe them one by one.")
-    return found[0]
 
 
 class CellReader:
@@ -60,6 +42,13 @@ class CellReader:
             source, processor.gene_vocabulary, max_genes=processor.max_genes, gene_key=options.gene_key,
             species=options.species,
         )  # fmt: skip
+
+    def reading(self) -> dict:
+        """Return where counts and genes were found, with notes for the user, ready for JSON."""
+        reading = self.ranker.reading(self.source)
+        if self.groups is not None and (n := int((self.groups.codes < 0).sum())):
+            reading["notes"].append(f"{n:,} of {self.n_cells:,} cells have no value in {self.groups.column!r}.")
+        return reading
 
     def read(self, start: int, stop: int) -> RankedCells:
         """Return the cells of the rows from `start` to before `stop`."""

@@ -26,16 +26,17 @@ from tqdm import tqdm
 
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
-from cell2text.describe.inputs import CellReader, find_input
+from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import ID, TEXT
-from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
+from cell2text.describe.writers import KEY, TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
 from cell2text.files import atomic_path, check_output_folder, write_atomically
 from cell2text.loading import default_device, load_model, model_name
 from cell2text.sources.containers import open_source
+from cell2text.sources.discovery import find_source
 
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def describe_file(
     options
         Prompt, counts, groups and text length. Defaults to `DescribeOptions()`.
     overwrite
-        Replace `out` and its table of groups, and discard the shards of an interrupted run with other options.
+        Replace `out` and its table of groups, and columns of the input that hold earlier descriptions; discard the
+        shards of an interrupted run with other options.
     device
         Torch device, such as `cuda:1`. Defaults to a GPU if there is one, otherwise to the CPU.
     progress
@@ -100,15 +102,17 @@ def describe_file(
         raise UserError(f"shard_rows={shard_rows}: expected at least 1.")
     options = options or DescribeOptions()
     rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    found = find_input(str(source))
+    found = find_source(str(source))
     out = Path(found.described_name) if out is None else Path(out)
     _check_output(found.url, out, overwrite=overwrite or rank > 0)  # rank 0 may have finished already
-    loaded, processor = load_model(model, device or default_device())
     with open_source(found, layer=options.layer, allow_fractional=options.allow_fractional) as opened:
         if not opened.n_cells:
             raise UserError(f"{source} holds no cells.")
+        if out.suffix not in TABLES and not overwrite:
+            check_keys(opened.obs_columns(), str(source))
+        loaded, processor = load_model(model, device or default_device())
         cells = CellReader(opened, processor, options)
-        for note in cells.ranker.reading(opened)["notes"]:
+        for note in cells.reading()["notes"]:
             logger.warning(f"{found.name}: {note}")
         describer = Describer(loaded, processor, options, cells.comparison_cell())
         params = provenance(loaded, processor, describer.conversation, options, model_name(model), cells.groups)
@@ -132,7 +136,7 @@ def describe_file(
         shards = [shard_path(folder, start) for start in starts]
         _wait_for(shards)
         groups = _describe_groups(describer, cells, shards)
-        summary = summarise(cells.ranker.reading(opened), read_shards(shards), min_genes=min_genes(processor))
+        summary = summarise(cells.reading(), read_shards(shards), min_genes=processor.min_genes)
     write_output(found, out, shards, {"params": params, "reading": summary_for_uns(summary)}, groups)
     texts = _example_texts(shards[0]) if progress and not options.fields_only else []
     shutil.rmtree(folder)
@@ -142,9 +146,14 @@ def describe_file(
     return out
 
 
-def min_genes(processor) -> int:
-    """Return the number of expressed genes that a cell needs for a text."""
-    return getattr(processor, "min_genes", 0)
+def check_keys(columns: Sequence[str], source: str) -> None:
+    """Raise a `UserError` if the columns of `obs` include some that a description would replace."""
+    taken = [name for name in columns if name == KEY or name.startswith(f"{KEY}_")]
+    if taken:
+        raise UserError(
+            f"{source} has the column {taken[0]!r} in obs, which the description would replace. Pass overwrite=True to "
+            "replace it, or write a table: .csv, .jsonl or .parquet."
+        )
 
 
 def shard_path(folder: Path, start: int) -> Path:

@@ -204,7 +204,8 @@ class StoredAnnData:
     def _element(self, name: str):
         if name in ("X", "raw.X"):
             return self.root["X"] if name == "X" else self.root["raw"]["X"]
-        return self.root["layers"][name[8:-2]]
+        layers = self.root["layers"]
+        return next(layers[key] for key in layers if f"layers[{key!r}]" == name)
 
     def read_var(self, name: str) -> pd.DataFrame:
         """Read the index and the text columns of the `var` that names the columns of a matrix."""

@@ -121,6 +121,20 @@ def find_sources(inputs: Sequence[str]) -> list[SourceLocation]:
     return sorted(locations, key=lambda location: location.name)
 
 
+def find_source(text: str) -> SourceLocation:
+    """Return the one file of counts that a path or address names.
+
+    Raises
+    ------
+    UserError
+        If the path holds no file of counts, or several.
+    """
+    found = find_sources([text])
+    if len(found) != 1:
+        raise UserError(f"{text} holds {len(found)} files of counts, expected one. Describe them one by one.")
+    return found[0]
+
+
 def _find(text: str) -> list[_Found]:
     """Return all files and stores that one input names, by address."""
     fs, path = fsspec.core.url_to_fs(text)
