@@ -100,8 +100,11 @@ def test_an_input_in_another_format_is_converted(model, experiment, tmp_path):
 def test_describing_again_replaces_the_descriptions(model, experiment, tmp_path):
     first = describe_file(experiment, tmp_path / "a.h5ad", model=str(model), options=FAST, progress=False)
     short = DescribeOptions(max_new_tokens=2, fields_only=True)
-    second = describe_file(first, tmp_path / "b.h5ad", model=str(model), options=short, progress=False)
+    with pytest.raises(UserError, match="has the column 'cell2text' in obs.*overwrite=True"):
+        describe_file(first, tmp_path / "b.h5ad", model=str(model), options=short, progress=False)
+    second = describe_file(first, tmp_path / "b.h5ad", model=str(model), options=short, progress=False, overwrite=True)
     found = ad.read_h5ad(second)
+    assert "cell2text" not in found.obs and "cell2text_cell_type" in found.obs
     assert json.loads(found.uns["cell2text"]["params"]["options"])["max_new_tokens"] == 2
     with h5py.File(second) as file:
         order = list(file["obs"].attrs["column-order"])

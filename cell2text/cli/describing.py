@@ -32,9 +32,7 @@ def describe(
     options: dict[str, Any],
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="INPUT", help="File with raw counts: h5ad, zarr, 10x h5, matrix.mtx folder, loom, h5mu, csv or tsv."
-        ),
+        typer.Argument(metavar="INPUT", help="Raw counts: h5ad, zarr, 10x h5 or mtx, loom, h5mu, csv."),
     ],
     model: Annotated[
         str | None, typer.Option(help="Folder or Hub id of a Cell2Text model; the packaged model if omitted.")

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cell2text.describe.table import EMBEDDING, ID, TEXT
+from cell2text.describe.table import EMBEDDING, ID, TEXT, table_schema
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
 from cell2text.sources.containers import load_anndata, needs_conversion
@@ -222,6 +222,9 @@ def _add_results_to_zarr(out: Path, shards: Sequence[Path], added: dict, groups:
 def _add_results(root, shards: Sequence[Path], added: dict, groups: pd.DataFrame | None) -> None:
     """Write columns, embedding, parameters and groups into an open AnnData; everything else stays unchanged."""
     obs, order = root["obs"], [str(name) for name in root["obs"].attrs["column-order"]]
+    for column in _described_columns() & set(order):  # of an earlier description, perhaps with other columns
+        del obs[column]
+        order.remove(column)
     for name, column in _obs_names(shards):
         if column not in order:
             order.append(column)
@@ -233,6 +236,12 @@ def _add_results(root, shards: Sequence[Path], added: dict, groups: pd.DataFrame
             ad.io.write_elem(root, group, {})
     tables = {} if groups is None else {"groups": groups_for_uns(groups)}
     ad.io.write_elem(root["uns"], KEY, {**added, **tables})
+
+
+def _described_columns() -> set[str]:
+    """Return the names in `obs` of all columns that a description can have."""
+    names = set(table_schema(1, fields_only=False).names) - {ID, EMBEDDING, TEXT}
+    return {KEY} | {f"{KEY}_{name}" for name in names}
 
 
 def _obs_names(shards: Sequence[Path]) -> list[tuple[str, str]]:
