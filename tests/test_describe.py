@@ -18,6 +18,7 @@ from cell2text.describe import DescribeOptions, describe_file
 from cell2text.describe.engine import Describer
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.run import shard_path
+from cell2text.errors import UserError
 from processing_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import make_adata, make_model, make_processor, run_cli
