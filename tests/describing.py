@@ -20,7 +20,7 @@ from cell2text.describe.writers import write_output
 from cell2text.sources.discovery import find_sources
 from generation_cell2text import CellTextGenerator, encode_cells
 
-from .conftest import make_adata, make_model, make_processor
+from .tiny import make_adata, make_model, make_processor
 
 
 N_CELLS = 30

@@ -9,7 +9,7 @@ from datasets import load_dataset
 
 from cell2text.preparation.run import prepare
 
-from .conftest import make_adata, make_vocabulary
+from .tiny import make_adata, make_vocabulary
 
 
 TYPES = [("B cell", "CL:0000236"), ("T cell", "CL:0000084"), ("monocyte", "CL:0000576")]

@@ -23,8 +23,8 @@ from cell2text.training.class_balance import BalancedSampler, row_weights
 from cell2text.training.gene_embeddings import MEMBERSHIP
 from vocabulary_cell2text import GeneVocabulary
 
-from .conftest import make_model
 from .test_modeling import batch_of
+from .tiny import make_model
 from .training_runs import PROJECT, TINY, run, weights
 
 

@@ -13,7 +13,7 @@ from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE
 
-from .conftest import BLOCK_TEMPLATE, NO_SYSTEM_TEMPLATE, TEXT_TEMPLATE, make_adata, make_model, make_processor
+from .tiny import BLOCK_TEMPLATE, NO_SYSTEM_TEMPLATE, TEXT_TEMPLATE, make_adata, make_model, make_processor
 
 
 CELL, OTHER = [2, 10, 11, 3], [2, 12, 3]

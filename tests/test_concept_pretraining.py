@@ -24,7 +24,7 @@ from cell2text.training.concept_targets import (
 )
 from cell2text.training.gene_embeddings import MEMBERSHIP, freeze_gene_embeddings, initialise_gene_embeddings
 
-from .conftest import N_GENES, make_adata, make_model
+from .tiny import N_GENES, make_adata, make_model
 
 
 def rows_of(n=16, **columns):

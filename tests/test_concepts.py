@@ -9,7 +9,7 @@ from concepts_cell2text import ConceptNames
 from configuration_cell2text import Cell2TextConfig
 from modeling_cell2text import Cell2TextForConditionalGeneration
 
-from .conftest import CONCEPTS, make_model
+from .tiny import CONCEPTS, make_model
 
 
 NAMES = ConceptNames({"tissue": ["blood", "lung"], "cell_type": ["B cell", "T cell"]}, {"pathways": ["A", "B", "C"]})

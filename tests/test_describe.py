@@ -21,8 +21,9 @@ from cell2text.describe.run import shard_path
 from cell2text.errors import UserError
 from processing_cell2text import EMPTY_CELL_TEXT
 
-from .conftest import make_adata, make_model, make_processor, run_cli
+from .conftest import run_cli
 from .describing import FAST, N_CELLS, command, experiment, model, texts_of, write_zarr  # noqa: F401
+from .tiny import make_adata, make_model, make_processor
 
 
 ADDED = [

@@ -18,7 +18,7 @@ from cell2text.training.masked_gene_modeling import (
 )
 from vocabulary_cell2text import GeneVocabulary
 
-from .conftest import make_adata, make_vocabulary
+from .tiny import make_adata, make_vocabulary
 from .training_runs import PROJECT, run, run_here, weights
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_model, make_processor
 from .hub import stand_in
+from .tiny import make_model, make_processor
 
 
 GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "guides" / "publish.md").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_adata, make_model, make_processor
 from .hub import stand_in
+from .tiny import make_adata, make_model, make_processor
 
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -18,8 +18,8 @@ from cell2text.language.fields import Claim
 from generation_cell2text import CellTextGenerator, encode_cells
 from processing_cell2text import EMPTY_CELL_TEXT
 
-from .conftest import make_adata, make_model, make_processor
 from .describing import N_CELLS, experiment, model  # noqa: F401
+from .tiny import make_adata, make_model, make_processor
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import cell2text
 from cell2text.errors import UserError
 from cell2text.loading import check_model_folder
 
-from .conftest import make_model, make_processor
+from .tiny import make_model, make_processor
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.model_card import write_model_card
 from cell2text.training.rows import TrainingRows
 
-from .conftest import make_model
+from .tiny import make_model
 
 
 @pytest.fixture(scope="module")

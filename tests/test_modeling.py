@@ -22,7 +22,7 @@ from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from projectors_cell2text import sinusoidal_positions
 
-from .conftest import CONCEPTS, make_adata, make_model, make_processor, make_tokenizer, make_vocabulary
+from .tiny import CONCEPTS, make_adata, make_model, make_processor, make_tokenizer, make_vocabulary
 
 
 PROJECTORS = ["mlp", "perceiver", "pooled", "concepts"]

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from cell2text.training.freezing import lora_pattern
 
-from .conftest import make_adata, make_model, make_processor
+from .tiny import make_adata, make_model, make_processor
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["frozen_encoder", "trained_encoder"])

@@ -8,7 +8,7 @@ import transformers
 from cell2text.models import MINI
 from pipeline_cell2text import CellToTextPipeline
 
-from .conftest import make_adata, make_model, make_processor
+from .tiny import make_adata, make_model, make_processor
 
 
 @pytest.fixture(scope="module")

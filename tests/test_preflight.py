@@ -17,7 +17,7 @@ from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.throughput import FlopCounter, Throughput, batch_sizes, matrix_weights
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 
-from .conftest import make_model, make_processor, make_tokenizer, make_vocabulary
+from .tiny import make_model, make_processor, make_tokenizer, make_vocabulary
 from .training_runs import make_trainer, run, write_config
 
 

@@ -5,7 +5,7 @@ import pytest
 from cell2text.preparation.gene_sets import match_columns, read_gmt
 from ranking_cell2text import CellRanker
 
-from .conftest import make_adata, make_vocabulary
+from .tiny import make_adata, make_vocabulary
 
 
 def test_genes_are_matched_by_alias_symbol_and_merged_row():

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 
-from .conftest import BLOCK_TEMPLATE, NO_SYSTEM_TEMPLATE, TEXT_TEMPLATE, make_processor, make_tokenizer, make_vocabulary
+from .tiny import BLOCK_TEMPLATE, NO_SYSTEM_TEMPLATE, TEXT_TEMPLATE, make_processor, make_tokenizer, make_vocabulary
 
 
 CELL = np.array([2, 10, 11, 3], dtype=np.uint16)

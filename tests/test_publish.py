@@ -12,9 +12,9 @@ from transformers.dynamic_module_utils import get_relative_imports
 from cell2text.preparation.dataset_card import push_to_hub
 from cell2text.publish import RELATIVE_IMPORT, files_to_push
 
-from .conftest import make_adata, make_model, make_processor
 from .hub import stand_in
 from .preparation_runs import make_file
+from .tiny import make_adata, make_model, make_processor
 from .training_runs import PROJECT, run
 
 

@@ -12,7 +12,8 @@ from processing_cell2text import rank_encode
 from ranking_cell2text import ROUTES, numba, rank_anndata, rank_rows, rank_rows_compiled
 from vocabulary_cell2text import GeneVocabulary
 
-from .conftest import N_GENES, make_adata, make_vocabulary, shared_path
+from .conftest import shared_path
+from .tiny import N_GENES, make_adata, make_vocabulary
 
 
 DATA_FILES = [

@@ -25,7 +25,7 @@ from cell2text.example import example_cells
 from cell2text.preparation.run import prepare
 from vocabulary_cell2text import GeneVocabulary
 
-from .conftest import make_tokenizer
+from .tiny import make_tokenizer
 from .training_runs import run_here
 
 

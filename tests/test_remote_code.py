@@ -11,7 +11,7 @@ import torch
 
 from cell2text.models import MINI
 
-from .conftest import make_adata, make_model, make_processor
+from .tiny import make_adata, make_model, make_processor
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from cell2text.sources.containers import open_source
 from cell2text.sources.discovery import find_sources
 
-from .conftest import make_adata
 from .preparation_runs import load_rows, make_file, prepare_studies
+from .tiny import make_adata
 
 
 @pytest.mark.parametrize("kind", ["zarr2", "zarr3", "csc", "dense", "raw", "layer", "float64", "memory"])

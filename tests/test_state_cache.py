@@ -13,7 +13,7 @@ from cell2text.training.saving import FullDiskError
 from cell2text.training.state_cache import CellStateCache, cache_key, open_or_build
 from cell2text.training.trainer import TrainingCollator, add_lengths
 
-from .conftest import make_adata, make_model, make_processor
+from .tiny import make_adata, make_model, make_processor
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from generation_cell2text import CellTextGenerator
 from pipeline_cell2text import CellToTextPipeline
 from processing_cell2text import EMPTY_CELL_TEXT, is_description, too_few_genes_text
 
-from .conftest import make_adata, make_model, make_processor
+from .tiny import make_adata, make_model, make_processor
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from cell2text.training.freezing import apply_stage
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.rows import load_rows
 
-from .conftest import make_adata, make_model
+from .tiny import make_adata, make_model
 from .training_runs import TORCHRUN, TWO_RANKS, launch_runs, losses, make_trainer, run, run_here, weights, write_config
 
 

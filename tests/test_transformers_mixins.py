@@ -21,7 +21,7 @@ from configuration_cell2text import Cell2TextConfig
 from modeling_cell2text import Cell2TextForConditionalGeneration, Cell2TextModel
 from processing_cell2text import Cell2TextProcessor
 
-from .conftest import CONCEPTS, make_processor
+from .tiny import CONCEPTS, make_processor
 
 
 SOURCE = os.environ.get("TRANSFORMERS_SOURCE")

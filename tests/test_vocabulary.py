@@ -10,7 +10,8 @@ import pytest
 from cell2text.preparation.medians import MedianAccumulator, fit_vocabulary
 from vocabulary_cell2text import ROUTES, GeneVocabulary
 
-from .conftest import make_adata, make_vocabulary, shared_path
+from .conftest import shared_path
+from .tiny import make_adata, make_vocabulary
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 
-from .conftest import make_adata, make_model, make_processor
+from .tiny import make_adata, make_model, make_processor
 
 
 PROJECT = Path(__file__).resolve().parents[1]
