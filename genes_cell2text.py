@@ -47,8 +47,13 @@ _GENOME = re.compile(
     r"(?![a-z0-9]).*",
     re.IGNORECASE,
 )
+_SHOWS_SPECIES = re.compile(rf"ENS|^{_PREFIX.pattern}", re.IGNORECASE | re.MULTILINE)
 _MOUSE_SYMBOL = re.compile(r"[A-Z][a-z][A-Za-z0-9.-]*|mt-[A-Z][a-z0-9]+|[A-Z]?\d+[A-Z]\d+Rik")
 _BARCODE = re.compile(r"(?:.*[_:#-])?[ACGT]{8,}(?:[-_.].*)?")
+_ORF = re.compile(r"C[\dXY]+orf\d+")
+_MAY_VARY = re.compile(
+    r"[\s\"'._|:;]|-\d{1,2}$|ENSG|^X\d|^(?:GRCh|hg|human|homo)|orf", re.IGNORECASE
+)  # has `name_variants`
 _UNIQUE_SUFFIX = re.compile(r"(.+)[.-]\d{1,2}")
 
 
@@ -62,9 +67,13 @@ def gene_rows(var) -> tuple[np.ndarray, dict[str, int]]:
         A mask of shape `(n_features,)`, and the number of the other rows by their type.
     """
     kinds = np.full(len(var), "", dtype=object)
+    names = list(map(str, var.index))
+    text = "\n".join(names)
     for kind, pattern in _FEATURES_BY_NAME:
-        named = [pattern.fullmatch(name) is not None for name in map(str, var.index)]
-        kinds[np.array(named, dtype=bool)] = kind
+        if re.search(
+            f"^(?:{pattern.pattern})$", text, pattern.flags | re.MULTILINE
+        ):  # rare, and much faster than names
+            kinds[np.array([pattern.fullmatch(name) is not None for name in names], dtype=bool)] = kind
     for column in _FEATURE_COLUMNS:
         if column in var.columns:
             values = var[column].astype(object).where(var[column].notna(), "").astype(str).to_numpy()
@@ -120,7 +129,7 @@ def name_variants(name: str) -> Iterator[str]:
         yield from _symbols_beside(bare, found)
     elif _OTHER_ID.search(bare):
         return
-    elif re.fullmatch(r"C[\dXY]+orf\d+", bare):
+    elif _ORF.fullmatch(bare):
         # Alias tables are in capitals. Among human symbols, only those like "C1orf112" have small letters.
         # Capitalising every name would silently map mouse genes to human ones.
         yield bare.upper()
@@ -128,7 +137,7 @@ def name_variants(name: str) -> Iterator[str]:
         yield bare.replace(".", "-", 1)
         if bare.count(".") > 1:
             yield bare.replace(".", "-")
-    if re.match(r"X\d", bare):
+    if bare[:1] == "X" and bare[1:2].isdigit():
         yield bare[1:]
 
 
@@ -150,18 +159,14 @@ def map_names(names, lookup: Callable[[str], tuple[int, int] | None]) -> tuple[n
         Token ids of shape `(n_names,)`, -1 if unmapped, and indices into `ROUTES` of the same shape.
     """
     names = list(map(str, names))
+    found = {name: lookup(name) for name in names}
+    for name in [name for name, result in found.items() if result is None and _MAY_VARY.search(name)]:
+        result = next(filter(None, map(lookup, name_variants(name))), None)
+        if result is None and (unique := _UNIQUE_SUFFIX.fullmatch(name)) and unique[1] in found:
+            result = lookup(unique[1])  # "TBCE-1" beside "TBCE": made unique
+        found[name] = result
     unmapped = (-1, ROUTES.index("unmapped"))
-    known: set[str] | None = None
-    results = []
-    for name in names:
-        found = lookup(name)
-        if found is None:
-            found = next(filter(None, map(lookup, name_variants(name))), None)
-        if found is None and (unique := _UNIQUE_SUFFIX.fullmatch(name)):
-            known = set(names) if known is None else known
-            found = lookup(unique[1]) if unique[1] in known else None  # "TBCE-1" beside "TBCE": made unique
-        results.append(found or unmapped)
-    token_ids, routes = zip(*results) if results else ((), ())
+    token_ids, routes = zip(*(found[name] or unmapped for name in names)) if names else ((), ())
     return np.array(token_ids, dtype=np.int64), np.array(routes, dtype=np.int8)
 
 
@@ -174,7 +179,10 @@ def row_species(var, columns: list[str]) -> np.ndarray:
     species = np.zeros(len(var), dtype=np.int8)
     for column in columns:
         names = names_in(var, column)
-        read = _species_of_genome if column in _GENOME_COLUMNS else _species_of_name
+        of_genome = column in _GENOME_COLUMNS
+        if not of_genome and not _SHOWS_SPECIES.search("\n".join(names)):
+            continue
+        read = _species_of_genome if of_genome else _species_of_name
         codes: dict[str, int] = {name: read(name) for name in set(names)}
         found = np.array([codes[name] for name in names], dtype=np.int8)
         species = np.where(found == _HUMAN, found, np.where(species == _UNKNOWN, found, species))
@@ -194,6 +202,8 @@ def _species_of_genome(name: str) -> int:
 
 
 def _species_of_name(name: str) -> int:
+    if name.startswith("ENSG0"):  # most names
+        return _HUMAN
     prefix = None if " " in name else _PREFIX.match(name)
     if prefix:
         return _HUMAN if prefix[1] else _MOUSE
