@@ -314,8 +314,8 @@ class CellSource:
 
     def _extends(self, name: str) -> bool:
         """Return whether `raw.X` holds the counts of another matrix, and of further genes."""
-        genes, of_raw = (self.container.read_var(matrix).index.astype(str) for matrix in (name, "raw.X"))
-        if len(of_raw) <= len(genes) or not of_raw.is_unique:
+        genes, of_raw = (_numbered(self.container.read_var(matrix).index) for matrix in (name, "raw.X"))
+        if len(of_raw) <= len(genes):
             return False
         columns = of_raw.get_indexer(genes)
         return bool((columns >= 0).all()) and (self._row_sample("raw.X")[:, columns] != self._row_sample(name)).nnz == 0
@@ -406,6 +406,15 @@ def _layer_option(name: str) -> str:
 
 def _kind(flaw: Flaw | None) -> str:
     return "holds counts" if flaw is None else f"holds {FLAWS[flaw.kind]}"
+
+
+def _numbered(names):
+    """Return an index of names made unique: the second `CD4`, which may be an antibody, differs from the first."""
+    names = names.astype(str)
+    if names.is_unique:
+        return names
+    numbers = names.to_series().groupby(names.to_numpy()).cumcount().to_numpy()
+    return names.where(numbers == 0, names + "\n" + numbers.astype(str))
 
 
 def _joined(names: Sequence[str]) -> str:

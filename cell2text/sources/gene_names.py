@@ -9,7 +9,7 @@ from cell2text.sources.gene_tables import approved_symbols, mouse_genes_without_
 
 MAX_NAMES = 5000
 _PREFIX = re.compile(r"^(grch3[78]|hg19|hg38|mm10|mm39|grcm3[89])_+", re.IGNORECASE)
-_ENSEMBL_ID = re.compile(r"^ENS[A-Z]*G(R)?\d{10,11}([._|-].*)?$", re.IGNORECASE)
+_ENSEMBL_ID = re.compile(r"(.*[_|:;.-])?ENS[A-Z]*GR?\d{10,11}([._|:;-].*)?", re.IGNORECASE)
 
 
 def share_of_genes(names: Collection[str]) -> float:
@@ -33,7 +33,7 @@ def share_of_genes(names: Collection[str]) -> float:
 
 def _is_gene(name: str) -> bool:
     name = _PREFIX.sub("", str(name).strip())
-    return bool(_ENSEMBL_ID.match(name)) or bool({name, name.replace(".", "-")} & _symbols())
+    return bool(_ENSEMBL_ID.fullmatch(name)) or bool({name, name.replace(".", "-")} & _symbols())
 
 
 @cache
