@@ -216,7 +216,7 @@ def test_a_rank_that_starts_after_the_run_is_done_returns(clustered, model, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compare_to": "cell5"}, "compare_to='cell5' has no counts on genes in the model's vocabulary"),
+        ({"compare_to": "cell5"}, "compare_to='cell5': This cell cannot be described: it has no counts"),
         ({"groupby": "cluster", "seed": -1}, "seed=-1: expected an integer from 0"),
         ({"groupby": "cluster", "cells_per_group": 2.5}, "cells_per_group=2.5: expected an integer"),
         ({"groupby": "leiden"}, "groupby='leiden': obs has no such column, it has \\['cluster'"),

@@ -1,15 +1,20 @@
 """Thin cells: no text under the minimum of genes, and lowered type probabilities above it."""
 
 import json
+from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from transformers import AutoProcessor
 
 import cell2text
 from cell2text.describe.engine import Describer
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
+from cell2text.describe.thin_cells import coverage_warning, thin_cells_warning
+from cell2text.example import example_cells
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
 from cell2text.inference.probabilities import reliability_factors
@@ -22,6 +27,9 @@ from pipeline_cell2text import CellToTextPipeline
 from processing_cell2text import EMPTY_CELL_TEXT, is_description, too_few_genes_text
 
 from .tiny import make_adata, make_model, make_processor
+
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def test_every_interface_gives_a_thin_cell_the_same_text(strict):
     pipeline = CellToTextPipeline(model=model, processor=processor)
     assert [one["generated_text"] for one in pipeline(cells, max_new_tokens=4)] == expected
     assert generate_with_sharded_model(model, processor, cells, batch_size=2, max_new_tokens=4)[1] == expected[1]
-    ranked = RankedCells(["a", "b"], cells, np.array([9, 4]), np.ones(2))
+    ranked = RankedCells(["a", "b"], cells, np.array([9, 4]), np.ones(2), 1.0)
     assert Describer(model, processor, DescribeOptions(max_new_tokens=4))(ranked)["text"].to_pylist() == [
         text.replace("\0", "") for text in expected
     ]
@@ -144,3 +152,71 @@ def test_a_curve_that_is_not_monotone_is_refused(points):
 def test_the_curve_is_saved_with_the_model(tmp_path):
     Cell2TextConfig(type_reliability=[[10, 0.5], [100, 1.0]]).save_pretrained(tmp_path)
     assert Cell2TextConfig.from_pretrained(tmp_path).type_reliability == [[10, 0.5], [100, 1.0]]
+
+
+def cut(adata, n_genes, rng):
+    return adata[:, rng.permutation(adata.n_vars)[:n_genes]].copy()
+
+
+def test_cells_cut_to_300_genes_get_lowered_probabilities(mini):
+    cells = example_cells()
+    cells = cells[cells.obs.cell_type.astype(str).str.contains("T cell|killer")][:20].copy()
+    thin = cut(cells, 300, np.random.default_rng(0))
+    cell2text.tl.describe(thin, mini, allow_fractional=True)
+    model, processor = mini
+    enough = thin.obs.cell2text_n_genes.to_numpy() >= processor.min_genes
+    assert (thin.obs.cell2text_type_probability.notna() == (thin.obs.cell2text_cell_type.notna())).all()
+    assert not thin.obs.cell2text_cell_type[~enough].notna().any() and 0 < enough.sum() < len(thin)
+    ranked = [cell for cell, kept in zip(processor.rank_encode(thin, allow_fractional=True), enough) if kept]
+    concepts = CellTextGenerator(model, processor, max_new_tokens=1)([[cell] for cell in ranked]).concepts["cell_type"]
+    stated, highest = thin.obs.cell2text_type_probability[enough].to_numpy(), concepts.max(1)
+    factors = reliability_factors(thin.obs.cell2text_n_genes[enough].to_numpy(), model.config.type_reliability)
+    assert (factors < 0.9).all() and (stated <= highest * factors + 1e-4).all() and (stated < 0.9).all()
+
+
+def test_droplets_of_three_counts_get_no_type(mini):
+    genes = example_cells()
+    profile = np.asarray(genes.X.sum(0)).ravel()
+    counts = np.random.default_rng(0).multinomial(3, profile / profile.sum(), size=20).astype(np.float32)
+    droplets = ad.AnnData(sp.csr_matrix(counts), var=genes.var)
+    cell2text.tl.describe(droplets, mini)
+    assert droplets.obs.cell2text_cell_type.isna().all() and droplets.obs.cell2text_type_probability.isna().all()
+    assert not droplets.obs.cell2text.map(is_description).any()
+    assert (droplets.obsm["X_cell2text"] != 0).any(1).tolist() == (droplets.obs.cell2text_n_genes > 0).tolist()
+
+
+def test_a_group_of_thin_cells_has_lowered_probabilities(mini):
+    cells = example_cells(unseen=True)[:4].copy()
+    cells.obs["cluster"] = "a"
+    thin = cut(cells, 1000, np.random.default_rng(0))
+    cell2text.tl.describe(thin, mini, groupby="cluster", allow_fractional=True)
+    (group,) = thin.uns["cell2text"]["groups"].to_dict("records")
+    assert group["mean_type_probability"] == pytest.approx(thin.obs.cell2text_type_probability.mean(), rel=1e-3)
+
+
+def test_whole_cells_keep_their_probabilities(mini):
+    model, processor = mini
+    cells = processor.rank_encode(example_cells(unseen=True)[::20], allow_fractional=True)
+    n_genes = np.array([processor.count_genes(cell) for cell in cells])
+    factors = reliability_factors(n_genes, model.config.type_reliability)
+    assert (factors > 0.95).all() and not any(map(processor.reason_not_described, cells))
+
+
+def test_the_packaged_settings_are_those_that_were_chosen(mini):
+    chosen = json.loads((PROJECT / "benchmarks" / "results" / "thin_cells.json").read_text())["chosen"]
+    model, processor = mini
+    assert processor.min_genes == chosen["min_genes"] > 0
+    assert model.config.type_reliability == chosen["type_reliability"]
+
+
+def test_a_warning_counts_the_thin_cells():
+    points = [[10, 0.5], [300, 1.0]]
+    text = thin_cells_warning(5000, 1200, 2, min_genes=10, reliability=points)
+    assert "1,200 of 5,000 cells express fewer than 10 genes of the model and have no description" in text
+    assert "2 of 5,000 cells express fewer than 300 genes of the model, so the stated probability" in text
+    assert thin_cells_warning(5000, 0, 0, min_genes=10, reliability=points) is None
+
+
+def test_a_panel_gets_a_warning_with_its_coverage():
+    assert "1.2 % of the model's genes, and its cells express 15 of them" in coverage_warning(0.012, 15.2)
+    assert coverage_warning(0.5, 15) is None

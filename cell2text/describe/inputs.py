@@ -64,17 +64,15 @@ class CellReader:
         Raises
         ------
         UserError
-            If no cell or several have the name, or the cell has no counts on the vocabulary.
+            If no cell or several have the name, or the cell cannot be described.
         """
         if self.options.compare_to is None:
             return None
         row = find_cell(self.source.read_cell_names(np.arange(self.n_cells)), self.options.compare_to)
         cell = self.read(row, row + 1).cells[0]
-        if self.processor.is_empty(cell):
-            raise UserError(
-                f"compare_to={self.options.compare_to!r} has no counts on genes in the model's vocabulary. Choose "
-                "another cell."
-            )
+        reason = self.processor.reason_not_described(cell)
+        if reason is not None:
+            raise UserError(f"compare_to={self.options.compare_to!r}: {reason} Choose another cell.")
         return cell
 
     def pseudobulk(self, groups: Groups) -> RankedCells:

@@ -1,15 +1,19 @@
 """Summarise what the model saw of an experiment: container, matrix, genes, counts used and cells without a text."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from cell2text.inference.probabilities import reliability_factors
 from ranking_cell2text import reading_text
 
 
-def summarise(reading: dict, tables: Iterable[pa.Table], *, min_genes: int = 0) -> dict:
+def summarise(
+    reading: dict, tables: Iterable[pa.Table], *, min_genes: int = 0,
+    reliability: Sequence[Sequence[float]] | None = None,
+) -> dict:  # fmt: skip
     """Return what the model saw of an experiment, ready for JSON.
 
     Parameters
@@ -20,24 +24,33 @@ def summarise(reading: dict, tables: Iterable[pa.Table], *, min_genes: int = 0) 
         Tables of the described cells, with the columns of :func:`cell2text.describe.table.table_schema`.
     min_genes
         Number of expressed genes that a cell needs for a text.
+    reliability
+        Points of the model's `type_reliability`.
 
     Returns
     -------
-    `reading` with `cells`, `counts_used` (mean share per cell), `cells_with_too_few_genes` and `cells_without_text`.
+    `reading` with `cells`, `counts_used` (mean share per cell), `median_genes` per cell, `cells_with_too_few_genes`,
+    `cells_with_lowered_probability` (of a type, because of few genes) and `cells_without_text`.
     """
-    cells, without_text, too_few, used = 0, 0, 0, 0.0
+    cells, without_text, too_few, lowered, used = 0, 0, 0, 0, 0.0
+    genes = []
     for table in tables:
         cells += len(table)
         n_genes = table["n_genes"].to_numpy()
         confidence = table["confidence"].to_numpy()
         without_text += int(np.isnan(confidence.astype(np.float64)).sum())
-        too_few += int((n_genes < max(1, min_genes)).sum())
+        enough = n_genes >= max(1, min_genes)
+        too_few += int((~enough).sum())
+        lowered += int((reliability_factors(n_genes[enough], reliability) < 1).sum())
+        genes.append(n_genes)
         used += float(table["counts_used"].to_numpy().astype(np.float64).sum())
     return {
         **reading,
         "cells": cells,
         "counts_used": round(used / max(1, cells), 4),
+        "median_genes": float(np.median(np.concatenate(genes))) if cells else 0.0,
         "cells_with_too_few_genes": too_few,
+        "cells_with_lowered_probability": lowered,
         "cells_without_text": without_text,
     }
 

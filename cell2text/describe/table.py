@@ -12,7 +12,7 @@ from cell2text.describe.ranked_cells import RankedCells
 from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
 from cell2text.language.fields import FIELDS, TERM_FIELDS, Fields
 from cell2text.language.parsing import read_fields
-from processing_cell2text import EMPTY_CELL_TEXT
+from processing_cell2text import is_description
 
 
 ID, TEXT, EMBEDDING = "cell_id", "text", "embedding"
@@ -64,7 +64,7 @@ def make_table(
         Leave out the text.
     """
     schema = table_schema(embeddings.shape[1], fields_only=fields_only)
-    parsed = [Fields() if text in (None, EMPTY_CELL_TEXT) else read_fields(text) for text in texts]
+    parsed = [read_fields(text) if text is not None and is_description(text) else Fields() for text in texts]
     concepts = np.empty((len(texts), 0)) if concept_probabilities is None else concept_probabilities
     probabilities = type_probabilities([fields.cell_type for fields in parsed], type_names, concepts)
     columns: dict[str, object] = {

@@ -43,11 +43,19 @@ STEPS = ("select", "train", "test", "read", "names", "card")
 
 
 def package(run: Path) -> None:
-    """Copy the model of a run into the package, with bfloat16 weights and links to the code files."""
+    """Copy the model of a run into the package, with bfloat16 weights and links to the code files.
+
+    The settings for thin cells are those that benchmarks/thin_cells.py chose.
+    """
     MINI.mkdir(parents=True, exist_ok=True)
+    chosen = json.loads((scoring.RESULTS / "thin_cells.json").read_text())["chosen"]
+    settings = {
+        "config.json": {"type_reliability": chosen["type_reliability"]},
+        "processor_config.json": {"min_genes": chosen["min_genes"]},
+    }
     for path in run.iterdir():
         if path.suffix == ".json" and path.name != CONCEPT_PRETRAINING_FILE:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text()) | settings.get(path.name, {})
             write_atomically(MINI / path.name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         elif path.suffix in (".jinja", ".tsv"):
             shutil.copyfile(path, MINI / path.name)

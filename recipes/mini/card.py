@@ -79,6 +79,7 @@ def render_card(sources: dict) -> str:
         earlier_models=earlier_models,
         recipe=(RECIPES / "train.yaml").read_text().strip(),
         config=config,
+        min_genes=json.loads((MINI / "processor_config.json").read_text())["min_genes"],
         concepts={name: names for kind in config["cell_concepts"].values() for name, names in kind.items()},
         kinds=CONCEPT_GROUPS,
         **result_tables(results),
