@@ -68,7 +68,7 @@ def test_metadata_are_stored_as_categories(studies):
 
     (source,) = find_sources([str(studies / "cells" / "one.h5ad")])
     with open_source(source) as reader:
-        cells, _ = survey_metadata(reader, PrepareConfig(inputs=["x"]))
+        cells, _, _ = survey_metadata(reader, PrepareConfig(inputs=["x"]))
     objects = [
         name for name, dtype in cells.dtypes.items() if dtype.kind == "O" and not isinstance(dtype, pd.CategoricalDtype)
     ]

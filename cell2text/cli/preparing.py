@@ -105,4 +105,5 @@ def _summary(report: dict) -> list[str]:
             + (f"; dropped {dropped}" if dropped else "")
             + (f"; {same:,} have the name of a cell in another file, but other counts" if same else "")
         )
+        lines += [f"    {note}" for note in entry.get("notes", ())]
     return lines + [f"  skipped {name}: {reason}" for name, reason in report["skipped"].items()]

@@ -5,7 +5,6 @@ Metadata are stored as categories. Memory peaks at about 300 bytes per cell, whi
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,10 @@ from cell2text.errors import UserError
 from cell2text.ontology.life_stages import life_stage
 from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label, resolve
 from cell2text.preparation.aucell import MIN_GENES
+from cell2text.preparation.columns import ChosenColumns, choose_columns
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.gene_sets import GeneSets, match_columns
 from cell2text.preparation.medians import HUMAN_GENES
-from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.sources.census import find_census
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.containers import fingerprint, open_source
@@ -29,7 +28,6 @@ from vocabulary_cell2text import GeneVocabulary
 
 
 COLUMNS_WITHOUT_ONTOLOGY = ("assay", "donor_id", "dataset_id")
-READ_COLUMNS = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
 MOST_UNRESOLVED = 50  # unresolved labels that the report lists per field
 
 
@@ -113,8 +111,9 @@ def _survey_source(
         if not reader.n_cells:
             raise BadFileError(source.name, "contains no cells.")
         genes = _survey_genes(reader, config, vocabulary, gene_sets)
-        cells, resolution = survey_metadata(reader, config)
-        report = {"cells": len(cells), **genes, "labels": resolution}
+        cells, resolution, chosen = survey_metadata(reader, config)
+        report = {"cells": len(cells), **genes, "labels": resolution, "columns": chosen.recognised}
+        report["notes"] = [*genes["notes"], *chosen.notes]
         return Survey(source, fingerprint(source), cells, report)
 
 
@@ -147,7 +146,7 @@ def _survey_genes(reader, config: PrepareConfig, vocabulary: GeneVocabulary | No
     return report
 
 
-def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
+def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict, ChosenColumns]:
     """Read the metadata under the names of the CELLxGENE schema and resolve labels to ontology terms.
 
     Parameters
@@ -159,14 +158,15 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
 
     Returns
     -------
-    One row per cell (see `Survey`), and for each field how many cells were resolved by which route.
+    One row per cell (see `Survey`), for each field how many cells were resolved by which route, and the columns.
 
     Raises
     ------
     BadFileError
         If a mapped column is missing, or the file has no cell type, tissue or disease.
     """
-    columns = _choose_columns(reader.container, reader.obs_columns(), config.columns)
+    chosen = choose_columns(reader, config.columns)
+    columns = chosen.columns
     obs = reader.read_obs(list(dict.fromkeys(columns.values())))
     cells = pd.DataFrame({"row": obs.index.to_numpy(dtype=np.int64)})
     resolution = {}
@@ -190,26 +190,7 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict]:
     primary = obs.get(columns.get("is_primary_data"))
     cells["primary"] = True if primary is None else (primary.astype(object) == "True").to_numpy()
     cells["key"] = _hash_identities(reader, cells)
-    return cells, resolution
-
-
-def _choose_columns(container, present: Sequence[str], mapping: dict[str, str]) -> dict[str, str]:
-    """Return the file's column for each column of the schema that the file has."""
-    columns = {column: mapping.get(column, column) for column in READ_COLUMNS}
-    for column, mapped in mapping.items():
-        if mapped not in present and column not in present:
-            raise container.error(f"has no column {mapped!r} in obs, which columns= maps; it has {present}.")
-        if mapped not in present:
-            columns[column] = column
-        elif column in FIELD_ONTOLOGIES and f"{column}_ontology_term_id" not in mapping:
-            columns[f"{column}_ontology_term_id"] = ""  # these ids belong to the usual column, not to the mapped one
-    columns = {column: source for column, source in columns.items() if source in present}
-    if not columns.keys() & {"cell_type", "tissue", "disease"}:
-        raise container.error(
-            f"has no column cell_type, tissue or disease in obs; it has {present}. Map the file's columns with "
-            "columns=, such as cell_type=CellType.",
-        )
-    return columns
+    return cells, resolution, chosen
 
 
 def _resolve_labels(field: str, label, term, n_cells: int) -> tuple[pd.Series, pd.Series, dict]:
