@@ -60,7 +60,7 @@ def command_line(studies, out, *more):
 
 def test_a_killed_run_of_four_workers_resumes_with_the_same_output(studies, prepared, tmp_path):
     """benchmarks/kill.py does this ten times; here once, when some jobs are done."""
-    (studies / "mix.yaml").write_text(yaml.safe_dump({"tasks": MIX, "cells_per_shard": 25}))
+    (studies / "mix.yaml").write_text(yaml.safe_dump({"split": "donor", "tasks": MIX, "cells_per_shard": 25}))
     out = tmp_path / "out"
     process = subprocess.Popen(command_line(studies, out, "--workers", "4"), start_new_session=True)
     deadline = time.monotonic() + 120
@@ -80,7 +80,7 @@ def test_a_killed_run_of_four_workers_resumes_with_the_same_output(studies, prep
 def test_a_resumed_run_still_skips_the_files_it_skipped_before(studies, tmp_path, monkeypatch):
     make_file(tmp_path / "long.h5ad", 400, seed=5, prefix="long")
     adata = ad.read_h5ad(tmp_path / "long.h5ad")
-    adata.X.data[adata.X.indptr[380]] = 0.5
+    adata.X.data[adata.X.indptr[360]] = 0.5
     adata.write_h5ad(tmp_path / "long.h5ad")
     inputs = [studies / "cells", tmp_path / "long.h5ad"]
     prepare_studies(studies, tmp_path / "whole", inputs=inputs, skip_bad_files=True)
