@@ -257,7 +257,7 @@ if side == "cell2text":
 else:
     import anndata, numpy, datasets
     from preparation import published_ranks
-    from ranking_cell2text import choose_gene_column
+    from genes_cell2text import choose_gene_column
     from vocabulary_cell2text import GeneVocabulary
 def peak():
     # MiB; ru_maxrss would include the peak of the parent process
