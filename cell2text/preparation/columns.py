@@ -48,7 +48,7 @@ class ChosenColumns:
         self.notes.append(note)
 
 
-def choose_columns(source: CellSource, mapping: dict[str, str]) -> ChosenColumns:
+def choose_columns(source: CellSource, mapping: dict[str, str], *, labelled: bool = True) -> ChosenColumns:
     """Choose the file's column for each column of the schema.
 
     A file without the columns `cell_type` and `cell_type_ontology_term_id` gets them from the only other column whose
@@ -61,6 +61,8 @@ def choose_columns(source: CellSource, mapping: dict[str, str]) -> ChosenColumns
         Open source.
     mapping
         Columns of the file by name in the schema, from the options. Nothing is recognised for these names.
+    labelled
+        Require a cell type, tissue or disease, and recognise columns. Otherwise only named columns are used.
 
     Raises
     ------
@@ -69,6 +71,8 @@ def choose_columns(source: CellSource, mapping: dict[str, str]) -> ChosenColumns
     """
     present = source.obs_columns()
     chosen = ChosenColumns(_named_columns(source, present, mapping))
+    if not labelled:
+        return chosen
     others = [name for name in present if name not in READ_COLUMNS and name not in mapping.values()]
     if not {"cell_type", "cell_type_ontology_term_id"} & (chosen.columns.keys() | mapping.keys()):
         _recognise_cell_types(source, chosen, others)

@@ -101,6 +101,10 @@ class PrepareConfig(Options):
         help="Assays to exclude, by the beginning of their names, in upper or lower case.",
     )  # fmt: skip
     exclude_datasets: list[str] = option(factory=list, on_command_line=False, help="Values of `dataset_id` to exclude.")
+    labelled: bool = option(
+        True, on_command_line=False,
+        help="Use only cells with a cell type, tissue or disease. Fitting a vocabulary alone uses all cells.",
+    )  # fmt: skip
     require: list[str] = option(
         factory=list, on_command_line=False, help="Metadata columns that must be known; other cells are excluded."
     )

@@ -209,7 +209,8 @@ def _reasons_to_drop(cells: pd.DataFrame, copies: np.ndarray, config: PrepareCon
         reasons["excluded data set"] = cells["dataset_id"].isin(config.exclude_datasets)
     for column in config.require:
         reasons[f"{column} unknown"] = cells[column].isna()
-    reasons["cell type, tissue and disease unknown"] = cells[["cell_type", "tissue", "disease"]].isna().all(axis=1)
+    if config.labelled:
+        reasons["cell type, tissue and disease unknown"] = cells[["cell_type", "tissue", "disease"]].isna().all(axis=1)
     if config.split in ("tissue", "cell_type"):
         reasons[f"{config.split} unknown, which the split needs"] = cells[config.split].isna()
     return reasons

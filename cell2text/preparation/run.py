@@ -251,7 +251,7 @@ def fit_vocabulary_from_files(
         If an option is invalid, or `out` contains other files.
     """
     folder = Path(out)
-    all_cells = {"split": "random", "shares": {"train": 1.0}, "require": []}
+    all_cells = {"split": "random", "shares": {"train": 1.0}, "require": [], "labelled": False}
     config = PrepareConfig(inputs=[os.fspath(path) for path in inputs], **{**options, **all_cells})
     with lock_output_folder(folder), job_runner(workers, None, progress) as run_jobs:
         skipped: dict[str, str] = {}

@@ -165,7 +165,7 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict, 
     BadFileError
         If a mapped column is missing, or the file has no cell type, tissue or disease.
     """
-    chosen = choose_columns(reader, config.columns)
+    chosen = choose_columns(reader, config.columns, labelled=config.labelled)
     columns = chosen.columns
     obs = reader.read_obs(list(dict.fromkeys(columns.values())))
     cells = pd.DataFrame({"row": obs.index.to_numpy(dtype=np.int64)})
