@@ -43,8 +43,8 @@ def test_counts_are_read_from_the_layer_that_is_named(describe):
     expected = describe(adata, max_new_tokens=5)
     adata.layers["counts"], adata.X = adata.X.copy(), adata.X.log1p()
     with pytest.raises(ValueError, match="pass layer='counts'"):
-        describe(adata)
-    assert describe(adata, layer="counts", max_new_tokens=5) == expected
+        describe(adata, layer="X")
+    assert describe(adata, max_new_tokens=5) == describe(adata, layer="counts", max_new_tokens=5) == expected
     with pytest.raises(ValueError, match="these cells are ranked"):
         describe([np.array([2, 5, 3])], layer="counts")
 
