@@ -364,6 +364,7 @@ class MappedGenes:
         except UserError as error:
             text = str(error)
             if "transposed" not in text and not isinstance(error, KeyError) and _cells_are_genes(source, *args):
+                text = text.partition(" Pass gene_key=")[0]
                 text += " The cells are named like genes: is the matrix transposed? Pass cells as rows (adata.T)."
             raise source.container.error(text, missing=isinstance(error, KeyError)) from error
         genes.check_species(source)

@@ -348,7 +348,9 @@ class CellSource:
             except UserError:
                 raise
             except Exception as error:  # each storage raises its own classes
-                raise self.container.error(f"{name} is damaged: {_first_line(error)}.") from error
+                raise self.container.error(
+                    f"{name} is damaged: {_first_line(error)}. Create it again from the original data."
+                ) from error
         return self._readers[name]
 
     def _sample(self, name: str) -> sp.csr_matrix:

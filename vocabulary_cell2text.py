@@ -156,7 +156,8 @@ class GeneVocabulary:
             name: (token_ids[target], retired if name.startswith("ENS") else alias)
             for name, target in self.aliases.items()
         }
-        found |= {symbol: (index, by_symbol) for index, symbol in enumerate(self.symbols) if symbol}
+        # Of genes that share a symbol, the first one keeps it: readthrough genes have later ids.
+        found |= {symbol: (index, by_symbol) for index, symbol in reversed([*enumerate(self.symbols)]) if symbol}
         found |= {name: (index, by_id) for name, index in token_ids.items() if name not in SPECIAL_TOKENS}
         return found
 

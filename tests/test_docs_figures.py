@@ -1,6 +1,7 @@
 """Figures quoted in the guides equal the results that the benchmarks wrote."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -379,3 +380,18 @@ def test_effect_of_the_thresholds_for_thin_cells_is_quoted(thin):
     assert f"the same type for {percent(texts['same_type'])} % of {texts['cells']} of these cells" in text
     assert f"and {percent(texts['lenient_text'])} % of the types" in text
     assert f"against {percent(texts['lenient_head'])} %" in text
+
+
+def test_outcomes_of_situations_are_quoted(benchmarks):
+    found = results("situations")
+    assert len(found) == 30 and "FAULT" not in str(found)
+    for name, outcomes in found.items():
+        faces = [outcomes[face] for face in ("describe", "prepare", "tl.describe")]
+        shown = [re.sub(r"read: counts from (\S+),", r"`\1`,", text) for text in faces]
+        refusals = [text.removeprefix("refused: ") for text in faces if text.startswith("refused")]
+        expected = [text if text.startswith("`") else text.split(":")[0] for text in shown]
+        assert row(benchmarks, f"{name} |")[1:] == [*expected, refusals[0] if refusals else ""]
+    same = sum(
+        len({outcomes[face][:7] for face in ("describe", "prepare", "tl.describe")}) == 1 for outcomes in found.values()
+    )
+    assert f"{same} of the 30 situations" in prose(benchmarks)

@@ -159,3 +159,9 @@ def test_fitting_to_symbols_or_to_too_few_cells_raises():
 def test_examples_in_docstrings_run(name):
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted and not results.failed
+
+
+def test_of_genes_that_share_a_symbol_the_first_one_keeps_it():
+    tokens = ["<pad>", "<mask>", "ENSG00000015479", "ENSG00000280987"]
+    vocabulary = GeneVocabulary(tokens, np.array([np.nan, np.nan, 1.0, 1.0]), ["", "", "MATR3", "MATR3"])
+    assert vocabulary.map_genes(["MATR3", "ENSG00000280987"])[0].tolist() == [2, 3]

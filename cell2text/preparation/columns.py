@@ -78,6 +78,11 @@ def choose_columns(source: CellSource, mapping: dict[str, str], *, labelled: boo
         _recognise_cell_types(source, chosen, others)
     if "donor_id" not in chosen.columns:
         _recognise_donors(source, chosen, others)
+    if not present:
+        raise source.container.error(
+            "has no columns in obs, but training needs a cell_type, tissue or disease of each cell. Add them to "
+            "adata.obs, and pass the file that adata.write_h5ad writes."
+        )
     if not chosen.columns.keys() & {"cell_type", "cell_type_ontology_term_id", "tissue", "disease"}:
         raise source.container.error(
             f"has no column cell_type, tissue or disease in obs, and no other whose labels are cell types; it has "
