@@ -3,7 +3,8 @@
     pip install "cellxgene-schema>=6,<7"      # in an environment of its own: it pins an older anndata
     python benchmarks/cellxgene_schema.py --validator ENV/bin/python --schema 6 --out FOLDER
 
-Writes one small file per situation, and prints a table. `--files-only` skips `describe`.
+Writes one small file per situation, prints what becomes of each, and stores the table in `benchmarks/results/cellxgene_schema.json`.
+`--files-only` writes and validates the files, without `describe` and the stored table.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import scipy.sparse as sp
 
 
 N_CELLS, N_GENES = 12, 400
+RESULTS = Path(__file__).resolve().parent / "results" / "cellxgene_schema.json"
 VOCABULARY = Path(__file__).resolve().parents[1] / "cell2text" / "models" / "mini" / "gene_vocabulary.tsv"
 OBS = {
     "cell_type_ontology_term_id": "CL:0000084",
@@ -38,10 +40,11 @@ HUMAN = "NCBITaxon:9606"
 # Runs in the environment of cellxgene-schema, whose import takes longer than a validation.
 VALIDATION = """
 import json, sys
+from importlib.metadata import version
 from pathlib import Path
 from cellxgene_schema.validate import validate
 *paths, labelled = sys.argv[1:]
-found = {}
+found = {"version": version("cellxgene-schema")}
 for path in paths:
     valid, errors, _ = validate(path, labelled if path == paths[0] else None)
     found[Path(path).stem] = "valid" if valid else (errors or ["invalid"])[0]
@@ -149,14 +152,23 @@ def validate(validator: str, paths: list[Path], labelled: Path) -> dict[str, str
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def describe(path: Path) -> str:
-    """Return the last line that `cell2text describe` prints about its input."""
+def describe(path: Path) -> dict[str, str]:
+    """Return whether `cell2text describe` describes a file, and how it says to have read it or why it refuses it."""
     command = [sys.executable, "-m", "cell2text", "describe", str(path), "--max-new-tokens", "2", "--overwrite"]
     done = subprocess.run(
         [*command, "--out", str(path.with_suffix(".jsonl"))], capture_output=True, text=True, cwd=path.parent
     )
-    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
-    return f"{'refused' if done.returncode else 'described'}: {lines[-1] if lines else ''}"
+    if done.returncode:
+        return {"describe": "refused", "message": " / ".join(done.stderr.strip().splitlines())}
+    seen = [line for line in done.stdout.splitlines() if "of the model's" in line]
+    return {"describe": "read", "message": seen[-1]}
+
+
+def store(schema: int, version: str, files: dict[str, dict[str, str]]) -> None:
+    """Add the table of one schema to the stored ones."""
+    tables = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    tables[f"schema {schema}"] = {"validator": f"cellxgene-schema {version}", "files": files}
+    RESULTS.write_text(json.dumps(dict(sorted(tables.items())), indent=2) + "\n")
 
 
 def main() -> None:
@@ -170,10 +182,15 @@ def main() -> None:
     paths = write_files(args.schema, args.out)
     labelled = args.out / f"schema{args.schema}_labelled.h5ad"
     verdicts = validate(args.validator, paths, labelled)
-    print("| file | validator | describe |\n|---|---|---|")
-    for path in [*paths, *([labelled] if labelled.exists() else [])]:
-        outcome = "" if args.files_only else describe(path)
-        print(f"| {path.stem} | {verdicts.get(path.stem, 'with labels')} | {outcome} |", flush=True)
+    files = {}
+    for path in [*paths, labelled]:
+        name = path.stem.partition("_")[2]
+        files[name] = {"validator": verdicts.get(path.stem, "valid, with the labels that it adds")}
+        if not args.files_only:
+            files[name] |= describe(path)
+        print(name, *files[name].values(), sep=" | ", flush=True)
+    if not args.files_only:
+        store(args.schema, verdicts["version"], files)
 
 
 if __name__ == "__main__":

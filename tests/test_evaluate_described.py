@@ -57,6 +57,16 @@ def test_labels_without_a_term_are_listed_and_compared_by_name(described_files):
     assert all("B_mem" not in one["label"] for one in note["mapped"]["confusions"])
 
 
+def test_common_names_are_terms_and_are_listed(described, tmp_path):
+    described.obs["mine"] = described.obs["mine"].astype(str).replace("B cell", "B_cell")
+    assert "B_cell" in set(described.obs["mine"])
+    metrics = evaluate_described(described, truth="mine", out=tmp_path / "out", **QUICK)
+    note = metrics["input"]["truth"]["cell_type"]
+    assert note["common_names"] == {"B_cell": "B cell"} and set(note["unmapped"]) == {"B_mem"}
+    for page in ("report.html", "report.md"):
+        assert "labels read as common names: B_cell = B cell." in (tmp_path / "out" / page).read_text()
+
+
 def test_a_label_that_is_no_term_can_equal_a_prediction(described):
     described.obs["cell2text_cell_type"] = described.obs["cell2text_cell_type"].astype(object).fillna("foo")
     described.obs["cell2text_confidence"] = 0.5

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from cell2text.example import example_cells
+from cell2text.ontology.common_names import resolve_label
 from cell2text.ontology.definitions import clean_first_sentence, lowercase_start, term_definition
 from cell2text.ontology.life_stages import LIFE_STAGES, life_stage
-from cell2text.ontology.terms import ontology_parser, resolve
+from cell2text.ontology.terms import ancestors, label_index, ontology_parser, resolve
 
 
 def terms(ontology, retired=False):
@@ -40,6 +41,69 @@ def terms(ontology, retired=False):
 def test_labels_are_resolved(field, label, term_id, expected):
     term = resolve(field, label, term_id)
     assert (term.label, term.term_id, term.route) == expected
+
+
+COMMON_NAMES = {
+    "beta cells": "type B pancreatic cell",
+    "B_cell": "B cell",
+    "t_cell": "T cell",
+    "T-cells CD8+": "CD8-positive, alpha-beta T cell",
+    "T cells, CD4+": "CD4-positive, alpha-beta T cell",
+    "CD4T cell": "CD4-positive, alpha-beta T cell",
+    "CD4-T cells": "CD4-positive, alpha-beta T cell",
+    "CD8 T": "CD8-positive, alpha-beta T cell",
+    "CD4+T_naive": "naive thymus-derived CD4-positive, alpha-beta T cell",
+    "Memory CD4 T": "CD4-positive, alpha-beta memory T cell",
+    "CD8 TEM": "effector memory CD8-positive, alpha-beta T cell",
+    "CD14+ Mono": "CD14-positive monocyte",
+    "CD14 Mono": "CD14-positive monocyte",
+    "Mono": "monocyte",
+    "NK": "natural killer cell",
+    "DC": "dendritic cell",
+    "Endothelial": "endothelial cell",
+    "Microglia": "microglial cell",
+    "Rod bipolar": "rod bipolar cell",
+    # Not narrower than the name: two subsets of monocytes have FCGR3A (CD16), NK T cells may be immature.
+    "FCGR3A+ Mono": "monocyte",
+    "CD16 Mono": "monocyte",
+    "NKT cell": "alpha-beta T cell",
+}
+
+
+@pytest.mark.parametrize(("name", "label"), COMMON_NAMES.items())
+def test_common_names_are_resolved_in_labels_of_metadata_only(name, label):
+    term = resolve_label("cell_type", name)
+    assert (term.label, term.route) == (label, "common_name") and term.term_id == resolve("cell_type", label).term_id
+    assert resolve("cell_type", name).route == "unresolved"
+    assert resolve_label("tissue", name).route == "unresolved"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["alpha", "alpha_cell", "beta", "gamma", "delta cells", "B", "T", "EC", "HSC", "L cells", "stellate", "cluster 7",
+     "NK, T cells", "T/NK", "T and NK cells", "NK T", "Microglia/Macrophage", "B cell 2", "T cells CD4 FOSB", "CD4-CD8",
+     "CD4- T cells", "Rod", "Fibroblasts (activated)"],
+)  # fmt: skip
+def test_names_of_several_meanings_stay_unresolved(name):
+    assert resolve_label("cell_type", name) == resolve("cell_type", name)
+    assert resolve_label("cell_type", name).term_id is None
+
+
+def test_names_of_the_cell_ontology_resolve_as_without_common_names():
+    names = [name for index in label_index("cell_type") for name in index]
+    assert len(names) > 6000
+    for name in names:
+        assert resolve_label("cell_type", name) == resolve("cell_type", name)
+
+
+def test_common_names_among_published_labels_agree_with_the_terms_given_by_hand():
+    obs = example_cells().obs
+    pairs = set(zip(obs["author_cell_type"], obs["cell_type_ontology_term_id"], strict=True))
+    found = {name: (resolve_label("cell_type", name), given) for name, given in pairs}
+    common = {name: (term.term_id, given) for name, (term, given) in found.items() if term.route == "common_name"}
+    assert len(common) >= 12
+    finer = {name for name, (term, given) in common.items() if term not in ancestors(given)}
+    assert finer == {"B_plasma", "CD4+T_naive"}  # given as lymphocytes in the data set
 
 
 def test_every_definition_of_the_cell_ontology_is_one_clean_sentence():

@@ -19,7 +19,9 @@ def test_columns_are_mapped_and_labels_resolved(studies, tmp_path):
         adata = ad.read_h5ad(studies / "cells" / f"{name}.h5ad")
         adata.obs = adata.obs.rename(columns={"cell_type": "CellType", "donor_id": "patient"})
         adata.obs["cell_type_ontology_term_id"] = "unknown"
-        adata.obs["CellType"] = adata.obs["CellType"].replace({"B cell": "b-cell", "monocyte": "my monos"})
+        adata.obs["CellType"] = adata.obs["CellType"].replace(
+            {"B cell": "b-cell", "T cell": "t_cell", "monocyte": "my monos"}
+        )
         adata.write_h5ad(tmp_path / f"{name}.h5ad")
     report = prepare_studies(
         studies, tmp_path / "out", inputs=[tmp_path], columns={"cell_type": "CellType", "donor_id": "patient"}
@@ -29,7 +31,9 @@ def test_columns_are_mapped_and_labels_resolved(studies, tmp_path):
         ("B cell", "CL:0000236"), ("T cell", "CL:0000084"), ("my monos", None)
     }  # fmt: skip
     labels = report["files"]["one"]["labels"]["cell_type"]
-    assert set(labels["routes"]) == {"label", "synonym", "unresolved"} and set(labels["unresolved"]) == {"my monos"}
+    assert set(labels["routes"]) == {"synonym", "common_name", "unresolved"}
+    assert labels["common_names"] == {"t_cell": "T cell"} and set(labels["unresolved"]) == {"my monos"}
+    assert "common names: t_cell = T cell" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_files_with_symbols_and_ensembl_ids_share_a_vocabulary(studies, prepared, tmp_path):

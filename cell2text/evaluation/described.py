@@ -76,6 +76,7 @@ def evaluate_described(
       field's ontology. The others are compared by name.
     - `unmapped`: labels that are not terms, each with its number of `cells`, and the most frequent `prediction` for `n`
       of them.
+    - `common_names`: the term's label for each label that is a common name of it ("CD14+ Mono").
     - `cells`, `without_label`, `without_prediction`, `scored`: all cells, those left out, and those scored.
     - `mapped`: `n`, `accuracy` and `lenient_accuracy` with `intervals`, mean `type_probability`, and `confusions` of
       the scored cells whose label is a term; None if there are none.
@@ -187,6 +188,7 @@ def _note(
         "labels": len(labels.counts),
         "mapped_labels": len(labels.counts) - len(labels.unmapped),
         "unmapped": unmapped,
+        "common_names": labels.common_names,
         "cells": len(labelled),
         "without_label": int((~labelled).sum()),
         "without_prediction": int((labelled & ~cells.has_prediction).sum()),

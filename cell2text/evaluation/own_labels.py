@@ -12,6 +12,7 @@ from cell2text.errors import UserError
 from cell2text.evaluation.described_cells import CellTable, name_columns
 from cell2text.language.fields import FIELDS
 from cell2text.ontology.life_stages import LIFE_STAGES, life_stage
+from cell2text.ontology.common_names import resolve_label
 from cell2text.ontology.terms import clean_label, resolve
 
 
@@ -45,6 +46,8 @@ class FieldLabels:
         Number of cells with each label of the column, unknown ones left out.
     unmapped
         Number of cells with each label that was not found in the ontology, the most frequent first.
+    common_names
+        Label of the ontology for each label that is a common name of it, such as "CD14+ Mono".
     """
 
     field: str
@@ -54,6 +57,7 @@ class FieldLabels:
     mapped: np.ndarray
     counts: dict[str, int]
     unmapped: dict[str, int]
+    common_names: dict[str, str]
 
 
 def truth_columns(truth: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
@@ -123,7 +127,8 @@ def read_labels(table: CellTable, field: str, column: str) -> FieldLabels:
     unmapped = {label: n for label, n in counts.most_common() if not terms[label][2]}
     found = [(None, None, False) if value is None else terms[value] for value in values]
     labels, term_ids, mapped = map(list, zip(*found))
-    return FieldLabels(field, where, labels, term_ids, np.array(mapped, dtype=bool), dict(counts), unmapped)
+    common = {label: terms[label][0] for label in counts if field == "cell_type" and _is_common_name(label)}
+    return FieldLabels(field, where, labels, term_ids, np.array(mapped, dtype=bool), dict(counts), unmapped, common)
 
 
 def _check_names(table: CellTable, column: str, labels: list[str]) -> None:
@@ -137,6 +142,10 @@ def _check_names(table: CellTable, column: str, labels: list[str]) -> None:
     )
 
 
+def _is_common_name(label: str) -> bool:
+    return resolve_label("cell_type", label).route == "common_name"
+
+
 def _find_term(field: str, label: str) -> tuple[str, str | None, bool]:
     """Return label, term id and whether it was found, for a label or an id such as `CL:0000236` or `CL_0000236`."""
     match = TERM_ID.fullmatch(label)
@@ -145,5 +154,5 @@ def _find_term(field: str, label: str) -> tuple[str, str | None, bool]:
         term = resolve("development_stage", None if term_id else label, term_id)
         stage = label if label in LIFE_STAGES else life_stage(term.term_id)
         return stage or label, None, stage is not None
-    term = resolve(field, None if term_id else label, term_id)
+    term = resolve_label(field, None if term_id else label, term_id)
     return term.label or label, term.term_id, term.term_id is not None

@@ -21,7 +21,7 @@ FIELD_ONTOLOGIES = {
 # PATO describes qualities in general; only these terms are a disease state or a sex.
 PATO_TERMS = {"disease": {"PATO:0000461"}, "sex": {"PATO:0000383", "PATO:0000384"}}
 # Ways in which a term is resolved, the most reliable first.
-ROUTES = ("term_id", "retired_id", "label", "synonym", "retired_label", "unresolved", "unknown")
+ROUTES = ("term_id", "retired_id", "label", "synonym", "retired_label", "common_name", "unresolved", "unknown")
 UNKNOWN_LABELS = {"", "unknown", "na", "n/a", "nan", "none", "null", "not applicable", "not available", "<na>"}
 TERM_SEPARATOR = " || "  # CELLxGENE joins several diseases of one donor with it
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from cell2text.errors import UserError
 from cell2text.ontology.life_stages import life_stage
-from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label, resolve
+from cell2text.ontology.common_names import resolve_label
+from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label
 from cell2text.preparation.aucell import MIN_GENES
 from cell2text.preparation.columns import ChosenColumns, choose_columns
 from cell2text.preparation.config import PrepareConfig
@@ -194,7 +195,7 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict, 
 
 
 def _resolve_labels(field: str, label, term, n_cells: int) -> tuple[pd.Series, pd.Series, dict]:
-    """Return the labels and term ids of a field, and how many cells each route resolved; list unresolved labels."""
+    """Return the labels and term ids of a field, and how many cells each route resolved; list the others."""
     label, term = (
         _missing_column(n_cells) if column is None else column.reset_index(drop=True) for column in (label, term)
     )
@@ -204,7 +205,8 @@ def _resolve_labels(field: str, label, term, n_cells: int) -> tuple[pd.Series, p
     )
     sizes = np.bincount(codes)
     labels_of, terms_of = ([None, *column.cat.categories] for column in (label, term))
-    resolved = [resolve(field, labels_of[pair // n_terms], terms_of[pair % n_terms]) for pair in pairs.tolist()]
+    given = [(labels_of[pair // n_terms], terms_of[pair % n_terms]) for pair in pairs.tolist()]
+    resolved = [resolve_label(field, *pair) for pair in given]
     routes: Counter = Counter()
     unresolved: Counter = Counter()
     for result, size in zip(resolved, sizes.tolist()):
@@ -212,7 +214,11 @@ def _resolve_labels(field: str, label, term, n_cells: int) -> tuple[pd.Series, p
         if result.route == "unresolved":
             unresolved[str(result.label)] += size
     labels, ids = (_as_categorical([getattr(result, name) for result in resolved]) for name in ("label", "term_id"))
-    report = {"routes": dict(sorted(routes.items())), "unresolved": dict(unresolved.most_common(MOST_UNRESOLVED))}
+    report = {
+        "routes": dict(sorted(routes.items())),
+        "common_names": {pair[0]: term.label for pair, term in zip(given, resolved) if term.route == "common_name"},
+        "unresolved": dict(unresolved.most_common(MOST_UNRESOLVED)),
+    }
     return (
         pd.Series(pd.Categorical.from_codes(labels.codes[codes], labels.categories)),
         pd.Series(pd.Categorical.from_codes(ids.codes[codes], ids.categories)),
