@@ -3,8 +3,8 @@
     pip install "cellxgene-schema>=6,<7"      # in an environment of its own: it pins an older anndata
     python benchmarks/cellxgene_schema.py --validator ENV/bin/python --schema 6 --out FOLDER
 
-Writes one small file per situation, prints what becomes of each, and stores the table in `benchmarks/results/cellxgene_schema.json`.
-`--files-only` writes and validates the files, without `describe` and the stored table.
+Writes one small file per situation, prints what becomes of each, and stores the table in
+`benchmarks/results/cellxgene_schema.json`. `--files-only` writes and validates the files only.
 """
 
 import argparse

@@ -11,8 +11,8 @@ import pandas as pd
 from cell2text.errors import UserError
 from cell2text.evaluation.described_cells import CellTable, name_columns
 from cell2text.language.fields import FIELDS
-from cell2text.ontology.life_stages import LIFE_STAGES, life_stage
 from cell2text.ontology.common_names import resolve_label
+from cell2text.ontology.life_stages import LIFE_STAGES, life_stage
 from cell2text.ontology.terms import clean_label, resolve
 
 

@@ -139,7 +139,8 @@ def _key(words: list[str]) -> tuple[str, ...]:
 @cache
 def _word_index() -> tuple[dict[tuple[str, ...], set[str]], ...]:
     """Index the terms by the words of their labels, and of their synonyms."""
-    labels, synonyms = defaultdict(set), defaultdict(set)
+    labels: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    synonyms: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for index, names in zip((labels, synonyms), label_index("cell_type")):
         for name, terms in names.items():
             general = {term for term in terms if "(" not in label_of(term)}  # not those of one species: "(Mmus)"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cell2text.ontology.common_names import resolve_label
 from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label, resolve
 from cell2text.preparation.rows import METADATA_COLUMNS
 from source_cell2text import CellSource
@@ -159,7 +160,7 @@ def _plain(name: str) -> str:
 
 
 def _is_cell_type(label: str) -> bool:
-    return resolve("cell_type", label).term_id is not None
+    return resolve_label("cell_type", label).term_id is not None
 
 
 def _is_cell_type_id(text: str) -> bool:

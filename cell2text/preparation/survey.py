@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cell2text.errors import UserError
-from cell2text.ontology.life_stages import life_stage
 from cell2text.ontology.common_names import resolve_label
+from cell2text.ontology.life_stages import life_stage
 from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label
 from cell2text.preparation.aucell import MIN_GENES
 from cell2text.preparation.columns import ChosenColumns, choose_columns
