@@ -411,7 +411,7 @@ class MappedGenes:
                 f"vocabulary, and {unmapped:,} of {len(self.routes):,} {self.species} genes are left out."
             )
         n_foreign = int((self.routes == _OTHER_SPECIES).sum())
-        if not n_foreign or source.by_column:
+        if not n_foreign:
             return
         sample = source.sample()
         totals = np.maximum(row_sums(sample), np.finfo(float).tiny)

@@ -207,8 +207,8 @@ class CellSource:
 
     def sample(self) -> sp.csr_matrix:
         """Return the counts of at most `SAMPLE_CELLS` cells from all over the container, genes only."""
-        sample = self._sample(self.counts_name)
-        return sample if self._columns is None or self.by_column else sample[:, self._columns]
+        sample = self._row_sample(self.counts_name)
+        return sample if self._columns is None else sample[:, self._columns]
 
     def close(self) -> None:
         """Close the container, so that its owner can write it."""

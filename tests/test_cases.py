@@ -212,6 +212,7 @@ def test_s9_says_how_much_is_human_and_leaves_out_cells_of_the_mouse(face, cases
     assert 0 < left_out < 40 and f"not described: {left_out} of 40" in note
     adata = ad.read_h5ad(cases / "s9.h5ad")
     adata.X[:, -2000:] *= 100
+    adata.X = sp.csc_matrix(adata.X)
     adata.write_h5ad(tmp_path / "mouse.h5ad")
     assert "No cell has mostly human counts." in refusal(tmp_path / "mouse.h5ad", face, vocabulary)
 
