@@ -99,9 +99,12 @@ def _summary(report: dict) -> list[str]:
     lines = [f"{report['rows']:,} rows ({splits}).", describe_split(report)]
     for name, entry in report["files"].items():
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items())
-        lost, same = entry["counts_by_route"]["unmapped"], entry.get("same_name_other_counts", 0)
+        lost = sum(entry["counts_by_route"].get(route, 0) for route in ("unmapped", "other_species"))
+        same = entry.get("same_name_other_counts", 0)
         lines.append(
-            f"  {name}: {entry['rows']:,} of {entry['cells']:,} cells, {lost:.1%} of the counts lost"
+            f"  {name}: {entry['rows']:,} of {entry['cells']:,} cells, counts from {entry['counts']}, "
+            f"{entry['genes_found']:,} of {entry['genes']:,} genes found in {entry['gene_column']}, "
+            f"{100 * (1 - lost):.1f} % of the counts used"
             + (f"; dropped {dropped}" if dropped else "")
             + (f"; {same:,} have the name of a cell in another file, but other counts" if same else "")
         )

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from cell2text.describe.table import EMBEDDING, ID, TEXT, table_schema
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
+from cell2text.sources.checks import first_line
 from cell2text.sources.containers import load_anndata, needs_conversion
 from cell2text.sources.discovery import SourceLocation
 
@@ -205,8 +206,14 @@ def _copy_anndata(source: SourceLocation, path: str, format_: str, out: Path) ->
         shutil.copytree(path, out) if Path(path).is_dir() else shutil.copyfile(path, out)
     else:
         adata = load_anndata(source)
-        with ad.settings.override(zarr_write_format=3):
-            adata.write_h5ad(out) if format_ == "h5ad" else adata.write_zarr(out)
+        try:
+            with ad.settings.override(zarr_write_format=3, allow_write_nullable_strings=True):
+                adata.write_h5ad(out) if format_ == "h5ad" else adata.write_zarr(out)
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:  # such as a slash in a name, for zarr
+            raise UserError(
+                f"out={str(out)!r}: anndata cannot write {source.name} as {format_} ({first_line(error)}). Write a "
+                "table instead: .csv, .jsonl or .parquet."
+            ) from error
 
 
 def _add_results_to_zarr(out: Path, shards: Sequence[Path], added: dict, groups: pd.DataFrame | None) -> None:

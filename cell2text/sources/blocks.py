@@ -27,13 +27,19 @@ def vector_reader(array):
         If a chunk would inflate to more than `MAX_CHUNK_BYTES`.
     """
     chunks = getattr(array, "chunks", None)
-    if chunks and int(np.prod(chunks, dtype=np.float64)) * array.dtype.itemsize > MAX_CHUNK_BYTES:
-        raise ValueError(f"its chunks of {chunks} values would inflate to more than {MAX_CHUNK_BYTES / 2**30:.0f} GiB")
+    check_chunks(array)
     if not isinstance(array, h5py.Dataset) or chunks is None or len(array.shape) != 1:
         return array
     properties = array.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     return ChunkedVector(array, filters) if filters in ([GZIP], [SHUFFLE, GZIP]) else array
+
+
+def check_chunks(array) -> None:
+    """Raise a `ValueError` if a chunk of a stored array would inflate to more than `MAX_CHUNK_BYTES`."""
+    chunks = getattr(array, "chunks", None)
+    if chunks and int(np.prod(chunks, dtype=np.float64)) * array.dtype.itemsize > MAX_CHUNK_BYTES:
+        raise ValueError(f"its chunks of {chunks} values would inflate to more than {MAX_CHUNK_BYTES / 2**30:.0f} GiB")
 
 
 class ChunkedVector:

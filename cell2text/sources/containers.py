@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from cell2text.sources.blocks import vector_reader
+from cell2text.sources.blocks import check_chunks, vector_reader
 from cell2text.sources.census import open_census
 from cell2text.sources.checks import BadFileError, first_line
 from cell2text.sources.discovery import SourceLocation
@@ -196,6 +196,7 @@ class StoredAnnData:
         if encoding not in ("csr_matrix", "csc_matrix"):
             if not hasattr(element, "shape"):
                 raise ValueError(f"it is stored as {encoding!r}, not as a matrix")
+            check_chunks(element)
             return DenseRows(element)
         arrays = [vector_reader(element[part]) for part in ("data", "indices", "indptr")]
         rows: Any = CsrRows if encoding == "csr_matrix" else CscRows
