@@ -162,7 +162,7 @@ def test_an_mtx_folder_and_its_matrix_are_the_same_source(tmp_path):
         ("empty.h5", b"", "is empty"),
         ("store.zarr", b"PK\x03\x04", "a zarr store is a folder"),
         ("unknown", b"\x80\x04abc", "pickle"),
-        ("unknown.data", gzip.compress(b"X\n\x00\x00\x00\x03"), "R object"),
+        ("unknown.data", gzip.compress(b"X\n\x00\x00\x00\x03", mtime=0), "R object"),
         ("pointer", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
     ],
 )
