@@ -1,7 +1,7 @@
-"""Training runs in processes of their own that share one start.
+"""Runs of scripts in processes of their own that share one start.
 
-A server imports PyTorch, transformers and TRL once, then forks a process for every run: nothing has been computed in it,
-and no run pays the seconds of imports.
+A server imports PyTorch, transformers and, for training runs, TRL once, then forks a process for every run: nothing has
+been computed in it, and no run pays the seconds of imports.
 """
 
 import json
@@ -47,17 +47,21 @@ def import_training() -> None:
 
 
 class ForkedRuns:
-    """The server, seen from a test; it starts with the first run."""
+    """The server, seen from a test; it starts with the first run.
 
-    def __init__(self):
+    It first executes `imports`, in `environment` or else in that of the tests.
+    """
+
+    def __init__(self, imports: str = "import_training()", environment: dict[str, str] | None = None):
+        self._imports, self._environment = imports, environment or dict(os.environ)
         self._server = None
 
     def start(self, script: Path, *arguments: object, folder: Path, log: Path) -> int:
         """Start a run in `folder`, with its output in `log`, and return its process id."""
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                [sys.executable, __file__, self._imports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env={**self._environment, "HF_HUB_OFFLINE": "1"},
             )  # fmt: skip
         request = {"argv": [str(script), *map(str, arguments)], "folder": str(folder), "log": str(log)}
         self._server.stdin.write(json.dumps(request) + "\n")
@@ -78,7 +82,8 @@ class ForkedRuns:
 def serve() -> None:
     """Answer every request on standard input with the process id of its run and, later, the exit code."""
     answers = os.fdopen(os.dup(1), "w")
-    import_training()
+    sys.path.pop(0)  # the folder of tests
+    exec(sys.argv[1], globals())
     for line in sys.stdin:
         request = json.loads(line)
         os.chdir(request["folder"])

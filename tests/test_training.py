@@ -23,7 +23,7 @@ from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.rows import load_rows
 
 from .tiny import make_adata, make_model
-from .training_runs import TORCHRUN, TWO_RANKS, launch_runs, losses, make_trainer, run, run_here, weights, write_config
+from .training_runs import TWO_RANKS, launch_runs, losses, make_trainer, run, run_here, weights, write_config
 
 
 def test_loss_covers_the_completion_only(tmp_path):
@@ -225,8 +225,8 @@ def test_lora_run_leaves_adapter_and_merged_model(small_h5ad, tmp_path):
 def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
     def options(stage, **changes):
         return {
-            "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 4, "optim": "sgd", "learning_rate": 0.1,
-            "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,
+            "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 2, "optim": "sgd", "learning_rate": 1.0,
+            "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 1,
             "validation_share": 0.2, "warmup_steps": 0, "freeze_cell_encoder": stage == "lora", "lora_dropout": 0.0,
             "per_device_train_batch_size": 8, **changes,
         }  # fmt: skip
@@ -235,36 +235,39 @@ def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
     two = {"per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     for stage in stages:
         run(tmp_path / stage / "one", **options(stage))
-        run(tmp_path / stage / "start", **options(stage, learning_rate=0.0))
     # What one rank began, two ranks finish.
     shutil.copytree(tmp_path / "full" / "one" / "out", tmp_path / "full" / "resumed" / "out")
-    shutil.rmtree(tmp_path / "full" / "resumed" / "out" / "checkpoint-4")
-    run(tmp_path / "full" / "resumed", launcher=TWO_RANKS, **options("full", **two), resume_from_checkpoint="true")
+    shutil.rmtree(tmp_path / "full" / "resumed" / "out" / "checkpoint-2")
+    resumed = write_config(tmp_path / "full" / "resumed", **options("full", **two), resume_from_checkpoint="true")
     # Shards describe cells together while they train, too.
-    fsdp2 = {**two, "baselines": ["majority"], "eval_strategy": "steps", "eval_steps": 2, "describe_validation": 5,
+    fsdp2 = {**two, "baselines": ["majority"], "eval_strategy": "steps", "eval_steps": 1, "describe_validation": 5,
              "generation_batch_size": 2}  # fmt: skip
-    configurations = [
+    sharded = [
         write_config(tmp_path / stage / "sharded", **options(stage, **fsdp2, describe_held_out=stage == "full"))
         for stage in stages
     ]
-    launch_runs((*TORCHRUN, str(Path(__file__).with_name("fsdp2_on_cpu.py"))), configurations, tmp_path)
+    script = Path(__file__).with_name("ranks_on_cpu.py")
+    launch_runs((*TWO_RANKS, str(script)), [resumed, "--fsdp2", *sharded], tmp_path)
 
     for stage in stages:
         folder = tmp_path / stage
-        checkpoint = folder / "sharded" / "out" / "checkpoint-4"
+        checkpoint = folder / "sharded" / "out" / "checkpoint-2"
         assert (checkpoint / "pytorch_model_fsdp_0").is_dir()  # it was really cut
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         described = [entry["eval_cell_type_accuracy"] for entry in state["log_history"] if "eval_loss" in entry]
         assert described == [0.0, 0.0]  # so small a model says nothing yet
         expected, reference = losses(folder / "one"), weights(folder / "one" / "out")
-        assert len(expected) == 4
+        assert len(expected) == 2
         for name in ("resumed", "sharded") if stage == "full" else ("sharded",):
             assert losses(folder / name) == pytest.approx(expected, abs=1e-4), (stage, name)
             found = weights(folder / name / "out")
             assert found.keys() == reference.keys(), (stage, name)
             assert max((found[key] - reference[key]).abs().max().item() for key in found) < 1e-4, (stage, name)
-        start = weights(folder / "start" / "out")
-        assert max((reference[key] - start[key]).abs().max().item() for key in start) > 1e-3
+        earlier, later = (
+            load_file(next((folder / "one" / "out" / f"checkpoint-{step}").glob("*model.safetensors")))
+            for step in (1, 2)
+        )
+        assert max((later[key] - earlier[key]).abs().max().item() for key in later) > 1e-3  # the last step did move
 
 
 @pytest.mark.parametrize(
@@ -273,7 +276,9 @@ def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
         pytest.param({"dataset": []}, "No training data: pass --dataset", id="no_dataset"),
         pytest.param({"dataset": ["nowhere.h5ad"]}, "nowhere.h5ad does not exist", id="missing_file"),
         pytest.param({"dataset": ["a.h5ad", "folder"]}, "mixes files of counts and data sets", id="mixed"),
-        pytest.param({"allow_fractional": False}, "fractional values .cell 'oligo.*", id="fractional"),
+        pytest.param(
+            {"dataset": ["halves.h5ad"], "allow_fractional": False}, "fractional values .cell 'cell0'", id="fractional"
+        ),
         pytest.param({"stratify": ["batch"]}, "there is no column \\['batch'\\]", id="stratify"),
         pytest.param({"model_name_or_path": "."}, "a folder without config.json", id="no_model"),
         pytest.param(
@@ -293,6 +298,10 @@ def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
 )
 def test_invalid_options_end_in_one_message(changes, message, tmp_path):
     path = write_config(tmp_path, **changes)
+    if changes.get("dataset") == ["halves.h5ad"]:
+        adata = make_adata()
+        adata.X = adata.X / 2
+        adata.write_h5ad(tmp_path / "halves.h5ad")
     done = run_here("train_sft", ["--config", str(path)], 2, tmp_path)
     assert re.search(message, done.stderr.replace("\n", " "))
 

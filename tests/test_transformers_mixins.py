@@ -34,6 +34,14 @@ if f"transformers-{transformers.__version__}" not in str(Path(SOURCE).resolve())
 pytestmark = pytest.mark.filterwarnings("always:.past_key_values. is deprecated:FutureWarning")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _short_tensors():
+    """Print the corners of tensors alone: a test formats thousands of them for messages that nobody sees."""
+    torch.set_printoptions(threshold=0, edgeitems=1)
+    yield
+    torch.set_printoptions(profile="default")
+
+
 def import_transformers_test(name: str):
     """A module of transformers' test folder, with the helpers that its source distribution lacks stubbed."""
     package = types.ModuleType("transformers_tests")

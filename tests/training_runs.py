@@ -63,7 +63,7 @@ def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, fresh
 
 
 def launch_runs(launcher, configurations, folder, expect=0, environment=None):
-    """Start train_sft.py by a launcher, which may take several configurations."""
+    """Start train_sft.py by a launcher, which may take several configurations and flags between them."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
     head, *more = configurations
     command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(head), *map(str, more)]
@@ -119,7 +119,6 @@ def make_trainer(folder, processor=None, learning_rates=None, **options):
     )
 
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 TWO_RANKS = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
              "--main_process_port", "0")  # fmt: skip
 

@@ -1,12 +1,14 @@
-"""Runs a script under FSDP2 on CPU ranks, once per configuration: `torchrun ... fsdp2_on_cpu.py SCRIPT --config A B ...`.
+"""Runs a script on the ranks of one launch, once per configuration, under FSDP2 for those after `--fsdp2`:
+`accelerate launch ... ranks_on_cpu.py SCRIPT --config A ... --fsdp2 B ...`.
 
-accelerate turns FSDP on for GPUs alone, though PyTorch shards on CPU as well. This tells accelerate that it is on;
-sharding, gathering and checkpoints are all theirs. Every run is a fork of its rank, so that imports are paid once.
+Every run is a fork of its rank, so that imports are paid once. accelerate turns FSDP on for GPUs alone, though PyTorch
+shards on CPU as well. This tells accelerate that it is on; sharding, gathering and checkpoints are all theirs.
 """
 
 import importlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from accelerate import state
@@ -35,19 +37,22 @@ def init_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
         self.distributed_type = DistributedType.FSDP
 
 
-def separate_stores(number: int) -> None:
-    """Let the ranks of a run meet under its number in torchrun's store, which all runs share."""
+def begin(number: int, sharded: bool) -> None:
+    """Let the ranks of a run meet under its number in the launcher's store, which all runs share."""
     create = rendezvous._create_c10d_store
     rendezvous._create_c10d_store = lambda *args, **kwargs: PrefixStore(f"run_{number}", create(*args, **kwargs))
+    if sharded:
+        os.environ.update(OPTIONS)
+        state.AcceleratorState.__init__ = init_with_fsdp
 
 
 if __name__ == "__main__":
     import_training()
-    os.environ.update(OPTIONS)
-    state.AcceleratorState.__init__ = init_with_fsdp
     script, _, *configurations = sys.argv[1:]
+    first_sharded = configurations.index("--fsdp2")
+    configurations.remove("--fsdp2")
     for number, configuration in enumerate(configurations):
-        process = fork_run([script, "--config", configuration], lambda number=number: separate_stores(number))
+        process = fork_run([script, "--config", configuration], partial(begin, number, number >= first_sharded))
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if code:
             sys.exit(code)
