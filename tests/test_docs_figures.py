@@ -395,3 +395,34 @@ def test_outcomes_of_situations_are_quoted(benchmarks):
         len({outcomes[face][:7] for face in ("describe", "prepare", "tl.describe")}) == 1 for outcomes in found.values()
     )
     assert f"{same} of the 30 situations" in prose(benchmarks)
+
+
+CELLXGENE_FILES = {
+    "Valid |": "valid",
+    "Valid, with the labels": "labelled",
+    "Valid, counts in `X`": "counts_in_x",
+    "Valid, genes filtered": "filtered_genes",
+    "No `donor_id`": "no_donor",
+    "Ensembl ids with a version": "versioned_ids",
+    "Symbols as names": "symbols_as_names",
+    "A cell without counts": "a_cell_without_counts",
+    "Logarithms only": "logarithms_only",
+    "Normalised values in `raw.X`": "normalised_raw",
+}
+
+
+@pytest.mark.parametrize("schema", ["schema 5", "schema 6"])
+def test_outcomes_of_cellxgene_files_are_quoted(benchmarks, schema):
+    found = results("cellxgene_schema")[schema]
+    assert found["validator"].split()[-1] in benchmarks
+    assert set(found["files"]) == set(CELLXGENE_FILES.values())
+    for start, name in CELLXGENE_FILES.items():
+        file = found["files"][name]
+        _, validator, outcome, counts = row(benchmarks, start)
+        assert file["validator"].startswith("valid" if validator == "valid" else "ERROR")
+        assert file["describe"] == outcome
+        if outcome == "refused":
+            assert file["message"].startswith("cell2text: ") and " / " not in file["message"] and counts == ""
+            assert "Pass a file with the raw counts." in file["message"]
+        else:
+            assert f"counts from {counts.strip('`')}," in file["message"] and " 400 of the model's" in file["message"]
