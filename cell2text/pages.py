@@ -3,6 +3,7 @@
 Depends on Jinja. Templates lie in the folder `templates` of the subpackage that uses them.
 """
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -23,11 +24,17 @@ def render_page(package: str, template: str, **context: Any) -> str:
     **context
         Values that the template uses.
     """
+    return _environment(package).get_template(template).render(**context)
+
+
+@cache
+def _environment(package: str) -> Environment:
+    """Return the environment of a subpackage, which compiles each template once."""
     environment = Environment(
         loader=PackageLoader(package), autoescape=select_autoescape(["html"]), trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "thousands": _thousands, "markdown_cell": markdown_cell}
-    return environment.get_template(template).render(**context)
+    return environment
 
 
 def _percent(share: float) -> str:

@@ -13,6 +13,7 @@ from transformers import (
     GgufConfig,
     GPT2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     TextIteratorStreamer,
 )
 from transformers.utils import is_flash_attn_2_available
@@ -569,7 +570,7 @@ def test_smollm2_reads_cells_and_keeps_its_logits(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     processor = Cell2TextProcessor.from_components(tokenizer, make_vocabulary(), num_cell_tokens=4)
     options = {"gguf_file": file, "quantization_config": GgufConfig(dequantize=True)}
-    language_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
+    language_model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
     ids = torch.arange(100, 120).unsqueeze(0)
     with torch.no_grad():
         expected = language_model(ids).logits
