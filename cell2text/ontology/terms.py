@@ -54,6 +54,12 @@ def ontology_parser() -> OntologyParser:
     return OntologyParser()
 
 
+def clear_ontology_caches() -> None:
+    """Free the memory of the ontologies; they load again at the next use."""
+    for cached in (ontology_parser, label_index):
+        cached.cache_clear()
+
+
 def ontology_versions() -> dict[str, str]:
     """Return the release of each ontology that fields are resolved against."""
     schema = ontology_parser().cxg_schema

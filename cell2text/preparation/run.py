@@ -19,6 +19,7 @@ import numpy as np
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
+from cell2text.ontology.terms import clear_ontology_caches
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.dataset_card import write_card
 from cell2text.preparation.executor import JobRunner, job_runner
@@ -160,6 +161,7 @@ def _prepare_in_folder(folder: Path, config: PrepareConfig, skipped: dict[str, s
     for survey in surveys:
         logger.info(f"{survey.source.name}: {survey.report['cells']:,} cells, {survey.report['genes']:,} genes.")
     del surveys
+    clear_ontology_caches()
     if not (folder / VOCABULARY_FOLDER).exists():
         vocabulary = vocabulary or _fit_vocabulary(folder, identity, run_jobs)
         vocabulary.save_pretrained(folder / WORK_FOLDER / VOCABULARY_FOLDER)
