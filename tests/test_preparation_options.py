@@ -72,7 +72,7 @@ def test_command_line_prints_a_summary_or_one_error(studies, tmp_path, capsys):
     options = ["--out", tmp_path / "out", "--quiet", "--split", "random"]
     assert run_cli("prepare", studies / "cells", *options, "--tasks", "describe=1,ask=2") == 0
     output = capsys.readouterr().out
-    assert "210 rows (train 168" in output and "one: 60 of 60 cells, 0.0% of the counts lost" in output
+    assert "210 rows (train 168" in output and "one: 60 of 60 cells, counts from X, 60 of 60 genes found in " in output
     assert run_cli("prepare", tmp_path / "none.h5ad", *options) == 2
     assert capsys.readouterr().err == f"cell2text: {tmp_path / 'none.h5ad'} does not exist.\n"
 
