@@ -57,7 +57,7 @@ BAD_FILES = {
     "truncated": "bad: cannot be opened: it is damaged, truncated or not h5ad",
     "no_h5ad": "bad: cannot be opened: it is damaged, truncated or not h5ad",
     "other_hdf5": "bad: is not an AnnData: it lacks \\['obs', 'var'\\]",
-    "missing_columns": "bad: has no column cell_type, tissue or disease in obs; it has \\['Sex'\\].*columns=, such as cell_type=CellType",
+    "missing_columns": "bad: has no column cell_type, tissue or disease in obs.*it has \\['Sex'\\].*columns=, such as cell_type=CellType",
     "mouse": "bad: 0 of 60 genes are in the vocabulary.*mouse",
     "log": "bad: X holds log-normalised values \\(cell 'cell0': .*raw counts are needed.*Pass a file with the raw counts",
     "nan": "bad: X holds NaN or infinite values \\(cell 'cell0'",
