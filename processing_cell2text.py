@@ -26,9 +26,9 @@ except ImportError:
     from errors_cell2text import UserError
 
 try:
-    from .prompts_cell2text import conversation_of, text_block
+    from .prompts_cell2text import SYSTEM_PROMPT, conversation_of, text_block
 except ImportError:
-    from prompts_cell2text import conversation_of, text_block
+    from prompts_cell2text import SYSTEM_PROMPT, conversation_of, text_block
 
 try:
     from .ranking_cell2text import RankingReport, rank_anndata, rank_encode
@@ -44,10 +44,6 @@ except ImportError:
 logger = logging.get_logger(__name__)
 
 CELL_TOKEN = "<cell>"
-SYSTEM_PROMPT = (
-    "You are a scientific assistant for single-cell biology. You read the expression profile of a single cell and "
-    "answer in plain, accurate sentences."
-)
 INSTRUCTION = "Describe this cell."
 EMPTY_CELL_TEXT = "This cell cannot be described: it has no counts on the genes that the model knows."
 TOO_FEW_GENES_START = "Too few counts to assign a cell type: "

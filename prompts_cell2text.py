@@ -3,6 +3,11 @@
 Standard library only: `cell2text prepare` writes prompts without loading PyTorch or transformers.
 """
 
+SYSTEM_PROMPT = (
+    "You are a scientific assistant for single-cell biology. You read the expression profile of a single cell and "
+    "answer in plain, accurate sentences."
+)
+
 
 def conversation_of(instruction: str, system_prompt: str, *, n_cells: int = 1) -> list[dict]:
     """Return a prompt as chat messages, the cells before the instruction, without a system message if it is empty.

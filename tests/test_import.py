@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -35,6 +36,19 @@ def test_import_loads_no_library():
 @pytest.mark.parametrize("module", ["cell2text.preparation.run", "cell2text.publish"])
 def test_commands_without_a_model_load_neither_torch_nor_transformers(module):
     loaded = json.loads(python(f"import {module}, json, sys; print(json.dumps(list(sys.modules)))"))
+    assert not {"torch", "transformers"} & set(loaded)
+
+
+def test_a_whole_preparation_loads_neither_torch_nor_transformers(tmp_path):
+    code = f"""
+    import json, sys
+    from cell2text.example import example_cells
+    from cell2text.preparation.run import prepare
+    example_cells()[:40].copy().write_h5ad({str(tmp_path / "cells.h5ad")!r})
+    prepare([{str(tmp_path / "cells.h5ad")!r}], {str(tmp_path / "out")!r}, progress=False)
+    print(json.dumps(list(sys.modules)))
+    """
+    loaded = json.loads(python(textwrap.dedent(code)).splitlines()[-1])
     assert not {"torch", "transformers"} & set(loaded)
 
 

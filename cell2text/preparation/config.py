@@ -213,7 +213,7 @@ class PrepareConfig(Options):
         """
         content = json.loads(json.dumps(asdict(self)))
         if content["system_prompt"] is None:
-            from processing_cell2text import SYSTEM_PROMPT
+            from prompts_cell2text import SYSTEM_PROMPT
 
             content["system_prompt"] = SYSTEM_PROMPT
         return {name: value for name, value in content.items() if name not in FILE_OPTIONS}

@@ -12,7 +12,7 @@ from cell2text.errors import UserError
 from cell2text.example import example_cells_path
 from cell2text.preparation.run import prepare
 from cell2text.training.arguments import Cell2TextArguments, DataArguments, EncoderArguments
-from processing_cell2text import SYSTEM_PROMPT
+from prompts_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import VOCABULARY_FILE, GeneVocabulary
 
 
