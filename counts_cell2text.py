@@ -105,7 +105,7 @@ def check_counts(
         block (`scipy.sparse.csr_matrix`): Cells by genes. It is not changed.
         allow_fractional (`bool`, defaults to `False`): Accept non-integer counts.
         allow_estimated (`bool`, defaults to `False`):
-            Accept cells of which most values are not integers, such as cells of Smart-seq2 in a file of UMI counts.
+            Accept cells with mostly non-integer values, such as Smart-seq2 cells in a file of UMI counts.
 
     Returns:
         The block with sorted column indices, duplicate entries summed and rounding errors removed; the first flaw or

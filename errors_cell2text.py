@@ -20,4 +20,10 @@ class UserTypeError(UserError, TypeError):
     """Raised for an argument of another type than expected."""
 
 
-__all__ = ["UserError", "UserKeyError", "UserTypeError"]
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters, or its class name if it has no message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+__all__ = ["UserError", "UserKeyError", "UserTypeError", "first_line"]

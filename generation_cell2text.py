@@ -199,7 +199,7 @@ class CellTextGenerator:
         return any(map(self.processor.is_empty, cells))
 
     def _without_texts(self, reasons: list[str | None]) -> GeneratedTexts:
-        """Return the result for prompts of which none is described; `reasons` are their texts."""
+        """Return the result for prompts that are all without a description; `reasons` are their texts."""
         n, config = len(reasons), self.model.config
         return GeneratedTexts(
             texts=[reason or "" for reason in reasons],

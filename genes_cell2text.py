@@ -1,4 +1,4 @@
-"""Interpret the `var` of a file: which rows are genes, which column names them, and of which species they are.
+"""Interpret the `var` of a file: find the rows that are genes, the column that names them, and their species.
 
 Depends on NumPy alone; `var` is a pandas DataFrame. Mouse orthologs come from the package `cell2text`, if it is there.
 """
@@ -17,7 +17,7 @@ except ImportError:
 
 
 ROUTES = ("ensembl_id", "symbol", "retired_id", "alias", "ortholog", "other_species", "unmapped")
-SPECIES = ("human", "mouse")  # of which files can be read
+SPECIES = ("human", "mouse")  # that can be mapped to the vocabulary
 _UNKNOWN, _HUMAN, _MOUSE, _OTHER = range(4)
 _MIN_MAPPED_FRACTION = 0.01  # human files map far more genes; another species' symbols match by accident
 _MIN_MOUSE_SYMBOLS = 0.2  # share of symbols such as "Actb" in a file of mouse genes
@@ -38,7 +38,7 @@ _FEATURES_BY_NAME = (
 )
 _HUMAN_ID = re.compile(r"(?<![A-Za-z])ENSGR?\d{10,11}")
 _OTHER_ID = re.compile(r"(?<![A-Za-z])ENS([A-Z]{3,4})G\d{11}")
-_PREFIX = re.compile(
+GENOME_PREFIX = re.compile(
     r"(?:(GRCh3[78]|hg19|hg38|human|homo_sapiens)|(GRCm3[89]|mm9|mm10|mm39|mouse|mus_musculus))(?:[.-]p\d+)?[_:|.-]+",
     re.IGNORECASE,
 )
@@ -47,7 +47,7 @@ _GENOME = re.compile(
     r"(?![a-z0-9]).*",
     re.IGNORECASE,
 )
-_SHOWS_SPECIES = re.compile(rf"ENS|^{_PREFIX.pattern}", re.IGNORECASE | re.MULTILINE)
+_SHOWS_SPECIES = re.compile(rf"ENS|^{GENOME_PREFIX.pattern}", re.IGNORECASE | re.MULTILINE)
 _MOUSE_SYMBOL = re.compile(r"[A-Z][a-z][A-Za-z0-9.-]*|mt-[A-Z][a-z0-9]+|[A-Z]?\d+[A-Z]\d+Rik")
 _BARCODE = re.compile(r"(?:.*[_:#-])?[ACGT]{8,}(?:[-_.].*)?")
 _ORF = re.compile(r"C[\dXY]+orf\d+")
@@ -116,7 +116,7 @@ def name_variants(name: str) -> Iterator[str]:
     ```
     """
     bare = name.strip().strip("\"'")
-    prefix = _PREFIX.match(bare)
+    prefix = GENOME_PREFIX.match(bare)
     if prefix:
         if prefix[2]:  # a gene of the mouse
             return
@@ -204,7 +204,7 @@ def _species_of_genome(name: str) -> int:
 def _species_of_name(name: str) -> int:
     if name.startswith("ENSG0"):  # most names
         return _HUMAN
-    prefix = None if " " in name else _PREFIX.match(name)
+    prefix = None if " " in name else GENOME_PREFIX.match(name)
     if prefix:
         return _HUMAN if prefix[1] else _MOUSE
     if "ENS" not in name:
@@ -274,7 +274,7 @@ def _ortholog_mapper(vocabulary) -> Callable[[list[str]], tuple[np.ndarray, np.n
     orthologs = mouse_to_human()
 
     def human_gene(name: str) -> str:
-        bare = _PREFIX.sub("", name.strip(), count=1)
+        bare = GENOME_PREFIX.sub("", name.strip(), count=1)
         found = _OTHER_ID.search(bare)
         variants = [bare, found[0], *_symbols_beside(bare, found)] if found else [bare, bare.replace(".", "-", 1)]
         return next((orthologs[variant] for variant in variants if variant in orthologs), "")

@@ -21,9 +21,9 @@ except ImportError:
     from counts_cell2text import FLAWS, Flaw, check_counts, holds_counts, name_value, row_reader
 
 try:
-    from .errors_cell2text import UserError, UserKeyError, UserTypeError
+    from .errors_cell2text import UserError, UserKeyError, UserTypeError, first_line
 except ImportError:
-    from errors_cell2text import UserError, UserKeyError, UserTypeError
+    from errors_cell2text import UserError, UserKeyError, UserTypeError, first_line
 
 try:
     from .genes_cell2text import gene_rows
@@ -122,7 +122,6 @@ class CellSource:
         n_cells: Number of cells.
         counts_name: Matrix that holds the counts: `"X"`, `"layers['counts']"` or `"raw.X"`.
         left_out: Number of features that are not genes, by their type.
-        estimated_cells: Number of cells read so far whose counts are not integers.
         notes: What a user should know about how the container was read.
 
     Raises:
@@ -132,7 +131,7 @@ class CellSource:
 
     def __init__(self, container: Any, *, layer: str | None = None, allow_fractional: bool = False):
         self.container, self.allow_fractional = container, allow_fractional
-        self.n_cells, self.estimated_cells = container.n_cells, 0
+        self.n_cells = container.n_cells
         self.notes = [container.note] if container.note else []
         self._readers: dict[str, Any] = {}
         self._samples: dict[str, sp.csr_matrix] = {}
@@ -140,8 +139,9 @@ class CellSource:
         self._allow_estimated = False
         self.counts_name = ""
         self.counts_name = self._choose_matrix(layer)
-        self._note_estimated_cells()
         self._rows = self._reader(self.counts_name)
+        self._readers = {self.counts_name: self._rows}  # another matrix may have been read whole
+        self._note_estimated_cells()
         var = container.read_var(self.counts_name)
         if self._rows.shape != (self.n_cells, len(var)):
             raise container.error(
@@ -223,7 +223,7 @@ class CellSource:
     def _check(self, rows: np.ndarray, block: sp.csr_matrix) -> sp.csr_matrix:
         if self._columns is not None:
             block = block[:, self._columns]
-        checked, flaw, estimated = check_counts(
+        checked, flaw, _ = check_counts(
             block, allow_fractional=self.allow_fractional, allow_estimated=self._allow_estimated
         )
         if flaw is not None:
@@ -231,7 +231,6 @@ class CellSource:
                 block = block.copy()
                 block.sum_duplicates()
             raise self.container.error(f"{self.counts_name} {self._describe(flaw, block, rows)}. {self._advice(flaw)}")
-        self.estimated_cells += estimated
         return checked
 
     def _read(self, reader, rows: np.ndarray) -> sp.csr_matrix:
@@ -247,7 +246,7 @@ class CellSource:
                 block = reader.read(start, stop)
             except Exception as error:  # each storage raises its own classes
                 raise self.container.error(
-                    f"is damaged: cells {start:,} to {stop:,} cannot be read ({_first_line(error)})."
+                    f"is damaged: cells {start:,} to {stop:,} cannot be read ({first_line(error)})."
                 ) from error
             blocks.append(block if block.shape[0] == len(run) else block[run - run[0]])
         return blocks[0] if len(blocks) == 1 else sp.csr_matrix(sp.vstack(blocks))
@@ -276,7 +275,9 @@ class CellSource:
         with_counts = self._distinct([name for name in names if found[name] is None])
         if len(with_counts) == 1:
             if with_counts[0] != names[0]:
-                self.notes.append(f"Counts were found in {with_counts[0]}: {names[0]} {_kind(found[names[0]])}.")
+                first = found[names[0]]
+                reason = "holds the same counts of fewer genes, or parts of them" if first is None else _kind(first)
+                self.notes.append(f"Counts were found in {with_counts[0]}: {names[0]} {reason}.")
             return with_counts[0]
         if len(with_counts) > 1:
             options = ", ".join(f"layer={_layer_option(name)!r}" for name in with_counts)
@@ -349,7 +350,7 @@ class CellSource:
                 raise
             except Exception as error:  # each storage raises its own classes
                 raise self.container.error(
-                    f"{name} is damaged: {_first_line(error)}. Create it again from the original data."
+                    f"{name} is damaged: {first_line(error)}. Create it again from the original data."
                 ) from error
         return self._readers[name]
 
@@ -425,11 +426,6 @@ def _joined(names: Sequence[str]) -> str:
 
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
 
 
 def _not_an_anndata(found) -> str:

@@ -147,12 +147,12 @@ def test_10x_h5_of_version_2_reads_one_genome_or_several(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"indices": np.full(10, 6)}, "an index lies outside the 6 features"),
-        ({"indices": np.full(10, -1)}, "an index lies outside"),
-        ({"indptr": np.array([0, 5, 2, 4, 10])}, "ascending values"),
-        ({"indptr": np.array([0, 2, 4, 4, 99])}, "do not fit"),
-        ({"data": np.ones((10, 1))}, "1-D and numeric"),
-        ({"data": np.array(["a"] * 10, dtype="S")}, "1-D and numeric"),
+        ({"indices": np.full(10, 6)}, "column indices 6 to 6 in a matrix of 6 columns"),
+        ({"indices": np.full(10, -1)}, "column indices -1 to -1 in a matrix of 6 columns"),
+        ({"indptr": np.array([0, 5, 2, 4, 10])}, "indptr of a sparse matrix decreases"),
+        ({"indptr": np.array([0, 2, 4, 4, 99])}, "runs from 0 to 99, but there are 10 values"),
+        ({"data": np.ones((10, 1))}, "data of a sparse matrix is not one-dimensional"),
+        ({"data": np.array(["a"] * 10, dtype="S")}, "data of a sparse matrix has type"),
         ({"shape": np.array([6, 9])}, "declares 9 cells and 6 features, but names 4 and 6"),
         ({"shape": np.array([-6, 4])}, "declares -6 features and names none"),
         ({"barcodes": np.array(["A-1", "A-1", "B-1", "C-1"], dtype="S")}, "1 of 4 cell names are repeated.*'A-1'"),

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from cell2text.describe.table import EMBEDDING, ID, TEXT, table_schema
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
-from cell2text.sources.checks import first_line
 from cell2text.sources.containers import load_anndata, needs_conversion
 from cell2text.sources.discovery import SourceLocation
+from errors_cell2text import first_line
 
 
 KEY = "cell2text"

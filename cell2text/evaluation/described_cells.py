@@ -18,9 +18,9 @@ from cell2text.errors import UserError
 from cell2text.evaluation.predictions import read_rows
 from cell2text.language.fields import FIELDS, TERM_FIELDS
 from cell2text.sources.anndata_files import ANNDATA_SUFFIXES, open_anndata
-from cell2text.sources.checks import first_line
 from cell2text.sources.containers import index_name, read_column
 from cell2text.sources.stored_columns import column_names
+from errors_cell2text import first_line
 
 
 TABLE_SUFFIXES = (".jsonl", ".parquet", ".csv", ".tsv")
@@ -48,7 +48,7 @@ class CellTable:
     read
         Read a column of all cells.
     embeddings
-        Read a matrix of `obsm`; None where there is none.
+        Read a matrix of `obsm`; None if it does not exist.
     is_anndata
         Whether the columns are those of `obs`.
     """

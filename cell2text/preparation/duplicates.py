@@ -57,7 +57,7 @@ def find_copies(
     the same genes, all counts must be equal. Otherwise the genes that all files with such names share are divided into
     32 groups, and the counts must be equal in half of the groups that have any: releases of an annotation map single
     genes differently, while different cells differ in nearly all groups. If neither cell has counts on shared genes,
-    data set, donor and name decide. A file of which more than half are copies is logged as a warning.
+    data set, donor and name decide. A warning is logged for each file in which most cells are copies.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 
 from cell2text.errors import UserError
-from cell2text.sources.checks import first_line
+from errors_cell2text import first_line
 
 
 ANNDATA_SUFFIXES = (".h5ad", ".zarr")

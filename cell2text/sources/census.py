@@ -13,8 +13,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cell2text.errors import UserError
-from cell2text.sources.checks import BadFileError, first_line
+from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
+from errors_cell2text import first_line
 
 
 ORGANISM = "homo_sapiens"

@@ -20,9 +20,3 @@ class BadFileError(UserError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.message}"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 200 characters, or its class name if it has no message."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -20,10 +20,11 @@ import psutil
 
 from cell2text.sources.blocks import check_chunks, vector_reader
 from cell2text.sources.census import open_census
-from cell2text.sources.checks import BadFileError, first_line
+from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.stored_columns import column_names
 from counts_cell2text import CscRows, CsrRows, DenseRows
+from errors_cell2text import first_line
 from source_cell2text import AnnDataContainer, CellSource
 
 

@@ -193,7 +193,7 @@ def _format_in_folder(fs, path: str, neighbours: Sequence[str]) -> str | None:
 
 
 def _identify(fs, path: str, text: str) -> _Found:
-    """Return the file that an input names, or raise an error that says what it is instead."""
+    """Return the file of an input, or raise an error that states what the file is instead."""
     name, suffix = PurePosixPath(path).name, suffix_of(path)
     if explanation := explain_suffix(name):
         raise UserError(f"{text} {explanation}")

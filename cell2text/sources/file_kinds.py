@@ -143,7 +143,7 @@ def _inflate(head: bytes) -> bytes | None:
 
 
 def hdf5_format(root) -> str | None:
-    """Return the format of an open HDF5 file, told from its keys; None if it holds no cells in a known layout.
+    """Return the format of an open HDF5 file by its keys; None if the layout is unknown.
 
     Parameters
     ----------

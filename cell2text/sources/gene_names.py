@@ -1,14 +1,14 @@
-"""Tell names of human and mouse genes from names of cells. Depends on `gene_tables` alone."""
+"""Distinguish names of human and mouse genes from names of cells. Depends on `gene_tables` and `genes_cell2text`."""
 
 import re
 from collections.abc import Collection
 from functools import cache
 
 from cell2text.sources.gene_tables import approved_symbols, mouse_genes_without_one_ortholog, mouse_to_human
+from genes_cell2text import GENOME_PREFIX
 
 
 MAX_NAMES = 5000
-_PREFIX = re.compile(r"^(grch3[78]|hg19|hg38|mm10|mm39|grcm3[89])_+", re.IGNORECASE)
 _ENSEMBL_ID = re.compile(r"(.*[_|:;.-])?ENS[A-Z]*GR?\d{10,11}([._|:;-].*)?", re.IGNORECASE)
 
 
@@ -32,7 +32,7 @@ def share_of_genes(names: Collection[str]) -> float:
 
 
 def _is_gene(name: str) -> bool:
-    name = _PREFIX.sub("", str(name).strip())
+    name = GENOME_PREFIX.sub("", str(name).strip(), count=1)
     return bool(_ENSEMBL_ID.fullmatch(name)) or bool({name, name.replace(".", "-")} & _symbols())
 
 

@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cell2text.sources.checks import BadFileError, first_line
+from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.file_kinds import HDF5_SIGNATURE, HEAD_BYTES, explain_content, is_10x_group
 from cell2text.sources.gene_names import share_of_genes
 from cell2text.sources.market_matrix import read_10x_mtx, smallest_exact
 from cell2text.sources.text_matrix import read_text_matrix
+from counts_cell2text import assemble, check_structure
+from errors_cell2text import first_line
 
 
 BLOCK_BYTES = 64 << 20
@@ -206,19 +208,12 @@ def _feature_table(columns: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _compressed(location: SourceLocation, data, indices, indptr, shape: tuple[int, int]) -> sp.csr_matrix:
-    """Return a CSR matrix of arrays that have been checked, since native code trusts them."""
-    flaw = None
-    if not all(array.ndim == 1 and array.dtype.kind in "iuf" for array in (data, indices, indptr)):
-        flaw = "data, indices and indptr must be 1-D and numeric"
-    elif len(indptr) != shape[0] + 1 or indptr[0] != 0 or (np.diff(indptr.astype(np.int64)) < 0).any():
-        flaw = f"indptr must have {shape[0] + 1:,} ascending values from 0"
-    elif len(data) != len(indices) or len(data) != indptr[-1]:
-        flaw = f"{len(data):,} values, {len(indices):,} indices and an indptr that ends at {indptr[-1]:,} do not fit"
-    elif len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < shape[1]:
-        flaw = f"an index lies outside the {shape[1]:,} features"
-    if flaw:
-        raise BadFileError(location.name, f"is damaged: {flaw}.")
-    return sp.csr_matrix((smallest_exact(data), indices, indptr), shape=shape)
+    """Return a CSR matrix of arrays, after checking them, since native code trusts them."""
+    try:
+        pointers = check_structure(data, indices, indptr, shape[0])
+        return assemble(smallest_exact(data), indices, pointers, shape)
+    except ValueError as error:
+        raise BadFileError(location.name, f"is damaged: {error}.") from error
 
 
 def _join_genomes(parts: list[ad.AnnData]) -> ad.AnnData:
