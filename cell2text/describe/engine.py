@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
+from cell2text.describe.summary import is_of_other_species
 from cell2text.describe.table import make_table
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator
@@ -53,8 +54,7 @@ class Describer:
         """Return one row per cell, in order; see :func:`cell2text.describe.table.table_schema`."""
         n = len(cells.cells)
         to_describe = np.ones(n, dtype=bool) if cells.to_describe is None else cells.to_describe
-        # Ranking leaves out the genes of cells with mostly counts of another species.
-        foreign = (np.asarray(cells.n_genes) == 0) & (np.asarray(cells.counts_used) > 0)
+        foreign = is_of_other_species(cells.n_genes, cells.counts_used)
         described, others = np.flatnonzero(to_describe), np.flatnonzero(~to_describe)
         generated = self.generator([cells.cells[i] for i in described])
         texts: list[str | None] = [None] * n

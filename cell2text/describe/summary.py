@@ -30,9 +30,10 @@ def summarise(
     Returns
     -------
     `reading` with `cells`, `counts_used` (mean share per cell), `median_genes` per cell, `cells_with_too_few_genes`,
-    `cells_with_lowered_probability` (of a type, because of few genes) and `cells_without_text`.
+    `cells_with_lowered_probability` (of a type, because of few genes), `cells_of_other_species` (with mostly counts of
+    another species) and `cells_without_text`.
     """
-    cells, without_text, too_few, lowered, used = 0, 0, 0, 0, 0.0
+    cells, without_text, too_few, lowered, foreign, used = 0, 0, 0, 0, 0, 0.0
     genes = []
     for table in tables:
         cells += len(table)
@@ -40,7 +41,9 @@ def summarise(
         confidence = table["confidence"].to_numpy()
         without_text += int(np.isnan(confidence.astype(np.float64)).sum())
         enough = n_genes >= max(1, min_genes)
-        too_few += int((~enough).sum())
+        other_species = is_of_other_species(n_genes, table["counts_used"].to_numpy())
+        too_few += int((~enough & ~other_species).sum())
+        foreign += int(other_species.sum())
         lowered += int((reliability_factors(n_genes[enough], reliability) < 1).sum())
         genes.append(n_genes)
         used += float(table["counts_used"].to_numpy().astype(np.float64).sum())
@@ -51,8 +54,14 @@ def summarise(
         "median_genes": float(np.median(np.concatenate(genes))) if cells else 0.0,
         "cells_with_too_few_genes": too_few,
         "cells_with_lowered_probability": lowered,
+        "cells_of_other_species": foreign,
         "cells_without_text": without_text,
     }
+
+
+def is_of_other_species(n_genes: np.ndarray, counts_used: np.ndarray) -> np.ndarray:
+    """Return which cells have mostly counts of another species: ranking leaves out their genes, shape (n_cells,)."""
+    return (np.asarray(n_genes) == 0) & (np.asarray(counts_used) > 0)
 
 
 def summary_line(summary: dict) -> str:
@@ -69,6 +78,8 @@ def summary_line(summary: dict) -> str:
         f"{reading_text(summary)}; {100 * summary['counts_used']:.1f} % of the counts used; {summary['cells']:,} cells"
     )
     text += f", {summary['cells_with_too_few_genes']:,} with too few counts"
+    if summary.get("cells_of_other_species"):
+        text += f", {summary['cells_of_other_species']:,} of another species"
     return f"{text}, {summary['cells_without_text']:,} without a description."
 
 
