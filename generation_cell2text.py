@@ -83,7 +83,9 @@ class CellFeatures:
 
 
 @torch.inference_mode()
-def encode_cells(model, processor, prompts: list[list], genes_at_once: int | None = None) -> CellFeatures:
+def encode_cells(
+    model, processor, prompts: list[list], genes_at_once: int | None = None, concept_overrides=None
+) -> CellFeatures:
     """Run the encoder and the projector on the cells of prompts.
 
     Args:
@@ -92,6 +94,8 @@ def encode_cells(model, processor, prompts: list[list], genes_at_once: int | Non
         prompts (`list[list]`): Ranked cells of each prompt; every prompt has the same number of cells.
         genes_at_once (`int`, *optional*): Maximum number of gene tokens, padding included, per encoder batch; a batch
             holds at least one prompt. Defaults to 8,192 on a CPU and to 131,072 on other devices.
+        concept_overrides (`np.ndarray` of shape `(n, n_cells, n_concepts)`, *optional*): Values that replace the
+            predicted concept probabilities of each cell; NaN keeps the prediction.
 
     Examples:
 
@@ -111,6 +115,8 @@ def encode_cells(model, processor, prompts: list[list], genes_at_once: int | Non
     size = max(1, genes_at_once // max(1, longest))
     for start in range(0, len(prompts), size):
         batch = processor.pad_cells(prompts[start : start + size], return_tensors="pt")
+        if concept_overrides is not None:
+            batch["concept_overrides"] = torch.as_tensor(concept_overrides[start : start + size])
         batch = {name: value.to(model.device) for name, value in batch.items()}
         outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
         states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
@@ -158,27 +164,32 @@ class CellTextGenerator:
         self.greedy = not self.options["do_sample"] and set(self.options) <= GREEDY
         self._shared: Any = None
 
-    def __call__(self, prompts: list[list]) -> GeneratedTexts:
+    def __call__(self, prompts: list[list], concept_overrides: np.ndarray | None = None) -> GeneratedTexts:
         """Generate one text per prompt.
 
         Args:
             prompts (`list[list]`): Ranked cells of each prompt, one per cell block of the chat.
+            concept_overrides (`np.ndarray` of shape `(n, n_cells, n_concepts)`, *optional*): Values that replace the
+                predicted concept probabilities of each cell of each prompt, for a `concepts` projector; NaN keeps the
+                prediction. The returned concepts hold them too.
 
         Raises:
-            UserError: If a prompt has another number of cells.
+            UserError: If a prompt has another number of cells, or `concept_overrides` another shape.
         """
         wrong = next((len(cells) for cells in prompts if len(cells) != self.n_cells), None)
         if wrong is not None:
             raise UserError(
                 f"A prompt has {wrong} cells, but its chat has {self.n_cells} cell blocks: pass one cell per block."
             )
+        self._check_overrides(concept_overrides, len(prompts))
         reasons = [self._reason_not_described(cells) for cells in prompts]
         described = np.array([i for i, reason in enumerate(reasons) if reason is None], dtype=np.int64)
         filled = np.array([i for i, cells in enumerate(prompts) if not self._has_empty(cells)], dtype=np.int64)
         generated = self._without_texts(reasons)
         if not len(filled):
             return generated
-        features = encode_cells(self.model, self.processor, [prompts[i] for i in filled], self.genes_at_once)
+        overrides = None if concept_overrides is None else concept_overrides[filled]
+        features = encode_cells(self.model, self.processor, [prompts[i] for i in filled], self.genes_at_once, overrides)
         generated.embeddings[filled] = features.embeddings
         if not len(described):
             return generated
@@ -190,6 +201,15 @@ class CellTextGenerator:
         for i, tokens in zip(described, ids):
             generated.texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return generated
+
+    def _check_overrides(self, concept_overrides: np.ndarray | None, n_prompts: int) -> None:
+        """Raise `UserError` unless there are overrides for each cell of each prompt, or none at all."""
+        expected = (n_prompts, self.n_cells, self.model.config.concepts.n_concepts)
+        if concept_overrides is not None and concept_overrides.shape != expected:
+            raise UserError(
+                f"concept_overrides has the shape {concept_overrides.shape}: expected {expected}, which is (prompts, "
+                "cells per prompt, concepts of the model)."
+            )
 
     def _reason_not_described(self, cells: list) -> str | None:
         """Return why a prompt gets no description: the reason of its first cell that cannot be described."""

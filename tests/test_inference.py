@@ -75,6 +75,58 @@ def test_a_concept_model_returns_concept_probabilities_and_nan_for_empty_cells()
     assert all(empty[group].shape == (1, concepts[group].shape[1]) for group in concepts)
 
 
+def override_pathways(model, n: int, *shape: int) -> np.ndarray:
+    """Overrides of n cells that all differ: pathways A, B or C by turns, every other concept predicted."""
+    rows = [model.encode_concepts(pathways=["ABC"[i % 3]]).numpy().ravel() for i in range(n)]
+    return np.stack(rows).reshape(n, *shape, -1)
+
+
+def test_concept_overrides_replace_predictions_of_each_prompt_in_batches_of_any_size():
+    processor = make_processor()
+    model = make_model("concepts", processor=processor)
+    cells = processor.rank_encode(make_adata(7))
+    cells = [cells[0], cells[1][:4], cells[2][:0], *(cell[: 9 - i] for i, cell in enumerate(cells[3:]))]
+    overrides = override_pathways(model, len(cells))
+    single = [
+        CellTextGenerator(model, processor, max_new_tokens=6)([[cell]], row[None, None])
+        for cell, row in zip(cells, overrides)
+    ]
+    generated = BatchedTextGenerator(model, processor, batch_size=3, max_new_tokens=6)(cells, overrides)
+    assert generated.texts == [one.texts[0] for one in single]
+    assert generated.texts != BatchedTextGenerator(model, processor, batch_size=3, max_new_tokens=6)(cells).texts
+    pathways = generated.concepts["pathways"]
+    assert [np.eye(3)[i % 3].tolist() for i in (0, 1, 3, 4, 5, 6)] == pathways[[0, 1, 3, 4, 5, 6]].tolist()
+    assert np.isnan(pathways[2]).all()  # the cell without counts
+    kept = BatchedTextGenerator(model, processor, batch_size=3, max_new_tokens=6)(cells).concepts["cell_type"]
+    np.testing.assert_allclose(generated.concepts["cell_type"], kept, rtol=1e-4)
+
+
+def test_comparisons_override_the_concepts_of_both_cells():
+    processor = make_processor()
+    model = make_model("concepts", processor=processor)
+    cells, chat = processor.rank_encode(make_adata(3)), processor.conversation(2)
+    overrides = override_pathways(model, 3)
+    batched = BatchedTextGenerator(
+        model, processor, chat, comparison_cell=cells[2], comparison_overrides=overrides[2], max_new_tokens=8
+    )
+    pairs = np.stack([overrides, np.broadcast_to(overrides[2], overrides.shape)], axis=1)
+    alone = CellTextGenerator(model, processor, chat, max_new_tokens=8)
+    expected = alone([[cell, cells[2]] for cell in cells], pairs).texts
+    assert batched(cells, overrides).texts == expected
+    pairs[:, 1] = np.nan
+    assert expected != alone([[cell, cells[2]] for cell in cells], pairs).texts  # the second cell counts
+
+
+def test_concept_overrides_of_another_shape_are_refused():
+    processor = make_processor()
+    model = make_model("concepts", processor=processor)
+    cells = processor.rank_encode(make_adata(2))
+    with pytest.raises(ValueError, match=r"the shape \(2, 5\): expected \(2, 1, 5\), which is \(prompts, cells per"):
+        CellTextGenerator(model, processor)([[cell] for cell in cells], np.zeros((2, 5)))
+    with pytest.raises(ValueError, match=r"the shape \(1, 5\): expected \(cells, concepts\), \(2, 5\)"):
+        BatchedTextGenerator(model, processor)(cells, np.zeros((1, 5)))
+
+
 def test_type_probabilities_follow_the_named_type_and_its_label():
     claims = [Claim("t cells", "CL:0000084"), Claim("T cell"), Claim("neuron", "CL:0000540"), None]
     concepts = np.array([[0.1, 0.9], [0.7, 0.3], [1, 0], [0, 1]])
@@ -133,10 +185,10 @@ def test_running_out_of_memory_halves_the_batch(loaded, monkeypatch):
     cells = processor.rank_encode(make_adata(9))
     expected = BatchedTextGenerator(model, processor, batch_size=8, max_new_tokens=6)(cells)
 
-    def small_generate(self, prompts, real=CellTextGenerator.__call__):
+    def small_generate(self, prompts, concept_overrides=None, real=CellTextGenerator.__call__):
         if len(prompts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, prompts)
+        return real(self, prompts, concept_overrides)
 
     def small_encode(model, processor, prompts, genes_at_once=None):
         if len(prompts) > 3:

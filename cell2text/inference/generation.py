@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cell2text.errors import UserError
 from cell2text.inference.batch_size import LengthSortedBatches, free_memory, gene_tokens_that_fit, prompts_that_fit
 from generation_cell2text import CellTextGenerator, GeneratedTexts
 
@@ -22,6 +23,8 @@ class BatchedTextGenerator:
         processor's own prompt.
     comparison_cell
         Ranked cell that fills the second cell block of every prompt. None for prompts with one cell.
+    comparison_overrides
+        Concept overrides of the comparison cell, shape (n_concepts,); see `__call__`.
     batch_size
         Cells per batch. Chosen from the free memory if None.
     max_new_tokens
@@ -44,7 +47,7 @@ class BatchedTextGenerator:
 
     def __init__(
         self, model, processor, conversation: list[dict] | None = None, *, comparison_cell: np.ndarray | None = None,
-        batch_size: int | None = None, max_new_tokens: int = 160,
+        comparison_overrides: np.ndarray | None = None, batch_size: int | None = None, max_new_tokens: int = 160,
     ):  # fmt: skip
         free_bytes = free_memory(model.device)
         gene_tokens = gene_tokens_that_fit(model, processor.max_genes, free_bytes)
@@ -52,9 +55,9 @@ class BatchedTextGenerator:
         if batch_size is None:
             batch_size = prompts_that_fit(model, len(self.generator.prompt) + max_new_tokens, free_bytes)
         self.batches = LengthSortedBatches(batch_size, gene_tokens)
-        self.comparison_cell = comparison_cell
+        self.comparison_cell, self.comparison_overrides = comparison_cell, comparison_overrides
 
-    def __call__(self, cells: Sequence) -> GeneratedTexts:
+    def __call__(self, cells: Sequence, concept_overrides: np.ndarray | None = None) -> GeneratedTexts:
         """Generate texts for ranked cells, in their order.
 
         Parameters
@@ -62,6 +65,14 @@ class BatchedTextGenerator:
         cells
             Gene token ids, one sequence per cell. A cell that cannot be described gets the reason instead; see
             :meth:`Cell2TextProcessor.reason_not_described`.
+        concept_overrides
+            Values that replace the predicted concept probabilities, float32, shape (n_cells, n_concepts); NaN keeps
+            the prediction. None to keep all predictions.
+
+        Raises
+        ------
+        UserError
+            If `concept_overrides` has another shape.
         """
         n, config = len(cells), self.generator.model.config
         total = GeneratedTexts(
@@ -76,10 +87,12 @@ class BatchedTextGenerator:
             },
         )
         second = [] if self.comparison_cell is None else [self.comparison_cell]
+        overrides = self._overrides_of_prompts(concept_overrides, n)
 
         def generate(indices: np.ndarray, gene_tokens: int | None) -> GeneratedTexts:
             self.generator.genes_at_once = gene_tokens
-            return self.generator([[cells[i], *second] for i in indices])
+            chosen = None if overrides is None else overrides[indices]
+            return self.generator([[cells[i], *second] for i in indices], chosen)
 
         for indices, batch in self.batches.run(cells, generate):
             for i, text in zip(indices, batch.texts):
@@ -89,6 +102,22 @@ class BatchedTextGenerator:
                 total.concepts[group][indices] = probabilities
             total.steps, total.useful = total.steps + batch.steps, total.useful + batch.useful
         return total
+
+    def _overrides_of_prompts(self, concept_overrides: np.ndarray | None, n: int) -> np.ndarray | None:
+        """Return the overrides of all cells of the prompts, shape (n, cells per prompt, n_concepts), or None."""
+        if concept_overrides is None and self.comparison_overrides is None:
+            return None
+        n_concepts = self.generator.model.config.concepts.n_concepts
+        unchanged = np.full(n_concepts, np.nan, dtype=np.float32)
+        own = np.tile(unchanged, (n, 1)) if concept_overrides is None else np.asarray(concept_overrides, np.float32)
+        if own.shape != (n, n_concepts):
+            raise UserError(
+                f"concept_overrides has the shape {own.shape}: expected (cells, concepts), {n, n_concepts}."
+            )
+        if self.comparison_cell is None:
+            return own[:, None]
+        second = unchanged if self.comparison_overrides is None else self.comparison_overrides
+        return np.stack([own, np.broadcast_to(second, own.shape)], axis=1)
 
 
 def generate_with_sharded_model(
