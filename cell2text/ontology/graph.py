@@ -60,6 +60,7 @@ class OntologyGraph:
         self._given_range = log_range
         self._similarity_rows: dict[str, np.ndarray] = {}
         self._ancestors: dict[str, dict[str, int]] = {}
+        self._depths: dict[str, int] = {}
 
     def __contains__(self, term: str | None) -> bool:
         return term in self.index
@@ -147,6 +148,18 @@ class OntologyGraph:
                 steps |= dict.fromkeys(level, max(steps.values()) + 1)
             self._ancestors[term] = steps
         return self._ancestors[term]
+
+    def depth(self, term: str) -> int:
+        """Return the number of steps on the longest path from a root to a term.
+
+        Examples
+        --------
+        >>> OntologyGraph({"animal": [], "pet": ["animal"], "cat": ["animal", "pet"]}).depth("cat")
+        2
+        """
+        if term not in self._depths:
+            self._depths[term] = 1 + max(map(self.depth, self.parents[term]), default=-1)
+        return self._depths[term]
 
     @cached_property
     def information_content(self) -> dict[str, float]:
