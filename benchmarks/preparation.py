@@ -169,7 +169,7 @@ def aucell(python: Path) -> dict:
 
 
 def aucell_of(kind: str, python: Path, folder: Path) -> dict:
-    from cell2text.preparation.aucell import aucell as score
+    from cell2text.signatures.aucell import aucell as score
 
     rng = np.random.default_rng(0)
     columns = [np.sort(rng.choice(N_CODING, 146, replace=False)) for _ in range(50)]
@@ -202,8 +202,8 @@ def real_aucell(python: Path, folder: Path) -> dict | None:
     """Compare seeded scores with pySCENIC, and expected scores with the mean of 200 shuffles, on real cells."""
     import anndata as ad
 
-    from cell2text.preparation.aucell import aucell as score
-    from cell2text.preparation.gene_sets import match_columns, read_gmt
+    from cell2text.signatures.aucell import aucell as score
+    from cell2text.signatures.gene_sets import match_columns, read_gmt
     from ranking_cell2text import CellRanker
     from vocabulary_cell2text import GeneVocabulary
 

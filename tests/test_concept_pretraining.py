@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from cell2text.language.fields import Claim
-from cell2text.preparation.gene_sets import GeneSets
+from cell2text.signatures.gene_sets import GeneSets
 from cell2text.training.augmentation import install_gene_hooks
 from cell2text.training.class_balance import row_weights
 from cell2text.training.concept_pretraining import (

@@ -17,7 +17,7 @@ from cell2text.language.writing import describe_row
 from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.life_stages import LIFE_STAGES
 from cell2text.ontology.terms import UNKNOWN_LABELS, ontology_parser
-from cell2text.preparation.gene_sets import read_gmt
+from cell2text.signatures.gene_sets import read_gmt
 
 from .conftest import shared_path
 

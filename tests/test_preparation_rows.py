@@ -38,8 +38,8 @@ def test_data_sets_in_folders_of_the_same_name_are_not_confused(studies, tmp_pat
 
 
 def test_tokens_and_scores_equal_those_of_processor_and_aucell(studies, prepared, tmp_path):
-    from cell2text.preparation.aucell import aucell
-    from cell2text.preparation.gene_sets import match_columns, read_gmt
+    from cell2text.signatures.aucell import aucell
+    from cell2text.signatures.gene_sets import match_columns, read_gmt
     from ranking_cell2text import CellRanker
 
     data, vocabulary = load_rows(prepared, tmp_path), GeneVocabulary.from_pretrained(studies / "vocabulary")

@@ -48,7 +48,7 @@ HUB_FILES = {
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
 FLOOR = {"errors", "files"}
-DATA = FLOOR | {"example", "language", "ontology", "options", "pages", "plots", "provenance", "sources"}
+DATA = FLOOR | {"example", "language", "ontology", "options", "pages", "plots", "provenance", "signatures", "sources"}
 LAYERS = {
     "errors": set(),
     "files": {"errors"},
@@ -61,6 +61,7 @@ LAYERS = {
     "ontology": FLOOR,
     "language": FLOOR | {"ontology"},
     "sources": FLOOR,
+    "signatures": FLOOR,
     "example": FLOOR,
     "preparation": DATA,
     "evaluation": DATA,

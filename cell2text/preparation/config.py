@@ -81,7 +81,7 @@ class PrepareConfig(Options):
         help="Minimum number of cells that express a gene of a fitted vocabulary; rarer genes are excluded.",
     )  # fmt: skip
     gene_sets: str | None = option(
-        None, help="Gene sets to score: a GMT file, or `hallmark` to download them; no pathways if omitted."
+        None, help="Gene sets to score: a GMT file, or `hallmark` for the packaged sets; no pathways if omitted."
     )
     ties: str = option(
         "expected", choices=("expected", "seeded"), on_command_line=False,

@@ -14,8 +14,6 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from cell2text.files import atomic_path, write_atomically
-from cell2text.preparation.aucell import MIN_COVERAGE, aucell
-from cell2text.preparation.gene_sets import match_columns
 from cell2text.preparation.medians import GeneColumns, MedianAccumulator
 from cell2text.preparation.output_folder import VOCABULARY_FOLDER, job_medians_path, job_report_path, shard_path
 from cell2text.preparation.plan import Plan, load_plan
@@ -27,11 +25,11 @@ from cell2text.preparation.rows import (
     completion_array,
     dataset_schema,
     ranked_cells_array,
-    top_pathways,
 )
 from cell2text.preparation.shards import write_table
 from cell2text.preparation.splits import SPLITS
 from cell2text.preparation.survey import open_planned
+from cell2text.signatures.pathways import PathwayScorer, top_pathways
 from ranking_cell2text import CellRanker
 from vocabulary_cell2text import GeneVocabulary
 
@@ -107,8 +105,8 @@ class PlannedSource:
             self.reader, vocabulary, gene_key=config.gene_key, max_genes=config.max_genes or vocabulary.max_genes,
             species=config.species,
         )  # fmt: skip
-        self.gene_sets = plan.gene_sets
-        self.set_columns = match_columns(plan.gene_sets, var, self.ranker) if plan.gene_sets else []
+        sets, ties, seed = plan.gene_sets, config.ties, config.ties_seed
+        self.scorer = None if sets is None else PathwayScorer(sets, var, self.ranker, ties=ties, seed=seed)
 
     def read_cells(self, table: pa.Table) -> "JobCells":
         """Rank and score the cells of a job; the route totals of `ranker` then count these cells alone."""
@@ -122,20 +120,12 @@ class PlannedSource:
         tokens, lengths, n_genes, mapped = (np.concatenate(parts) for parts in zip(*ranked))
         return JobCells(
             table, tokens, lengths, n_genes, mapped, np.concatenate(scores), self.reader.read_cell_names(rows),
-            source=self.name, set_names=self.gene_sets.names if self.gene_sets else [],
-            nameable=self._coverage() >= MIN_COVERAGE,
+            source=self.name, set_names=self.scorer.gene_sets.names if self.scorer else [],
+            nameable=self.scorer.nameable if self.scorer else np.zeros(0, dtype=bool),
         )  # fmt: skip
 
-    def _coverage(self) -> np.ndarray:
-        """Return the share of each set's genes that the file has."""
-        sizes = [len(genes) for genes in self.gene_sets.genes] if self.gene_sets else []
-        return np.array([len(columns) / size for columns, size in zip(self.set_columns, sizes)])
-
     def _score(self, block: sp.csr_matrix) -> np.ndarray:
-        if not self.gene_sets:
-            return np.zeros((block.shape[0], 0), dtype=np.float32)
-        counts, ties, seed = self.ranker.collapse(block), self.config.ties, self.config.ties_seed
-        return aucell(counts, self.set_columns, ties=ties, seed=seed).astype(np.float32)
+        return self.scorer.score(block) if self.scorer else np.zeros((block.shape[0], 0), dtype=np.float32)
 
 
 @lru_cache(maxsize=1)

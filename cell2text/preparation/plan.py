@@ -22,13 +22,13 @@ from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.terms import ontology_versions
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.duplicates import find_copies
-from cell2text.preparation.gene_sets import GeneSets
 from cell2text.preparation.output_folder import job_cells_path, plan_path, read_plan
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.preparation.sampling import diversity, sample_cells
 from cell2text.preparation.splits import SPLITS, choose_method, split_cells
 from cell2text.preparation.survey import Survey
 from cell2text.provenance import library_versions
+from cell2text.signatures.gene_sets import GeneSets
 from cell2text.sources.discovery import SourceLocation
 from vocabulary_cell2text import GeneVocabulary
 

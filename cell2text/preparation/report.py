@@ -14,10 +14,10 @@ from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.pages import render_page
 from cell2text.plots import COLOURS, stacked_bars, svg
-from cell2text.preparation.aucell import MIN_COVERAGE
 from cell2text.preparation.output_folder import job_report_path
 from cell2text.preparation.plan import Plan
 from cell2text.preparation.splits import COVERED_COLUMNS, SPLITS
+from cell2text.signatures.aucell import MIN_COVERAGE
 from ranking_cell2text import ROUTES
 
 

@@ -27,7 +27,6 @@ from prompts_cell2text import conversation_of
 TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")  # columns that texts are written from
 CELL_TYPE = TEXT_FIELDS.index("cell_type")
 COMPOSED_TEXTS = 100_000  # cached texts: cells with equal metadata and pathways share them
-TOP_SHARE = 0.05  # share of the gene sets that counts as active in a cell
 TEXT_BLOCK = pa.struct([("type", pa.string()), ("text", pa.string())])
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(TEXT_BLOCK))]))
 
@@ -233,35 +232,3 @@ def _take_cells(ranked: pa.ListArray, order: np.ndarray) -> pa.ListArray:
     firsts, lasts = order[np.append(0, breaks)], order[np.append(breaks - 1, len(order) - 1)]
     parts = [tokens[ends[first] : ends[last + 1]] for first, last in zip(firsts, lasts)]
     return ranked_cells_array(parts[0] if len(parts) == 1 else np.concatenate(parts), lengths)
-
-
-def top_pathways(
-    scores: np.ndarray, names: Sequence[str], nameable: np.ndarray, *, top_share: float = TOP_SHARE
-) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Find the most active gene sets of each cell.
-
-    Parameters
-    ----------
-    scores
-        AUCell scores, shape (n_cells, n_sets).
-    names
-        Names of the sets.
-    nameable
-        Sets that may be named, boolean, shape (n_sets,). Sets that score 0 are never named.
-    top_share
-        Share of the sets that counts as active, 0 to 1.
-
-    Returns
-    -------
-    For each cell the names of the two highest sets, and of all sets in its top share (at least two), highest first.
-    Equal scores keep the order of the sets.
-    """
-    if not len(names):
-        return [()] * len(scores), [()] * len(scores)
-    masked = np.where(nameable & (scores > 0), scores, 0.0)
-    n_active = max(2, int(np.ceil(top_share * len(names))))
-    order = np.argsort(-masked, axis=1, kind="stable")[:, :n_active]
-    positive = np.take_along_axis(masked, order, axis=1) > 0
-    names_array = np.asarray(names, dtype=object)
-    active = [tuple(names_array[columns[mask]]) for columns, mask in zip(order, positive)]
-    return [cell[:2] for cell in active], active

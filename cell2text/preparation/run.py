@@ -23,7 +23,6 @@ from cell2text.ontology.terms import clear_ontology_caches
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.dataset_card import write_card
 from cell2text.preparation.executor import JobRunner, job_runner
-from cell2text.preparation.gene_sets import GeneSets, load_gene_sets
 from cell2text.preparation.jobs import count_gene_values, write_shards
 from cell2text.preparation.medians import GeneColumns, MedianAccumulator, build_vocabulary
 from cell2text.preparation.output_folder import (
@@ -46,6 +45,7 @@ from cell2text.preparation.plan import collect_provenance, load_plan, write_plan
 from cell2text.preparation.report import collect_report, describe_uncovered, write_html
 from cell2text.preparation.survey import Survey, open_planned, survey_sources
 from cell2text.provenance import content_hash
+from cell2text.signatures.gene_sets import GeneSets, load_gene_sets
 from cell2text.sources.checks import BadFileError
 from vocabulary_cell2text import GeneVocabulary
 

@@ -14,11 +14,11 @@ from cell2text.errors import UserError
 from cell2text.ontology.common_names import resolve_label
 from cell2text.ontology.life_stages import life_stage
 from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label
-from cell2text.preparation.aucell import MIN_GENES
 from cell2text.preparation.columns import ChosenColumns, choose_columns
 from cell2text.preparation.config import PrepareConfig
-from cell2text.preparation.gene_sets import GeneSets, match_columns
 from cell2text.preparation.medians import HUMAN_GENES
+from cell2text.signatures.aucell import MIN_GENES
+from cell2text.signatures.gene_sets import GeneSets, match_columns
 from cell2text.sources.census import find_census
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.containers import fingerprint, open_source

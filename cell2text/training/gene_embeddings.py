@@ -15,7 +15,7 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 
 from cell2text.errors import UserError
-from cell2text.preparation.gene_sets import GeneSets
+from cell2text.signatures.gene_sets import GeneSets
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from projectors_cell2text import rank_weights

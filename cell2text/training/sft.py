@@ -12,8 +12,8 @@ from trl import ModelConfig, SFTConfig, get_peft_config
 import cell2text  # noqa: F401  registers the Auto classes
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
-from cell2text.preparation.gene_sets import load_gene_sets
 from cell2text.publish import push
+from cell2text.signatures.gene_sets import load_gene_sets
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import cell_augmentation, install_gene_hooks, install_projector_hooks
 from cell2text.training.checkpoints import find_checkpoint

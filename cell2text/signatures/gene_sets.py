@@ -1,4 +1,4 @@
-"""Read gene sets and match them to the genes of a file. GMT files are read here; decoupler downloads Hallmark sets."""
+"""Read gene sets from GMT files, or the Hallmark sets of this package, and match them to the genes of a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from ranking_cell2text import MappedGenes
 
 
 HALLMARK = "hallmark"
+HALLMARK_FILE = Path(__file__).with_name("hallmark.gmt")
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,15 @@ class GeneSets:
 
 
 def load_gene_sets(path: str | None) -> GeneSets | None:
-    """Read a GMT file, or download MSigDB's Hallmark sets if the path is `"hallmark"`; return None for None."""
-    if path is None:
-        return None
-    return _download_hallmark() if path == HALLMARK else read_gmt(path)
+    """Read a GMT file, or the packaged Hallmark sets of MSigDB 7.0 if the path is `"hallmark"`; return None for None.
+
+    Examples
+    --------
+    >>> hallmark = load_gene_sets("hallmark")
+    >>> len(hallmark), hallmark.names[0]
+    (50, 'HALLMARK_TNFA_SIGNALING_VIA_NFKB')
+    """
+    return None if path is None else read_gmt(HALLMARK_FILE if path == HALLMARK else path)
 
 
 def read_gmt(path: str | Path) -> GeneSets:
@@ -114,18 +120,3 @@ def match_columns(gene_sets: GeneSets, var, mapped: MappedGenes) -> list[np.ndar
     }
     columns_of_sets = [{column_of[gene] for gene in genes} - {None} for genes in gene_sets.genes]
     return [np.array(sorted(columns), dtype=np.int64) for columns in columns_of_sets]
-
-
-def _download_hallmark() -> GeneSets:
-    try:
-        import decoupler
-    except ImportError as error:
-        raise UserError("gene_sets='hallmark' needs decoupler: pip install \"cell2text[hallmark]\".") from error
-    try:
-        network = decoupler.op.hallmark(organism="human")
-    except Exception as error:  # any error of the network
-        raise UserError(
-            f"gene_sets='hallmark' cannot be downloaded ({error}). Pass the path of a GMT file instead."
-        ) from error
-    members = network.groupby("source", sort=True)["target"].agg(lambda genes: list(dict.fromkeys(genes)))
-    return GeneSets([str(name) for name in members.index], list(members))

@@ -2,9 +2,10 @@
 
 import pytest
 
-from cell2text.preparation.gene_sets import match_columns, read_gmt
+from cell2text.signatures.gene_sets import HALLMARK_FILE, load_gene_sets, match_columns, read_gmt
 from ranking_cell2text import CellRanker
 
+from .conftest import shared_path
 from .tiny import make_adata, make_vocabulary
 
 
@@ -50,3 +51,14 @@ def test_an_unreadable_gmt_is_refused(tmp_path):
     (tmp_path / "binary.gmt").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(ValueError, match="Cannot read gene sets from .*binary.gmt.*Expected a GMT file"):
         read_gmt(tmp_path / "binary.gmt")
+
+
+def test_hallmark_sets_ship_with_the_package():
+    sets = load_gene_sets("hallmark")
+    assert len(sets) == 50 and len({gene for genes in sets.genes for gene in genes}) == 4384
+    text = HALLMARK_FILE.with_name("README.md").read_text()
+    assert "Creative Commons Attribution 4.0" in text and "Liberzon et al. 2015" in text
+
+
+def test_the_packaged_hallmark_file_is_unchanged():
+    assert HALLMARK_FILE.read_bytes() == shared_path("genesets/h.all.v7.0.symbols.gmt").read_bytes()

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cell2text.preparation.aucell import aucell
-from cell2text.preparation.gene_sets import match_columns, read_gmt
-from cell2text.preparation.rows import top_pathways
+from cell2text.signatures.aucell import aucell
+from cell2text.signatures.gene_sets import match_columns, read_gmt
+from cell2text.signatures.pathways import top_pathways
 from ranking_cell2text import CellRanker
 from vocabulary_cell2text import GeneVocabulary
 
