@@ -21,6 +21,11 @@ except ImportError:
     from collation_cell2text import Cell2TextDataCollator
 
 try:
+    from .declining_cell2text import EMPTY_CELL_TEXT, too_few_genes_text
+except ImportError:
+    from declining_cell2text import EMPTY_CELL_TEXT, too_few_genes_text
+
+try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
@@ -45,8 +50,6 @@ logger = logging.get_logger(__name__)
 
 CELL_TOKEN = "<cell>"
 INSTRUCTION = "Describe this cell."
-EMPTY_CELL_TEXT = "This cell cannot be described: it has no counts on the genes that the model knows."
-TOO_FEW_GENES_START = "Too few counts to assign a cell type: "
 # For tokenizers without a chat template. Each role stands on a line of its own: after "assistant: ", a byte-level
 # tokenizer would merge the blank with the first word of an answer, and a prompt would end in a token that training
 # never saw.
@@ -490,35 +493,6 @@ class Cell2TextProcessor(ProcessorMixin):
                 text = ""
             self._template_probes[key] = "PROBE" in text and "'type'" not in text and '"type"' not in text
         return self._template_probes[key]
-
-
-def too_few_genes_text(n_genes: int, min_genes: int) -> str:
-    """Return the text of a cell with fewer genes than the processor's `min_genes`.
-
-    Examples:
-
-    ```python
-    >>> too_few_genes_text(12, 60)
-    'Too few counts to assign a cell type: 12 genes of the model are detected, and at least 60 are needed.'
-
-    ```
-    """
-    detected = "1 gene of the model is" if n_genes == 1 else f"{n_genes:,} genes of the model are"
-    return f"{TOO_FEW_GENES_START}{detected} detected, and at least {min_genes:,} are needed."
-
-
-def is_description(text: str | None) -> bool:
-    """Return whether a text describes a cell: `False` for no text and for one that states why there is none.
-
-    Examples:
-
-    ```python
-    >>> is_description("This cell is a B cell."), is_description(too_few_genes_text(12, 60))
-    (True, False)
-
-    ```
-    """
-    return text is not None and text != EMPTY_CELL_TEXT and not text.startswith(TOO_FEW_GENES_START)
 
 
 def is_cell(value) -> bool:

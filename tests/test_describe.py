@@ -19,7 +19,7 @@ from cell2text.describe.engine import Describer
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.run import shard_path
 from cell2text.errors import UserError
-from processing_cell2text import EMPTY_CELL_TEXT
+from declining_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
 from .describing import FAST, N_CELLS, command, experiment, model, texts_of, write_zarr  # noqa: F401

@@ -8,7 +8,7 @@ import pytest
 
 from cell2text.describe.thin_cells import LOW_COVERAGE
 from cell2text.evaluation.report import SYSTEM_NAMES
-from processing_cell2text import too_few_genes_text
+from declining_cell2text import too_few_genes_text
 
 
 PROJECT = Path(__file__).resolve().parents[1]

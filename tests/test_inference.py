@@ -15,8 +15,8 @@ from cell2text.inference.generation import BatchedTextGenerator, generate_with_s
 from cell2text.inference.probabilities import type_probabilities
 from cell2text.inference.prompts import build_conversation
 from cell2text.language.fields import Claim
+from declining_cell2text import EMPTY_CELL_TEXT
 from generation_cell2text import CellTextGenerator, encode_cells
-from processing_cell2text import EMPTY_CELL_TEXT
 
 from .describing import N_CELLS, experiment, model  # noqa: F401
 from .tiny import make_adata, make_model, make_processor

@@ -3,7 +3,7 @@
 import random
 import time
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from cell2text.evaluation.classification import label_claim
 from cell2text.example import example_cells
-from cell2text.language.fields import FIELDS, Claim
-from cell2text.language.parsing import read_fields
+from cell2text.language.fields import FIELDS, Claim, Declined, Fields
+from cell2text.language.parsing import read_declined, read_fields
 from cell2text.language.writing import describe_row
 from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.life_stages import LIFE_STAGES
 from cell2text.ontology.terms import UNKNOWN_LABELS, ontology_parser
 from cell2text.signatures.gene_sets import read_gmt
+from declining_cell2text import EMPTY_CELL_TEXT, REASONS, declined_text, is_description, too_few_genes_text
+from errors_cell2text import UserError
 
 from .conftest import shared_path
 
@@ -68,6 +70,11 @@ def assert_read_back(row: dict) -> None:
         assert (claim is None) == (value is None), (name, claim, text)
         assert claim is None or label_claim(name, value, None).same_as(claim), (name, claim, text)
     assert fields.pathways == tuple(row.get("pathways") or ()), text
+    named = row.get("cell_type") and row.get("likely_subtype")
+    assert (fields.likely_subtype is None) == (not named) == (fields.likely_subtype_probability is None), text
+    if named:
+        assert label_claim("cell_type", row["likely_subtype"], None).same_as(fields.likely_subtype), text
+        assert fields.likely_subtype_probability == float(row["likely_subtype_probability"])
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)  # the same examples in every run
@@ -79,15 +86,18 @@ def assert_read_back(row: dict) -> None:
     sex=sexes,
     life_stage=stages,
     pathways=pathway_lists,
+    subtype=optional_labels,
 )
-@example(None, None, "0", "alpha cell", None, None, [])
-@example(None, None, "TEENAGER", None, None, None, [])
-@example("ADULT", None, None, None, None, None, [])
-def test_odd_names_are_read_back(cell_type, definition, tissue, disease, sex, life_stage, pathways):
+@example(None, None, "0", "alpha cell", None, None, [], None)
+@example(None, None, "TEENAGER", None, None, None, [], None)
+@example("ADULT", None, None, None, None, None, [], None)
+@example("neuron", None, None, None, None, None, [], "alpha retinal ganglion cell (Mmus)")
+def test_odd_names_are_read_back(cell_type, definition, tissue, disease, sex, life_stage, pathways, subtype):
     assert_read_back(
         {
             "cell_type": cell_type, "cell_type_definition": definition, "tissue": tissue, "disease": disease,
-            "sex": sex, "life_stage": life_stage, "pathways": pathways,
+            "sex": sex, "life_stage": life_stage, "pathways": pathways, "likely_subtype": subtype,
+            "likely_subtype_probability": "0.62",
         }
     )  # fmt: skip
 
@@ -103,6 +113,8 @@ def test_terms_of_the_ontologies_are_read_back(data, sex, life_stage, pathways, 
             "cell_type": cell_type and cell_type[1],
             "cell_type_definition": term_definition(cell_type[0]) if cell_type and defined else None,
             "tissue": tissue, "disease": disease, "sex": sex, "life_stage": life_stage, "pathways": pathways,
+            "likely_subtype": data.draw(st.none() | st.sampled_from([label for _, label in terms_of("CL")])),
+            "likely_subtype_probability": data.draw(st.sampled_from(["0.05", "0.62", "0.79", "1.00"])),
         }
     )  # fmt: skip
 
@@ -125,7 +137,7 @@ FRAGMENTS = (
     "This cell is a ", "This cell is an ", "It comes from ", "This cell comes from ", "the lung", " of a ", "healthy ",
     "male ", "donor", " with ", "asthma", " in ", "adulthood", "Its most active pathways are ", "hypoxia", " and ",
     ", ", ". ", ": ", "; ", ".", "\n", " || ", "T cell", "B cell", "it is a ", "St. Louis encephalitis", "(", "]", "\\",
-    "CL:0000236", "unknown", "\ud800",
+    "CL:0000236", "unknown", "\ud800", "It is most likely a ", " (0.62)", "No cell type is assigned: ",
 )  # fmt: skip
 
 
@@ -137,9 +149,19 @@ def test_any_text_is_parsed(text):
     assert set(fields.contradictions) <= set(FIELDS)
 
 
-@pytest.mark.parametrize("start", ["", "This cell is a ", "It comes from the ", "Its most active pathways are "])
 @pytest.mark.parametrize(
-    "repeated", [" ", "a. ", "a, ", "x of a ", "hypoxia and ", "it is a B cell. ", "\n \n", " in adulthood", " || "]
+    "start",
+    [
+        "",
+        "This cell is a ",
+        "This cell is a B cell. It is most likely a ",
+        "It comes from the ",
+        "Its most active pathways are ",
+    ],
+)
+@pytest.mark.parametrize(
+    "repeated",
+    [" ", "a. ", "a, ", "x of a ", "hypoxia and ", "it is a B cell. ", " (0.6", "\n \n", " in adulthood", " || "],
 )
 def test_time_is_linear_in_the_length_of_the_text(start, repeated):
     read_fields("This cell is a B cell. It is a T cell from the lung with asthma.", SETS)  # loads the ontologies
@@ -211,6 +233,12 @@ def test_every_hallmark_set_is_read_back():
         ("The cell is a T cell, not a natural killer cell.", {"cell_type": "CL:0000084"}),
         ("The donor does not have COVID-19 and is not healthy.", {}),
         ("I do not know.", {}),
+        ("It is most likely a T cell (0.8).", {"cell_type": "CL:0000084"}),
+        ("This cell is most likely a T cell (0.8), from the lung.", {"cell_type": "CL:0000084", "tissue": "UBERON:0002048"}),
+        ("This cell is a T cell, probably CD8-positive.", {"cell_type": "CL:0000084"}),
+        ("This cell is a T cell. It is most likely a memory T cell from the lung.", {"cell_type": "CL:0000084", "tissue": "UBERON:0002048"}),
+        ("This cell is a T cell. It is most likely a memory T cell (0.62). It was found in the lung of a man.", {"cell_type": "CL:0000084", "tissue": "UBERON:0002048", "sex": "male"}),
+        ("This cell is a T cell. It is most likely a CD8-positive, alph", {"cell_type": "CL:0000084"}),
         ("", {}),
         ("!!! ??? 123", {}),
     ],
@@ -244,6 +272,9 @@ def test_pathways_are_found_in_free_text_none_inside_a_longer_one():
         ("This cell is a B cell. It is a hepatocyte.", ("cell_type",)),
         ("This cell is a lymphocyte. It is a B cell.", ()),
         ("This cell is a B cell: a lymphocyte of B lineage that is capable of B cell mediated immunity.", ()),
+        ("This cell is a T cell. It is most likely a CD8-positive, alpha-beta T cell (0.62).", ()),
+        ("This cell is a T cell. It is most likely a hepatocyte (0.62).", ("cell_type",)),
+        ("This cell is a T cell. It is most likely a hepatocyte.", ("cell_type",)),
         ("It comes from the lung of a male donor. It comes from the liver of a female donor.", ("tissue", "sex")),
         ("This cell comes from the lung of a healthy donor with COVID-19.", ("disease",)),
         ("This cell comes from a donor in infancy. It comes from a donor in late adulthood.", ("life_stage",)),
@@ -258,3 +289,50 @@ def test_a_claim_equals_another_by_term_or_by_words():
     assert Claim("B lymphocyte", "CL:0000236").same_as(Claim("B cell", "CL:0000236"))
     assert Claim("weird cell").same_as(Claim("Weird Cell")) and not Claim("weird cell").same_as(Claim("other"))
     assert not Claim("B cell", "CL:0000236").same_as(None)
+
+
+def test_the_likely_subtype_is_read_beside_the_named_type():
+    fields = read_fields("This cell is a T cell. It is most likely a CD8-positive, alpha-beta T cell (0.62).")
+    assert fields.cell_type == Claim("T cell", "CL:0000084")
+    assert fields.likely_subtype == Claim("CD8-positive, alpha-beta T cell", "CL:0000625")
+    assert fields.likely_subtype_probability == 0.62
+
+
+TWO_PROFILES = declined_text("two_profiles", ["T cell", "CD14-positive monocyte"])
+
+
+def test_declined_texts_name_no_field():
+    assert TWO_PROFILES == (
+        "No cell type is assigned: the profile combines two cells, most likely a T cell and a CD14-positive monocyte."
+    )
+    for text in (TWO_PROFILES, *map(declined_text, REASONS), "No cell type is assigned: the lung of a man is ill."):
+        assert read_fields(text) == Fields() and not is_description(text), text
+    described = read_fields(f"{TWO_PROFILES} It comes from a female donor.")
+    assert described.cell_type is None and described.sex.label == "female"
+
+
+def test_reasons_and_candidates_of_declined_texts_are_read_back():
+    assert read_declined(TWO_PROFILES) == Declined(
+        "two_profiles", (Claim("T cell", "CL:0000084"), Claim("CD14-positive monocyte", "CL:0001054"))
+    )
+    for reason in REASONS:
+        assert read_declined(declined_text(reason)) == Declined(reason)
+    assert read_declined(too_few_genes_text(3, 20)) == Declined("too_few_genes")
+    assert read_declined(EMPTY_CELL_TEXT) == Declined("no_genes")
+    assert read_declined("No cell type is assigned: who knows.") == Declined("other")
+    assert read_declined("This cell is a B cell.") is None and read_declined("") is None
+
+
+def test_candidates_whose_names_hold_and_are_read_back():
+    names = [label for _, label in terms_of("CL") if " and " in label][:20]
+    for pair in pairwise(names):
+        found = read_declined(declined_text("two_profiles", pair)).candidates
+        assert tuple(claim.label for claim in found) == pair
+
+
+@pytest.mark.parametrize(
+    ("reason", "candidates"), [("tired", ()), ("ambient", ("T cell", "B cell")), ("two_profiles", ("T cell",))]
+)
+def test_wrong_reasons_and_candidates_are_errors(reason, candidates):
+    with pytest.raises(UserError, match=reason):
+        declined_text(reason, candidates)

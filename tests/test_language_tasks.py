@@ -48,6 +48,14 @@ def test_completions(task, field, text):
     assert task_completion(task, ALPHA, field=field) == text
 
 
+def test_completions_name_the_likely_subtype_after_the_type():
+    row = {**ALPHA, "likely_subtype": "L6 neuron", "likely_subtype_probability": "0.62"}
+    assert task_completion("annotate", row) == "pancreatic A cell"
+    told = "This cell is a pancreatic A cell. It is most likely an L6 neuron (0.62)."
+    assert task_completion("ask", row, field="cell_type") == told
+    assert "(0.62)" in task_completion("describe", row) and "L6" not in task_completion("ask", row, field="tissue")
+
+
 def test_tasks_without_metadata_are_unavailable():
     assert available_tasks({}, has_partner=True) == ([], [])
     assert available_tasks({"tissue": "lung"}, has_partner=True) == (["describe", "ask"], ["tissue"])

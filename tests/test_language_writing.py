@@ -43,6 +43,11 @@ PATHWAYS = "Its most active pathways are hypoxia and TNF-alpha signaling via NF-
         ({name: None for name in ALPHA if name != "pathways"}, "This cell's most active pathways are hypoxia and TNF-alpha signaling via NF-kB."),
         ({"life_stage": "the fetal stage of prenatal development", "pathways": None}, f"{TYPE} It comes from the pancreas of a healthy male donor in the fetal stage of prenatal development."),
         (dict.fromkeys(ALPHA), None),
+        ({"likely_subtype": "L6 neuron", "likely_subtype_probability": "0.62"}, f"{TYPE} It is most likely an L6 neuron (0.62). It comes from the pancreas of a healthy male donor in adulthood. {PATHWAYS}"),
+        ({"likely_subtype": "L6 neuron", "likely_subtype_probability": None}, f"{TYPE} It comes from the pancreas of a healthy male donor in adulthood. {PATHWAYS}"),
+        ({"likely_subtype": None, "likely_subtype_probability": "0.62", "pathways": []}, f"{TYPE} It comes from the pancreas of a healthy male donor in adulthood."),
+        ({"cell_type": None, "likely_subtype": "L6 neuron", "likely_subtype_probability": "0.62", "pathways": []}, "This cell comes from the pancreas of a healthy male donor in adulthood."),
+        ({**dict.fromkeys(ALPHA), "cell_type": "neuron", "likely_subtype": "L6 neuron", "likely_subtype_probability": "0.62", "sex": "female"}, "This cell is a neuron. It is most likely an L6 neuron (0.62). It comes from a female donor."),
     ],
 )  # fmt: skip
 def test_unknown_fields_are_omitted(changes, text):
@@ -64,7 +69,7 @@ def test_texts_that_models_were_trained_on_stay_the_same():
 
 DONOR = r"an? (healthy )?((fe)?male )?donor( with [^.]+?)?( in [a-z ]+)?"
 GRAMMAR = re.compile(
-    rf"^(This cell is an? [^.:]+(: [^:]+)?\.)?( ?(This cell|It) comes from ((the )?[^.]+?( of {DONOR})?|{DONOR})\.)?"
+    rf"^(This cell is an? [^.:]+(: [^:]+)?\.)?( It is most likely an? [^.:]+ \(0\.62\)\.)?( ?(This cell|It) comes from ((the )?[^.]+?( of {DONOR})?|{DONOR})\.)?"
     r"( ?(This cell's|Its) most active (pathway is|pathways are) [^.]+\.)?$"
 )
 
@@ -84,12 +89,13 @@ def test_every_combination_of_missing_fields_is_correct_english():
     types, tissues, diseases = (real_labels(name, 40) for name in ("CL", "UBERON", "MONDO"))
     rng = np.random.default_rng(0)
     sets = [f"HALLMARK_{name}" for name in ("HYPOXIA", "MYC_TARGETS_V1", "UV_RESPONSE_DN")]
-    for present in product([True, False], repeat=7):
-        for _ in range(3):
+    for present in product([True, False], repeat=8):
+        for _ in range(2):
             term, cell_type = types[rng.integers(len(types))]
             row = {
                 "cell_type": cell_type,
                 "cell_type_definition": term_definition(term),
+                "likely_subtype": types[rng.integers(len(types))][1],
                 "tissue": tissues[rng.integers(len(tissues))][1],
                 "disease": "normal" if rng.random() < 0.5 else diseases[rng.integers(len(diseases))][1],
                 "sex": str(rng.choice(["male", "female"])),
@@ -97,8 +103,8 @@ def test_every_combination_of_missing_fields_is_correct_english():
                 "pathways": list(rng.choice(sets, size=rng.integers(1, 3), replace=False)),
             }
             row = {name: value for (name, value), there in zip(row.items(), present) if there}
-            text = describe_row(row)
-            if not set(row) - {"cell_type_definition"}:
+            text = describe_row({**row, "likely_subtype_probability": "0.62"})
+            if not set(row) - {"cell_type_definition", "likely_subtype"}:
                 assert text is None
                 continue
             if "cell_type_definition" not in row or ":" not in row["cell_type_definition"]:

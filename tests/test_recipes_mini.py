@@ -24,7 +24,7 @@ from cell2text.language.writing import compare_cells
 from cell2text.models import MINI, MINI_NAME
 from cell2text.publish import files_to_push
 from cell2text.training.held_out import LABEL_COLUMNS, predict_rows
-from processing_cell2text import EMPTY_CELL_TEXT
+from declining_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
 

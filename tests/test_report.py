@@ -21,7 +21,7 @@ from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.report import write_report
 from cell2text.describe.table import make_table
 from cell2text.describe.writers import groups_for_uns, obs_column
-from processing_cell2text import EMPTY_CELL_TEXT
+from declining_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
 

@@ -28,9 +28,11 @@ HUB_FILES = {
         "vocabulary_cell2text",
     },
     "collation_cell2text": {"errors_cell2text"},
+    "declining_cell2text": {"errors_cell2text"},
     "prompts_cell2text": set(),
     "processing_cell2text": {
         "collation_cell2text",
+        "declining_cell2text",
         "errors_cell2text",
         "prompts_cell2text",
         "ranking_cell2text",

@@ -21,10 +21,10 @@ from cell2text.inference.probabilities import reliability_factors
 from cell2text.language.fields import Fields
 from cell2text.language.parsing import read_fields
 from configuration_cell2text import Cell2TextConfig
+from declining_cell2text import EMPTY_CELL_TEXT, is_description, too_few_genes_text
 from errors_cell2text import UserError
 from generation_cell2text import CellTextGenerator
 from pipeline_cell2text import CellToTextPipeline
-from processing_cell2text import EMPTY_CELL_TEXT, is_description, too_few_genes_text
 
 from .tiny import make_adata, make_model, make_processor
 

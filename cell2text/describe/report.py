@@ -27,7 +27,7 @@ from cell2text.files import check_output_folder, write_atomically
 from cell2text.language.fields import FIELDS
 from cell2text.pages import render_page
 from cell2text.plots import COLOURS, svg
-from processing_cell2text import EMPTY_CELL_TEXT, TOO_FEW_GENES_START
+from declining_cell2text import EMPTY_CELL_TEXT, TOO_FEW_GENES_START
 
 
 MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other

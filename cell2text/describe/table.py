@@ -12,7 +12,7 @@ from cell2text.describe.ranked_cells import RankedCells
 from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
 from cell2text.language.fields import FIELDS, TERM_FIELDS, Fields
 from cell2text.language.parsing import read_fields
-from processing_cell2text import is_description
+from declining_cell2text import is_description
 
 
 ID, TEXT, EMBEDDING = "cell_id", "text", "embedding"

@@ -50,6 +50,22 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Declined:
+    """Why a text names no cell type, read from the texts of :mod:`declining_cell2text`.
+
+    Parameters
+    ----------
+    reason
+        `"no_genes"`, `"too_few_genes"`, or a key of `declining_cell2text.REASONS`; `"other"` for other words.
+    candidates
+        The two cell types that a profile combines; empty if the text does not name them.
+    """
+
+    reason: str
+    candidates: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True)
 class Fields:
     """The fields parsed from a text about one cell.
 
@@ -57,6 +73,8 @@ class Fields:
     ----------
     cell_type, tissue, disease, sex, life_stage
         The claim of each field; None if the text does not state it.
+    likely_subtype, likely_subtype_probability
+        Type below the cell type that the text calls most likely, and the probability that it states.
     pathways
         Gene sets that the text names.
     contradictions
@@ -68,5 +86,7 @@ class Fields:
     disease: Claim | None = None
     sex: Claim | None = None
     life_stage: Claim | None = None
+    likely_subtype: Claim | None = None
+    likely_subtype_probability: float | None = None
     pathways: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = field(default=(), compare=False)

@@ -1,14 +1,18 @@
 """Words of the controlled language, shared by the writer and the parser.
 
-A description has up to three sentences; after the first one, pronouns replace "This cell" and "This cell's":
+A description has up to four sentences; after the first one, pronouns replace "This cell" and "This cell's":
 
-    This cell is a TYPE: DEFINITION. It comes from the TISSUE of a healthy SEX donor in STAGE.
-    Its most active pathways are NAME and NAME.
+    This cell is a TYPE: DEFINITION. It is most likely a SUBTYPE (0.62).
+    It comes from the TISSUE of a healthy SEX donor in STAGE. Its most active pathways are NAME and NAME.
+
+The second sentence names a type below TYPE, with its probability. :mod:`declining_cell2text` has the texts of cells
+without a type.
 """
 
 SUBJECT, PRONOUN = "This cell", "It"
 POSSESSIVE, POSSESSIVE_PRONOUN = "This cell's", "Its"
 TYPE_VERB = "is"
+SUBTYPE_VERB = "is most likely"
 ORIGIN_VERB = "comes from"
 ACTIVE_PATHWAY = "most active pathway"  # "most active pathway is", "most active pathways are"
 

@@ -8,7 +8,7 @@ import re
 from functools import cache, lru_cache
 from itertools import combinations
 
-from cell2text.language.fields import FIELD_GRAPHS, FIELDS, NORMAL, Claim, Fields
+from cell2text.language.fields import FIELD_GRAPHS, FIELDS, NORMAL, Claim, Declined, Fields
 from cell2text.language.free_text import (
     HEALTHY_WORDS,
     STAGES_BY_LENGTH,
@@ -35,6 +35,7 @@ from cell2text.language.grammar import (
     PRONOUN,
     STAGE_LINK,
     SUBJECT,
+    SUBTYPE_VERB,
     TISSUE_LINK,
     TYPE_VERB,
 )
@@ -42,6 +43,7 @@ from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.mentions import find_mentions
 from cell2text.ontology.terms import label_index, resolve
+from declining_cell2text import CANDIDATES_LINK, DECLINED_START, EMPTY_CELL_TEXT, REASONS, TOO_FEW_GENES_START
 
 
 _MAX_ORIGIN_SENTENCES = 5  # after "comes from", tried as parts of one name that holds a full stop
@@ -49,7 +51,10 @@ _MAX_ORIGIN_SENTENCES = 5  # after "comes from", tried as parts of one name that
 _AFTER_SENTENCE = r"(?:^|(?<= ))"  # the first sentence of the rest, or one after another
 _TYPE_START = re.compile(rf"{SUBJECT} {TYPE_VERB} an? ")
 _PATHWAY_START = rf"{POSSESSIVE_PRONOUN} {ACTIVE_PATHWAY}s? "
-_NEXT_SENTENCE = re.compile(rf"\. (?:{PRONOUN} {ORIGIN_VERB} |{_PATHWAY_START})")
+_SUBTYPE_START = rf"{PRONOUN} {SUBTYPE_VERB} an? "
+_SUBTYPE = re.compile(rf"{_SUBTYPE_START}(?P<name>(?:[^.]|\.(?! ))+?) \((?P<probability>0\.\d+|1\.0+)\)(?:\. ?|$)")
+_NEXT_SENTENCE = re.compile(rf"\. (?:{PRONOUN} {ORIGIN_VERB} |{_SUBTYPE_START}|{_PATHWAY_START})")
+_DECLINED = re.compile(rf"^{re.escape(DECLINED_START)}(?P<words>.+?)\.(?: |$)")
 _ORIGIN = re.compile(
     rf"(?:^{SUBJECT}|{_AFTER_SENTENCE}{PRONOUN}) {ORIGIN_VERB} (?P<body>.+?)(?=\. {_PATHWAY_START}|\.?$)"
 )
@@ -88,8 +93,12 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
     >>> fields.cell_type, fields.tissue.term_id, fields.disease.label, fields.sex
     (Claim(label='B cell', term_id='CL:0000236'), 'UBERON:0000178', 'normal', None)
     """
-    text = "; ".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
+    text = _DECLINED.sub("", _joined_lines(text), count=1)
     claims, unparsed, rest = _parse_cell_type(text)
+    subtype = _SUBTYPE.match(rest) if claims.get("cell_type") else None
+    if subtype:
+        claims["likely_subtype"] = ground_claim("cell_type", subtype["name"])
+        rest = rest[subtype.end() :]
     origin, unparsed_origin = "", ""
     match = _ORIGIN.search(rest)
     if match:
@@ -111,7 +120,49 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
         for name in FIELDS:  # the origin never names the cell's type
             claims[name] = claims.get(name) or find_field(name, free if name == "cell_type" else free_with_origin)
         named = named or pathways_in(free_with_origin, pathways)
-    return Fields(**claims, pathways=named, contradictions=contradictions)
+    probability = float(subtype["probability"]) if subtype else None
+    return Fields(**claims, likely_subtype_probability=probability, pathways=named, contradictions=contradictions)
+
+
+def read_declined(text: str) -> Declined | None:
+    """Read why a text names no cell type.
+
+    Parameters
+    ----------
+    text
+        A description, or a text of :mod:`declining_cell2text`.
+
+    Returns
+    -------
+    The reason and the candidates; None for a text that is not one of a declined cell.
+
+    Examples
+    --------
+    >>> read_declined("No cell type is assigned: the profile combines two cells, most likely a T cell and a B cell.")
+    Declined(reason='two_profiles', candidates=(Claim(label='T cell', ...), Claim(label='B cell', ...)))
+    """
+    text = _joined_lines(text)
+    for reason, start in (("no_genes", EMPTY_CELL_TEXT), ("too_few_genes", TOO_FEW_GENES_START)):
+        if text.startswith(start):
+            return Declined(reason)
+    match = _DECLINED.match(text)
+    if not match:
+        return None
+    words, _, names = match["words"].partition(CANDIDATES_LINK)
+    reason = next((key for key, known in REASONS.items() if known == words), "other")
+    return Declined(reason, _parse_candidates(names) if names else ())
+
+
+def _parse_candidates(text: str) -> tuple[Claim, ...]:
+    """Split "a T cell and a B cell"; a name may itself hold "and"."""
+    splits = [(text[: match.start()], text[match.end() :]) for match in re.finditer(LIST_AND, text)]
+    pairs = [[re.sub("^an? ", "", name) for name in names] for names in splits] or [[text]]
+    names = next((pair for pair in pairs if all(resolves("cell_type", name) for name in pair)), pairs[0])
+    return tuple(claim for name in names if (claim := ground_claim("cell_type", name)))
+
+
+def _joined_lines(text: str) -> str:
+    return "; ".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
 
 
 def _parse_cell_type(text: str) -> tuple[dict[str, Claim | None], list[str], str]:
@@ -230,7 +281,8 @@ def _contradictions(claims: dict[str, Claim | None], origin: str, free: str) -> 
         The rest of the text.
     """
     checks = {
-        "cell_type": _unrelated_terms("cell_type", claims.get("cell_type"), TYPE_STATEMENT, free),
+        "cell_type": _unrelated_terms("cell_type", claims.get("cell_type"), TYPE_STATEMENT, free)
+        or _is_no_subtype(claims.get("likely_subtype"), claims.get("cell_type")),
         "tissue": _unrelated_terms("tissue", claims.get("tissue"), TISSUE_STATEMENT, free),
         "disease": _healthy_and_ill(claims.get("disease"), origin, free),
         "sex": _several(claims.get("sex"), sexes_in(free)),
@@ -247,6 +299,12 @@ def _unrelated_terms(field: str, claim: Claim | None, statement: re.Pattern, fre
         return False
     graph = load_graph(FIELD_GRAPHS[field])
     return any(not graph.related(*pair) for pair in combinations(terms, 2))
+
+
+def _is_no_subtype(subtype: Claim | None, cell_type: Claim | None) -> bool:
+    """Return whether both have a term, and the terms are not on one path of the Cell Ontology."""
+    terms = [claim.term_id for claim in (subtype, cell_type) if claim and claim.term_id]
+    return len(terms) == 2 and not load_graph(FIELD_GRAPHS["cell_type"]).related(*terms)
 
 
 def _stated_terms(field: str, words: str) -> list[str]:

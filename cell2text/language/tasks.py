@@ -13,12 +13,12 @@ from cell2text.errors import UserError
 from cell2text.language.fields import FIELDS
 from cell2text.language.names import TASKS
 from cell2text.language.writing import (
+    cell_type_sentences,
     compare_cells,
     describe_row,
     donor_phrase,
     origin_sentence,
     pathway_sentence,
-    with_article,
 )
 from cell2text.ontology.terms import clean_label
 
@@ -174,7 +174,7 @@ def task_completion(
     if not clean_label(row.get(field)):
         return None
     if field == "cell_type":
-        return f"This cell is {with_article(str(row['cell_type']))}."
+        return cell_type_sentences({**row, "cell_type_definition": None})
     if field == "tissue":
         return origin_sentence({"tissue": row["tissue"]})
     return f"This cell comes from {donor_phrase({field: row[field]})}."

@@ -1,7 +1,8 @@
 """Write descriptions from metadata: pure functions from a row to the sentences that a model learns.
 
-A row is a mapping with any of `cell_type`, `cell_type_definition`, `tissue`, `disease`, `sex`, `life_stage` and
-`pathways` (names as in their GMT file). Unknown and missing fields are omitted from the text.
+A row is a mapping with any of `cell_type`, `cell_type_definition`, `likely_subtype` with `likely_subtype_probability`
+("0.62"), `tissue`, `disease`, `sex`, `life_stage` and `pathways` (names as in their GMT file). Unknown and missing
+fields are omitted from the text.
 :mod:`cell2text.language.parsing` reads the same sentences back.
 """
 
@@ -23,10 +24,12 @@ from cell2text.language.grammar import (
     PRONOUN,
     STAGE_LINK,
     SUBJECT,
+    SUBTYPE_VERB,
     TISSUE_LINK,
     TYPE_VERB,
 )
 from cell2text.ontology.terms import clean_label
+from declining_cell2text import with_article
 
 
 _COLLECTIONS = re.compile(r"^(HALLMARK|REACTOME|KEGG_MEDICUS|KEGG|BIOCARTA|PID|WP|GOBP|GOCC|GOMF)_")
@@ -37,33 +40,48 @@ _GENE_SET_WORDS = {
     "P53": "p53", "PI3K": "PI3K", "RNA": "RNA", "STAT3": "STAT3", "STAT5": "STAT5", "TGF": "TGF", "TNFA": "TNF-alpha",
     "UP": "(genes up)", "UV": "UV", "V1": "(set 1)", "V2": "(set 2)", "WNT": "Wnt",
 }  # fmt: skip
-_PRONOUNCED_ACRONYMS = ("LAMP", "MAIT", "NET", "SIRP")  # read as words, not letter by letter
 
 
 def describe_row(row: Mapping) -> str | None:
-    """Describe a cell: its type with the definition, its origin, and its most active pathways.
+    """Describe a cell: its type with the definition, its likely subtype, its origin, and its most active pathways.
 
     Returns
     -------
-    Up to three sentences; None if every field is unknown.
+    Up to four sentences; None if every field is unknown.
 
     Examples
     --------
     >>> describe_row({"cell_type": "B cell", "tissue": "blood", "disease": "normal", "sex": "female"})
     'This cell is a B cell. It comes from the blood of a healthy female donor.'
     """
-    sentences = [text for text in (_cell_type_sentence(row), origin_sentence(row), pathway_sentence(row)) if text]
+    sentences = [text for text in (cell_type_sentences(row), origin_sentence(row), pathway_sentence(row)) if text]
     if not sentences:
         return None
     first, *rest = sentences
     return " ".join([first, *map(_with_pronoun, rest)])
 
 
-def _cell_type_sentence(row: Mapping) -> str | None:
+def cell_type_sentences(row: Mapping) -> str | None:
+    """Write the cell type and, if both its name and its probability are known, the likely subtype.
+
+    Returns
+    -------
+    One or two sentences; None if the cell type is unknown.
+
+    Examples
+    --------
+    >>> row = {"cell_type": "T cell", "likely_subtype": "mature T cell", "likely_subtype_probability": "0.62"}
+    >>> cell_type_sentences(row)
+    'This cell is a T cell. It is most likely a mature T cell (0.62).'
+    """
     cell_type, definition = clean_label(row.get("cell_type")), clean_label(row.get("cell_type_definition"))
     if not cell_type:
         return None
-    return f"{SUBJECT} {TYPE_VERB} {with_article(cell_type)}{f': {definition}' if definition else ''}."
+    sentence = f"{SUBJECT} {TYPE_VERB} {with_article(cell_type)}{f': {definition}' if definition else ''}."
+    subtype, probability = clean_label(row.get("likely_subtype")), clean_label(row.get("likely_subtype_probability"))
+    if not (subtype and probability):
+        return sentence
+    return f"{sentence} {PRONOUN} {SUBTYPE_VERB} {with_article(subtype)} ({probability})."
 
 
 def origin_sentence(row: Mapping) -> str | None:
@@ -168,13 +186,3 @@ def _enumerate_words(names: Sequence[str]) -> str:
 def _with_the(tissue: str) -> str:
     """Add the article, except to names that have none: "Bruch's membrane", "Brodmann (1909) area 10"."""
     return tissue if re.match(r"[A-Z][\w-]*('s|s') |Brodmann ", tissue) else f"the {tissue}"
-
-
-@cache
-def with_article(name: str) -> str:
-    """Add `a` or `an` by the first sound of a name."""
-    if re.match(r"[A-Z](?![a-z])", name) and not name.startswith(_PRONOUNCED_ACRONYMS):
-        vowel = name[0] in "AEFHILMNORSX"  # read letter by letter: an NK cell, an L6 neuron
-    else:
-        vowel = name[0].lower() in "aeiou" and not re.match(r"u(ni|r|te)|eu|one\b", name.lower())
-    return f"{'an' if vowel else 'a'} {name}"

@@ -1,0 +1,1 @@
+../../../declining_cell2text.py
