@@ -14,7 +14,7 @@ from cell2text.cli import app
 from .conftest import run_cli
 
 
-COMMANDS = ("example", "describe", "report", "prepare", "vocab", "evaluate", "push")
+COMMANDS = ("example", "describe", "report", "prepare", "vocab", "simulate", "evaluate", "push")
 LIGHT = """
 import json, sys
 from cell2text.cli import run

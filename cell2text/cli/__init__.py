@@ -1,4 +1,4 @@
-"""The command line: `cell2text example`, `describe`, `report`, `prepare`, `vocab`, `evaluate`, `push`.
+"""The command line: `cell2text example`, `describe`, `report`, `prepare`, `vocab`, `simulate`, `evaluate`, `push`.
 
 Each command parses options and calls the matching Python function.
 """

@@ -1,4 +1,4 @@
-"""The commands `cell2text prepare` and `vocab`."""
+"""The commands `cell2text prepare`, `vocab` and `simulate`."""
 
 from typing import Annotated, Any
 
@@ -7,6 +7,7 @@ import typer
 from cell2text.cli.app import Inputs, Workers, command
 from cell2text.files import check_input, check_output_folder
 from cell2text.preparation.config import PrepareConfig
+from cell2text.preparation.simulation_config import SimulationConfig
 
 
 VOCABULARY_OPTIONS = ("layer", "gene_key", "species", "max_genes", "allow_fractional")
@@ -79,6 +80,33 @@ def vocab(
         chosen.inputs, out, workers=workers, progress=not quiet, min_cells=min_cells, **options
     )
     typer.echo(f"Wrote {out}: a vocabulary of {len(vocabulary):,} tokens.")
+
+
+@command(SimulationConfig)
+def simulate(
+    options: dict[str, Any],
+    profiles: Annotated[str, typer.Argument(help="h5ad file of mean expression profiles.")],
+    like: Annotated[
+        list[str] | None,
+        typer.Option(help="File of real cells that sets depth, noise and technical genes. Repeatable."),
+    ] = None,
+    out: Annotated[str, typer.Option(help="h5ad file to write. It must not exist.")] = "simulated.h5ad",
+    quiet: bool = False,
+) -> None:
+    """Simulate cells around mean expression profiles: raw counts for `prepare`, outliers included."""
+    config = SimulationConfig(**options)
+    for path in (profiles, *(like or ())):
+        check_input(path)
+    check_output_folder(out)
+    from cell2text.preparation.simulation import simulate as simulate_cells
+
+    summary = simulate_cells(profiles, out, like=like or [], config=config, progress=not quiet)
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in summary["kinds"].items())
+    typer.echo(f"{summary['cells']:,} cells of {summary['cell_types']:,} types from {summary['profiles']:,} profiles.")
+    typer.echo(f"Kinds: {kinds}. Real cells: {', '.join(summary['like'])}.")
+    for reason, number in summary["skipped"].items():
+        typer.echo(f"  skipped {number:,} profiles: {reason}")
+    typer.echo(f"Wrote {out}. Prepare it with your files: cell2text prepare {out} FILES --out FOLDER")
 
 
 def _check_paths(inputs: list[str], out: str) -> None:
