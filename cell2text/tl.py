@@ -32,7 +32,8 @@ def describe(
     adata: AnnData, model=None, *, layer: str | None = None, gene_key: str | None = None, prompt: str | None = None,
     compare_to: str | None = None, key_added: str = "cell2text", batch_size: int | None = None,
     max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
-    allow_fractional: bool = False, species: str = "human", seed: int = 0, copy: bool = False,
+    allow_fractional: bool = False, species: str = "human", pathways: str | None = None, sex: str | None = None,
+    seed: int = 0, copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Describe every cell.
 
@@ -67,6 +68,12 @@ def describe(
         Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
     species
         Species of the cells: `"human"`, or `"mouse"`, whose genes are mapped to human genes by one-to-one orthologs.
+    pathways
+        Where stated pathways come from: `"cell"`, AUCell scores of the cell's own counts with the packaged Hallmark
+        sets, or `"model"`, the model's prediction. Defaults to `"cell"` for models that name Hallmark sets.
+    sex
+        Where a stated sex comes from: `"cell"`, XIST and Y genes among the cell's own counts, or `"model"`, the model's
+        prediction. Defaults to `"cell"` for models that name both sexes.
     seed
         Random seed for sampling cells within a group.
     copy
@@ -79,7 +86,8 @@ def describe(
     `.obs[key_added]`
         The text; empty for cells without a text.
     `.obs[key_added + "_cell_type"]`, `"_tissue"`, `"_disease"`, `"_sex"`, `"_life_stage"`, `"_pathways"`
-        Fields parsed from the text, missing if it does not name them.
+        Fields parsed from the text, missing if it does not name them. Pathways are the cell's two most active gene
+        sets by AUCell unless `pathways="model"`.
     `.obs[key_added + "_cell_type_ontology_term_id"]`, `"_tissue..."`, `"_disease..."`, `"_sex..."`
         Their ontology terms.
     `.obs[key_added + "_confidence"]`
@@ -118,7 +126,7 @@ def describe(
     options = DescribeOptions(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
         batch_size=batch_size, max_new_tokens=max_new_tokens, groupby=groupby, cells_per_group=cells_per_group,
-        species=species, seed=seed,
+        species=species, pathways=pathways, sex=sex, seed=seed,
     )  # fmt: skip
     source = _open(adata, options, copy=copy)
     described = adata.uns.get(key_added)
@@ -127,7 +135,7 @@ def describe(
             f"obs[{key_added!r}] exists, and cell2text did not write it. Remove it, or pass another name as key_added=."
         )
     loaded, processor, name = _load(model)
-    cells = CellReader(source, processor, options)
+    cells = CellReader(source, processor, options, loaded.config.concepts)
     for note in cells.reading()["notes"]:
         logger.warning(note)
     describer = Describer(loaded, processor, options, cells.comparison_cell())

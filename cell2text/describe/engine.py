@@ -30,8 +30,8 @@ class Describer:
         A Cell2Text model on its device, and its processor.
     options
         Prompt, batch size and length of the texts.
-    comparison_cell
-        Ranked cell that every cell is compared to. None if cells are described alone.
+    comparison
+        The cell that every cell is compared to. None if cells are described alone.
 
     Attributes
     ----------
@@ -41,12 +41,14 @@ class Describer:
 
     def __init__(
         self, model: Cell2TextForConditionalGeneration, processor: Cell2TextProcessor, options: DescribeOptions,
-        comparison_cell: np.ndarray | None = None,
+        comparison: RankedCells | None = None,
     ):  # fmt: skip
         self.conversation = build_conversation(processor, options.prompt, compare_to=options.compare_to)
+        overrides = None if comparison is None else comparison.concept_overrides
         self.generator = BatchedTextGenerator(
-            model, processor, self.conversation, comparison_cell=comparison_cell, batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
+            model, processor, self.conversation, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
+            comparison_cell=None if comparison is None else comparison.cells[0],
+            comparison_overrides=None if overrides is None else overrides[0],
         )  # fmt: skip
         self.model, self.processor, self.options = model, processor, options
 
@@ -56,7 +58,8 @@ class Describer:
         to_describe = np.ones(n, dtype=bool) if cells.to_describe is None else cells.to_describe
         foreign = is_of_other_species(cells.n_genes, cells.counts_used)
         described, others = np.flatnonzero(to_describe), np.flatnonzero(~to_describe)
-        generated = self.generator([cells.cells[i] for i in described])
+        overrides = None if cells.concept_overrides is None else cells.concept_overrides[described]
+        generated = self.generator([cells.cells[i] for i in described], overrides)
         texts: list[str | None] = [None] * n
         for i, text in zip(described, generated.texts):
             texts[i] = FOREIGN_CELL_TEXT if foreign[i] else text

@@ -1,14 +1,19 @@
-"""Read ranked cells of an experiment, a range at a time, from any source. Depends on the processor's vocabulary."""
+"""Read ranked cells of an experiment, a range at a time, from any source, with the concepts that their counts show.
 
-from collections.abc import Sequence
+Depends on the processor's vocabulary and on the model's concept names.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 
 from cell2text.describe.groups import Groups, find_groups
 from cell2text.describe.options import DescribeOptions
+from cell2text.describe.own_concepts import OwnConcepts
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError, UserKeyError
+from concepts_cell2text import ConceptNames
 from processing_cell2text import Cell2TextProcessor
 from ranking_cell2text import CellRanker
 from source_cell2text import CellSource
@@ -27,7 +32,9 @@ class CellReader:
     processor
         Provides the gene vocabulary and the length of a ranked cell.
     options
-        Where gene names and groups are found.
+        Where gene names and groups are found, and whether pathways and sex come from the counts.
+    concepts
+        Concepts of the model that describes the cells. None for a model without concepts.
 
     Raises
     ------
@@ -35,17 +42,25 @@ class CellReader:
         If the genes are not in the vocabulary, or a column does not exist.
     """
 
-    def __init__(self, source: CellSource, processor: Cell2TextProcessor, options: DescribeOptions):
+    def __init__(
+        self, source: CellSource, processor: Cell2TextProcessor, options: DescribeOptions,
+        concepts: ConceptNames | None = None,
+    ):  # fmt: skip
         self.source, self.options, self.processor, self.n_cells = source, options, processor, source.n_cells
         self.groups = self._find_groups() if options.groupby is not None and self.n_cells else None
         self.ranker = CellRanker.of_source(
             source, processor.gene_vocabulary, max_genes=processor.max_genes, gene_key=options.gene_key,
             species=options.species,
         )  # fmt: skip
+        concepts = concepts or ConceptNames()
+        self.own = OwnConcepts(concepts, source.read_var(), self.ranker, options) if concepts.n_concepts else None
 
     def reading(self) -> dict:
         """Return where counts and genes were found, with notes for the user, ready for JSON."""
         reading = self.ranker.reading(self.source)
+        if self.own is not None:
+            reading |= self.own.reading()
+            reading["notes"] += self.own.notes
         if self.groups is not None and (n := int((self.groups.codes < 0).sum())):
             reading["notes"].append(f"{n:,} of {self.n_cells:,} cells have no value in {self.groups.column!r}.")
         return reading
@@ -53,13 +68,23 @@ class CellReader:
     def read(self, start: int, stop: int) -> RankedCells:
         """Return the cells of the rows from `start` to before `stop`."""
         rows = np.arange(start, stop)
-        cells, n_genes, counts_used = self.ranker.rank_blocks(block for _, block in self.source.blocks(rows))
         names = [str(name) for name in self.source.read_cell_names(rows)]
-        to_describe = None if self.groups is None else self.groups.to_describe[start:stop]
-        return RankedCells(names, cells, n_genes, counts_used, self.ranker.coverage, to_describe)
+        cells = self._rank(names, (block for _, block in self.source.blocks(rows)))
+        cells.to_describe = None if self.groups is None else self.groups.to_describe[start:stop]
+        return cells
 
-    def comparison_cell(self) -> np.ndarray | None:
-        """Return the ranked cell named by `options.compare_to`, None if cells are not compared.
+    def _rank(self, names: Sequence[str], blocks: Iterable[sp.csr_matrix]) -> RankedCells:
+        """Rank blocks of counts, and compute the concepts they show in the same pass."""
+        overrides: list[np.ndarray] = []
+        blocks = blocks if self.own is None else self.own.score_blocks(blocks, overrides)
+        cells, n_genes, counts_used = self.ranker.rank_blocks(blocks)
+        return RankedCells(
+            names, cells, n_genes, counts_used, self.ranker.coverage,
+            concept_overrides=np.concatenate(overrides) if overrides else None,
+        )  # fmt: skip
+
+    def comparison_cell(self) -> RankedCells | None:
+        """Return the cell named by `options.compare_to`, None if cells are not compared.
 
         Raises
         ------
@@ -69,8 +94,8 @@ class CellReader:
         if self.options.compare_to is None:
             return None
         row = find_cell(self.source.read_cell_names(np.arange(self.n_cells)), self.options.compare_to)
-        cell = self.read(row, row + 1).cells[0]
-        reason = self.processor.reason_not_described(cell)
+        cell = self.read(row, row + 1)
+        reason = self.processor.reason_not_described(cell.cells[0])
         if reason is not None:
             raise UserError(f"compare_to={self.options.compare_to!r}: {reason} Choose another cell.")
         return cell
@@ -84,8 +109,7 @@ class CellReader:
         for positions, block in self.source.blocks():
             groups.add_counts(sums, int(positions[0]), block)
         blocks = (sp.csr_matrix(sums[i : i + GROUPS_PER_BLOCK]) for i in range(0, len(sums), GROUPS_PER_BLOCK))
-        cells, n_genes, counts_used = self.ranker.rank_blocks(blocks)
-        return RankedCells(groups.names, cells, n_genes, counts_used, self.ranker.coverage)
+        return self._rank(groups.names, blocks)
 
     def _find_groups(self) -> Groups:
         column, options = str(self.options.groupby), self.options

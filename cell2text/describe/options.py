@@ -55,6 +55,16 @@ class DescribeOptions(Options):
     fields_only: bool = option(
         False, flag="--fields", help="Write the fields read from the texts, and leave out the texts."
     )
+    pathways: str | None = option(
+        None, choices=("cell", "model"),
+        help="Where stated pathways come from. cell: AUCell scores of the cell's own counts; model: the model's "
+        "prediction. cell if omitted, for models that name Hallmark gene sets.",
+    )  # fmt: skip
+    sex: str | None = option(
+        None, choices=("cell", "model"),
+        help="Where a stated sex comes from. cell: XIST and Y genes among the cell's own counts; model: the model's "
+        "prediction. cell if omitted, for models that name both sexes.",
+    )  # fmt: skip
     groupby: str | None = option(
         None, help="Column of `obs`, such as leiden, whose groups are also described as a whole. None if omitted."
     )

@@ -24,6 +24,9 @@ class RankedCells:
         Fraction of the vocabulary's genes that the experiment has.
     to_describe
         Whether each cell gets a text, shape (n_cells,); all cells if None. The others get an embedding only.
+    concept_overrides
+        Concept values that each cell's own counts show, float32, shape (n_cells, n_concepts); NaN keeps the model's
+        prediction. None to keep all predictions.
     """
 
     names: Sequence[str]
@@ -32,10 +35,14 @@ class RankedCells:
     counts_used: np.ndarray
     coverage: float
     to_describe: np.ndarray | None = None
+    concept_overrides: np.ndarray | None = None
 
     def __getitem__(self, rows: slice) -> "RankedCells":
         """Return a range of the cells."""
-        to_describe = None if self.to_describe is None else self.to_describe[rows]
-        return RankedCells(
-            self.names[rows], self.cells[rows], self.n_genes[rows], self.counts_used[rows], self.coverage, to_describe
+        to_describe, overrides = (
+            None if values is None else values[rows] for values in (self.to_describe, self.concept_overrides)
         )
+        return RankedCells(
+            self.names[rows], self.cells[rows], self.n_genes[rows], self.counts_used[rows], self.coverage, to_describe,
+            overrides,
+        )  # fmt: skip

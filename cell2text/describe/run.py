@@ -112,7 +112,7 @@ def describe_file(
         if out.suffix not in TABLES and not overwrite:
             check_keys(opened.obs_columns(), str(source))
         loaded, processor = load_model(model, device or default_device())
-        cells = CellReader(opened, processor, options)
+        cells = CellReader(opened, processor, options, loaded.config.concepts)
         for note in cells.reading()["notes"]:
             logger.warning(f"{found.name}: {note}")
         describer = Describer(loaded, processor, options, cells.comparison_cell())

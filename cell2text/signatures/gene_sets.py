@@ -1,6 +1,7 @@
 """Read gene sets from GMT files, or the Hallmark sets of this package, and match them to the genes of a file."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,15 @@ def load_gene_sets(path: str | None) -> GeneSets | None:
     >>> len(hallmark), hallmark.names[0]
     (50, 'HALLMARK_TNFA_SIGNALING_VIA_NFKB')
     """
-    return None if path is None else read_gmt(HALLMARK_FILE if path == HALLMARK else path)
+    if path is None:
+        return None
+    return hallmark_gene_sets() if path == HALLMARK else read_gmt(path)
+
+
+@cache
+def hallmark_gene_sets() -> GeneSets:
+    """Return the 50 Hallmark gene sets of the package."""
+    return read_gmt(HALLMARK_FILE)
 
 
 def read_gmt(path: str | Path) -> GeneSets:

@@ -45,10 +45,10 @@ class PathwayScorer:
     >>> from cell2text.example import example_cells
     >>> from cell2text.loading import load
     >>> from ranking_cell2text import CellRanker
-    >>> from cell2text.signatures.gene_sets import load_gene_sets
+    >>> from cell2text.signatures.gene_sets import hallmark_gene_sets
     >>> adata, (_, processor) = example_cells(unseen=True)[:2], load()
     >>> genes = CellRanker(adata.var, processor.gene_vocabulary, max_genes=512)
-    >>> scorer = PathwayScorer(load_gene_sets("hallmark"), adata.var, genes)
+    >>> scorer = PathwayScorer(hallmark_gene_sets(), adata.var, genes)
     >>> scorer.score(adata.X).shape
     (2, 50)
     """
