@@ -38,6 +38,7 @@ from .preparation_runs import prepare_studies
         ({"n_cells": 2.5}, "n_cells=2.5: expected an integer"),
         ({"shares": {"train": 0.8, "test": float("nan")}}, "shares=.*: expected a mapping of texts to numbers"),
         ({"tasks": {"describe": "many"}}, "expected"),
+        ({"broader_types": 1.5}, "broader_types=1.5: expected a number from 0 to 1"),
         ({"ties": "seeded"}, "seeded ties need a seed"),
         ({"gene_sets": None, "tasks": {"pathways": 1.0}}, "The task pathways needs gene sets"),
         ({"gene_vocab": "./nothing"}, "gene_vocab='./nothing' does not exist"),

@@ -140,6 +140,11 @@ class PrepareConfig(Options):
         help="Sampling weight of each task in training, such as describe=4,annotate=1,ask=2,pathways=1,compare=1. "
         "Validation and test cells always get the task describe.",
     )
+    broader_types: float = option(
+        0.0, minimum=0, maximum=1,
+        help="Share of the training cells whose text names a broader term of the Cell Ontology in place of the label, "
+        "mostly with the label as its likely subtype.",
+    )  # fmt: skip
     system_prompt: str | None = option(
         None, on_command_line=False,
         help="System message of every row; the processor's default if omitted, no message if empty.",

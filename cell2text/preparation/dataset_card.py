@@ -10,11 +10,12 @@ from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.preparation.output_folder import CARD_FILE, DATA_FOLDER, REPORT_FILE, WORK_FOLDER
 from cell2text.preparation.plan import FITTED
-from cell2text.preparation.report import describe_split, describe_uncovered
+from cell2text.preparation.report import describe_split, describe_stated_types, describe_uncovered
 from cell2text.preparation.splits import SPLITS
 from cell2text.provenance import content_hash
 
 
+SPLIT_SENTENCES = (describe_split, describe_uncovered, describe_stated_types)
 TITLE = "Cells and their descriptions"
 CARD_TEMPLATE = """
 # {title}
@@ -39,6 +40,9 @@ rows = load_dataset("PATH_OR_REPOSITORY_OF_THIS_CARD")
 - `prompt`, `completion`: chat messages. A block of type `cell` stands for a cell. `task` names the task.
 - `cell_type`, `tissue`, `disease`, `sex`, `development_stage` with their ontology term ids, `life_stage`, `assay`,
   `donor_id`, `dataset_id`: null where unknown.
+- `stated_cell_type` with its ontology term id: the type that the text names, the label or a broader term of the Cell
+  Ontology. `likely_subtype`, `likely_subtype_probability`: the label and a random probability, where the text names a
+  broader term and a likely subtype.
 - `pathways`: the two most active gene sets. `pathways_active`: the most active 5 % of the sets. `pathway_scores`:
   AUCell scores of all sets, in the order of their file{n_sets}.
 - `n_genes`: expressed genes of the vocabulary. `mapped_fraction`: their share of the cell's counts.
@@ -85,7 +89,7 @@ def write_card(report: dict, folder: Path) -> None:
         vocabulary=f"`{provenance['vocabulary']}`" if is_hash else FITTED,
         n_sets=f" ({n_sets} sets)" if n_sets else " (no gene sets)",
         sampling=provenance["config"]["sampling"],
-        split=" ".join(filter(None, [describe_split(report), describe_uncovered(report)])),
+        split=" ".join(sentence for describe in SPLIT_SENTENCES if (sentence := describe(report))),
         seed=provenance["config"]["seed"],
         gene_sets=f"SHA-256 `{provenance['gene_sets']}`" if provenance["gene_sets"] else "none",
         files="\n".join(_file_row(name, entry) for name, entry in report["files"].items()),

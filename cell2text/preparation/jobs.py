@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from cell2text.files import atomic_path, write_atomically
@@ -28,6 +29,7 @@ from cell2text.preparation.rows import (
 )
 from cell2text.preparation.shards import write_table
 from cell2text.preparation.splits import SPLITS
+from cell2text.preparation.stated_types import StatedTypes, choose_stated_types
 from cell2text.preparation.survey import open_planned
 from cell2text.signatures.pathways import PathwayScorer, top_pathways
 from ranking_cell2text import CellRanker
@@ -63,7 +65,7 @@ def write_shards(folder: str, identity: str, number: int) -> int:
     for index, split in enumerate(SPLITS):
         kept = np.flatnonzero((split_of_row == index) & (cells.n_genes > 0))
         if len(kept):
-            rows, tasks = cells.to_table(kept, sampler, training=split == "train")
+            rows, tasks = cells.to_table(kept, sampler, training=split == "train", broader_types=config.broader_types)
             write_table(rows, shard_path(plan.folder, split, number))
             report["splits"][split] = _count_rows(rows, tasks)
     report_path.parent.mkdir(exist_ok=True)
@@ -182,13 +184,17 @@ class JobCells:
     def _ranked(self) -> pa.ListArray:
         return ranked_cells_array(self.tokens, self.lengths)
 
-    def to_table(self, kept: np.ndarray, sampler: TaskSampler, *, training: bool) -> tuple[pa.Table, list[str]]:
+    def to_table(
+        self, kept: np.ndarray, sampler: TaskSampler, *, training: bool, broader_types: float
+    ) -> tuple[pa.Table, list[str]]:
         """Return the rows of the cells at the positions `kept`, and the task of each."""
         plan = self.table.take(pa.array(kept))
         numbers = plan["row"].to_numpy()
         scores = self.scores[kept]
         top, active = top_pathways(scores, self.set_names, self.nameable)
-        fields = list(zip(*(plan[name].to_pylist() for name in TEXT_FIELDS), top))
+        stated = self._stated_types(plan, sampler.seed, share=broader_types if training else 0.0)
+        texts_from = {name: plan[name].to_pylist() for name in TEXT_FIELDS if name in plan.column_names} | vars(stated)
+        fields = list(zip(*(texts_from[name] for name in TEXT_FIELDS), top))
         tasks, texts, prompts, second = sampler.compose(fields, self.source, numbers, training=training)
         ids = np.array([_cell_id(self.source, name) for name in self.names[kept]], dtype=object)
         columns = {
@@ -198,6 +204,7 @@ class JobCells:
             "completion": completion_array(texts),
             "task": pa.array(tasks, pa.string()),
             **{name: plan[name].cast(pa.string()).combine_chunks() for name in METADATA_COLUMNS},
+            **{name: pa.array(values, pa.string()) for name, values in stated.columns().items()},
             "pathways": pa.array(top, pa.list_(pa.string())),
             "pathways_active": pa.array(active, pa.list_(pa.string())),
             "pathway_scores": _score_array(scores),
@@ -208,6 +215,10 @@ class JobCells:
             "source_row": pa.array(numbers),
         }
         return pa.table(columns, schema=dataset_schema(self.tokens.dtype)), tasks
+
+    def _stated_types(self, plan: pa.Table, seed: int, *, share: float) -> StatedTypes:
+        labels, terms = (plan[name].to_pylist() for name in ("cell_type", "cell_type_ontology_term_id"))
+        return choose_stated_types(labels, terms, self.source, plan["row"].to_numpy(), share=share, seed=seed)
 
 
 def _cell_id(source: str, name: str) -> str:
@@ -221,7 +232,7 @@ def _score_array(scores: np.ndarray) -> pa.Array:
 
 
 def _count_rows(table: pa.Table, tasks: list[str]) -> dict:
-    """Count the rows of a shard by task, label and pathway."""
+    """Count the rows of a shard by task, label, stated type and pathway."""
     labels = {}
     for column in COUNTED_COLUMNS:
         counted = table[column].value_counts().to_pylist()
@@ -230,4 +241,7 @@ def _count_rows(table: pa.Table, tasks: list[str]) -> dict:
         counted = table[column].combine_chunks().flatten().value_counts().to_pylist()
         labels[column] = {entry["values"]: entry["counts"] for entry in counted}
     by_task = {task: tasks.count(task) for task in sorted(set(tasks))}
-    return {"rows": table.num_rows, "tasks": by_task, "labels": labels}
+    broader = pc.sum(pc.not_equal(table["cell_type"], table["stated_cell_type"])).as_py() or 0
+    subtypes = table.num_rows - table["likely_subtype"].null_count
+    stated = {"broader_types": broader, "likely_subtypes": subtypes}
+    return {"rows": table.num_rows, "tasks": by_task, "labels": labels, **stated}

@@ -18,6 +18,7 @@ from pandas.api.types import union_categoricals
 
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
+from cell2text.ontology.broader_terms import broader_types
 from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.terms import ontology_versions
 from cell2text.preparation.config import PrepareConfig
@@ -62,7 +63,7 @@ class Plan:
     gene_sets
         Gene sets to score; None for no pathways.
     definitions
-        Definition of each cell type, by ontology term id.
+        Definition of each cell type that a text can name, by ontology term id.
     """
 
     folder: Path
@@ -134,7 +135,9 @@ def write_plan(
         cells, choice.method, shares=config.shares, stratify=tuple(config.stratify), named=config.named,
         seed=config.seed,
     )  # fmt: skip
-    types = cells["cell_type_ontology_term_id"].dropna().unique()
+    types = set(cells["cell_type_ontology_term_id"].dropna())
+    if config.broader_types:
+        types |= {term for label in types for term in broader_types(label)}
     donors = {split: int(cells["donor"][cells["split"] == i].nunique()) for i, split in enumerate(SPLITS)}
     plan = {
         "identity": identity,

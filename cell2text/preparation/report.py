@@ -24,6 +24,7 @@ from ranking_cell2text import ROUTES
 ACTIVE_IN_POPULATION = 0.005  # published: active in the top 5 % of the sets of more than this share of the cells
 MAX_BARS = 40
 LISTED_LABELS = 5  # per column in a message
+STATED_COUNTS = ("broader_types", "likely_subtypes")  # rows of a split whose text names them
 WITHOUT_COUNTS = "without counts on genes of the vocabulary"
 NOT_SAMPLED = "not sampled"
 
@@ -51,7 +52,9 @@ def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
     """
     files = {name: dict(entry) for name, entry in planned["files"].items()}
     counts = {name: dict.fromkeys(ROUTES, 0.0) for name in files}
-    splits: dict[str, dict] = {split: {"rows": 0, "tasks": Counter(), "labels": {}} for split in SPLITS}
+    splits: dict[str, dict] = {
+        split: {"rows": 0, **dict.fromkeys(STATED_COUNTS, 0), "tasks": Counter(), "labels": {}} for split in SPLITS
+    }
     for number, job in enumerate(plan.jobs):
         done = json.loads(job_report_path(plan.folder, number).read_text(encoding="utf-8"))
         _add_job(done, files[job["source"]], counts[job["source"]], splits)
@@ -85,7 +88,8 @@ def _add_job(done: dict, file: dict, counts: dict[str, float], splits: dict[str,
         counts[route] += value
     for split, entry in done["splits"].items():
         file["rows"] += entry["rows"]
-        splits[split]["rows"] += entry["rows"]
+        for count in ("rows", *STATED_COUNTS):
+            splits[split][count] += entry[count]
         splits[split]["tasks"].update(entry["tasks"])
         for column, labels in entry["labels"].items():
             splits[split]["labels"].setdefault(column, Counter()).update(labels)
@@ -122,6 +126,17 @@ def describe_split(report: dict) -> str:
     return f"Split: {split['method']}{chosen}. {split['meaning']}"
 
 
+def describe_stated_types(report: dict) -> str:
+    """Return a sentence on the training texts that name a broader type than the label; empty if there are none."""
+    training = report["splits"]["train"]
+    if not training["broader_types"]:
+        return ""
+    return (
+        f"The texts of {training['broader_types']:,} of {training['rows']:,} training rows name a broader term of the "
+        f"Cell Ontology than the label, {training['likely_subtypes']:,} of them with the label as a likely subtype."
+    )
+
+
 def describe_uncovered(report: dict) -> str:
     """Return a sentence on the labels that training lacks; empty if there are none, or if the split holds them out."""
     parts = []
@@ -139,7 +154,7 @@ def _sort_counts(entry: dict) -> dict:
     labels = {
         column: dict(sorted(counter.items(), key=_frequency_order)) for column, counter in entry["labels"].items()
     }
-    return {"rows": entry["rows"], "tasks": dict(sorted(entry["tasks"].items())), "labels": labels}
+    return {**entry, "tasks": dict(sorted(entry["tasks"].items())), "labels": labels}
 
 
 def _frequency_order(item: tuple[str, int]) -> tuple[int, str]:
@@ -189,6 +204,7 @@ def write_html(report: dict, path: Path) -> None:
     page = render_page(
         "cell2text.preparation", "report.html", report=report, figures=figures, unmapped_share=_unmapped_share,
         min_coverage=MIN_COVERAGE, splits=SPLITS, split_text=describe_split(report),
+        stated_text=describe_stated_types(report),
     )  # fmt: skip
     write_atomically(path, page)
 

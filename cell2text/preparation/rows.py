@@ -21,10 +21,12 @@ from cell2text.language.tasks import (
     task_instructions,
 )
 from cell2text.preparation.names import METADATA_COLUMNS
+from cell2text.preparation.stated_types import STATED_COLUMNS
 from prompts_cell2text import conversation_of
 
 
-TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id")  # columns that texts are written from
+# What texts are written from. The cell type is the one that the text names: the label, or a broader term.
+TEXT_FIELDS = (*FIELDS, "cell_type_ontology_term_id", "likely_subtype", "likely_subtype_probability")
 CELL_TYPE = TEXT_FIELDS.index("cell_type")
 COMPOSED_TEXTS = 100_000  # cached texts: cells with equal metadata and pathways share them
 TEXT_BLOCK = pa.struct([("type", pa.string()), ("text", pa.string())])
@@ -46,7 +48,7 @@ def dataset_schema(token_type: np.dtype) -> pa.Schema:
             ("prompt", MESSAGES),
             ("completion", MESSAGES),
             ("task", pa.string()),
-            *((name, pa.string()) for name in METADATA_COLUMNS),
+            *((name, pa.string()) for name in (*METADATA_COLUMNS, *STATED_COLUMNS)),
             ("pathways", pa.list_(pa.string())),
             ("pathways_active", pa.list_(pa.string())),
             ("pathway_scores", pa.list_(pa.float32())),
@@ -74,7 +76,7 @@ class TaskSampler:
     seed
         Random seed.
     definitions
-        Definition of each cell type, by ontology term id.
+        Definition of each cell type that a text can name, by ontology term id.
     """
 
     def __init__(self, tasks: Mapping[str, float], system_prompt: str, *, seed: int, definitions: Mapping[str, str]):
