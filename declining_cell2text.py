@@ -13,7 +13,9 @@ except ImportError:
     from errors_cell2text import UserError
 
 
-EMPTY_CELL_TEXT = "This cell cannot be described: it has no counts on the genes that the model knows."
+NOT_DESCRIBED_START = "This cell cannot be described: "
+EMPTY_CELL_TEXT = f"{NOT_DESCRIBED_START}it has no counts on the genes that the model knows."
+FOREIGN_CELL_TEXT = f"{NOT_DESCRIBED_START}most of its counts are on genes of another species."
 TOO_FEW_GENES_START = "Too few counts to assign a cell type: "
 DECLINED_START = "No cell type is assigned: "
 # Reasons of `declined_text` and their words.
@@ -85,7 +87,7 @@ def is_description(text: str | None) -> bool:
 
     ```
     """
-    return text is not None and not text.startswith((EMPTY_CELL_TEXT, TOO_FEW_GENES_START, DECLINED_START))
+    return text is not None and not text.startswith((NOT_DESCRIBED_START, TOO_FEW_GENES_START, DECLINED_START))
 
 
 @cache

@@ -18,7 +18,7 @@ from cell2text.describe.run import ROWS_PER_SHARD
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import EMBEDDING, ID, TEXT
 from cell2text.describe.thin_cells import thin_thresholds, thin_warnings
-from cell2text.describe.writers import embedding_matrix, groups_for_uns, obs_column
+from cell2text.describe.writers import FORMER_COLUMNS, embedding_matrix, groups_for_uns, obs_column
 from cell2text.errors import UserError
 from cell2text.inference.embedding import embed_cells
 from cell2text.loading import default_device, load_model, model_name
@@ -90,10 +90,11 @@ def describe(
         sets by AUCell unless `pathways="model"`.
     `.obs[key_added + "_cell_type_ontology_term_id"]`, `"_tissue..."`, `"_disease..."`, `"_sex..."`
         Their ontology terms.
-    `.obs[key_added + "_confidence"]`
-        Probability of the text under the model.
     `.obs[key_added + "_type_probability"]`
         The probability the model assigns to the named cell type; missing for models without concepts.
+    `.obs[key_added + "_cell_type_candidates"]`
+        Up to three most probable cell types below the named one, such as "CD8-positive, alpha-beta T cell (0.62);
+        CD4-positive, alpha-beta T cell (0.31)"; the most probable types at all if the text names none.
     `.obs[key_added + "_n_genes"]`
         Number of expressed genes in the model's vocabulary.
     `.obs[key_added + "_counts_used"]`
@@ -155,6 +156,8 @@ def describe(
     for column in table.column_names:
         if column not in (ID, EMBEDDING):
             changed.obs[key_added if column == TEXT else f"{key_added}_{column}"] = obs_column(table[column], column)
+    if described is not None:  # columns of an earlier version
+        changed.obs.drop(columns=[f"{key_added}_{name}" for name in FORMER_COLUMNS], errors="ignore", inplace=True)
     changed.obsm[f"X_{key_added}"] = embedding_matrix(table[EMBEDDING])
     changed.uns[key_added] = added
     return changed if copy else None

@@ -18,6 +18,7 @@ from cell2text.describe import DescribeOptions
 from cell2text.describe.table import table_schema
 from cell2text.describe.writers import write_output
 from cell2text.sources.discovery import find_sources
+from declining_cell2text import too_few_genes_text
 from generation_cell2text import CellTextGenerator, encode_cells
 
 from .tiny import make_adata, make_model, make_processor
@@ -112,13 +113,12 @@ def described_files(tmp_path_factory):
     values = {
         "cell_id": OWN_LABELS.index,
         "text": [name and f"This cell is a {name} from the blood." for name in names[:7]]
-        + ["Too few counts.", "", "Cell."],
+        + [too_few_genes_text(3, 20), "", "Cell."],
         "cell_type": names,
         "cell_type_ontology_term_id": ids,
         "tissue": [name and "blood" for name in names],
         "tissue_ontology_term_id": [name and "UBERON:0000178" for name in names],
         "life_stage": [name and "adulthood" for name in names],
-        "confidence": [0.5 if name else None for name in names],
         "type_probability": [0.9 if name else None for name in names],
         "embedding": np.random.default_rng(0).normal(size=(10, 2)).tolist(),
     }

@@ -32,8 +32,8 @@ ADDED = [
     "_tissue",
     "_disease",
     "_pathways",
-    "_confidence",
     "_type_probability",
+    "_cell_type_candidates",
     "_n_genes",
     "_counts_used",
     "_coverage",
@@ -278,3 +278,18 @@ def test_an_interrupted_write_leaves_the_existing_output(model, experiment, tmp_
     assert out.read_bytes() == before and [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     describe_file(experiment, out, model=str(model), options=FAST, progress=False, overwrite=True)
     assert ad.read_h5ad(out).obs["cell2text"].notna().all()
+
+
+def test_describing_again_removes_columns_of_earlier_versions(model, experiment, tmp_path):
+    adata = ad.read_h5ad(experiment)[:3].copy()
+    adata.obs["cell2text_confidence"] = adata.obs["cell2text_mapped_fraction"] = 0.5  # columns of the user
+    tl.describe(adata, str(model), max_new_tokens=4)
+    assert "cell2text_confidence" in adata.obs
+    adata.write_h5ad(tmp_path / "before.h5ad")
+    tl.describe(adata, str(model), max_new_tokens=4)
+    assert not {"cell2text_confidence", "cell2text_mapped_fraction"} & set(adata.obs)
+    out = describe_file(
+        tmp_path / "before.h5ad", tmp_path / "after.h5ad", model=str(model), options=FAST, overwrite=True,
+        progress=False,
+    )  # fmt: skip
+    assert not {"cell2text_confidence", "cell2text_mapped_fraction"} & set(ad.read_h5ad(out).obs)

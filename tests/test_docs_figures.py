@@ -283,8 +283,8 @@ def test_type_probability_of_the_packaged_model_is_quoted(packaged_model):
     for start, part in (("Held-out donors", "donors"), ("Unseen studies", "studies")):
         scores = found[part]["calibration"]
         bins = [f"{percent(one['accuracy'])} ({one['n']:,})" for one in scores["type_probability"]["bins"]]
-        aurocs = [percent(scores[name]["auroc"]) for name in ("type_probability", "confidence")]
-        assert row(packaged_model, f"{start} |")[1:] == [*aurocs, *bins]
+        auroc = percent(scores["type_probability"]["auroc"])
+        assert row(packaged_model, f"{start} |")[1:] == [auroc, *bins]
     scores = found["studies"]["calibration"]["type_probability"]
     assert f"is {percent(scores['mean'])} %, and {percent(scores['accuracy'])} % of the cell types" in text
 

@@ -23,6 +23,7 @@ from cell2text.language.writing import describe_row
 from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.life_stages import life_stage
 from cell2text.preparation.run import prepare
+from declining_cell2text import declined_text
 
 from .conftest import run_cli
 
@@ -98,6 +99,32 @@ def test_empty_text_scores_zero_and_crashes_nothing(rows, tmp_path):
     assert metrics["text"]["empty"] == 1 and metrics["text"]["bleu4"] == metrics["text"]["rougeL"] == 0
     assert "pathway_claims_true" not in metrics["truthfulness"]
     assert "(not found)" in (tmp_path / "report.html").read_text()
+
+
+def test_named_types_are_scored_at_every_level_of_the_ontology(tmp_path):
+    said = [
+        ("This cell is a lymphocyte.", 0.95), ("This cell is a T cell.", 0.9), ("This cell is a neuron.", 0.99),
+        (declined_text("ambient"), None), ("This cell is a CD8-positive, alpha-beta T cell.", 0.85),
+    ]  # fmt: skip
+    label = {"reference": "x", "cell_type": "T cell", "cell_type_ontology_term_id": "CL:0000084"}
+    rows = [
+        {**label, "cell_id": str(i), "prediction": text, "type_probability": probability}
+        for i, (text, probability) in enumerate(said)
+    ]
+    rows.append({**label, "cell_id": "x", "cell_type": "cluster 7", "cell_type_ontology_term_id": None,
+                 "prediction": "This cell is a T cell.", "type_probability": 1.0})  # fmt: skip
+    metrics = evaluate_predictions(rows, tmp_path, **QUICK)
+    found = metrics["named_types"]
+    assert metrics["cell_type"]["n"] == 6 and found["n"] == 5  # a label without a term has no level
+    assert found["named_share"] == pytest.approx(4 / 5) and found["named_true"] == pytest.approx(3 / 4)
+    assert found["named_depth"] == pytest.approx((4 / 5 + 1 + 1) / 3)
+    assert found["wrong_above_90"] == pytest.approx(1 / 5)
+    assert found["ece"] == pytest.approx((abs(0.95 + 0.99 - 1) + abs(0.9 - 1) + abs(0.85 - 1)) / 4, abs=0.04)
+    assert set(found["intervals"]) == {"named_share", "named_true", "named_depth", "ece", "wrong_above_90"}
+    assert "ece" not in metrics["systems"]["constant"]["named_types"]  # states no probability
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / page).read_text()
+        assert "Named cell types" in text and "calibration error" in text and "wrong above 90 %" in text
 
 
 DISEASES = (
@@ -201,20 +228,21 @@ def test_another_system_is_compared_on_the_same_replicates(rows):
         evaluate_predictions(rows, against=rows[1:], **QUICK)
 
 
-def test_calibration_relates_confidence_measures_to_correct_cell_types(rows, tmp_path):
+def test_calibration_relates_the_type_probability_to_correct_cell_types(rows, tmp_path):
     said = [
-        {**row, "type_probability": 0.995, "confidence": 0.2}
+        {**row, "type_probability": 0.995}
         if i % 4
-        else {**row, "prediction": "This cell is a hepatocyte.", "type_probability": 0.6, "confidence": 0.3}
+        else {**row, "prediction": "This cell is a hepatocyte.", "type_probability": 0.6}
         for i, row in enumerate(rows)
     ]
-    said[1] |= {"type_probability": pd.NA, "confidence": float("nan")}
-    said[2] |= {"type_probability": np.float32(0.995), "confidence": np.float32(0.2)}
+    said[1] |= {"type_probability": pd.NA}
+    said[2] |= {"type_probability": np.float32(0.995)}
     metrics = evaluate_predictions(said, tmp_path, by="dataset_id", **QUICK)
     known, right = len(rows) - 1, sum(i % 4 > 0 for i in range(len(rows))) - 1
-    sure, text = metrics["calibration"]["type_probability"], metrics["calibration"]["confidence"]
-    assert sure["auroc"] == 1 and text["auroc"] == 0 and sure["n"] == text["n"] == known
-    assert sure["accuracy"] == text["accuracy"] == pytest.approx(right / known)
+    assert metrics["calibration"].keys() == {"type_probability"}
+    sure = metrics["calibration"]["type_probability"]
+    assert sure["auroc"] == 1 and sure["n"] == known
+    assert sure["accuracy"] == pytest.approx(right / known)
     assert sure["mean"] == pytest.approx((0.995 * right + 0.6 * (known - right)) / known)
     assert [(found["n"], found["accuracy"]) for found in sure["bins"]] == [
         (0, None), (known - right, 0.0), (0, None), (0, None), (right, 1.0)
@@ -231,11 +259,11 @@ def test_calibration_uses_the_scored_predictions_only_and_is_empty_without_measu
     rows = rows[::8]
     assert evaluate_predictions(rows, tmp_path, **QUICK)["calibration"] == {}
     assert "Calibration of the predicted cell type" not in (tmp_path / "report.html").read_text()
-    others = [{**row, "confidence": 0.9} for row in rows]
-    in_percent = [{**row, "confidence": 90} for row in rows]  # the measures of the compared system are ignored
+    others = [{**row, "type_probability": 0.9} for row in rows]
+    in_percent = [{**row, "type_probability": 90} for row in rows]  # the measures of the compared system are ignored
     assert evaluate_predictions(rows, against=in_percent, **QUICK)["calibration"] == {}
-    said = [{"cell_id": row["cell_id"], "prediction": row["prediction"], "confidence": 1.0} for row in rows]
-    found = evaluate_predictions(said, references=others, **QUICK)["calibration"]["confidence"]
+    said = [{"cell_id": row["cell_id"], "prediction": row["prediction"], "type_probability": 1.0} for row in rows]
+    found = evaluate_predictions(said, references=others, **QUICK)["calibration"]["type_probability"]
     assert found["mean"] == 1.0 and found["auroc"] is None and found["bins"][-1]["n"] == len(rows)
 
 
@@ -273,7 +301,7 @@ GOOD = {"cell_id": "a", "prediction": "B cell", "reference": "B cell", "cell_typ
         ([{"cell_id": "a", "prediction": "x"}], "No row has a reference text or a label"),
         ([{**GOOD, "prediction": 3}], "prediction is a int. Expected text"),
         ([{**GOOD, "pathways": "HYPOXIA"}], "pathways is 'HYPOXIA'. Expected a list of names"),
-        ([{**GOOD, "confidence": 73}], "Cell 'a': confidence is 73. Expected a number from 0 to 1"),
+        ([{**GOOD, "type_probability": 73}], "Cell 'a': type_probability is 73. Expected a number from 0 to 1"),
         ([{**GOOD, "type_probability": "high"}], "type_probability is 'high'. Expected a number from 0 to 1"),
     ],
 )

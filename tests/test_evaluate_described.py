@@ -4,7 +4,6 @@ import json
 import re
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,6 +11,7 @@ from cell2text.errors import UserError
 from cell2text.evaluation import evaluate_described, evaluate_file
 from cell2text.evaluation.own_labels import truth_columns
 from cell2text.evaluation.summary import summary_lines
+from declining_cell2text import declined_text
 
 from .conftest import run_cli
 from .describing import OWN_LABELS, described_files  # noqa: F401
@@ -48,6 +48,23 @@ def test_accuracy_covers_cells_with_a_label_and_a_prediction(described_files):
     assert metrics["calibration"]["type_probability"]["mean"] == pytest.approx(0.9)
 
 
+def test_cells_without_a_named_type_count_in_named_types_only(described_files, described):
+    metrics = evaluate(described_files)
+    found = metrics["named_types"]
+    assert metrics["cell_type"]["n"] == 6 and metrics["input"]["rows"] == 6
+    assert found["n"] == 6  # five of the six have a label that is a term, and so has the cell with too few counts
+    assert found["named_share"] == pytest.approx(5 / 6) and found["named_true"] == pytest.approx(4 / 5)
+    assert found["wrong_above_90"] == 0  # 0.9 is not above
+    assert found["ece"] == pytest.approx(0.1)
+    systems = metrics["systems"]
+    assert systems["shuffled_cells"]["named_types"]["named_share"] == pytest.approx(5 / 6)
+    assert systems["constant"]["cell_type"]["n"] == 6
+    described.obs["cell2text_cell_type"] = None
+    described.obs["cell2text"] = declined_text("ambient")
+    with pytest.raises(UserError, match="0 of 10 cells have a prediction"):
+        evaluate_described(described, truth="mine", **QUICK)
+
+
 def test_labels_without_a_term_are_listed_and_compared_by_name(described_files):
     note = evaluate(described_files)["input"]["truth"]["cell_type"]
     assert note["unmapped"] == {"B_mem": {"cells": 1, "prediction": "B cell", "n": 1}}
@@ -69,7 +86,7 @@ def test_common_names_are_terms_and_are_listed(described, tmp_path):
 
 def test_a_label_that_is_no_term_can_equal_a_prediction(described):
     described.obs["cell2text_cell_type"] = described.obs["cell2text_cell_type"].astype(object).fillna("foo")
-    described.obs["cell2text_confidence"] = 0.5
+    described.obs["cell2text"] = "This cell is something."
     metrics = evaluate_described(described, truth="meaningless", **QUICK)
     assert metrics["cell_type"]["accuracy"] == pytest.approx(2 / 10)
 
@@ -198,7 +215,7 @@ def test_files_without_descriptions_raise(described_files, tmp_path):
 
 
 def test_no_cell_with_both_raises(described):
-    described.obs["cell2text_confidence"] = np.nan
+    described.obs["cell2text"] = ""
     with pytest.raises(UserError, match="no cell has both a prediction and a label.*0 of 10 cells have a prediction"):
         evaluate_described(described, truth="mine")
 
@@ -221,7 +238,11 @@ def test_command_prints_a_summary(described_files, tmp_path, capsys):
     assert "not terms    B_mem (1 cell), predicted: B cell in 1" in printed
     assert re.search(r"accuracy     60.0% \(95% interval .*\) of the 5 cells whose label is a term: ", printed)
     assert "lenient      80.0%" in printed and "all labels   50.0%" in printed
-    assert "90.0% is the mean type probability, 30.0 points above the accuracy: too confident" in printed
+    assert "90.0% is the mean type probability, 10.0 points above the share that is true: too confident" in printed
+    assert "named        83.3% (95% interval" in printed and " of 6 cells with a label have a cell type" in printed
+    assert "true         80.0% (95% interval" in printed and "of the label's depth" in printed
+    assert "calibration  10.0% (95% interval" in printed
+    assert "sure, wrong  0.0% (95% interval 0.0% to 0.0%) of the cells have a type" in printed
     assert "T cell, predicted: CD4-positive, alpha-beta T cell (1 cell, more general or more specific)" in printed
     assert printed.rstrip().endswith(f"Wrote {out}/report.html.")
     metrics = json.loads((out / "metrics.json").read_text())

@@ -18,6 +18,7 @@ from cell2text.describe.groups import find_groups
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.run import shard_path
 from cell2text.describe.table import make_table
+from cell2text.language.described import has_description
 from cell2text.ontology.graph import load_graph
 
 from .describing import N_CELLS, experiment, model  # noqa: F401
@@ -43,10 +44,7 @@ def clustered(experiment, tmp_path_factory):
 def rows_of(texts, type_names=(), concepts=None):
     n = len(texts)
     ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n), 1.0)
-    confidence = np.array([np.nan if text is None else 0.5 for text in texts], dtype=np.float32)
-    return make_table(
-        ranked, texts, confidence, np.zeros((n, 2), dtype=np.float32), type_names, concepts, fields_only=False
-    )
+    return make_table(ranked, texts, np.zeros((n, 2), dtype=np.float32), type_names, concepts, fields_only=False)
 
 
 def test_the_consensus_is_the_most_frequent_value_with_agreement_and_disagreement():
@@ -63,7 +61,7 @@ def test_the_consensus_is_the_most_frequent_value_with_agreement_and_disagreemen
     groups = find_groups(pd.Series([*["x"] * 6, "y", None]), "cluster", None, 0)
     table = describe_groups(groups, [rows_of(texts[:3]), rows_of(texts[3:])], rows_of(["This cell is a T cell.", None]))
     x, y = table.to_dict("records")
-    assert (x["group"], x["n_cells"], x["n_described"], x["mean_confidence"]) == ("x", 6, 5, 0.5)
+    assert (x["group"], x["n_cells"], x["n_described"]) == ("x", 6, 5)
     assert np.isnan(x["mean_type_probability"]) and np.isnan(x["pseudobulk_type_probability"])
     assert (x["cell_type"], x["cell_type_ontology_term_id"], x["cell_type_n"]) == ("T cell", "CL:0000084", 4)
     terms = ["CL:0000084", "CL:0000084", "CL:0000625", "CL:0000236"]
@@ -117,8 +115,10 @@ def test_the_pseudobulk_is_the_summed_counts_described_as_a_cell(by_cluster, clu
     tl.describe(summed, str(model), max_new_tokens=10)
     assert groups["pseudobulk_text"].tolist() == summed.obs["cell2text"].tolist()
     assert groups["pseudobulk_n_genes"].tolist() == summed.obs["cell2text_n_genes"].tolist()
-    np.testing.assert_allclose(groups["pseudobulk_confidence"], summed.obs["cell2text_confidence"], rtol=1e-4)
-    described = by_cluster.obs["cell2text_confidence"].notna().groupby(by_cluster.obs["cluster"], observed=True).sum()
+    is_described = has_description(by_cluster.obs.rename(columns={"cell2text": "text"}))
+    described = (
+        pd.Series(is_described, index=by_cluster.obs_names).groupby(by_cluster.obs["cluster"], observed=True).sum()
+    )
     assert groups["n_described"].tolist() == described[groups["group"]].tolist()
     assert '"cells_without_group": 2' in by_cluster.uns["cell2text"]["params"]["groups"]
 
@@ -265,4 +265,4 @@ def test_rows_without_a_text_are_null():
     table = rows_of(["This cell\0 is a T cell.", None])  # HDF5 strings cannot hold NUL
     assert table["text"].to_pylist() == ["This cell is a T cell.", None] and isinstance(table, pa.Table)
     assert table["type_probability"].null_count == 2  # a model without concepts
-    assert table["confidence"].null_count == 1 and table["cell_type"].to_pylist() == ["T cell", None]
+    assert table["cell_type_candidates"].null_count == 2 and table["cell_type"].to_pylist() == ["T cell", None]

@@ -51,7 +51,7 @@ def test_commands_run(folder, monkeypatch, capsys):
     assert all(f"`{column}`" in GUIDE or f"`{column.removeprefix('cell2text')}`" in GUIDE or column == "cell2text"
                for column in prefixes)  # fmt: skip
     groups = ad.read_h5ad("clusters.h5ad").uns["cell2text"]["groups"]
-    names = ("group", "n_cells", "n_described", "mean_type_probability", "mean_confidence", "cell_type_agreement",
+    names = ("group", "n_cells", "n_described", "mean_type_probability", "cell_type_agreement",
              "cell_type_disagree", "cell_type_n", "pathways", "text", "pseudobulk_text")  # fmt: skip
     assert set(names) <= set(groups) and all(f"`{name}`" in GUIDE for name in names)
 

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     described = adata[:: len(adata) // N_CELLS].copy()
     for name in ("cell_type", "tissue"):
         described.obs[f"cell2text_{name}"] = described.obs[name]
-    described.obs["cell2text_confidence"] = 0.5
+    described.obs["cell2text_type_probability"] = 0.5
     described.obs.filter(like="cell2text_").rename(columns=lambda name: name.removeprefix("cell2text_")).to_csv(
         folder / "types.csv", index_label="cell_id"
     )

@@ -12,7 +12,7 @@ from cell2text.inference import embedding, generation
 from cell2text.inference.batch_size import MAX_GENE_TOKENS, MAX_PROMPTS, gene_tokens_that_fit, prompts_that_fit
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
-from cell2text.inference.probabilities import type_probabilities
+from cell2text.inference.probabilities import type_candidates, type_probabilities
 from cell2text.inference.prompts import build_conversation
 from cell2text.language.fields import Claim
 from declining_cell2text import EMPTY_CELL_TEXT
@@ -246,3 +246,29 @@ def test_a_prompt_is_a_question_a_task_or_a_conversation_file(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             build_conversation(processor, prompt, **options)
+
+
+HIERARCHY = ["cell", "leukocyte", "T cell", "mature T cell", "CD8-positive, alpha-beta T cell",
+             "CD4-positive, alpha-beta T cell", "B cell", "cluster 7"]  # fmt: skip
+T_CELL = Claim("T cell", "CL:0000084")
+
+
+@pytest.mark.parametrize(
+    ("claim", "probabilities", "expected"),
+    [
+        (T_CELL, (1, 1, 0.97, 0.9, 0.62, 0.31, 0.02, 0), "CD8-positive, alpha-beta T cell (0.62); CD4-positive, alpha-beta T cell (0.31)"),
+        (T_CELL, (1, 1, 0.97, 0.9, 0.3, 0.3, 0.02, 0), "mature T cell (0.90); CD8-positive, alpha-beta T cell (0.30); CD4-positive, alpha-beta T cell (0.30)"),
+        (T_CELL, (1, 1, 0.97, 0.04, 0.03, 0.01, 0.02, 0), None),
+        (None, (1, 0.9, 0.4, 0.4, 0.3, 0.05, 0.5, 0), "B cell (0.50); CD8-positive, alpha-beta T cell (0.30); CD4-positive, alpha-beta T cell (0.05)"),
+        (None, (1, 0.9, 0.3, 0.2, 0.02, 0.05, 0.05, 0.4), "leukocyte (0.90); cluster 7 (0.40); mature T cell (0.20)"),
+        (Claim("CD8-positive, alpha-beta T cell", "CL:0000625"), (1,) * 8, None),
+        (Claim("unknown cell"), (1,) * 8, None),
+        (None, (np.nan,) * 8, None),
+    ],
+)  # fmt: skip
+def test_candidates_are_the_most_probable_types_below_the_named_one(claim, probabilities, expected):
+    assert type_candidates([claim], HIERARCHY, np.array([probabilities])) == [expected]
+
+
+def test_models_without_concepts_have_no_candidates():
+    assert type_candidates([T_CELL, None], [], np.empty((2, 0))) == [None, None]

@@ -18,7 +18,14 @@ from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.life_stages import LIFE_STAGES
 from cell2text.ontology.terms import UNKNOWN_LABELS, ontology_parser
 from cell2text.signatures.gene_sets import read_gmt
-from declining_cell2text import EMPTY_CELL_TEXT, REASONS, declined_text, is_description, too_few_genes_text
+from declining_cell2text import (
+    EMPTY_CELL_TEXT,
+    FOREIGN_CELL_TEXT,
+    REASONS,
+    declined_text,
+    is_description,
+    too_few_genes_text,
+)
 from errors_cell2text import UserError
 
 from .conftest import shared_path
@@ -319,6 +326,7 @@ def test_reasons_and_candidates_of_declined_texts_are_read_back():
         assert read_declined(declined_text(reason)) == Declined(reason)
     assert read_declined(too_few_genes_text(3, 20)) == Declined("too_few_genes")
     assert read_declined(EMPTY_CELL_TEXT) == Declined("no_genes")
+    assert read_declined(FOREIGN_CELL_TEXT) == Declined("other_species") and not is_description(FOREIGN_CELL_TEXT)
     assert read_declined("No cell type is assigned: who knows.") == Declined("other")
     assert read_declined("This cell is a B cell.") is None and read_declined("") is None
 

@@ -120,12 +120,12 @@ def test_held_out_predictions_equal_described_texts(mini):
     )
     found, embeddings = predict_rows(model, processor, rows, batch_size=4, max_new_tokens=160)
     cell2text.tl.describe(adata, mini, allow_fractional=True)
-    told = adata.obs[["cell2text", "cell2text_confidence", "cell2text_type_probability"]].to_numpy().tolist()
-    names = ("prediction", "confidence", "type_probability")
+    told = adata.obs[["cell2text", "cell2text_type_probability"]].to_numpy().tolist()
+    names = ("prediction", "type_probability")
     for row, expected in zip(found, told):
         assert row["prediction"] == expected[0] and row["reference"] == "None."
         assert [row[name] for name in names[1:]] == pytest.approx(expected[1:], rel=1e-3)
-    assert [found[-1][name] for name in names] == [EMPTY_CELL_TEXT, None, None]
+    assert [found[-1][name] for name in names] == [EMPTY_CELL_TEXT, None]
     np.testing.assert_allclose(embeddings, [*adata.obsm["X_cell2text"], np.zeros(256)], rtol=1e-4, atol=1e-5)
 
 

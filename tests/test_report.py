@@ -21,7 +21,7 @@ from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.report import write_report
 from cell2text.describe.table import make_table
 from cell2text.describe.writers import groups_for_uns, obs_column
-from declining_cell2text import EMPTY_CELL_TEXT
+from declining_cell2text import EMPTY_CELL_TEXT, declined_text
 
 from .conftest import run_cli
 
@@ -44,11 +44,9 @@ def described_adata(n=60, groups=True, types=()):
     random = np.random.default_rng(0)
     centres = {"T": (0, 0), "B": (8, 0), "N": (0, 8)}
     places = np.array([centres[kind] for kind in kinds]) + random.normal(0, 0.4, (n, 2))
-    confidence = np.linspace(0.2, 1, n).astype(np.float32)
-    confidence[-1] = np.nan
     ranked = RankedCells([f"cell{i}" for i in range(n)], [], random.integers(100, 900, n), np.full(n, 0.9), 1.0)
     concepts = np.tile([0.75, *[0.25] * (len(types) - 1)][: len(types)], (n, 1))
-    table = make_table(ranked, texts, confidence, places.astype(np.float32), types, concepts, fields_only=False)
+    table = make_table(ranked, texts, places.astype(np.float32), types, concepts, fields_only=False)
     adata = ad.AnnData(sp.csr_matrix((n, 3), dtype=np.float32), obs=pd.DataFrame(index=ranked.names))
     for name in table.column_names:
         if name not in ("cell_id", "embedding"):
@@ -59,7 +57,7 @@ def described_adata(n=60, groups=True, types=()):
     if groups:
         found = find_groups(adata.obs["cluster"], "cluster", None, 0)
         bulk = RankedCells(found.names, [], np.full(2, 9), np.ones(2), 1.0)
-        bulk = make_table(bulk, [TEXTS["T"], TEXTS["N"]], np.ones(2, "f4"), np.zeros((2, 2), "f4"), fields_only=False)
+        bulk = make_table(bulk, [TEXTS["T"], TEXTS["N"]], np.zeros((2, 2), "f4"), fields_only=False)
         adata.uns["cell2text"]["groups"] = groups_for_uns(describe_groups(found, [table], bulk))
         adata.uns["cell2text"]["params"]["groups"] = json.dumps(found.summary())
     return adata
@@ -68,7 +66,7 @@ def described_adata(n=60, groups=True, types=()):
 @pytest.fixture(scope="module")
 def described(tmp_path_factory):
     path = tmp_path_factory.mktemp("described") / "described.h5ad"
-    adata = described_adata()
+    adata = described_adata(types=["T cell", "B cell"])
     adata.obsm["X_umap"] = adata.obsm["X_cell2text"]
     adata.obs_names = [*adata.obs_names[:1], HOSTILE, *adata.obs_names[2:]]
     adata.write_h5ad(path)
@@ -172,10 +170,10 @@ def test_a_browser_shows_and_filters_cells_and_displays_their_texts(browser, des
     assert text_of(browser, "#shown") == "20 of 60 cells shown"
     browser.execute_script(click, "#clear")
     browser.execute_script("const r = document.getElementById('least'); r.value = 0.6; r.oninput();")
-    n = int((read_described(described).cells["confidence"] >= 0.6).sum())
-    assert text_of(browser, "#shown") == f"{n} of 60 cells shown" and 20 < n < 40
+    n = int((read_described(described).cells["type_probability"] >= 0.6).sum())
+    assert text_of(browser, "#shown") == f"{n} of 60 cells shown" and n == 20
     browser.execute_script(click, "#clear")
-    for name in ("tissue", "confidence", "group: cluster"):
+    for name in ("tissue", "type probability", "group: cluster"):
         browser.execute_script(
             "const c = document.getElementById('colour'); c.value = arguments[0]; c.onchange();", name
         )
@@ -229,7 +227,19 @@ def test_the_page_ranks_by_type_probability_if_available(tmp_path):
     del adata.obs["cell2text_type_probability"]  # as written by earlier versions
     adata.write_h5ad(tmp_path / "old.h5ad")
     old = write_report(tmp_path / "old.h5ad", tmp_path / "old.html").read_text()
-    assert "median confidence" in old and f'"{name}"' not in old
+    assert "median type" not in old and f'"{name}"' not in old and "<label hidden>Minimum" in old
+
+
+def test_the_page_shows_candidates_and_counts_cells_without_a_named_type(tmp_path):
+    adata = described_adata(types=["T cell", "mature T cell", "B cell"])
+    adata.obs["cell2text"] = [declined_text("ambient"), *adata.obs["cell2text"][1:]]
+    adata.obs["cell2text_cell_type"] = adata.obs["cell2text_cell_type"].astype(object).where(np.arange(60) > 0, None)
+    adata.write_h5ad(tmp_path / "d.h5ad")
+    page = write_report(tmp_path / "d.h5ad", tmp_path / "d.html").read_text()
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
+    shown = [data["candidate_texts"][code] for code in data["candidates"]]
+    assert shown[0] == shown[3] == "mature T cell (0.25)" and shown[1] == ""
+    assert "1 got a reason instead of a cell type" in page and "<b>58</b>described" in page
 
 
 def test_a_map_of_many_cells_shows_a_sample_and_says_so(described, tmp_path):

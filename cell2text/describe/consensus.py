@@ -13,13 +13,14 @@ import pandas as pd
 import pyarrow as pa
 
 from cell2text.describe.groups import Groups
-from cell2text.describe.table import EMBEDDING, ID, TEXT
+from cell2text.describe.table import EMBEDDING, ID, TEXT, described_columns
+from cell2text.language.described import has_description
 from cell2text.language.fields import FIELD_GRAPHS, FIELDS, TERM_FIELDS
 from cell2text.language.writing import describe_row
 from cell2text.ontology.graph import load_graph
 
 
-FLOAT_COLUMNS = ("_confidence", "_probability", "_agreement", "_disagree")
+FLOAT_COLUMNS = ("_probability", "_agreement", "_disagree")
 MIN_PATHWAY_SHARE = 0.5  # of the described cells that name a pathway
 
 
@@ -28,18 +29,14 @@ class GroupDescriptions:
     """Counts of the fields that the descriptions of one group's cells name."""
 
     n_described: int = 0
-    confidence_sum: float = 0.0
     n_with_probability: int = 0  # described cells with a type probability
     probability_sum: float = 0.0
     values: dict[str, Counter] = field(default_factory=lambda: {name: Counter() for name in FIELDS})
     pathways: Counter = field(default_factory=Counter)
 
     def add(self, row: dict) -> None:
-        """Count one cell; cells without a confidence have no description and are skipped."""
-        if row["confidence"] is None:
-            return
+        """Count one cell that has a description."""
         self.n_described += 1
-        self.confidence_sum += row["confidence"]
         if row.get("type_probability") is not None:
             self.n_with_probability += 1
             self.probability_sum += row["type_probability"]
@@ -53,13 +50,12 @@ class GroupDescriptions:
 
         Returns
         -------
-        `n_described`, `mean_confidence` and `mean_type_probability`; per field its value and ontology term; `_n`, the
-        number of cells that name the field; `_agreement`, the fraction of pairs of these cells that name the same
-        value; `_disagree`, the fraction of these cells that name neither this value nor a broader or narrower term;
-        and `pathways`, those that at least half of the described cells name.
+        `n_described` and `mean_type_probability`; per field its value and ontology term; `_n`, the number of cells that
+        name the field; `_agreement`, the fraction of pairs of these cells that name the same value; `_disagree`, the
+        fraction of these cells that name neither this value nor a broader or narrower term; and `pathways`, those that
+        at least half of the described cells name.
         """
         row: dict = {"n_described": self.n_described}
-        row["mean_confidence"] = self.confidence_sum / self.n_described if self.n_described else None
         row["mean_type_probability"] = (
             self.probability_sum / self.n_with_probability if self.n_with_probability else None
         )
@@ -114,9 +110,9 @@ def describe_groups(groups: Groups, tables: Iterable[pa.Table], pseudobulk: pa.T
     """
     descriptions, start = [GroupDescriptions() for _ in groups.names], 0
     for table in tables:
-        codes = groups.codes[start : start + table.num_rows]
-        for code, row in zip(codes, table.to_pylist()):
-            if code >= 0:
+        codes, described = groups.codes[start : start + table.num_rows], has_description(described_columns(table))
+        for code, is_described, row in zip(codes, described, table.to_pylist()):
+            if code >= 0 and is_described:
                 descriptions[code].add(row)
         start += table.num_rows
     rows = []

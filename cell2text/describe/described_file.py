@@ -96,7 +96,7 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
         columns = {name: key if name == TEXT else f"{key}_{name}" for name in table_schema(1, fields_only=False).names}
         former = {name: f"{key}_{before}" for name, before in FORMER_NAMES.items() if columns[name] not in names}
         columns = {name: column for name, column in {**columns, **former}.items() if column in names}
-        if "confidence" not in columns or f"X_{key}" not in root.get("obsm", {}):
+        if "cell_type" not in columns or f"X_{key}" not in root.get("obsm", {}):
             raise UserError(
                 f"{path} holds no described cells under key={key!r}. Run `cell2text describe {path}` first."
             )

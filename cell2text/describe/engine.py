@@ -14,11 +14,9 @@ from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator
 from cell2text.inference.probabilities import reliability_factors
 from cell2text.inference.prompts import build_conversation
+from declining_cell2text import FOREIGN_CELL_TEXT
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
-
-
-FOREIGN_CELL_TEXT = "This cell cannot be described: most of its counts are on genes of another species."
 
 
 class Describer:
@@ -63,8 +61,6 @@ class Describer:
         texts: list[str | None] = [None] * n
         for i, text in zip(described, generated.texts):
             texts[i] = FOREIGN_CELL_TEXT if foreign[i] else text
-        confidence = np.full(n, np.nan, dtype=np.float32)
-        confidence[described] = generated.confidence
         embeddings = np.empty((n, self.model.config.cell_config.hidden_size), dtype=np.float32)
         embeddings[described] = generated.embeddings
         embeddings[others] = embed_cells(
@@ -76,6 +72,4 @@ class Describer:
         if type_names:
             factors = reliability_factors(cells.n_genes[described], self.model.config.type_reliability)
             concepts[described] = generated.concepts["cell_type"] * factors[:, None]
-        return make_table(
-            cells, texts, confidence, embeddings, type_names, concepts, fields_only=self.options.fields_only
-        )
+        return make_table(cells, texts, embeddings, type_names, concepts, fields_only=self.options.fields_only)

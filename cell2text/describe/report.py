@@ -21,13 +21,13 @@ from tqdm import tqdm
 from cell2text.describe.consensus import GroupDescriptions
 from cell2text.describe.described_file import Described, embedding_layout, flat_parameters, read_described
 from cell2text.describe.groups import find_groups
-from cell2text.describe.table import TEXT
 from cell2text.errors import UserError
 from cell2text.files import check_output_folder, write_atomically
+from cell2text.language.described import CANDIDATES, TEXT, has_description
 from cell2text.language.fields import FIELDS
 from cell2text.pages import render_page
 from cell2text.plots import COLOURS, svg
-from declining_cell2text import EMPTY_CELL_TEXT, TOO_FEW_GENES_START
+from declining_cell2text import DECLINED_START, EMPTY_CELL_TEXT, TOO_FEW_GENES_START
 
 
 MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other
@@ -38,7 +38,6 @@ LOW_GENES, LOW_COUNTS_USED = 200, 0.5
 MISSING_COLOUR, OTHER_COLOUR = "#d9d9d9", "#9a9a9a"
 SCORES = {
     "type_probability": "type probability",
-    "confidence": "confidence",
     "n_genes": "genes in the vocabulary",
     "counts_used": "fraction of counts used",
 }
@@ -185,22 +184,32 @@ def _page_data(described: Described, rows: np.ndarray, column: pd.Series | None,
         values = cells[name].astype(float)
         if values.notna().any():
             numbers[title] = [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
-    texts = cells[TEXT] if TEXT in cells else cells["cell_type"].astype(object).fillna("")
-    codes, unique = pd.factorize(texts.astype(str))
-    pathways = cells["pathways"].astype(object).fillna("") if "pathways" in cells else pd.Series([""] * len(cells))
-    pathway_codes, pathway_texts = pd.factorize(pathways.astype(str))
+    codes, unique = _coded_texts(cells, TEXT if TEXT in cells else "cell_type")
+    candidate_codes, candidate_texts = _coded_texts(cells, CANDIDATES)
+    pathway_codes, pathway_texts = _coded_texts(cells, "pathways")
+    score = _score_column(described.cells)
     return {
         "names": cells.index.tolist(),
-        "texts": unique.tolist(),
-        "text": codes.tolist(),
-        "pathway_texts": pathway_texts.tolist(),
-        "pathways": pathway_codes.tolist(),
+        "texts": unique,
+        "text": codes,
+        "candidate_texts": candidate_texts,
+        "candidates": candidate_codes,
+        "pathway_texts": pathway_texts,
+        "pathways": pathway_codes,
         "labels": labels,
         "numbers": numbers,
-        "score": SCORES[_score_column(described.cells)],
+        "score": score and SCORES[score],
         "palette": list(Viridis256),
         "missing": MISSING_COLOUR,
     }
+
+
+def _coded_texts(cells: pd.DataFrame, name: str) -> tuple[list[int], list[str]]:
+    """Return the index of each cell's text, and the different texts; missing ones are empty."""
+    if name not in cells:  # files of earlier versions lack candidates
+        return [0] * len(cells), [""]
+    codes, texts = pd.factorize(cells[name].astype(object).fillna("").astype(str))
+    return codes.tolist(), texts.tolist()
 
 
 def _coloured_labels(values: pd.Series) -> dict:
@@ -227,11 +236,11 @@ def _group_table(described: Described, groupby: str | None, seed: int) -> tuple[
         return pd.DataFrame(columns=["group"]), name
     groups = find_groups(values.reset_index(drop=True), name, None, seed)
     descriptions = [GroupDescriptions() for _ in groups.names]
-    others = ("confidence", "type_probability", "pathways")
+    others = ("type_probability", "pathways")
     names = [column for column in described.cells if column in others or column.startswith(FIELDS)]
-    cells = described.cells[names].astype(object)
-    for code, row in zip(groups.codes, cells.where(cells.notna(), None).to_dict("records")):
-        if code >= 0:
+    cells, is_described = described.cells[names].astype(object), has_description(described.cells)
+    for code, counts, row in zip(groups.codes, is_described, cells.where(cells.notna(), None).to_dict("records")):
+        if code >= 0 and counts:
             descriptions[code].add(row)
     rows = [
         {"group": group, "n_cells": int(size), **of_group.consensus()}
@@ -245,19 +254,20 @@ def _summarise(described: Described) -> dict:
     cells = described.cells
     texts = cells[TEXT].astype(str) if TEXT in cells else pd.Series("", index=cells.index)
     empty = texts == EMPTY_CELL_TEXT if TEXT in cells else cells["n_genes"] == 0
-    thin = texts.str.startswith(TOO_FEW_GENES_START)
-    score = _score_column(cells)
+    thin, declined = texts.str.startswith(TOO_FEW_GENES_START), texts.str.startswith(DECLINED_START)
+    is_described, score = has_description(cells), _score_column(cells)
     return {
-        "described": int(cells["confidence"].notna().sum()),
+        "described": int(is_described.sum()),
         "empty": int(empty.sum()),
         "thin": int(thin.sum()),
-        "without_text": int((cells["confidence"].isna() & ~empty & ~thin).sum()),
+        "declined": int(declined.sum()),
+        "without_text": int((~is_described & ~empty & ~thin & ~declined).sum()),
         "cell_types": int(cells["cell_type"].nunique()),
         "tissues": int(cells["tissue"].nunique()),
         "diseases": int(cells["disease"].nunique()),
         "score_column": score,
-        "score_name": SCORES[score],
-        "median_score": float(cells[score].median()) if cells[score].notna().any() else None,
+        "score_name": score and SCORES[score],
+        "median_score": float(cells[score].median()) if score else None,
         "genes": float(cells["n_genes"].median()),
         "mapped": float(cells["counts_used"].mean()) if cells["counts_used"].notna().any() else None,
         "low_genes": int((cells["n_genes"] < LOW_GENES).sum()),
@@ -265,17 +275,18 @@ def _summarise(described: Described) -> dict:
     }
 
 
-def _score_column(cells: pd.DataFrame) -> str:
-    """Return the column that ranks cells by reliability: type probability if available, otherwise confidence."""
+def _score_column(cells: pd.DataFrame) -> str | None:
+    """Return the column that ranks cells by reliability: the type probability, None for models without concepts."""
     available = "type_probability" in cells and cells["type_probability"].notna().any()
-    return "type_probability" if available else "confidence"
+    return "type_probability" if available else None
 
 
 def _coverage_figure(cells: pd.DataFrame) -> Figure:
     """Return histograms of the mapped fraction, the number of genes, and the score of the cells."""
-    picture = Figure(figsize=(9, 2.4), layout="constrained")
-    panels = picture.subplots(1, 3)
-    for axes, name, colour in zip(panels, ("counts_used", "n_genes", _score_column(cells)), COLOURS):
+    names = [name for name in ("counts_used", "n_genes", _score_column(cells)) if name]
+    picture = Figure(figsize=(3 * len(names), 2.4), layout="constrained")
+    panels = picture.subplots(1, len(names))
+    for axes, name, colour in zip(panels, names, COLOURS):
         values = cells[name].astype(float).dropna()
         span = (0, 1) if name != "n_genes" else (0, max(1.0, float(values.max())))
         axes.hist(values, bins=30, range=span, color=colour)

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from cell2text.describe.table import described_columns
 from cell2text.inference.probabilities import reliability_factors
+from cell2text.language.described import has_description
 from ranking_cell2text import reading_text
 
 
@@ -38,8 +40,7 @@ def summarise(
     for table in tables:
         cells += len(table)
         n_genes = table["n_genes"].to_numpy()
-        confidence = table["confidence"].to_numpy()
-        without_text += int(np.isnan(confidence.astype(np.float64)).sum())
+        without_text += int((~has_description(described_columns(table))).sum())
         enough = n_genes >= max(1, min_genes)
         other_species = is_of_other_species(n_genes, table["counts_used"].to_numpy())
         too_few += int((~enough & ~other_species).sum())

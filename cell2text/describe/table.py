@@ -6,16 +6,18 @@ Depends on `language.parsing`, which reads the fields from a text.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from cell2text.describe.ranked_cells import RankedCells
-from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
+from cell2text.inference.probabilities import round_to_four_digits, type_candidates, type_probabilities
+from cell2text.language.described import CANDIDATES, TEXT
 from cell2text.language.fields import FIELDS, TERM_FIELDS, Fields
 from cell2text.language.parsing import read_fields
 from declining_cell2text import is_description
 
 
-ID, TEXT, EMBEDDING = "cell_id", "text", "embedding"
+ID, EMBEDDING = "cell_id", "embedding"
 
 
 def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
@@ -32,8 +34,8 @@ def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
             *texts,
             *fields,
             ("pathways", pa.string()),
-            ("confidence", pa.float32()),
             ("type_probability", pa.float32()),
+            (CANDIDATES, pa.string()),
             ("n_genes", pa.int32()),
             ("counts_used", pa.float32()),
             ("coverage", pa.float32()),
@@ -43,8 +45,8 @@ def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
 
 
 def make_table(
-    cells: RankedCells, texts: Sequence[str | None], confidence: np.ndarray, embeddings: np.ndarray,
-    type_names: Sequence[str] = (), concept_probabilities: np.ndarray | None = None, *, fields_only: bool,
+    cells: RankedCells, texts: Sequence[str | None], embeddings: np.ndarray, type_names: Sequence[str] = (),
+    concept_probabilities: np.ndarray | None = None, *, fields_only: bool,
 ) -> pa.Table:  # fmt: skip
     """Parse texts and return one row per cell, with the columns of :func:`table_schema`.
 
@@ -54,25 +56,24 @@ def make_table(
         The cells that were described.
     texts
         One text per cell; None for cells without a text.
-    confidence
-        Probability of each text under the model, shape (n_cells,); NaN for cells without a text.
     embeddings
         Shape (n_cells, cell_hidden).
     type_names, concept_probabilities
-        See :func:`cell2text.inference.probabilities.type_probabilities`. Omitted for models without concepts.
+        Cell types that the model has a concept for, and their probabilities, shape (n_cells, n_types); see
+        :mod:`cell2text.inference.probabilities`. Omitted for models without concepts.
     fields_only
         Leave out the text.
     """
     schema = table_schema(embeddings.shape[1], fields_only=fields_only)
     parsed = [read_fields(text) if text is not None and is_description(text) else Fields() for text in texts]
     concepts = np.empty((len(texts), 0)) if concept_probabilities is None else concept_probabilities
-    probabilities = type_probabilities([fields.cell_type for fields in parsed], type_names, concepts)
+    named = [fields.cell_type for fields in parsed]
     columns: dict[str, object] = {
         ID: [str(name) for name in cells.names],
         TEXT: [text and text.replace("\0", "") for text in texts],  # HDF5 strings cannot hold NUL
         "pathways": ["; ".join(fields.pathways) or None for fields in parsed],
-        "confidence": _score_column(confidence),
-        "type_probability": _score_column(probabilities),
+        "type_probability": _score_column(type_probabilities(named, type_names, concepts)),
+        CANDIDATES: type_candidates(named, type_names, concepts),
         "n_genes": np.asarray(cells.n_genes, dtype=np.int32),
         "counts_used": np.asarray(cells.counts_used, dtype=np.float32),
         "coverage": np.full(len(texts), cells.coverage, dtype=np.float32),
@@ -83,6 +84,11 @@ def make_table(
         columns[name] = [claim and claim.name for claim in claims]
         columns[f"{name}_ontology_term_id"] = [claim and claim.term_id for claim in claims]
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def described_columns(table: pa.Table) -> pd.DataFrame:
+    """Return the columns that show which rows hold a description."""
+    return table.select([name for name in (TEXT, *FIELDS) if name in table.column_names]).to_pandas()
 
 
 def _score_column(values: np.ndarray) -> pa.Array:

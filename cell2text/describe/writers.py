@@ -29,6 +29,7 @@ from errors_cell2text import first_line
 
 KEY = "cell2text"
 EMBEDDING_CHUNK_ROWS = 4096
+FORMER_COLUMNS = ("confidence", "mapped_fraction")  # of earlier versions; describing again removes them
 
 
 def format_of(path: Path) -> str:
@@ -247,7 +248,7 @@ def _add_results(root, shards: Sequence[Path], added: dict, groups: pd.DataFrame
 
 def _described_columns() -> set[str]:
     """Return the names in `obs` of all columns that a description can have."""
-    names = set(table_schema(1, fields_only=False).names) - {ID, EMBEDDING, TEXT}
+    names = {*table_schema(1, fields_only=False).names, *FORMER_COLUMNS} - {ID, EMBEDDING, TEXT}
     return {KEY} | {f"{KEY}_{name}" for name in names}
 
 

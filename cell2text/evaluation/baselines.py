@@ -76,10 +76,11 @@ class BaselineData:
     methods: Sequence[str] = METHODS
 
 
-def shuffle_cells(system: System, seed: int) -> System:
-    """Return the system's predictions with every cell assigned the prediction for another one."""
-    n = len(next(iter(system.fields.values())))
-    return system.select(derangement(n, seed))
+def shuffle_cells(system: System, seed: int, *, rows: np.ndarray) -> System:
+    """Return the system's predictions with each of some rows assigned the prediction for another one of them."""
+    order = np.arange(len(next(iter(system.fields.values()))))
+    order[rows] = rows[derangement(len(rows), seed)]
+    return system.select(order)
 
 
 def derangement(n: int, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Calibration of the type probability and of the confidence against the correctness of the predicted cell type."""
+"""Calibration of the type probability against the correctness of the predicted cell type."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -10,7 +10,7 @@ from cell2text.evaluation.classification import FieldPairs
 
 
 # Key of a prediction row and its title in reports.
-CONFIDENCE_MEASURES = {"type_probability": "type probability", "confidence": "confidence of the text"}
+CONFIDENCE_MEASURES = {"type_probability": "type probability"}
 BIN_EDGES = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 
 

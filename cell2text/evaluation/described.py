@@ -42,7 +42,8 @@ def evaluate_described(
     """Score a described experiment against your own labels.
 
     Accuracy covers the cells that have both a label and a prediction. Cells without a label and cells without a
-    prediction (too few counts, or not described) are counted, and left out.
+    prediction (too few counts, no type assigned, or not described) are counted, and left out. The part `named_types` of
+    the metrics also covers the cells that have a reason instead of a description, as cells without a named type.
 
     Parameters
     ----------
@@ -90,7 +91,6 @@ def evaluate_described(
     Examples
     --------
     >>> obs = pd.DataFrame({"mine": ["B cells", "T cells"], "cell2text_cell_type": "B cell"}, index=["1", "2"])
-    >>> obs["cell2text_confidence"] = 0.5
     >>> metrics = evaluate_described(ad.AnnData(obs=obs), truth="mine", n_resamples=10)
     >>> metrics["cell_type"]["accuracy"]
     0.5
@@ -107,8 +107,9 @@ def evaluate_described(
             f"{len(labelled):,} cells have a prediction, {int(labelled.sum()):,} have a label)."
         )
     tables = [cells.table, *([] if references is None else [table])]
-    rows = _rows(cells, tables, labels, scored)
-    systems = {"cell2text": _system(cells.predictions, labels, scored)}
+    seen = np.flatnonzero(labelled & (cells.has_prediction | cells.has_result))
+    rows = _rows(cells, tables, labels, seen)
+    systems = {"cell2text": _system(cells.predictions, labels, seen)}
     pairs = field_pairs(systems["cell2text"], rows)
     for one in labels.values():
         _check_comparable(one, pairs.get(one.field))
@@ -116,30 +117,32 @@ def evaluate_described(
     resampler = Resampler([row["donor_id"] for row in rows], n_resamples=n_resamples, seed=seed)
     keys = [by] if isinstance(by, str) else by
     return evaluate_systems(
-        Evaluation(rows, systems), out, parts={name: _part(tables, name, scored) for name in keys},
+        Evaluation(rows, systems), out, parts={name: _part(tables, name, seen) for name in keys},
         notes={
-            "rows": len(rows), "missing": {}, "unknown_ontology_ids": {},
+            "rows": len(scored), "missing": {}, "unknown_ontology_ids": {},
             "truth": {
-                name: _note(cells, one, pairs.get(name), rows, scored, resampler) for name, one in labels.items()
+                name: _note(cells, one, pairs.get(name), rows, seen, resampler) for name, one in labels.items()
             },
         },
-        embeddings=None if out is None else _embeddings(cells, key, scored), n_resamples=n_resamples, seed=seed,
+        embeddings=None if out is None else _embeddings(cells, key, seen), n_resamples=n_resamples, seed=seed,
     )  # fmt: skip
 
 
 def _rows(
-    cells: DescribedCells, tables: Sequence[CellTable], labels: Mapping[str, FieldLabels], scored: np.ndarray
+    cells: DescribedCells, tables: Sequence[CellTable], labels: Mapping[str, FieldLabels], seen: np.ndarray
 ) -> list[dict]:
-    """Return the rows of the evaluation, with the keys that `predictions.check_rows` gives."""
+    """Return the rows of the evaluation, with the keys that `predictions.check_rows` gives, and `declined`."""
     donors = {name: one.column(name) for name in DONOR_COLUMNS for one in tables if name in one.columns}
     donors = {name: [None if value is None else str(value) for value in column] for name, column in donors.items()}
-    shown = cells.predictions[TEXT].where(cells.predictions[TEXT].notna(), cells.predictions["cell_type"]).tolist()
+    names = cells.predictions["cell_type"]
+    texts = cells.predictions.get(TEXT, names)
+    shown, declined = texts.where(texts.notna(), names).tolist(), ~cells.has_prediction
     empty = dict.fromkeys((*FIELDS, *(f"{name}_ontology_term_id" for name in TERM_FIELDS)))
     empty |= dict.fromkeys(("reference", "pathways", "pathways_active", *DONOR_COLUMNS))
-    scores = {name: cells.predictions[name].tolist() for name in ("type_probability", "confidence")}
+    stated = cells.predictions["type_probability"].tolist()
     rows = []
-    for i in scored.tolist():
-        row = {**empty, "cell_id": cells.table.cell_ids[i], "prediction": shown[i] or ""}
+    for i in seen.tolist():
+        row = {**empty, "cell_id": cells.table.cell_ids[i], "prediction": shown[i] or "", "declined": bool(declined[i])}
         for name, one in labels.items():
             row[name] = one.labels[i]
             if name in TERM_FIELDS:
@@ -147,19 +150,20 @@ def _rows(
         row |= {name: values[i] for name, values in donors.items()}
         if row["donor_id"] and row["dataset_id"]:
             row["donor_id"] = f"{row['dataset_id']}: {row['donor_id']}"
-        row |= {name: None if isnan(values[i]) else values[i] for name, values in scores.items()}
+        row["type_probability"] = None if isnan(stated[i]) else stated[i]
         rows.append(row)
     return rows
 
 
-def _system(predictions: pd.DataFrame, fields: Sequence[str] | Mapping, scored: np.ndarray) -> System:
+def _system(predictions: pd.DataFrame, fields: Sequence[str] | Mapping, seen: np.ndarray) -> System:
     """Return the predictions of the described columns."""
     claims: dict[str, list[Claim | None]] = {}
     for name in fields:
-        names = predictions[name].iloc[scored]
-        ids = predictions[f"{name}_ontology_term_id"].iloc[scored] if name in TERM_FIELDS else [None] * len(scored)
+        names = predictions[name].iloc[seen]
+        ids = predictions[f"{name}_ontology_term_id"].iloc[seen] if name in TERM_FIELDS else [None] * len(seen)
         claims[name] = [None if label is None else Claim(str(label), term_id) for label, term_id in zip(names, ids)]
-    return System(claims)
+    stated = predictions["type_probability"].iloc[seen]
+    return System(claims, type_probabilities=[None if isnan(value) else value for value in stated])
 
 
 def _check_comparable(labels: FieldLabels, pairs: FieldPairs | None) -> None:
@@ -175,7 +179,7 @@ def _check_comparable(labels: FieldLabels, pairs: FieldPairs | None) -> None:
 
 
 def _note(
-    cells: DescribedCells, labels: FieldLabels, pairs: FieldPairs | None, rows: Sequence[Mapping], scored: np.ndarray,
+    cells: DescribedCells, labels: FieldLabels, pairs: FieldPairs | None, rows: Sequence[Mapping], seen: np.ndarray,
     resampler: Resampler,
 ) -> dict:  # fmt: skip
     """Return what is known of the labels of one field; see :func:`evaluate_described`."""
@@ -197,7 +201,7 @@ def _note(
     }
     if pairs is None:
         return note
-    mapped = labels.mapped[scored[pairs.rows]]
+    mapped = labels.mapped[seen[pairs.rows]]
     found = Counter(zip(np.array(pairs.truth_names)[~mapped], np.array(pairs.predicted_names)[~mapped]))
     for (label, predicted), n in sorted(found.items(), key=lambda item: (item[1], item[0])):
         unmapped[str(label)].update(prediction=str(predicted), n=n)  # the most frequent is the last
@@ -229,18 +233,18 @@ def _mapped_scores(pairs: FieldPairs, mapped: np.ndarray, rows: Sequence[Mapping
     }
 
 
-def _part(tables: Sequence[CellTable], name: str, scored: np.ndarray) -> dict[str, list[int]]:
+def _part(tables: Sequence[CellTable], name: str, seen: np.ndarray) -> dict[str, list[int]]:
     """Return the row numbers of each value of a column of the described file or of the references."""
     for table in tables:
         if name in table.columns:
-            return rows_by_value([{name: value} for value in table.column(name).iloc[scored]], name)
+            return rows_by_value([{name: value} for value in table.column(name).iloc[seen]], name)
     raise UserError(
         f"by={name!r}: there is no such column. "
         + " ".join(f"{table.name} has {name_columns(table.columns)}." for table in tables)
     )
 
 
-def _embeddings(cells: DescribedCells, key: str, scored: np.ndarray) -> np.ndarray | None:
-    """Return the embeddings of the scored cells, None if the file has none."""
+def _embeddings(cells: DescribedCells, key: str, seen: np.ndarray) -> np.ndarray | None:
+    """Return the embeddings of the seen cells, None if the file has none."""
     embeddings = cells.table.embeddings(f"X_{key}")
-    return None if embeddings is None else embeddings[scored]
+    return None if embeddings is None else embeddings[seen]

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from cell2text.errors import UserError
 from cell2text.evaluation.predictions import read_rows
+from cell2text.language.described import CANDIDATES, TEXT, has_description, has_result
 from cell2text.language.fields import FIELDS, TERM_FIELDS
 from cell2text.sources.anndata_files import ANNDATA_SUFFIXES, open_anndata
 from cell2text.sources.containers import index_name, read_column
@@ -25,9 +26,9 @@ from errors_cell2text import first_line
 
 TABLE_SUFFIXES = (".jsonl", ".parquet", ".csv", ".tsv")
 DESCRIBED_SUFFIXES = (*ANNDATA_SUFFIXES, ".jsonl", ".parquet", ".csv")
-ID, TEXT, EMBEDDING = "cell_id", "text", "embedding"
+ID, EMBEDDING, PREDICTION = "cell_id", "embedding", "prediction"
 TERM_COLUMNS = tuple(f"{name}_ontology_term_id" for name in TERM_FIELDS)
-SCORES = ("confidence", "type_probability")
+SCORES = ("type_probability",)
 READING_ERRORS = (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, IndexError)
 CELL_NAME_COLUMNS = (ID, "barcode", "barcodes", "cell", "cell_name", "index")
 MAX_COLUMNS_NAMED = 30
@@ -116,8 +117,8 @@ class DescribedCells:
     table
         The cells with all their columns.
     predictions
-        One row per cell: the columns of `FIELDS`, of their term ids, `text`, `confidence` and `type_probability`, None
-        or NaN where missing.
+        One row per cell: the columns of `FIELDS`, of their term ids and `type_probability`, None or NaN where missing;
+        `text` and `cell_type_candidates` if the file has them.
     """
 
     table: CellTable
@@ -126,7 +127,12 @@ class DescribedCells:
     @property
     def has_prediction(self) -> np.ndarray:
         """Whether the model described each cell, bool, shape (n_cells,)."""
-        return self.predictions["confidence"].notna().to_numpy()
+        return has_description(self.predictions)
+
+    @property
+    def has_result(self) -> np.ndarray:
+        """Whether each cell has a description or the reason for having none, bool, shape (n_cells,)."""
+        return has_result(self.predictions)
 
 
 def read_described_cells(source: str | os.PathLike | ad.AnnData, key: str = "cell2text") -> DescribedCells:
@@ -148,12 +154,13 @@ def read_described_cells(source: str | os.PathLike | ad.AnnData, key: str = "cel
     table = read_cell_table(source)
     prefix = f"{key}_" if table.is_anndata else ""
     names = {name: f"{prefix}{name}" for name in (*FIELDS, *TERM_COLUMNS, *SCORES)}
-    names[TEXT] = key if table.is_anndata else TEXT
-    required = [names[name] for name in ("cell_type", "confidence")]
+    names |= {TEXT: key if table.is_anndata else TEXT, CANDIDATES: f"{prefix}{CANDIDATES}"}
+    required = [names["cell_type"], *([] if table.is_anndata else ["type_probability"])]
     if any(name not in table.columns for name in required):
         raise UserError(_not_described(table, key, required))
     found = {name: table.column(column) for name, column in names.items() if column in table.columns}
-    predictions = pd.DataFrame({name: found.get(name, pd.Series([None] * len(table.cell_ids))) for name in names})
+    columns = [name for name in names if name in found or name not in (TEXT, CANDIDATES)]
+    predictions = pd.DataFrame({name: found.get(name, pd.Series([None] * len(table.cell_ids))) for name in columns})
     for name in SCORES:
         predictions[name] = _scores(predictions[name], table, names[name])
     own = set(names.values())
@@ -246,17 +253,18 @@ def _not_described(table: CellTable, key: str, required: list[str]) -> str:
     """Return the message for a file without predictions."""
     missing = [name for name in required if name not in table.columns]
     if not table.is_anndata:
-        if "prediction" in table.columns:
+        if PREDICTION in table.columns:
             return (
                 f"{table.name} is a predictions file, which holds its labels: leave out truth=. (A table that "
-                "`cell2text describe` wrote has the columns cell_type and confidence.)"
+                "`cell2text describe` wrote has the columns cell_type and type_probability.)"
             )
         return (
             f"{table.name} lacks the columns {missing} of a table that `cell2text describe` wrote; it has "
             f"{name_columns(table.columns)}. Describe the experiment first: cell2text describe FILE.h5ad."
         )
-    keys = [name.removesuffix("_confidence") for name in table.columns if name.endswith("_confidence")]
-    keys = [name for name in keys if f"{name}_cell_type" in table.columns]
+    suffix = "_cell_type"
+    keys = [name.removesuffix(suffix) for name in table.columns if name.endswith(suffix)]
+    keys = [name for name in keys if f"{name}_type_probability" in table.columns]
     advice = f"Pass key={keys[0]!r}" if keys else f"Describe it first: cell2text describe {table.name}"
     return f"{table.name} holds no descriptions under key={key!r}: obs lacks {missing}. {advice}."
 

@@ -58,7 +58,8 @@ def evaluate_predictions(
         Path of a jsonl file, or rows. Every row has `cell_id` and `prediction`. It can have the `reference` text, the
         labels `cell_type`, `tissue`, `disease`, `sex` (each with its `_ontology_term_id`), `life_stage` (or
         `development_stage_ontology_term_id`), `pathways` and `pathways_active`, the keys `donor_id` and `dataset_id`,
-        and the measures `confidence` and `type_probability` from 0 to 1. A missing value is not scored.
+        and `type_probability` from 0 to 1, the stated probability of the named cell type. A missing value is not
+        scored.
     out
         Folder for `metrics.json`, `report.md` and `report.html`. If omitted, no file is written.
     references
@@ -82,9 +83,9 @@ def evaluate_predictions(
 
     Returns
     -------
-    The content of `metrics.json`: metrics of the predictions by part (`cell_type`, `pathways`, `text`, ...), those of
-    the other systems in `systems`, paired differences from them in `differences`, and `calibration`, `confusions`,
-    `by`, `input` and `settings`.
+    The content of `metrics.json`: metrics of the predictions by part (`cell_type`, `named_types`, `pathways`, `text`,
+    ...), those of the other systems in `systems`, paired differences from them in `differences`, and `calibration`,
+    `confusions`, `by`, `input` and `settings`.
 
     Raises
     ------
@@ -164,9 +165,10 @@ def evaluate_systems(
 
 def add_controls(systems: dict[str, System], rows: Sequence[dict], seed: int) -> None:
     """Add the controls that need no training: the text of another cell, and the most frequent label."""
-    if len(rows) > 1:
-        systems["shuffled_cells"] = shuffle_cells(systems["cell2text"], seed)
-    systems["constant"] = majority_system(rows, len(rows))
+    described = np.array([i for i, row in enumerate(rows) if not row.get("declined")], dtype=np.int64)
+    if len(described) > 1:
+        systems["shuffled_cells"] = shuffle_cells(systems["cell2text"], seed, rows=described)
+    systems["constant"] = majority_system([rows[i] for i in described], len(rows))
 
 
 def _predict_systems(
@@ -174,7 +176,8 @@ def _predict_systems(
 ) -> dict[str, System]:
     """Return the predictions of the model, of the system it is compared with, of controls and of baselines."""
     names = pathway_names(rows)
-    systems = {"cell2text": system_from_texts([row["prediction"] for row in rows], names)}
+    stated = [row["type_probability"] for row in rows]
+    systems = {"cell2text": system_from_texts([row["prediction"] for row in rows], names, stated)}
     if against is not None:
         # Confidence measures of the other system are not scored, and may be on another scale.
         others = [{**row, **dict.fromkeys(CONFIDENCE_MEASURES)} for row in _as_rows(against)]
@@ -216,7 +219,7 @@ def _score_part(
     rows = [evaluation.rows[row] for row in part]
     systems = {name: system.select(part) for name, system in evaluation.systems.items()}
     metrics = _score(Evaluation(rows, systems), _resampler(rows, n_resamples, seed), bertscore_model)
-    return {"rows": len(rows), **metrics}
+    return {"rows": sum(not row.get("declined") for row in rows), **metrics}
 
 
 def rows_by_value(rows: Sequence[Mapping], key: str) -> dict[str, list[int]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cell2text.evaluation.calibration import BIN_EDGES, CONFIDENCE_MEASURES
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
+from cell2text.evaluation.named_types import NAMED_TYPE_METRICS
 from cell2text.evaluation.report_figures import MIN_CELLS, confusion_figure, embedding_map
 from cell2text.evaluation.systems import Evaluation, field_pairs
 from cell2text.files import write_atomically
@@ -45,7 +46,9 @@ METRIC_NAMES = {
     "exact_match": "exact match", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "sentence_bleu4": "sentence BLEU-4",
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1", "words": "words",
     "cut_off": "cut off", "repeats_itself": "repetitive", "empty": "empty", "contradicts_itself": "contradictory",
-    "pathway_claims_true": "texts with active pathways only", "share_of_pathway_claims_true": "active pathways",
+    "named_share": "named", "named_true": "true", "named_depth": "depth", "ece": "calibration error",
+    "wrong_above_90": "wrong above 90 %", "pathway_claims_true": "texts with active pathways only",
+    "share_of_pathway_claims_true": "active pathways",
 }  # fmt: skip
 UNSCALED_METRICS = ("words", "common_ancestor_distance")  # all others are shares, shown in percent
 FIELD_METRICS = (
@@ -53,6 +56,7 @@ FIELD_METRICS = (
     "pagerank_similarity", "lin_similarity", "common_ancestor_distance",
 )  # fmt: skip
 PART_METRICS: dict[str, tuple[str, ...]] = dict.fromkeys(FIELDS, FIELD_METRICS) | {
+    "named_types": NAMED_TYPE_METRICS,
     "pathways": ("subset_accuracy", "jaccard", "micro_f1", "macro_f1", "weighted_f1", "auroc", "auprc"),
     "text": (
         "exact_match", "bleu4", "sentence_bleu4", "rouge1", "rouge2", "rougeL", "bertscore_f1", "words", "cut_off",
@@ -61,9 +65,15 @@ PART_METRICS: dict[str, tuple[str, ...]] = dict.fromkeys(FIELDS, FIELD_METRICS) 
     "truthfulness": ("contradicts_itself", "pathway_claims_true", "share_of_pathway_claims_true"),
 }  # fmt: skip
 PART_TITLES = {
-    "cell_type": "Cell type", "tissue": "Tissue", "disease": "Disease", "sex": "Sex", "life_stage": "Life stage",
-    "pathways": "Pathways", "text": "Text", "truthfulness": "Truthfulness",
+    "cell_type": "Cell type", "named_types": "Named cell types", "tissue": "Tissue", "disease": "Disease",
+    "sex": "Sex", "life_stage": "Life stage", "pathways": "Pathways", "text": "Text", "truthfulness": "Truthfulness",
 }  # fmt: skip
+PART_NOTES = {
+    "named_types": "Cells whose label is a term. Named: cells with a cell type. True: named types that are the label, "
+    "or an ancestor or descendant of it. Depth: depth of true types in the ontology relative to the label's, at most "
+    "100. Calibration error: mean distance of the stated probability from the share of true types, over 15 bins. Wrong "
+    "above 90 %: share of all cells whose type is not true and has a higher probability.",
+}
 # The metric that short tables show of each part.
 SUMMARY_METRICS = {**dict.fromkeys(FIELDS, "accuracy"), "pathways": "jaccard", "text": "rougeL"}
 
@@ -141,6 +151,7 @@ def _part_table(metrics: dict, part: str) -> dict:
     ]
     return {
         "part": PART_TITLES[part],
+        "note": PART_NOTES.get(part),
         "size": _size(metrics[part]),
         "columns": [METRIC_NAMES[column] for column in columns],
         "rows": rows,
@@ -180,8 +191,8 @@ def _value_table(values: dict) -> dict:
     rows = []
     for value, scores in values.items():
         cells = [format_metric(scores[part], SUMMARY_METRICS[part]) if part in scores else "" for part in parts]
-        size = next(scores[part] for part in ("truthfulness", *parts) if part in scores)
-        rows.append((value, [_size(size), *cells]))
+        size = next((scores[part] for part in ("truthfulness", *parts) if part in scores), None)
+        rows.append((value, [_size(size) if size else "0 cells", *cells]))
     return {"columns": ["cells", *(_summary_column(part) for part in parts)], "rows": rows}
 
 

@@ -112,7 +112,7 @@ def _check_is_predictions(path: Path) -> None:
             "truth=, expected a jsonl file of predictions.)"
         )
     first = next(iter(read_rows(path)))
-    if "prediction" not in first and {"cell_type", "confidence"} <= first.keys():
+    if "prediction" not in first and {"cell_type", "type_probability"} <= first.keys():
         raise UserError(
             f"{path} is a table that `cell2text describe` wrote. It needs labels to compare with: pass truth=COLUMN, "
             "and references=FILE with that column and the cells' names."

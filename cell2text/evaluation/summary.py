@@ -9,7 +9,7 @@ from cell2text.ontology.terms import resolve
 
 
 MAX_CONFUSIONS, MAX_UNMAPPED = 3, 5
-MIN_GAP = 0.05  # between stated probability and accuracy; smaller ones are called "close"
+MIN_GAP = 0.05  # between the stated probability and the share of true types; smaller ones are called "close"
 ONTOLOGIES = {"cell_type": "the Cell Ontology", "tissue": "UBERON", "disease": "MONDO", "sex": "PATO"}
 
 
@@ -44,11 +44,27 @@ def _field_lines(metrics: Mapping, field: str) -> list[str]:
     if of:
         text = "accuracy if labels that are not terms count as well; they are compared by name"
         lines.append(_line("all labels", f"{_share(scores, 'accuracy')}: {text}"))
-    if field == "cell_type" and mapped and mapped["type_probability"] is not None:
-        lines.append(_line("probability", _calibration(mapped["type_probability"], mapped["accuracy"])))
+    if field == "cell_type" and "named_types" in metrics:
+        lines += _named_type_lines(metrics["named_types"], mapped and mapped["type_probability"])
     confusions = metrics["confusions"].get(field, []) if mapped is None else mapped["confusions"]
     for number, one in enumerate(confusions[:MAX_CONFUSIONS]):
         lines.append(_line("" if number else "confusions", _confusion(field, one)))
+    return lines
+
+
+def _named_type_lines(named: Mapping, stated: float | None) -> list[str]:
+    """Return the lines about how often a type is named, whether it is true, and whether its probability is right."""
+    lines = [_line("named", f"{_share(named, 'named_share')} of {_cells(named['n'])} with a label have a cell type")]
+    if named["named_true"] is None:
+        return lines
+    depth = f", at {named['named_depth']:.1%} of the label's depth" if named["named_depth"] is not None else ""
+    text = "of the named types are true, which includes more general and more specific ones"
+    lines.append(_line("true", f"{_share(named, 'named_true')} {text}{depth}"))
+    if stated is not None and named.get("ece") is not None:
+        lines.append(_line("probability", _calibration(stated, named["named_true"])))
+        lines.append(_line("calibration", f"{_share(named, 'ece')} is the expected error of the probability"))
+        wrong = f"{_share(named, 'wrong_above_90')} of the cells have a type that is not true and above 90% probable"
+        lines.append(_line("sure, wrong", wrong))
     return lines
 
 
@@ -99,12 +115,12 @@ def _share(scores: Mapping, name: str) -> str:
     return f"{scores[name]:.1%}{interval}"
 
 
-def _calibration(stated: float, accuracy: float) -> str:
-    """Compare the mean probability that the model states with the accuracy."""
-    gap = stated - accuracy
+def _calibration(stated: float, true: float) -> str:
+    """Compare the mean probability that the model states with the share of true types."""
+    gap = stated - true
     if abs(gap) < MIN_GAP:
-        verdict = "close to the accuracy"
+        verdict = "close to the share that is true"
     else:
-        verdict = f"{100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} the accuracy: "
+        verdict = f"{100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} the share that is true: "
         verdict += "too confident on these cells" if gap > 0 else "less confident than it could be"
     return f"{stated:.1%} is the mean type probability, {verdict}"

@@ -7,6 +7,7 @@ import numpy as np
 
 from cell2text.evaluation.bootstrap import Resampler, interval, paired_difference
 from cell2text.evaluation.classification import FieldPairs, label_claim
+from cell2text.evaluation.named_types import named_type_replicates, named_type_values
 from cell2text.evaluation.pathway_metrics import pathway_metrics
 from cell2text.evaluation.text_metrics import score_texts
 from cell2text.language.fields import FIELDS, Claim, Fields
@@ -38,12 +39,15 @@ class System:
         Generated texts; None for a classifier.
     contradictions
         Fields for which a text makes two different claims.
+    type_probabilities
+        Stated probability of each named cell type, None where missing; None for a system that states none.
     """
 
     fields: dict[str, list[Claim | None]]
     pathways: list[tuple[str, ...]] | None = None
     texts: list[str] | None = None
     contradictions: list[tuple[str, ...]] = field(default_factory=list)
+    type_probabilities: list[float | None] | None = None
 
     def select(self, rows: Iterable[int]) -> "System":
         """Return the predictions of some rows, in the order given."""
@@ -57,6 +61,7 @@ class System:
             pathways=selected(self.pathways),
             texts=selected(self.texts),
             contradictions=selected(self.contradictions),
+            type_probabilities=selected(self.type_probabilities),
         )
 
 
@@ -69,7 +74,9 @@ class Evaluation:
     metrics: dict = field(default_factory=dict)
 
 
-def system_from_texts(texts: Sequence[str], pathway_names: Sequence[str]) -> System:
+def system_from_texts(
+    texts: Sequence[str], pathway_names: Sequence[str], type_probabilities: Sequence[float | None] | None = None
+) -> System:
     """Read fields and pathways from generated texts.
 
     Parameters
@@ -78,6 +85,8 @@ def system_from_texts(texts: Sequence[str], pathway_names: Sequence[str]) -> Sys
         One text per row.
     pathway_names
         Names of the gene sets to look for.
+    type_probabilities
+        Stated probability of each text's cell type, None where missing.
     """
     names = tuple(pathway_names)
     claims: list[Fields] = [read_fields(text, names) for text in texts]
@@ -86,6 +95,7 @@ def system_from_texts(texts: Sequence[str], pathway_names: Sequence[str]) -> Sys
         pathways=[fields.pathways for fields in claims],
         texts=list(texts),
         contradictions=[fields.contradictions for fields in claims],
+        type_probabilities=None if type_probabilities is None else list(type_probabilities),
     )
 
 
@@ -95,10 +105,13 @@ def pathway_names(rows: Sequence[Mapping]) -> list[str]:
 
 
 def field_pairs(system: System, rows: Sequence[Mapping]) -> dict[str, FieldPairs]:
-    """Pair labels with predictions for every field that the system predicts and at least one row has."""
+    """Pair labels with predictions for every field that the system predicts and at least one row has.
+
+    Rows that are `declined` count in `named_types` only, see :func:`score_system`.
+    """
     pairs = {}
     for name, claims in system.fields.items():
-        labelled = _rows_where(rows, name)
+        labelled = np.array([i for i in _rows_where(rows, name) if not rows[i].get("declined")], dtype=np.int64)
         if len(labelled):
             truths = [label_claim(name, rows[i][name], rows[i].get(f"{name}_ontology_term_id")) for i in labelled]
             pairs[name] = FieldPairs(name, truths, [claims[i] for i in labelled], labelled)
@@ -129,6 +142,8 @@ def score_system(
     scores = _Scores(resampler)
     for name, found in (pairs or field_pairs(system, rows)).items():
         scores.add(name, found.metrics(resampler), found.rows)
+    if "cell_type" in system.fields:
+        _add_named_types(scores, system, rows)
     if system.pathways is not None:
         labelled = np.array([i for i, row in enumerate(rows) if row["pathways"]], dtype=np.int64)
         if len(labelled):
@@ -177,6 +192,27 @@ class _Scores:
             }
             for part, metrics in self.replicates.items()
         }
+
+
+def _add_named_types(scores: _Scores, system: System, rows: Sequence[Mapping]) -> None:
+    """Add `named_types`: how often a type is named, whether it is true, how deep it is, and whether it is calibrated.
+
+    It covers the rows whose label is a term of the Cell Ontology, declined ones included.
+    """
+    labels = {
+        int(i): label_claim("cell_type", rows[i]["cell_type"], rows[i].get("cell_type_ontology_term_id")).term_id
+        for i in _rows_where(rows, "cell_type")
+    }
+    numbers = np.array([i for i, label in labels.items() if label is not None], dtype=np.int64)
+    if not len(numbers):
+        return
+    claims = [system.fields["cell_type"][i] for i in numbers]
+    stated = None if system.type_probabilities is None else [system.type_probabilities[i] for i in numbers]
+    if stated is not None and all(value is None for value in stated):
+        stated = None
+    named = [claim and (claim.term_id or claim.label) for claim in claims]
+    values = named_type_values(named, [labels[i] for i in numbers.tolist()], stated)
+    scores.add("named_types", named_type_replicates(values, scores.resampler, numbers), numbers)
 
 
 def _add_text_metrics(

@@ -56,7 +56,8 @@ class Declined:
     Parameters
     ----------
     reason
-        `"no_genes"`, `"too_few_genes"`, or a key of `declining_cell2text.REASONS`; `"other"` for other words.
+        `"no_genes"`, `"other_species"`, `"too_few_genes"`, or a key of `declining_cell2text.REASONS`; `"other"` for
+        other words.
     candidates
         The two cell types that a profile combines; empty if the text does not name them.
     """

@@ -43,7 +43,14 @@ from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.mentions import find_mentions
 from cell2text.ontology.terms import label_index, resolve
-from declining_cell2text import CANDIDATES_LINK, DECLINED_START, EMPTY_CELL_TEXT, REASONS, TOO_FEW_GENES_START
+from declining_cell2text import (
+    CANDIDATES_LINK,
+    DECLINED_START,
+    EMPTY_CELL_TEXT,
+    FOREIGN_CELL_TEXT,
+    REASONS,
+    TOO_FEW_GENES_START,
+)
 
 
 _MAX_ORIGIN_SENTENCES = 5  # after "comes from", tried as parts of one name that holds a full stop
@@ -54,6 +61,9 @@ _PATHWAY_START = rf"{POSSESSIVE_PRONOUN} {ACTIVE_PATHWAY}s? "
 _SUBTYPE_START = rf"{PRONOUN} {SUBTYPE_VERB} an? "
 _SUBTYPE = re.compile(rf"{_SUBTYPE_START}(?P<name>(?:[^.]|\.(?! ))+?) \((?P<probability>0\.\d+|1\.0+)\)(?:\. ?|$)")
 _NEXT_SENTENCE = re.compile(rf"\. (?:{PRONOUN} {ORIGIN_VERB} |{_SUBTYPE_START}|{_PATHWAY_START})")
+_DECLINED_STARTS = {
+    EMPTY_CELL_TEXT: "no_genes", FOREIGN_CELL_TEXT: "other_species", TOO_FEW_GENES_START: "too_few_genes",
+}  # fmt: skip
 _DECLINED = re.compile(rf"^{re.escape(DECLINED_START)}(?P<words>.+?)\.(?: |$)")
 _ORIGIN = re.compile(
     rf"(?:^{SUBJECT}|{_AFTER_SENTENCE}{PRONOUN}) {ORIGIN_VERB} (?P<body>.+?)(?=\. {_PATHWAY_START}|\.?$)"
@@ -142,7 +152,7 @@ def read_declined(text: str) -> Declined | None:
     Declined(reason='two_profiles', candidates=(Claim(label='T cell', ...), Claim(label='B cell', ...)))
     """
     text = _joined_lines(text)
-    for reason, start in (("no_genes", EMPTY_CELL_TEXT), ("too_few_genes", TOO_FEW_GENES_START)):
+    for start, reason in _DECLINED_STARTS.items():
         if text.startswith(start):
             return Declined(reason)
     match = _DECLINED.match(text)

@@ -77,7 +77,7 @@ def predict_rows(
 
     Returns
     -------
-    Rows as evaluation reads them, with prediction, confidence, type probability, reference and labels; and the cells'
+    Rows as evaluation reads them, with prediction, type probability, reference and labels; and the cells'
     embeddings, float32, shape (n_cells, cell_hidden).
     """
     generator = BatchedTextGenerator(model, processor, batch_size=batch_size, max_new_tokens=max_new_tokens)
@@ -88,11 +88,10 @@ def predict_rows(
     n_genes = np.array([processor.count_genes(cell) for cell in first_cells(rows)])
     stated = type_probabilities(claims, type_names, concepts)
     stated *= reliability_factors(n_genes, model.config.type_reliability).astype(np.float32)
-    scores = {"confidence": generated.confidence, "type_probability": stated}
-    outputs: list[dict] = [{"prediction": text} for text in generated.texts]
-    for name, values in scores.items():
-        for output, value in zip(outputs, round_to_four_digits(values)):
-            output[name] = value if np.isfinite(value) else None
+    outputs: list[dict] = [
+        {"prediction": text, "type_probability": value if np.isfinite(value) else None}
+        for text, value in zip(generated.texts, round_to_four_digits(stated))
+    ]
     references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
     labels = rows.select_columns(list(LABEL_COLUMNS))
     predictions = [{**row, **output, "reference": text} for row, output, text in zip(labels, outputs, references)]
