@@ -1,6 +1,6 @@
 """Configuration of a Cell2Text model: cell encoder, projector and causal language model.
 
-Loads from the Hugging Face Hub as remote code. Depends on `concepts_cell2text.py` for the names of concepts.
+Loads from the Hugging Face Hub as remote code. Depends on the files for concepts, their calibration and statements.
 """
 
 from typing import Literal, get_args
@@ -8,6 +8,11 @@ from typing import Literal, get_args
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+
+try:
+    from .calibration_cell2text import check_calibration
+except ImportError:
+    from calibration_cell2text import check_calibration
 
 try:
     from .concepts_cell2text import ConceptNames
@@ -18,6 +23,11 @@ try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
+
+try:
+    from .statements_cell2text import TYPE_THRESHOLD
+except ImportError:
+    from statements_cell2text import TYPE_THRESHOLD
 
 
 ProjectorType = Literal["mlp", "perceiver", "pooled", "concepts"]
@@ -42,11 +52,16 @@ class Cell2TextConfig(PreTrainedConfig):
             features and passes only these on (a concept bottleneck).
         cell_concepts (`dict`, *optional*):
             Names that the `concepts` projector predicts, by group. A cell has one name of a group under `multiclass`
-            (`{"cell_type": ["B cell", "T cell"]}`) and any number of names of a group under `multilabel`.
-        type_reliability (`list[list[float]]`, *optional*):
-            Points `[n_genes, factor]` of a curve that lowers the stated probability of a cell's type: the probability
-            is multiplied by the factor for the cell's number of expressed genes, interpolated over the logarithm of
-            the genes. Genes increase and factors do not decrease, up to 1. Defaults to no correction.
+            (`{"cell_type": ["B cell", "T cell"]}`) and any number of names of a group under `multilabel`. Names of a
+            group under `hierarchical` come with the names above them (`{"cell_type": {"cell": [], "T cell": ["cell"]}}`).
+        type_threshold (`float`, defaults to 0.7):
+            Least probability of a cell type that a text names. The deepest type of a hierarchical group `cell_type` that
+            reaches it is named. Above 0.5 and below 1.
+        type_calibration (`dict`, *optional*):
+            Coefficients that calibrate the probabilities of hierarchical cell types; see
+            [`~calibration_cell2text.calibrate_types`]. Defaults to no calibration.
+        uninformative_types (`list[str]`, *optional*):
+            Names of a hierarchical group that are never stated, such as `"cell"`.
         projector_hidden_size (`int`, *optional*):
             Width inside the projector. Defaults to the encoder's hidden size for `perceiver`, to the language model's
             for the others.
@@ -97,8 +112,10 @@ class Cell2TextConfig(PreTrainedConfig):
     cell_token_id: int = 0
     num_cell_tokens: int = 256
     projector_type: ProjectorType = "mlp"
-    cell_concepts: dict[str, dict[str, list[str]]] | None = None
-    type_reliability: list[list[int | float]] | None = None
+    cell_concepts: dict[str, dict] | None = None
+    type_threshold: float = TYPE_THRESHOLD
+    type_calibration: dict | None = None
+    uninformative_types: list[str] | None = None
     projector_hidden_size: int | None = None
     projector_hidden_act: str = "gelu"
     projector_dropout: float = 0.1
@@ -129,7 +146,10 @@ class Cell2TextConfig(PreTrainedConfig):
             raise UserError(f"projector_type={self.projector_type!r}: expected one of {get_args(ProjectorType)}.")
         if self.cell_concepts is not None:
             self.cell_concepts = ConceptNames.from_dict(self.cell_concepts).to_dict()
-        _check_reliability(self.type_reliability or [])
+        if not 0.5 < self.type_threshold < 1:
+            raise UserError(f"type_threshold={self.type_threshold}: expected a probability above 0.5 and below 1.")
+        if self.type_calibration is not None:
+            check_calibration(self.type_calibration)
         if not 0 <= self.gene_dropout < 1:
             raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):
@@ -145,18 +165,6 @@ class Cell2TextConfig(PreTrainedConfig):
     def concept_groups(self) -> dict[str, list[str]]:
         """Names of `cell_concepts` by group, in the column order of concept tensors."""
         return self.concepts.groups
-
-
-def _check_reliability(points: list[list[int | float]]) -> None:
-    """Raise `UserError` unless genes increase from at least 1, and factors do not decrease between 0 and 1."""
-    genes, factors = ([point[i] for point in points] for i in (0, 1))
-    if genes != sorted(set(genes)) or factors != sorted(factors) or not all(0 <= factor <= 1 for factor in factors):
-        raise UserError(
-            f"type_reliability={points}: expected points [n_genes, factor] with increasing genes and with factors from "
-            "0 to 1 that do not decrease."
-        )
-    if genes and genes[0] < 1:
-        raise UserError(f"type_reliability starts at {genes[0]} genes: expected at least 1.")
 
 
 Cell2TextConfig.register_for_auto_class()

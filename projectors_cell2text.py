@@ -12,9 +12,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 try:
+    from .calibration_cell2text import calibrate_types
+except ImportError:
+    from calibration_cell2text import calibrate_types
+
+try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
+
+try:
+    from .statements_cell2text import StatementEncoder
+except ImportError:
+    from statements_cell2text import StatementEncoder
 
 
 class Cell2TextMLPProjector(nn.Module):
@@ -68,11 +78,16 @@ class Cell2TextConceptProjector(nn.Module):
     Linear heads, one per group, predict the probabilities from a pooled projector's features; one linear map turns
     them into features again. Each concept keeps the meaning of its name as long as encoder and heads are not trained
     on the text's loss (Koh et al. 2020, arXiv 2007.04612: independent training).
+
+    The head of a hierarchical group predicts a mass for each name, that of a cell of which no name further below is
+    known. The probability of a name is the mass of the name and of all names below it, calibrated by
+    `type_calibration`. A model with such a group encodes statements instead of probabilities; see
+    [`StatementEncoder`].
     """
 
     def __init__(self, config):
         super().__init__()
-        self.names = config.concepts
+        self.names, self.calibration = config.concepts, config.type_calibration
         if not self.names.groups:
             raise UserError("projector_type='concepts' needs cell_concepts: the names that the heads predict.")
         self.num_cell_tokens = config.num_cell_tokens
@@ -80,7 +95,11 @@ class Cell2TextConceptProjector(nn.Module):
         width = config.num_cell_tokens * text_size
         self.pooled = Cell2TextPooledProjector(config)
         self.heads = nn.ModuleDict({group: nn.Linear(width, size) for group, size in self.names.sizes.items()})
-        self.codes = nn.Linear(self.names.n_concepts, width, bias=False)
+        self.statements = None
+        if self.names.hierarchical:
+            self.statements = StatementEncoder(self.names, config.type_threshold, config.uninformative_types)
+        n_codes = self.names.n_concepts if self.statements is None else self.statements.n_columns
+        self.codes = nn.Linear(n_codes, width, bias=False)
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask, concept_overrides=None):
@@ -91,21 +110,45 @@ class Cell2TextConceptProjector(nn.Module):
         concepts = self.predict_concepts(states, gene_mask)
         if concept_overrides is not None:
             concepts = torch.where(concept_overrides.isnan(), concepts, concept_overrides.to(concepts.dtype))
+        encoded = self._weighted(concepts) if self.statements is None else self.statements(concepts)
+        features = self.codes(encoded).unflatten(-1, (self.num_cell_tokens, -1))
+        return self.output_norm(features), concepts
+
+    def _weighted(self, concepts: torch.Tensor) -> torch.Tensor:
         weighted = {
             group: MULTICLASS_WEIGHT * values if group in self.names.multiclass else values
             for group, values in self.names.split(concepts).items()
         }
-        features = self.codes(self.names.join(weighted)).unflatten(-1, (self.num_cell_tokens, -1))
-        return self.output_norm(features), concepts
+        return self.names.join(weighted)
 
     def predict_concepts(self, states, gene_mask) -> torch.Tensor:
-        """Return concept probabilities, shape `(cells, n_concepts)`; those of a `multiclass` group add up to 1."""
+        """Return concept probabilities, shape `(cells, n_concepts)`.
+
+        Those of a `multiclass` group add up to 1. In a `hierarchical` group a name is at most as probable as a name
+        above it.
+        """
         features = self.pooled(states, gene_mask).flatten(1)
         probabilities = {}
         for group, head in self.heads.items():
             logits = head(features)
-            probabilities[group] = logits.softmax(-1) if group in self.names.multiclass else logits.sigmoid()
+            probabilities[group] = logits.sigmoid() if group in self.names.multilabel else logits.softmax(-1)
+        for group in self.names.hierarchical:
+            probabilities[group] = self._sum_up(group, probabilities, gene_mask)
         return self.names.join(probabilities)
+
+    def _sum_up(self, group: str, probabilities: dict, gene_mask) -> torch.Tensor:
+        """Return the probability of each name of a hierarchical group, given the masses of all names."""
+        hierarchy = self.statements.hierarchies[group]
+        above = hierarchy.above.to(probabilities[group])
+        summed = (probabilities[group] @ above.T).clamp(max=1.0)
+        if self.calibration is None:
+            return summed
+        profile = probabilities.get(PROFILE_GROUP)
+        one_cell = None
+        if profile is not None:
+            one_cell = profile[:, self.names.groups[PROFILE_GROUP].index(ONE_CELL)]
+        depth = hierarchy.depth.to(summed)
+        return calibrate_types(summed, gene_mask.sum(-1), depth, self.calibration, one_cell)
 
 
 class Cell2TextPerceiverProjector(nn.Module):
@@ -183,6 +226,8 @@ PROJECTORS = {
 }
 # Weight of multi-class concepts relative to multi-label ones in the projector's linear map.
 MULTICLASS_WEIGHT = 2.0
+# The multi-class group that says what a profile is, and its name for the profile of one cell.
+PROFILE_GROUP, ONE_CELL = "profile", "one cell"
 
 
 def _projector_mlp(config, input_size: int, output_size: int) -> nn.Sequential:

@@ -1,0 +1,218 @@
+"""From concept probabilities to a statement: what a text may say about a cell.
+
+A model with hierarchical cell types does not hand probabilities to its language model. It first decides what is known:
+the deepest cell type that is probable enough, and the most probable subtype below it. The language model reads this
+statement, so that a text says exactly what the probabilities support. Depends on `concepts_cell2text.py` only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+try:
+    from .concepts_cell2text import ConceptNames
+except ImportError:
+    from concepts_cell2text import ConceptNames
+
+
+TYPE_THRESHOLD = 0.7  # default of `type_threshold`: least probability of a cell type that a text names
+MIN_SUBTYPE_PROBABILITY = 0.2  # less probable subtypes are not worth a sentence
+# A term is passed over for a term below it that has at least this share of its probability.
+SPECIFIC_SHARE = 0.5
+MIN_PATHWAY_ACTIVITY = 0.1
+N_PATHWAYS = 2
+# Texts state the probability of a subtype with two digits; each value is a code of its own.
+SUBTYPE_PROBABILITIES = tuple(f"{percent / 100:.2f}" for percent in range(20, 100))
+
+
+@dataclass
+class TypeDecision:
+    """Cell types that a text may state, as columns of the group of cell types.
+
+    Args:
+        named (`torch.LongTensor` of shape `(n_cells,)`): The named type; -1 if none is probable enough.
+        subtype (`torch.LongTensor` of shape `(n_cells,)`): The most probable type below the named one; -1 for none.
+        probability (`torch.FloatTensor` of shape `(n_cells,)`): Probability of the named type; 0 for none.
+        subtype_probability (`torch.FloatTensor` of shape `(n_cells,)`): Probability of the subtype; 0 for none.
+    """
+
+    named: torch.Tensor
+    subtype: torch.Tensor
+    probability: torch.Tensor
+    subtype_probability: torch.Tensor
+
+
+class TypeHierarchy:
+    """The names of a hierarchical group, with the order in which a decision prefers them.
+
+    Args:
+        names (`ConceptNames`): Concepts of a model.
+        group (`str`): A hierarchical group.
+        uninformative (`list[str]`, *optional*): Names that are never stated, such as `"cell"`.
+    """
+
+    def __init__(self, names: ConceptNames, group: str = "cell_type", uninformative: list[str] | None = None):
+        self.names = names.groups[group]
+        self.above = names.ancestors(group)
+        parents = names.hierarchical[group]
+        places = {name: place for place, name in enumerate(self.names)}
+        pairs = [(places[parent], places[name]) for name, above in parents.items() for parent in above]
+        self.parent, self.child = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+        self.depth = self._depth()
+        vague = set(uninformative or ())
+        self.informative = torch.tensor([name not in vague for name in self.names])
+
+    def _depth(self) -> torch.Tensor:
+        """Return the number of steps on the longest path from a root to each name."""
+        depth = torch.zeros(len(self.names))
+        for _ in self.names:
+            deeper = depth.clone().scatter_reduce(0, self.child, depth[self.parent] + 1, "amax")
+            if torch.equal(deeper, depth):
+                break
+            depth = deeper
+        return depth
+
+    def to(self, device) -> "TypeHierarchy":
+        """Move the tensors to a device, in place."""
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+    def decide(self, probabilities: torch.Tensor, threshold: float = TYPE_THRESHOLD) -> TypeDecision:
+        """Decide which type to name for each cell, and which subtype to add.
+
+        Args:
+            probabilities (`torch.FloatTensor` of shape `(n_cells, n_names)`): Probability of every name. A name below
+                another is not more probable.
+            threshold (`float`): Least probability of a named type.
+
+        Returns:
+            [`TypeDecision`]: The deepest informative name whose probability reaches the threshold, the more probable of
+            two that are equally deep; and the most probable of the names below it that no name further below stands in
+            for, if its probability is at least `MIN_SUBTYPE_PROBABILITY`.
+
+        Examples:
+
+        ```python
+        >>> names = ConceptNames(hierarchical={"cell_type": {"cell": [], "T cell": ["cell"], "CD8 T cell": ["T cell"]}})
+        >>> decision = TypeHierarchy(names, uninformative=["cell"]).decide(torch.tensor([[1.0, 0.9, 0.6]]))
+        >>> decision.named.tolist(), decision.subtype.tolist()
+        ([1], [2])
+
+        ```
+        """
+        probable = (probabilities >= threshold) & self.informative
+        order = torch.where(probable, self.depth + probabilities.clamp(max=0.999), -1.0)
+        best, named = order.max(-1)
+        candidates = torch.where(self._specific(probabilities) & self._below(named), probabilities, 0.0)
+        likely, subtype = candidates.max(-1)
+        none, no_subtype = best < 0, (best < 0) | (likely < MIN_SUBTYPE_PROBABILITY)
+        return TypeDecision(
+            named=named.masked_fill(none, -1),
+            subtype=subtype.masked_fill(no_subtype, -1),
+            probability=probabilities.gather(-1, named[:, None])[:, 0].masked_fill(none, 0.0),
+            subtype_probability=likely.masked_fill(no_subtype, 0.0),
+        )
+
+    def candidates(self, probabilities: torch.Tensor, named: torch.Tensor, n: int = 3, least: float = 0.05) -> list:
+        """Return the most probable names below each cell's named type, with their probabilities.
+
+        Args:
+            probabilities (`torch.FloatTensor` of shape `(n_cells, n_names)`): Probability of every name.
+            named (`torch.LongTensor` of shape `(n_cells,)`): Named type of each cell; -1 for none, for which names
+                from the whole hierarchy are returned.
+            n (`int`): Largest number of names per cell.
+            least (`float`): Least probability of a name.
+
+        Returns:
+            `list[list[tuple[str, float]]]`: Names and probabilities of each cell, most probable first. Names that a
+            more specific one stands in for are left out.
+        """
+        allowed = self._specific(probabilities) & self.informative
+        allowed &= self._below(named) | (named < 0)[:, None]
+        values = torch.where(allowed & (probabilities >= least), probabilities, 0.0)
+        top, places = values.topk(min(n, values.shape[-1]), dim=-1)
+        return [
+            [(self.names[place], value) for value, place in zip(*row) if value > 0]
+            for row in zip(top.tolist(), places.tolist())
+        ]
+
+    def _below(self, named: torch.Tensor) -> torch.Tensor:
+        """Return which names are below each cell's named type, bool, shape `(n_cells, n_names)`."""
+        found = named.clamp(min=0)
+        below = self.above[found]
+        return below.scatter(-1, found[:, None], False)
+
+    def _specific(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Return which names no name directly below stands in for, bool, shape `(n_cells, n_names)`."""
+        best_child = torch.zeros_like(probabilities)
+        children = probabilities[:, self.child]
+        best_child = best_child.scatter_reduce(-1, self.parent.expand_as(children), children, "amax")
+        return best_child < SPECIFIC_SHARE * probabilities.clamp(min=1e-6)
+
+
+class StatementEncoder:
+    """Encode concept probabilities as crisp statements, which the language model reads.
+
+    A hierarchical group becomes its named type, the likely subtype and the digits of the subtype's probability, each
+    as one column of 1; a multi-class group its most probable name; a multi-label group its two most active names, 1 for
+    the first and 0.5 for the second.
+
+    Args:
+        names (`ConceptNames`): Concepts of a model.
+        threshold (`float`): Least probability of a named type.
+        uninformative (`list[str]`, *optional*): Types that are never named.
+    """
+
+    def __init__(
+        self, names: ConceptNames, threshold: float = TYPE_THRESHOLD, uninformative: list[str] | None = None
+    ):
+        self.names, self.threshold = names, threshold
+        self.hierarchies = {group: TypeHierarchy(names, group, uninformative) for group in names.hierarchical}
+        self.n_columns = sum(
+            2 * size + len(SUBTYPE_PROBABILITIES) if group in names.hierarchical else size
+            for group, size in names.sizes.items()
+        )
+        self._device: object = torch.device("cpu")
+
+    def __call__(self, concepts: torch.Tensor) -> torch.Tensor:
+        """Return statements of shape `(n_cells, n_columns)` for probabilities of shape `(n_cells, n_concepts)`."""
+        if self._device != concepts.device:
+            for hierarchy in self.hierarchies.values():
+                hierarchy.to(concepts.device)
+            self._device = concepts.device
+        parts = []
+        for group, values in self.names.split(concepts.float()).items():
+            if group in self.hierarchies:
+                parts += self._encode_types(self.hierarchies[group].decide(values, self.threshold), values.shape[-1])
+            elif group in self.names.multiclass:
+                parts.append(one_hot(values.argmax(-1), values.shape[-1]))
+            else:
+                parts.append(_leading(values))
+        return torch.cat(parts, dim=-1).to(concepts.dtype)
+
+    def _encode_types(self, decision: TypeDecision, n_names: int) -> list[torch.Tensor]:
+        percent = (decision.subtype_probability * 100).round().long().clamp(20, 99) - 20
+        percent = percent.masked_fill(decision.subtype < 0, -1)
+        return [
+            one_hot(decision.named, n_names),
+            one_hot(decision.subtype, n_names),
+            one_hot(percent, len(SUBTYPE_PROBABILITIES)),
+        ]
+
+
+def one_hot(places: torch.Tensor, size: int) -> torch.Tensor:
+    """Return rows with a 1 at each place; a row of zeros for the place -1."""
+    return (places[:, None] == torch.arange(size, device=places.device)).float()
+
+
+def _leading(values: torch.Tensor) -> torch.Tensor:
+    """Return 1 for the highest value of each row and 0.5 for the second, where they are active at all."""
+    top, places = values.topk(min(N_PATHWAYS, values.shape[-1]), dim=-1)
+    weights = torch.tensor([1.0, 0.5], device=values.device)[: top.shape[-1]].expand_as(top)
+    return torch.zeros_like(values).scatter(-1, places, weights * (top > MIN_PATHWAY_ACTIVITY))
+
+
+__all__ = ["StatementEncoder", "TypeDecision", "TypeHierarchy"]
