@@ -31,16 +31,16 @@ def calibrate_types(
     r"""Calibrate probabilities of types, given the evidence in each cell.
 
     The calibrated probability is the logistic function of
-    `slope * logit(p) + intercept + genes * log(n_genes / 1000) + one_cell * logit(one_cell) + depth * depth / 10`. Slopes
-    are not negative and the coefficient of depth is not positive, so a type stays at most as probable as a type above it.
+    `slope * logit(p) + intercept + genes * log(n_genes / 1000) + one_cell * logit(one_cell) + depth * depth / 10`.
+    The slope is positive and the coefficient of depth is not, so a type stays at most as probable as a type above it.
 
     Args:
         probabilities (`torch.FloatTensor` of shape `(n_cells, n_types)`): Uncalibrated probabilities.
         n_genes (`torch.Tensor` of shape `(n_cells,)`): Number of ranked genes of each cell; from 1,000 on it has no
             effect.
         depth (`torch.FloatTensor` of shape `(n_types,)`): Depth of each type in the hierarchy.
-        calibration (`dict`): The coefficients, and optionally `ceiling`: points `[n_genes, probability]` of a curve that
-            no probability exceeds, interpolated over the logarithm of the genes.
+        calibration (`dict`): The coefficients, and optionally `ceiling`: points `[n_genes, probability]` of a curve
+            that no probability exceeds, interpolated over the logarithm of the genes.
         one_cell (`torch.FloatTensor` of shape `(n_cells,)`, *optional*): Probability that the profile is that of one
             cell.
 
@@ -107,8 +107,8 @@ def check_calibration(calibration: dict) -> None:
     genes = [point[0] for point in points]
     if genes != sorted(set(genes)) or any(n < 1 for n in genes) or not all(0 < point[1] <= 1 for point in points):
         raise UserError(
-            f"type_calibration has ceiling={points}: expected points [n_genes, probability] with increasing genes from 1 "
-            "and probabilities above 0 and up to 1."
+            f"type_calibration has ceiling={points}: expected points [n_genes, probability] with increasing genes from "
+            "1 and probabilities above 0 and up to 1."
         )
 
 

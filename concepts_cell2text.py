@@ -25,7 +25,7 @@ class ConceptNames:
     """Concept names by group.
 
     A concept tensor has shape `(..., n_concepts)`. Its columns are sorted by group name; within a group they keep the
-    order of the names.
+    order of the names, or are sorted by name if the group is hierarchical.
 
     Args:
         multiclass (`dict[str, list[str]]`):
@@ -78,7 +78,7 @@ class ConceptNames:
     @property
     def groups(self) -> dict[str, list[str]]:
         """Names by group, in the order of the columns."""
-        hierarchical = {group: list(names) for group, names in self.hierarchical.items()}
+        hierarchical = {group: sorted(names) for group, names in self.hierarchical.items()}
         return dict(sorted({**self.multiclass, **self.multilabel, **hierarchical}.items()))
 
     @property
@@ -109,14 +109,14 @@ class ConceptNames:
         Examples:
 
         ```python
-        >>> names = ConceptNames(hierarchical={"cell_type": {"cell": [], "T cell": ["cell"]}})
+        >>> names = ConceptNames(hierarchical={"cell_type": {"cell": [], "lymphocyte": ["cell"]}})
         >>> names.ancestors("cell_type").tolist()
         [[True, True], [False, True]]
 
         ```
         """
         parents = self.hierarchical[group]
-        return _ancestors(group, tuple((name, tuple(above)) for name, above in parents.items()))
+        return _ancestors(group, tuple((name, tuple(above)) for name, above in sorted(parents.items())))
 
     def split(self, concepts: torch.Tensor) -> dict[str, torch.Tensor]:
         """Split a tensor of shape `(..., n_concepts)` into one tensor of shape `(..., n_names)` per group."""
@@ -178,16 +178,17 @@ def _ancestors(group: str, parents: tuple[tuple[str, tuple[str, ...]], ...]) -> 
     missing = sorted({name for _, above in parents for name in above} - set(places))
     if missing:
         raise UserError(f"{group}: the names {_first(missing)} stand above others and are not in the group themselves.")
-    direct = torch.zeros(len(parents), len(parents), dtype=torch.bool)
-    for name, above in parents:
-        for parent in above:
-            direct[places[parent], places[name]] = True
-    closure = torch.eye(len(parents), dtype=torch.bool)
-    for _ in parents:
-        wider = closure | (direct.float() @ closure.float() > 0)
-        if torch.equal(wider, closure):
-            break
-        closure = wider
+    with torch.device("cpu"):  # also while `from_pretrained` builds the model on the meta device
+        direct = torch.zeros(len(parents), len(parents), dtype=torch.bool)
+        for name, above in parents:
+            for parent in above:
+                direct[places[parent], places[name]] = True
+        closure = torch.eye(len(parents), dtype=torch.bool)
+        for _ in parents:
+            wider = closure | (direct.float() @ closure.float() > 0)
+            if torch.equal(wider, closure):
+                break
+            closure = wider
     if bool((closure & closure.T).sum() > len(parents)):
         raise UserError(f"{group}: some names stand above themselves; expected a hierarchy.")
     return closure

@@ -53,10 +53,11 @@ class Cell2TextConfig(PreTrainedConfig):
         cell_concepts (`dict`, *optional*):
             Names that the `concepts` projector predicts, by group. A cell has one name of a group under `multiclass`
             (`{"cell_type": ["B cell", "T cell"]}`) and any number of names of a group under `multilabel`. Names of a
-            group under `hierarchical` come with the names above them (`{"cell_type": {"cell": [], "T cell": ["cell"]}}`).
+            group under `hierarchical` come with the names above them
+            (`{"cell_type": {"cell": [], "T cell": ["cell"]}}`).
         type_threshold (`float`, defaults to 0.7):
-            Least probability of a cell type that a text names. The deepest type of a hierarchical group `cell_type` that
-            reaches it is named. Above 0.5 and below 1.
+            Least probability of a cell type that a text names. The deepest type of a hierarchical group `cell_type`
+            that reaches it is named. Above 0.5 and below 1.
         type_calibration (`dict`, *optional*):
             Coefficients that calibrate the probabilities of hierarchical cell types; see
             [`~calibration_cell2text.calibrate_types`]. Defaults to no calibration.
@@ -113,6 +114,7 @@ class Cell2TextConfig(PreTrainedConfig):
     num_cell_tokens: int = 256
     projector_type: ProjectorType = "mlp"
     cell_concepts: dict[str, dict] | None = None
+    type_reliability: list[list[int | float]] | None = None
     type_threshold: float = TYPE_THRESHOLD
     type_calibration: dict | None = None
     uninformative_types: list[str] | None = None

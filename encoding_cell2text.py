@@ -169,6 +169,21 @@ class CellEncodingMixin:
         states = states.to(next(self.projector.parameters()).dtype)
         return states, gene_mask.unflatten(0, shape[:2]), outputs
 
+    def gene_table(self) -> torch.Tensor | None:
+        """Return the state of each gene, shape `(n_tokens, cell_hidden)`, if it is the same in every cell.
+
+        That holds for an encoder without layers, position embeddings and a `<cls>` token: it looks genes up in a table.
+        Returns `None` for any other encoder.
+        """
+        tables = getattr(self.cell_encoder, "embeddings", None)
+        layers = getattr(self.cell_encoder.config, "num_hidden_layers", None)
+        if layers != 0 or not hasattr(tables, "LayerNorm") or self.config.cell_cls_token_id is not None:
+            return None
+        positions = tables.position_embeddings.weight
+        if positions.requires_grad or bool(positions.any()):
+            return None
+        return tables.dropout(tables.LayerNorm(tables.word_embeddings.weight + tables.token_type_embeddings.weight[0]))
+
     def _encode(self, ids, mask, **kwargs):
         """Return the encoder's outputs and its projected layer."""
         # An empty slot attends to its first padding token: attention to nothing is NaN.

@@ -18,6 +18,11 @@ try:
 except ImportError:
     from errors_cell2text import UserError
 
+try:
+    from .statements_cell2text import Declining
+except ImportError:
+    from statements_cell2text import Declining
+
 
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
 GENES_AT_ONCE = 131_072
@@ -68,18 +73,21 @@ class CellFeatures:
         mask: Whether a slot holds a cell, shape (n, n_cells, 1).
         embeddings: See :class:`GeneratedTexts`.
         concepts: See :class:`GeneratedTexts`.
+        reasons: Text of a prompt with a cell whose type the model declines to name, `None` for other prompts.
     """
 
     features: torch.Tensor
     mask: torch.Tensor
     embeddings: np.ndarray
     concepts: dict[str, np.ndarray]
+    reasons: list[str | None]
 
     def __getitem__(self, rows: np.ndarray) -> "CellFeatures":
         """Return the features of some prompts, by their indices."""
         kept = torch.from_numpy(rows).to(self.features.device)
         concepts = {group: values[rows] for group, values in self.concepts.items()}
-        return CellFeatures(self.features[kept], self.mask[kept], self.embeddings[rows], concepts)
+        reasons = [self.reasons[row] for row in rows]
+        return CellFeatures(self.features[kept], self.mask[kept], self.embeddings[rows], concepts, reasons)
 
 
 @torch.inference_mode()
@@ -110,7 +118,7 @@ def encode_cells(
     """
     if genes_at_once is None:
         genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE
-    parts = []
+    parts, reasons, declining = [], [], Declining(model.config)
     longest = max(len(cell) for cells in prompts for cell in cells) * len(prompts[0])
     size = max(1, genes_at_once // max(1, longest))
     for start in range(0, len(prompts), size):
@@ -122,10 +130,12 @@ def encode_cells(
         states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
         means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
         concepts = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
+        reasons += declining.reasons(outputs.concepts, len(means))
         parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), concepts.float().cpu()))
     features, mask, means, concepts = (torch.cat(part) for part in zip(*parts))
     groups = model.config.concepts.split(concepts) if concepts.shape[1] else {}
-    return CellFeatures(features, mask, means.numpy(), {group: part.numpy() for group, part in groups.items()})
+    by_group = {group: part.numpy() for group, part in groups.items()}
+    return CellFeatures(features, mask, means.numpy(), by_group, reasons)
 
 
 class CellTextGenerator:
@@ -196,6 +206,12 @@ class CellTextGenerator:
         features = features[np.searchsorted(filled, described)]
         for group, probabilities in features.concepts.items():
             generated.concepts[group][described] = probabilities
+        for i, reason in zip(described, features.reasons):
+            generated.texts[i] = reason or ""
+        named = np.array([row for row, reason in enumerate(features.reasons) if reason is None], dtype=np.int64)
+        if not len(named):
+            return generated
+        described, features = described[named], features[named]
         ids, generated.confidence[described], generated.steps = self._decode(features)
         generated.useful = sum(map(len, ids))
         for i, tokens in zip(described, ids):

@@ -22,9 +22,9 @@ except ImportError:
     from errors_cell2text import UserError
 
 try:
-    from .statements_cell2text import StatementEncoder
+    from .statements_cell2text import ONE_CELL, PROFILE_GROUP, StatementEncoder
 except ImportError:
-    from statements_cell2text import StatementEncoder
+    from statements_cell2text import ONE_CELL, PROFILE_GROUP, StatementEncoder
 
 
 class Cell2TextMLPProjector(nn.Module):
@@ -64,11 +64,28 @@ class Cell2TextPooledProjector(nn.Module):
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask):
-        ranks = torch.arange(states.shape[1], device=states.device) - int(self.has_cls)
-        weights = gene_mask * rank_weights(ranks.clamp(min=0), self.longest_cell).to(states.dtype)
+        weights = self._weights(gene_mask).to(states.dtype)
         pooled = (states * weights.unsqueeze(-1)).sum(1) / weights.sum(-1, keepdim=True).clamp(min=1e-6)
         if self.has_cls:
             pooled = torch.cat([states[:, 0], pooled], dim=-1)
+        return self.project_mean(pooled)
+
+    def _weights(self, gene_mask) -> torch.Tensor:
+        ranks = torch.arange(gene_mask.shape[1], device=gene_mask.device) - int(self.has_cls)
+        return gene_mask * rank_weights(ranks.clamp(min=0), self.longest_cell)
+
+    def mean_of_genes(self, table, ids, gene_mask) -> torch.Tensor:
+        """Return the rank-weighted mean over the genes of each cell, shape `(cells, cell_hidden)`.
+
+        The same as the mean of the states of an encoder whose states are the rows of `table`, shape
+        `(n_tokens, cell_hidden)`, without computing the state of every gene of every cell.
+        """
+        weights = self._weights(gene_mask).to(table.dtype)
+        sums = nn.functional.embedding_bag(ids, table, per_sample_weights=weights, mode="sum")
+        return sums / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+
+    def project_mean(self, pooled) -> torch.Tensor:
+        """Return features of shape `(cells, num_cell_tokens, text_hidden)` for the pooled genes of cells."""
         return self.output_norm(self.mlp(pooled).unflatten(-1, (self.num_cell_tokens, -1)))
 
 
@@ -226,8 +243,6 @@ PROJECTORS = {
 }
 # Weight of multi-class concepts relative to multi-label ones in the projector's linear map.
 MULTICLASS_WEIGHT = 2.0
-# The multi-class group that says what a profile is, and its name for the profile of one cell.
-PROFILE_GROUP, ONE_CELL = "profile", "one cell"
 
 
 def _projector_mlp(config, input_size: int, output_size: int) -> nn.Sequential:

@@ -2,7 +2,8 @@
 
 A model with hierarchical cell types does not hand probabilities to its language model. It first decides what is known:
 the deepest cell type that is probable enough, and the most probable subtype below it. The language model reads this
-statement, so that a text says exactly what the probabilities support. Depends on `concepts_cell2text.py` only.
+statement, so that a text says exactly what the probabilities support. Without a type, the cell gets a reason instead of
+a text of the language model.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,16 @@ try:
 except ImportError:
     from concepts_cell2text import ConceptNames
 
+try:
+    from .declining_cell2text import declined_text
+except ImportError:
+    from declining_cell2text import declined_text
 
+
+TYPES = "cell_type"
+# The multi-class group that says what a profile is, and its names.
+PROFILE_GROUP = "profile"
+ONE_CELL, TWO_CELLS, AMBIENT, NO_CELL = "one cell", "two cells", "ambient RNA", "no cell"
 TYPE_THRESHOLD = 0.7  # default of `type_threshold`: least probability of a cell type that a text names
 MIN_SUBTYPE_PROBABILITY = 0.2  # less probable subtypes are not worth a sentence
 # A term is passed over for a term below it that has at least this share of its probability.
@@ -52,16 +62,16 @@ class TypeHierarchy:
         uninformative (`list[str]`, *optional*): Names that are never stated, such as `"cell"`.
     """
 
-    def __init__(self, names: ConceptNames, group: str = "cell_type", uninformative: list[str] | None = None):
+    def __init__(self, names: ConceptNames, group: str = TYPES, uninformative: list[str] | None = None):
         self.names = names.groups[group]
-        self.above = names.ancestors(group)
-        parents = names.hierarchical[group]
         places = {name: place for place, name in enumerate(self.names)}
+        parents, vague = names.hierarchical[group], set(uninformative or ())
         pairs = [(places[parent], places[name]) for name, above in parents.items() for parent in above]
-        self.parent, self.child = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
-        self.depth = self._depth()
-        vague = set(uninformative or ())
-        self.informative = torch.tensor([name not in vague for name in self.names])
+        with torch.device("cpu"):  # also while `from_pretrained` builds the model on the meta device
+            self.above = names.ancestors(group)
+            self.parent, self.child = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+            self.depth = self._depth()
+            self.informative = torch.tensor([name not in vague for name in self.names])
 
     def _depth(self) -> torch.Tensor:
         """Return the number of steps on the longest path from a root to each name."""
@@ -96,8 +106,9 @@ class TypeHierarchy:
         Examples:
 
         ```python
-        >>> names = ConceptNames(hierarchical={"cell_type": {"cell": [], "T cell": ["cell"], "CD8 T cell": ["T cell"]}})
-        >>> decision = TypeHierarchy(names, uninformative=["cell"]).decide(torch.tensor([[1.0, 0.9, 0.6]]))
+        >>> types = {"cell": [], "lymphocyte": ["cell"], "naive B cell": ["lymphocyte"]}
+        >>> hierarchy = TypeHierarchy(ConceptNames(hierarchical={"cell_type": types}), uninformative=["cell"])
+        >>> decision = hierarchy.decide(torch.tensor([[1.0, 0.9, 0.6]]))
         >>> decision.named.tolist(), decision.subtype.tolist()
         ([1], [2])
 
@@ -153,6 +164,63 @@ class TypeHierarchy:
         return best_child < SPECIFIC_SHARE * probabilities.clamp(min=1e-6)
 
 
+class Declining:
+    """Decide which cells get a reason instead of a description.
+
+    A model declines where the concept group `profile` says that a profile is not that of one cell, and where no
+    informative cell type is probable enough. Models without hierarchical cell types never decline.
+
+    Args:
+        config (`Cell2TextConfig`): Configuration of the model.
+    """
+
+    def __init__(self, config):
+        self.names, self.threshold = config.concepts, config.type_threshold
+        self.hierarchy = None
+        if TYPES in self.names.hierarchical:
+            self.hierarchy = TypeHierarchy(self.names, TYPES, config.uninformative_types)
+
+    def reasons(self, concepts: torch.Tensor | None, n_prompts: int) -> list[str | None]:
+        """Return the text of each prompt that has no description, `None` for the others.
+
+        Args:
+            concepts (`torch.FloatTensor` of shape `(n_prompts, n_cells, n_concepts)`, *optional*):
+                Concept probabilities of the cells of each prompt.
+            n_prompts (`int`): Number of prompts.
+        """
+        if self.hierarchy is None or concepts is None:
+            return [None] * n_prompts
+        of_cells = [self._of_cells(cells) for cells in concepts.float().cpu().unbind(1)]
+        return [next((reason for reason in reasons if reason), None) for reasons in zip(*of_cells)]
+
+    def _of_cells(self, concepts: torch.Tensor) -> list[str | None]:
+        by_group = self.names.split(concepts)
+        probabilities = by_group[TYPES]
+        named = self.hierarchy.decide(probabilities, self.threshold).named
+        kinds = self._kinds(by_group.get(PROFILE_GROUP), named)
+        texts: list[str | None] = [None] * len(kinds)
+        for row, kind in enumerate(kinds):
+            if kind == TWO_CELLS:
+                texts[row] = declined_text("two_profiles", self._two_types(probabilities[row]))
+            elif kind is not None:
+                texts[row] = declined_text("ambient" if kind == AMBIENT else "unknown_type")
+        return texts
+
+    def _kinds(self, profile: torch.Tensor | None, named: torch.Tensor) -> list[str | None]:
+        """Return what keeps each cell from a type: a name of the group `profile`; `None` for cells with a type."""
+        if profile is None:
+            return [None if column >= 0 else NO_CELL for column in named.tolist()]
+        kinds = self.names.groups[PROFILE_GROUP]
+        likely = [kinds[column] for column in profile.argmax(-1).tolist()]
+        without_type = [NO_CELL if column < 0 else None for column in named.tolist()]
+        return [reason if kind == ONE_CELL else kind for kind, reason in zip(likely, without_type)]
+
+    def _two_types(self, probabilities: torch.Tensor) -> list[str]:
+        """Return the two most probable types that are not above each other; none if there is only one."""
+        found = self.hierarchy.candidates(probabilities[None], torch.tensor([-1]), n=2)[0]
+        return [name for name, _ in found] if len(found) == 2 else []
+
+
 class StatementEncoder:
     """Encode concept probabilities as crisp statements, which the language model reads.
 
@@ -166,9 +234,7 @@ class StatementEncoder:
         uninformative (`list[str]`, *optional*): Types that are never named.
     """
 
-    def __init__(
-        self, names: ConceptNames, threshold: float = TYPE_THRESHOLD, uninformative: list[str] | None = None
-    ):
+    def __init__(self, names: ConceptNames, threshold: float = TYPE_THRESHOLD, uninformative: list[str] | None = None):
         self.names, self.threshold = names, threshold
         self.hierarchies = {group: TypeHierarchy(names, group, uninformative) for group in names.hierarchical}
         self.n_columns = sum(
@@ -215,4 +281,4 @@ def _leading(values: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(values).scatter(-1, places, weights * (top > MIN_PATHWAY_ACTIVITY))
 
 
-__all__ = ["StatementEncoder", "TypeDecision", "TypeHierarchy"]
+__all__ = ["Declining", "StatementEncoder", "TypeDecision", "TypeHierarchy"]

@@ -20,7 +20,8 @@ from cell2text.training.concept_targets import (
     CellConcepts,
     ConceptAugmentation,
     TrainingConceptOverrides,
-    broader_types,
+    type_hierarchy,
+    uninformative_types,
 )
 from cell2text.training.gene_embeddings import MEMBERSHIP, freeze_gene_embeddings, initialise_gene_embeddings
 
@@ -67,28 +68,28 @@ def test_pathways_are_learned_beside_the_type(tiny_processor, tmp_path):
 
 def test_loss_ignores_unknown_targets(fresh):
     torch.manual_seed(0)
-    names = {"broader_cell_type": ["lymphocyte"], "pathways": ["A", "B"]}
-    concepts = CellConcepts({"multiclass": {"cell_type": ["T cell", "fibroblast", "c"]}, "multilabel": names})
+    concepts = CellConcepts(
+        {"multiclass": {"cell_type": ["T cell", "fibroblast", "c"]}, "multilabel": {"pathways": ["A", "B"]}}
+    )
     classifier = ConceptClassifier(fresh, concepts).eval()
     cells = {
-        "cell_input_ids": torch.tensor([[5, 7], [6, 8]]),
-        "cell_attention_mask": torch.ones(2, 2, dtype=torch.long),
+        "cell_input_ids": torch.tensor([[5, 7], [6, 8], [6, 7]]),
+        "cell_attention_mask": torch.ones(3, 2, dtype=torch.long),
     }
-    rows = [  # the ontology does not know the second type
+    rows = [
         {"cell_type": "T cell", "cell_type_ontology_term_id": None, "pathways": ["A"]},
         {"cell_type": "c", "cell_type_ontology_term_id": None, "pathways": None},
+        {"cell_type": "d", "cell_type_ontology_term_id": None, "pathways": None},  # no concept
     ]
     found = classifier(**cells, targets=concepts.targets(rows))
     features = fresh.model.get_cell_features(**cells).pooler_output.flatten(1)
     features = features / fresh.model.projector.output_norm.weight[0]  # as large as a head's first weights expect
     torch.testing.assert_close(features.pow(2).mean(), torch.tensor(1.0), rtol=1e-2, atol=0)
     odds = classifier.heads["pathways"](features)[0].sigmoid()
-    broader = classifier.heads["broader_cell_type"](features)[0].sigmoid()
     torch.testing.assert_close(
         found["loss"],
-        torch.nn.functional.cross_entropy(found["logits"], torch.tensor([0, 2]))
-        - GROUP_WEIGHTS["pathways"] * (odds[0].log() + (1 - odds[1]).log()) / 2
-        - GROUP_WEIGHTS["broader_cell_type"] * broader.log().squeeze() / 2,
+        torch.nn.functional.cross_entropy(found["logits"][:2], torch.tensor([0, 2]))
+        - GROUP_WEIGHTS["pathways"] * (odds[0].log() + (1 - odds[1]).log()) / 3,
     )
 
 
@@ -96,7 +97,7 @@ ORIGINS = {"tissue": ["blood", "brain"] * 8, "disease": ["unknown"] * 16, "sex":
 
 
 def concept_model(processor, rows, **config):
-    config = {"cell_concepts": CellConcepts.from_rows(rows).predicted_groups(), "freeze_cell_encoder": False, **config}
+    config = {"cell_concepts": CellConcepts.from_rows(rows).to_dict(), "freeze_cell_encoder": False, **config}
     return make_model("concepts", processor=processor, **config)
 
 
@@ -108,24 +109,26 @@ def test_concepts_are_what_the_rows_name():
         cell_type=types, cell_type_ontology_term_id=terms, pathways=[["X"], None, ["Y", "X"], []] * 4, **ORIGINS
     )
     concepts = CellConcepts.from_rows(rows)
-    multiclass, multilabel = concepts.names["multiclass"], concepts.names["multilabel"]
-    assert multiclass == {
-        "cell_type": ["B cell", "T cell", "naive B cell"],
-        "tissue": ["blood", "brain"],
-        "sex": ["male", "unknown"],
-    }
-    assert {"B cell", "T cell", "naive B cell"} <= set(multilabel["broader_cell_type"])
-    assert "lymphocyte" not in multilabel["broader_cell_type"] and multilabel["pathways"] == ["X", "Y"]
+    assert concepts.names.multiclass == {"tissue": ["blood", "brain"], "sex": ["male", "unknown"]}
+    assert concepts.names.multilabel == {"pathways": ["X", "Y"]}
+    types = concepts.names.hierarchical["cell_type"]
+    assert types["cell"] == [] and types["naive B cell"] == ["mature B cell"] and "B cell" in types
     targets = concepts.targets([rows[2], rows[3]])
-    assert {group: targets[group].tolist() for group in ("cell_type", "tissue", "sex")} == {
-        "cell_type": [[0, 0, 1], [1, 0, 0]],
+    assert {group: targets[group].tolist() for group in ("tissue", "sex")} == {
         "tissue": [[1, 0], [0, 1]],
         "sex": [[1, 0], [0, 1]],
     }
-    above = dict(zip(multilabel["broader_cell_type"], targets["broader_cell_type"].T.tolist()))
-    assert (above["B cell"], above["naive B cell"], above["T cell"]) == ([1, 1], [1, 0], [0, 0])
+    assert [concepts.groups["cell_type"][column] for column in targets["cell_type"].argmax(-1)] == [
+        "naive B cell",
+        "B cell",
+    ]
+    assert targets["cell_type"].sum(-1).tolist() == [1, 1]  # the label's own level alone
     assert targets["pathways"][0].tolist() == [1, 1] and targets["pathways"][1].isnan().all()
-    assert concepts.targets([{**rows[2], "cell_type": "neuron"}])["cell_type"].isnan().all()  # no name of these
+    assert (
+        concepts.targets([{**rows[2], "cell_type": "neuron", "cell_type_ontology_term_id": None}])["cell_type"]
+        .isnan()
+        .all()
+    )  # no name of these
     bare = concepts.targets([{name: value for name, value in rows[2].items() if name not in ("sex", "pathways")}])
     assert bare["sex"].isnan().all() and bare["pathways"].isnan().all() and bare["tissue"].tolist() == [[1, 0]]
 
@@ -138,7 +141,9 @@ def test_concept_heads_learn_their_targets(tiny_processor, tmp_path):
     batch = tiny_processor.pad_cells([cells[:1] for cells in rows["cells"]], return_tensors="pt")
     found = model.get_cell_concepts(**batch)
     targets = CellConcepts.from_rows(rows).targets(list(rows))
-    assert set(found) == {"cell_type", "tissue", "sex", "pathways"}  # and no broader types, which no text names
+    assert set(found) == {"cell_type", "tissue", "sex", "pathways"}
+    above = model.config.concepts.ancestors("cell_type").float()
+    targets["cell_type"] = targets["cell_type"] @ above.T  # a T cell is a lymphocyte as well
     for group, values in found.items():
         assert torch.equal(values[:, 0].round(), targets[group]), group
 
@@ -246,15 +251,44 @@ def test_genes_are_hidden_only_in_training_and_only_with_augment(augment, fresh,
     assert len(asked) == 8 and (asked == 2).all()
 
 
-def test_broader_types_omit_terms_above_all_types():
-    t_cell, cd4, unknown = (
-        Claim("T cell", "CL:0000084"),
-        Claim("CD4-positive, alpha-beta T cell", "CL:0000624"),
-        Claim("x"),
+def test_types_form_the_hierarchy_of_the_ontology():
+    types = type_hierarchy([Claim("CD4-positive, alpha-beta T cell", "CL:0000624"), Claim("x")])
+    assert next(iter(types)) == "cell" and types["x"] == ["cell"]
+    assert types["CD4-positive, alpha-beta T cell"] == ["mature alpha-beta T cell"] and "B cell" not in types
+    assert {"cell", "eukaryotic cell"} <= set(uninformative_types(types)) and "T cell" not in uninformative_types(types)
+
+
+def test_profiles_without_one_cell_are_labelled_by_the_root_or_by_both_types(tiny_processor, tmp_path):
+    """Ambient profiles teach that no type is known; two cells in one profile share the label."""
+    rows = rows_of(
+        cell_type=["T cell", "B cell", "T cell", None] * 4,
+        profile=["one cell", None, "two cells", "ambient RNA"] * 4,
+        second_cell_type=[None, None, "B cell", None] * 4,
     )
-    broader = broader_types([t_cell, cd4, unknown])
-    assert cd4.label in broader and t_cell.label not in broader  # what is above both tells nothing
-    assert broader_types([t_cell]) == [] == broader_types([unknown])
+    concepts = CellConcepts.from_rows(rows)
+    assert concepts.groups["profile"] == ["ambient RNA", "one cell", "two cells"]
+    names = concepts.groups["cell_type"]
+    targets = [dict(zip(names, values)) for values in concepts.targets(list(rows))["cell_type"].tolist()[:4]]
+    assert targets[0]["T cell"] == targets[1]["B cell"] == targets[3]["cell"] == 1
+    assert targets[2]["T cell"] == targets[2]["B cell"] == 0.5
+    model = concept_model(tiny_processor, rows)
+    assert np.isfinite(start(model, tiny_processor, rows, tmp_path).loss)
+
+
+def test_overrides_say_what_the_text_says():
+    """A broader type with a likely subtype; pathways in the order of the text; no type for a profile without one."""
+    rows = rows_of(
+        4, pathways=[["X", "Y"], ["Y"], [], ["Y", "X"]], profile=["one cell"] * 3 + ["ambient RNA"],
+        cell_type=["T cell", "B cell", "T cell", None], stated_cell_type=["lymphocyte", "B cell", None, None],
+        likely_subtype=["T cell", None, None, None], likely_subtype_probability=["0.62", None, None, None],
+    )  # fmt: skip
+    concepts = CellConcepts.from_rows(rows)
+    found = {group: values.tolist() for group, values in concepts.names.split(concepts.overrides(list(rows))).items()}
+    types = [dict(zip(concepts.groups["cell_type"], values)) for values in found["cell_type"]]
+    assert [round(types[0][name], 2) for name in ("cell", "lymphocyte", "T cell", "B cell")] == [1, 1, 0.62, 0]
+    assert (types[1]["B cell"], types[1]["lymphocyte"], types[1]["T cell"]) == (1, 1, 0)
+    assert types[2]["T cell"] == types[3]["cell"] == 1 and types[3]["lymphocyte"] == 0
+    assert found["pathways"] == [[1, 0.5], [0, 1], [0, 0], [0.5, 1]]
 
 
 def test_training_overrides_are_found_by_cell_id(tiny_processor):
@@ -270,14 +304,14 @@ def test_training_overrides_are_found_by_cell_id(tiny_processor):
         {"cells": [[5]]},
     ]
     batch = found.batch(examples, 2)
-    of_row = torch.cat(list(concepts.targets(list(rows)).values()), dim=-1)
+    of_row = concepts.overrides(list(rows))
     torch.testing.assert_close(batch[0], of_row[[1, 0]], equal_nan=True)
     torch.testing.assert_close(batch[1:3, 0], of_row[[4, 5]], equal_nan=True)
     assert batch[1:, 1].isnan().all() and batch[3].isnan().all()
 
 
 def test_types_outside_the_concepts_are_reported(caplog):
-    concepts = CellConcepts(CellConcepts.from_rows(rows_of()).predicted_groups())
+    concepts = CellConcepts(CellConcepts.from_rows(rows_of()).to_dict())
     rows = rows_of(8, cell_id=list("abcdefgh"), cell_type=["T cell", "neuron", "unknown", "glial cell"] * 2)
     with caplog.at_level("WARNING"):
         found = TrainingConceptOverrides(concepts, rows)

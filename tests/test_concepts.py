@@ -89,3 +89,23 @@ def test_a_model_saved_with_the_older_keys_loads_and_saves_the_newer_ones(tiny_p
         torch.testing.assert_close(values, loaded.get_cell_concepts(**batch)[group])
     loaded.save_pretrained(tmp_path)
     assert json.loads(file.read_text())["cell_concepts"] == CONCEPTS
+
+
+TYPES = {"cell": [], "lymphocyte": ["cell"], "B cell": ["lymphocyte"], "T cell": ["lymphocyte"]}
+
+
+def test_a_name_of_a_hierarchy_includes_the_names_above_it():
+    names = ConceptNames(hierarchical={"cell_type": TYPES})
+    assert names.groups == {"cell_type": ["B cell", "T cell", "cell", "lymphocyte"]}
+    assert names.encode(cell_type="T cell").tolist() == [0, 1, 1, 1]
+    assert names.ancestors("cell_type")[2].all() and not names.ancestors("cell_type")[0, 1]
+    assert ConceptNames.from_dict(names.to_dict()) == names == Cell2TextConfig(cell_concepts=names.to_dict()).concepts
+
+
+@pytest.mark.parametrize(
+    ("parents", "message"),
+    [({"T cell": ["lymphocyte"]}, "'lymphocyte'"), ({"a": ["b"], "b": ["a"]}, "stand above themselves")],
+)
+def test_names_that_form_no_hierarchy_are_refused(parents, message):
+    with pytest.raises(ValueError, match=message):
+        ConceptNames.from_dict({"hierarchical": {"cell_type": parents}})

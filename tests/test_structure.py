@@ -13,7 +13,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 HUB_FILES = {
     "errors_cell2text": set(),
     "concepts_cell2text": {"errors_cell2text"},
-    "configuration_cell2text": {"concepts_cell2text", "errors_cell2text"},
+    "calibration_cell2text": {"errors_cell2text"},
+    "statements_cell2text": {"concepts_cell2text", "declining_cell2text"},
+    "configuration_cell2text": {
+        "calibration_cell2text",
+        "concepts_cell2text",
+        "errors_cell2text",
+        "statements_cell2text",
+    },
     "assembly_cell2text": {"configuration_cell2text", "errors_cell2text"},
     "encoding_cell2text": {"concepts_cell2text", "errors_cell2text"},
     "vocabulary_cell2text": {"errors_cell2text", "genes_cell2text"},
@@ -38,7 +45,7 @@ HUB_FILES = {
         "ranking_cell2text",
         "vocabulary_cell2text",
     },
-    "projectors_cell2text": {"errors_cell2text"},
+    "projectors_cell2text": {"calibration_cell2text", "errors_cell2text", "statements_cell2text"},
     "modeling_cell2text": {
         "assembly_cell2text",
         "configuration_cell2text",
@@ -46,7 +53,7 @@ HUB_FILES = {
         "errors_cell2text",
         "projectors_cell2text",
     },
-    "generation_cell2text": {"errors_cell2text"},
+    "generation_cell2text": {"errors_cell2text", "statements_cell2text"},
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
 FLOOR = {"errors", "files"}

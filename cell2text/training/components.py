@@ -11,7 +11,7 @@ from trl import ModelConfig
 
 from cell2text.errors import UserError
 from cell2text.training.arguments import Cell2TextArguments, EncoderArguments
-from cell2text.training.concept_targets import CellConcepts
+from cell2text.training.concept_targets import CellConcepts, uninformative_types
 from cell2text.training.rows import TrainingRows, vocabulary_of
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
@@ -51,13 +51,15 @@ def load_components(
 
         language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     encoder = args.cell_encoder or fresh_encoder_config(args, processor.gene_vocabulary, processor.max_genes)
-    concepts = {}
+    concepts: dict[str, Any] = {}
     if args.projector_type == "concepts":
         if not args.concept_pretraining_epochs:
             raise UserError(
                 "projector_type=concepts learns its concepts in concept pretraining: set concept_pretraining_epochs."
             )
-        concepts["cell_concepts"] = CellConcepts.from_rows(rows.train).predicted_groups()
+        found = CellConcepts.from_rows(rows.train)
+        concepts["cell_concepts"] = found.to_dict()
+        concepts["uninformative_types"] = uninformative_types(found.groups["cell_type"])
     model = Cell2TextForConditionalGeneration.from_components(
         encoder,
         path or _fresh_decoder_config(args, processor),

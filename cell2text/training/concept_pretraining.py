@@ -22,20 +22,16 @@ from cell2text.evaluation.classification import FieldPairs
 from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import clean_label
 from cell2text.training.class_balance import BalancedRows
-from cell2text.training.concept_targets import (
-    BROADER_TYPES,
-    CellConcepts,
-    claims_by_type_name,
-    true_type_claims,
-)
+from cell2text.training.concept_targets import CellConcepts, claims_by_type_name, true_type_claims
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
+from statements_cell2text import ONE_CELL, PROFILE_GROUP, TYPES
 
 
 logger = logging.getLogger(__name__)
 
 # Concept groups that shape the encoder, and the weight of each name in the loss.
-GROUP_WEIGHTS = {"cell_type": 1.0, BROADER_TYPES: 0.1, "pathways": 0.2}
+GROUP_WEIGHTS = {TYPES: 1.0, "pathways": 0.2, PROFILE_GROUP: 0.3}
 CONCEPT_PRETRAINING_FILE = "concept_pretraining.json"
 HEAD_METRICS = ("accuracy", "lenient_accuracy", "pagerank_similarity")
 
@@ -61,26 +57,24 @@ class ConceptClassifier(nn.Module):
     """Linear heads on a model's projected cells; encoder and projector are the model's own and train with the heads.
 
     A `concepts` projector keeps its heads. For any other projector, heads of types and pathways are added and discarded
-    afterwards, as the head of broader types always is. Origin heads train on detached features, so study artefacts do
-    not shape the encoder.
+    afterwards. Origin heads train on detached features, so study artefacts do not shape the encoder.
     """
 
     def __init__(self, model: Cell2TextForConditionalGeneration, concepts: CellConcepts):
         super().__init__()
         projector = model.model.projector
         self.cell_encoder, self.encode_cells = model.model.cell_encoder, model.model.encode_cells
+        # Functions rather than modules, whose mode would change with the classifier's.
+        self.mask_genes, self.gene_table = model.model.gene_mask.__call__, model.model.gene_table
         size = model.config.num_cell_tokens * model.config.text_config.hidden_size
         if model.config.cell_concepts is None:
             learned = [group for group in GROUP_WEIGHTS if group in concepts.groups]
             heads = {group: nn.Linear(size, len(concepts.groups[group])) for group in learned}
             self.projector, self.heads = projector, nn.ModuleDict(heads)
-        elif model.config.cell_concepts == concepts.predicted_groups():
-            self.projector, self.heads = projector.pooled, nn.ModuleDict(projector.heads)
-            if BROADER_TYPES in concepts.groups:
-                self.heads[BROADER_TYPES] = nn.Linear(size, len(concepts.groups[BROADER_TYPES]))
+        elif model.config.cell_concepts == concepts.to_dict():
+            self.projector, self.heads = projector.pooled, projector.heads
         else:
-            of_rows = CellConcepts(concepts.predicted_groups()).groups
-            of_model = model.config.concept_groups
+            of_rows, of_model = concepts.groups, model.config.concept_groups
             differ = sorted(group for group in {*of_model, *of_rows} if of_model.get(group) != of_rows.get(group))
             raise UserError(
                 f"The model's cell_concepts differ from those of these rows in {differ}: omit "
@@ -101,21 +95,31 @@ class ConceptClassifier(nn.Module):
         `targets` are those of :meth:`CellConcepts.targets`; groups without a head are ignored.
         """
         features = self.features(cell_input_ids, cell_attention_mask)
-        logits = self.heads["cell_type"](features)
-        loss = nn.functional.cross_entropy(logits, targets["cell_type"])
-        for group, weight in GROUP_WEIGHTS.items():
-            if group in self.heads and group != "cell_type":
-                loss = loss + weight * masked_binary_cross_entropy(self.heads[group](features), targets[group])
-        for group in ORIGIN_FIELDS:
-            if group in self.heads:
-                loss = loss + nn.functional.cross_entropy(self.heads[group](features.detach()), targets[group])
-        return {"loss": loss, "logits": logits}
+        detached = features.detach()
+        logits = {group: head(detached if group in ORIGIN_FIELDS else features) for group, head in self.heads.items()}
+        loss = torch.zeros((), device=features.device)
+        for group, values in logits.items():
+            learn = masked_binary_cross_entropy if group == "pathways" else masked_cross_entropy
+            loss = loss + GROUP_WEIGHTS.get(group, 1.0) * learn(values, targets[group])
+        return {"loss": loss, "logits": logits[TYPES]}
 
     def features(self, cell_input_ids, cell_attention_mask) -> torch.Tensor:
         """Return the input of the heads, shape (n_cells, num_cell_tokens * text_hidden)."""
-        states, gene_mask, _ = self.encode_cells(cell_input_ids, cell_attention_mask)
-        features = self.projector(states.flatten(0, 1), gene_mask.flatten(0, 1))
-        return features.flatten(1).to(self.heads["cell_type"].weight.dtype) / self.scale
+        table = self.gene_table() if hasattr(self.projector, "project_mean") else None
+        if table is None:
+            states, gene_mask, _ = self.encode_cells(cell_input_ids, cell_attention_mask)
+            features = self.projector(states.flatten(0, 1), gene_mask.flatten(0, 1))
+        else:
+            ids, _, gene_mask = self.mask_genes(cell_input_ids.flatten(0, 1), cell_attention_mask.flatten(0, 1).bool())
+            features = self.projector.project_mean(self.projector.mean_of_genes(table, ids, gene_mask))
+        return features.flatten(1).to(self.heads[TYPES].weight.dtype) / self.scale
+
+
+def masked_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy with the target shares, averaged over the cells whose targets are known."""
+    known = ~targets.isnan().any(-1)
+    losses = -(logits.log_softmax(-1) * targets.nan_to_num()).sum(-1)
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 def masked_binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -146,7 +150,8 @@ def pretrain_concepts(
     Parameters
     ----------
     rows
-        Rows with `cells`, `cell_type` and optionally `pathways` and origin. Rows without a cell type are skipped.
+        Rows with `cells`, `cell_type` and optionally `profile`, `pathways` and origin. Rows without a cell type are
+        skipped, unless their profile is not that of one cell.
     args
         Batch size, precision, device and seed. A positive `max_steps` bounds the steps of concept pretraining as well.
     weights
@@ -161,11 +166,11 @@ def pretrain_concepts(
     UserError
         If the rows have fewer than two cell types, or the model predicts other concepts.
     """
-    labelled = [index for index, name in enumerate(rows["cell_type"]) if clean_label(name)]
+    labelled = labelled_rows(rows)
     learned, concepts = rows.select(labelled), CellConcepts.from_rows(rows)
-    classes = concepts.groups["cell_type"]
-    if len(classes) < 2:
-        raise UserError(f"concept_pretraining_epochs={epochs} needs at least two cell types, found {classes}.")
+    claims = {claim.name: claim for claim in claims_by_type_name(learned).values()}
+    if len(claims) < 2:
+        raise UserError(f"concept_pretraining_epochs={epochs} needs at least two cell types, found {list(claims)}.")
 
     def collate(examples):
         batch = processor.pad_cells([example["cells"][:1] for example in examples], return_tensors="pt")
@@ -181,10 +186,17 @@ def pretrain_concepts(
     model.eval()
     figures = None
     if held_out is not None:
-        claims = claims_by_type_name(learned)
-        figures = _held_out_metrics(classifier, processor, held_out, [claims[name] for name in classes], options)
+        types = [claims.get(name, Claim(name)) for name in concepts.groups[TYPES]]
+        figures = _held_out_metrics(classifier, processor, held_out, types, options)
     model.to(device=args.device)  # type: ignore[call-arg]
     return ConceptPretrainingResult(loss, figures)
+
+
+def labelled_rows(rows: Dataset) -> list[int]:
+    """Return the indices of rows with a cell type, or with a profile of which none can be told."""
+    kinds = rows[PROFILE_GROUP] if PROFILE_GROUP in rows.column_names else [None] * len(rows)
+    pairs = enumerate(zip(rows[TYPES], kinds))
+    return [index for index, (name, kind) in pairs if clean_label(name) or (kind or ONE_CELL) != ONE_CELL]
 
 
 def _pretraining_arguments(

@@ -192,7 +192,8 @@ def make_trainer(run: SFTRun) -> Cell2TextTrainer:
     if model.config.projector_type == "concepts":
         concepts = CellConcepts(model.config.cell_concepts)
         concept_overrides = TrainingConceptOverrides(concepts, rows.train)
-        augment_concepts = ConceptAugmentation(model.config.concept_groups)
+        if not model.config.concepts.hierarchical:  # statements are crisp and need no softening
+            augment_concepts = ConceptAugmentation(model.config.concept_groups)
     install_projector_hooks(model, augment_concepts)
     trainer = Cell2TextTrainer(
         model=model,

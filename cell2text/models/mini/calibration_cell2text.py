@@ -1,0 +1,1 @@
+../../../calibration_cell2text.py

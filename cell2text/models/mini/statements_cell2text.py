@@ -1,0 +1,1 @@
+../../../statements_cell2text.py

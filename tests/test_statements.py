@@ -1,0 +1,154 @@
+"""From probabilities of cell types to what a text states, and calibration of the probabilities."""
+
+import pytest
+import torch
+
+from calibration_cell2text import calibrate_types, check_calibration
+from concepts_cell2text import ConceptNames
+from configuration_cell2text import Cell2TextConfig
+from generation_cell2text import CellTextGenerator
+from statements_cell2text import SUBTYPE_PROBABILITIES, Declining, StatementEncoder, TypeHierarchy
+
+from .tiny import make_model
+
+
+TYPES = {
+    "cell": [], "leukocyte": ["cell"], "lymphocyte": ["leukocyte"], "T cell": ["lymphocyte"], "CD4 T cell": ["T cell"],
+    "CD8 T cell": ["T cell"], "B cell": ["lymphocyte"], "monocyte": ["leukocyte"],
+}  # fmt: skip
+ORDER = sorted(TYPES)
+PROFILES = ["ambient RNA", "no cell", "one cell", "two cells"]
+NAMES = ConceptNames(
+    multiclass={"profile": PROFILES}, multilabel={"pathways": ["A", "B", "C"]}, hierarchical={"cell_type": TYPES}
+)
+
+
+def probabilities(**masses) -> torch.Tensor:
+    """Return the probability of each type, given masses by type."""
+    own = torch.tensor([[masses.get(name.replace(" ", "_"), 0.0) for name in ORDER]])
+    return own @ NAMES.ancestors("cell_type").float().T
+
+
+def named(decision) -> tuple:
+    names = [*ORDER, None]
+    return names[int(decision.named[0])], names[int(decision.subtype[0])]
+
+
+@pytest.mark.parametrize(
+    ("masses", "expected"),
+    [
+        ({"CD8_T_cell": 0.9, "B_cell": 0.1}, ("CD8 T cell", None)),
+        ({"CD8_T_cell": 0.6, "CD4_T_cell": 0.3, "B_cell": 0.1}, ("T cell", "CD8 T cell")),
+        ({"T_cell": 0.75, "CD4_T_cell": 0.15, "monocyte": 0.1}, ("T cell", None)),  # a subtype of 0.15 is not worth it
+        ({"T_cell": 0.5, "B_cell": 0.4, "monocyte": 0.1}, ("lymphocyte", "T cell")),
+        ({"T_cell": 0.4, "monocyte": 0.5, "cell": 0.1}, ("leukocyte", "monocyte")),
+        ({"T_cell": 0.3, "monocyte": 0.3, "cell": 0.4}, (None, None)),
+        ({"cell": 1.0}, (None, None)),
+    ],
+)
+def test_the_deepest_type_that_is_probable_enough_is_named(masses, expected):
+    hierarchy = TypeHierarchy(NAMES, "cell_type", ["cell"])
+    assert named(hierarchy.decide(probabilities(**masses), 0.7)) == expected
+
+
+def test_candidates_are_below_the_named_type_or_anything_for_a_cell_without_one():
+    hierarchy = TypeHierarchy(NAMES, "cell_type", ["cell"])
+    values = probabilities(CD8_T_cell=0.5, CD4_T_cell=0.3, monocyte=0.2)
+    [found] = hierarchy.candidates(values, torch.tensor([ORDER.index("T cell")]))
+    assert [(name, round(value, 2)) for name, value in found] == [("CD8 T cell", 0.5), ("CD4 T cell", 0.3)]
+    [found] = hierarchy.candidates(values, torch.tensor([-1]))
+    assert [name for name, _ in found] == ["CD8 T cell", "CD4 T cell", "monocyte"]
+
+
+def test_a_statement_is_crisp():
+    """One column for each of named type, subtype and its probability; the two leading pathways in order."""
+    encoder = StatementEncoder(NAMES, 0.7, ["cell"])
+    types = probabilities(CD8_T_cell=0.62, CD4_T_cell=0.2, B_cell=0.18)[0]
+    concepts = torch.cat([types, torch.tensor([0.3, 0.9, 0.2]), torch.tensor([0.1, 0.1, 0.7, 0.1])])
+    [row] = encoder(concepts[None]).tolist()
+    assert len(row) == encoder.n_columns == 2 * len(TYPES) + len(SUBTYPE_PROBABILITIES) + 3 + 4
+    named, subtype, rest = row[: len(TYPES)], row[len(TYPES) : 2 * len(TYPES)], row[2 * len(TYPES) :]
+    assert [name for name, value in zip(ORDER, named) if value] == ["T cell"]
+    assert [name for name, value in zip(ORDER, subtype) if value] == ["CD8 T cell"]
+    assert [text for text, value in zip(SUBTYPE_PROBABILITIES, rest) if value] == ["0.62"]
+    assert rest[len(SUBTYPE_PROBABILITIES) :] == [0.5, 1, 0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("profile", "masses", "text"),
+    [
+        ("one cell", {"T_cell": 1.0}, None),
+        ("one cell", {"cell": 1.0}, "resembles no cell type"),
+        ("no cell", {"T_cell": 1.0}, "resembles no cell type"),
+        ("ambient RNA", {"T_cell": 1.0}, "ambient RNA rather than one cell"),
+        ("two cells", {"T_cell": 0.6, "monocyte": 0.4}, "combines two cells, most likely a T cell and a monocyte."),
+    ],
+)
+def test_cells_without_ground_for_a_type_are_declined(profile, masses, text):
+    config = Cell2TextConfig(cell_concepts=NAMES.to_dict(), uninformative_types=["cell"])
+    kinds = torch.tensor([float(name == profile) for name in PROFILES])
+    concepts = torch.cat([probabilities(**masses)[0], torch.zeros(3), kinds])
+    [found] = Declining(config).reasons(concepts.view(1, 1, -1), 1)
+    assert found is None if text is None else found.startswith("No cell type is assigned: ") and text in found
+
+
+def test_models_without_a_hierarchy_never_decline():
+    assert Declining(Cell2TextConfig()).reasons(None, 2) == [None, None]
+
+
+CURVE = {"slope": 0.8, "intercept": -0.2, "genes": 0.5, "one_cell": 0.3, "depth": -0.4}
+
+
+def test_calibration_keeps_the_order_of_types_and_lowers_poor_evidence():
+    values = probabilities(CD8_T_cell=0.6, CD4_T_cell=0.3, monocyte=0.1).expand(3, -1)
+    depth = TypeHierarchy(NAMES).depth
+    n_genes, one_cell = torch.tensor([2000, 50, 2000]), torch.tensor([0.99, 0.99, 0.1])
+    found = calibrate_types(values, n_genes, depth, CURVE, one_cell)
+    above = NAMES.ancestors("cell_type")
+    for upper, lower in above.nonzero().tolist():
+        assert (found[:, lower] <= found[:, upper] + 1e-6).all()
+    assert (found[1:] < found[0]).all()
+    capped = calibrate_types(values, n_genes, depth, CURVE | {"ceiling": [[100, 0.5], [1000, 1.0]]}, one_cell)
+    assert capped[1].max() == 0.5 and torch.equal(capped[0], found[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slope": 1.0},
+        {"slope": -1.0, "intercept": 0.0},
+        {"slope": 1.0, "intercept": 0.0, "depth": 0.1},
+        {"slope": 1.0, "intercept": 0.0, "other": 0.1},
+        {"slope": 1.0, "intercept": 0.0, "ceiling": [[100, 0.5], [10, 1.0]]},
+        {"slope": 1.0, "intercept": 0.0, "ceiling": [[100, 1.5]]},
+    ],
+)
+def test_calibrations_that_break_the_hierarchy_are_refused(wrong):
+    with pytest.raises(ValueError, match="type_calibration"):
+        check_calibration(wrong)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+def test_thresholds_that_do_not_single_out_a_type_are_refused(threshold):
+    with pytest.raises(ValueError, match="type_threshold"):
+        Cell2TextConfig(type_threshold=threshold)
+
+
+def test_a_model_with_a_hierarchy_states_declines_and_reloads(tiny_processor, tmp_path):
+    """The probabilities are consistent along the hierarchy, also after loading; a declined cell gets its reason."""
+    settings = {"type_calibration": CURVE, "uninformative_types": ["cell"]}
+    model = make_model("concepts", processor=tiny_processor, cell_concepts=NAMES.to_dict(), **settings)
+    batch = tiny_processor.pad_cells([[[5, 6, 7]], [[8, 9]]], return_tensors="pt")
+    values = model.get_cell_concepts(**batch)["cell_type"]
+    above = NAMES.ancestors("cell_type")
+    assert all((values[..., lower] <= values[..., upper] + 1e-6).all() for upper, lower in above.nonzero().tolist())
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.get_cell_concepts(**batch)["cell_type"], values)
+    overrides = torch.full((2, 1, NAMES.n_concepts), float("nan"))
+    overrides[0] = NAMES.encode(cell_type="B cell", profile="one cell")
+    overrides[1] = NAMES.encode(cell_type="B cell", profile="ambient RNA")
+    generated = CellTextGenerator(model, tiny_processor, max_new_tokens=4)([[[5, 6, 7]], [[8, 9]]], overrides.numpy())
+    assert generated.texts[1] == "No cell type is assigned: the profile resembles ambient RNA rather than one cell."
+    assert generated.texts[0] != generated.texts[1] and generated.confidence[0] > 0
+    assert (generated.concepts["cell_type"][:, ORDER.index("B cell")] == 1).all()
