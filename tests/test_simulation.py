@@ -174,7 +174,7 @@ def test_studies_are_chosen_by_study_or_dataset(finished, tmp_path):
 
 def test_a_real_file_lends_genes_that_a_profile_lacks(finished):
     adata = ad.read_h5ad(finished[1])
-    lacking = adata[(adata.obs.profile == "profile 0") & (adata.obs.simulated_kind == "cell"), OTHERS[-1]]
+    lacking = adata[(adata.obs.profile_id == "profile 0") & (adata.obs.simulated_kind == "cell"), OTHERS[-1]]
     assert lacking.X.sum() > 0
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from cell2text.errors import UserError
 from cell2text.language.names import TASKS
 from cell2text.options import Options, document_options, option
-from cell2text.preparation.names import AUTO, GROUP_COLUMNS, METADATA_COLUMNS, NAMED, SPLITS
+from cell2text.preparation.names import AUTO, GROUP_COLUMNS, METADATA_COLUMNS, NAMED, OMITTABLE, SPLITS
 
 
 # Assays that the published system excluded from the Census. Compared with the beginning of an assay's name.
@@ -101,6 +101,10 @@ class PrepareConfig(Options):
         help="Assays to exclude, by the beginning of their names, in upper or lower case.",
     )  # fmt: skip
     exclude_datasets: list[str] = option(factory=list, on_command_line=False, help="Values of `dataset_id` to exclude.")
+    omit: list[str] = option(
+        factory=list, on_command_line=False,
+        help="Fields to leave out of the rows, so that no text states them: tissue, disease, sex or life_stage.",
+    )  # fmt: skip
     labelled: bool = option(
         True, on_command_line=False,
         help="Use only cells with a cell type, tissue or disease. Fitting a vocabulary alone uses all cells.",
@@ -183,6 +187,9 @@ class PrepareConfig(Options):
                 raise UserError(
                     f"columns={name}: no metadata column of this name. Expected {', '.join(KNOWN_COLUMNS)}."
                 )
+        unknown = sorted(set(self.omit) - set(OMITTABLE))
+        if unknown:
+            raise UserError(f"omit={unknown}: expected some of {', '.join(OMITTABLE)}.")
         for name in self.require:
             if name not in METADATA_COLUMNS:
                 raise UserError(

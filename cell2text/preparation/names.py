@@ -22,4 +22,10 @@ METADATA_COLUMNS = (
     "assay",
     "donor_id",
     "dataset_id",
+    "profile",
+    "second_cell_type",
 )
+# What a profile can be, in the column `profile`. Null and all other values are profiles of one cell.
+PROFILES = ("one cell", "two cells", "ambient RNA", "no cell")
+PROFILES_WITHOUT_TYPE = ("ambient RNA", "no cell")  # cells of these are kept although they have no label
+OMITTABLE = ("tissue", "disease", "sex", "life_stage")

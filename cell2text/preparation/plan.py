@@ -23,6 +23,7 @@ from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.terms import ontology_versions
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.duplicates import find_copies
+from cell2text.preparation.names import PROFILES_WITHOUT_TYPE
 from cell2text.preparation.output_folder import job_cells_path, plan_path, read_plan
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.preparation.sampling import diversity, sample_cells
@@ -213,7 +214,8 @@ def _reasons_to_drop(cells: pd.DataFrame, copies: np.ndarray, config: PrepareCon
     for column in config.require:
         reasons[f"{column} unknown"] = cells[column].isna()
     if config.labelled:
-        reasons["cell type, tissue and disease unknown"] = cells[["cell_type", "tissue", "disease"]].isna().all(axis=1)
+        unknown = cells[["cell_type", "tissue", "disease"]].isna().all(axis=1)
+        reasons["cell type, tissue and disease unknown"] = unknown & ~cells["profile"].isin(PROFILES_WITHOUT_TYPE)
     if config.split in ("tissue", "cell_type"):
         reasons[f"{config.split} unknown, which the split needs"] = cells[config.split].isna()
     return reasons

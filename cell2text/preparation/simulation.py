@@ -33,6 +33,10 @@ from cell2text.sources.discovery import SourceLocation
 OUTLIER_SHARES = {"ambient": 0.35, "doublet": 0.3, "shuffled": 0.15, "thinned": 0.2}
 UNLABELLED = ("ambient", "shuffled")  # kinds without a cell type
 LIBRARIES = ("cell2text", "anndata", "numpy", "scipy")
+# Value of the column `profile`, from which `prepare` and training learn what a profile is.
+PROFILE_OF_KIND = {
+    "cell": "one cell", "thinned": "one cell", "ambient": "ambient RNA", "doublet": "two cells", "shuffled": "no cell",
+}  # fmt: skip
 PROVENANCE_KEY = "simulation"  # in uns["cell2text"]
 
 
@@ -140,7 +144,8 @@ def _obs(
             "simulated": True,
             "simulated_kind": kinds,
             "second_cell_type": [name or "" for name in partners],
-            "profile": profile.name,
+            "profile": [PROFILE_OF_KIND[kind] for kind in kinds],
+            "profile_id": profile.name,
             "profile_dataset": profile["dataset"],
             "licence": profile["data_terms"] or profile["repo_licence"] or "unknown",
         },

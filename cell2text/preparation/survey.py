@@ -17,6 +17,7 @@ from cell2text.ontology.terms import FIELD_ONTOLOGIES, clean_label
 from cell2text.preparation.columns import ChosenColumns, choose_columns
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.medians import HUMAN_GENES
+from cell2text.preparation.names import PROFILES
 from cell2text.signatures.aucell import MIN_GENES
 from cell2text.signatures.gene_sets import GeneSets, match_columns
 from cell2text.sources.census import find_census
@@ -28,7 +29,14 @@ from source_cell2text import CellSource
 from vocabulary_cell2text import GeneVocabulary
 
 
-COLUMNS_WITHOUT_ONTOLOGY = ("assay", "donor_id", "dataset_id")
+COLUMNS_WITHOUT_ONTOLOGY = ("assay", "donor_id", "dataset_id", "profile", "second_cell_type")
+# Columns that the option `omit` leaves without values, by field.
+OMITTED_COLUMNS = {
+    "tissue": ("tissue", "tissue_ontology_term_id"),
+    "disease": ("disease", "disease_ontology_term_id"),
+    "sex": ("sex",),
+    "life_stage": ("life_stage", "development_stage", "development_stage_ontology_term_id"),
+}
 MOST_UNRESOLVED = 50  # unresolved labels that the report lists per field
 
 
@@ -185,12 +193,17 @@ def survey_metadata(reader, config: PrepareConfig) -> tuple[pd.DataFrame, dict, 
             if values is None
             else _rename_categories(values, {value: clean_label(value) for value in values.cat.categories})
         )
+    kinds = {value: value if value in PROFILES else None for value in cells["profile"].cat.categories}
+    cells["profile"] = _rename_categories(cells["profile"], kinds)
     cells["dataset_id"] = pd.Series(
         _as_categorical(cells["dataset_id"].astype(object).fillna(reader.container.location.name))
     )
     primary = obs.get(columns.get("is_primary_data"))
     cells["primary"] = True if primary is None else (primary.astype(object) == "True").to_numpy()
     cells["key"] = _hash_identities(reader, cells)
+    for name in config.omit:
+        for column in OMITTED_COLUMNS[name]:
+            cells[column] = _missing_column(len(cells))
     return cells, resolution, chosen
 
 
