@@ -224,6 +224,13 @@ def test_balanced_sampler_samples_by_square_root():
     sampler.set_epoch(0)
     assert list(sampler) == drawn[0]
     assert len(set(row_weights(rows_of(kinds), 0.0))) == 1
+    rows = rows_of(kinds)
+    assays = ["simulated" if i % 3 == 0 else "10x" for i in range(len(rows))]
+    shared = row_weights(rows.add_column("assay", assays), 0.5, simulated_share=0.25)
+    simulated = np.array(assays) == "simulated"
+    assert np.isclose(shared[simulated].sum() / shared.sum(), 0.25)
+    with pytest.raises(ValueError, match="0 of .* training rows have the assay 'simulated'"):
+        row_weights(rows.add_column("assay", ["10x"] * len(rows)), 0.5, simulated_share=0.25)
 
 
 def test_recipe_of_the_packaged_model_and_conflicting_options(small_h5ad, tmp_path):

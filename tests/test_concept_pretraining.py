@@ -23,7 +23,12 @@ from cell2text.training.concept_targets import (
     type_hierarchy,
     uninformative_types,
 )
-from cell2text.training.gene_embeddings import MEMBERSHIP, freeze_gene_embeddings, initialise_gene_embeddings
+from cell2text.training.gene_embeddings import (
+    MEMBERSHIP,
+    freeze_gene_embeddings,
+    freeze_positions,
+    initialise_gene_embeddings,
+)
 
 from .tiny import N_GENES, make_adata, make_model
 
@@ -212,6 +217,7 @@ def test_positions_are_frozen_without_attention(layers, tiny_processor, tmp_path
     cells = [cell.tolist() for cell in tiny_processor.rank_encode(make_adata(20))]
     initialise_gene_embeddings(model, tiny_processor, cells, seed=0)
     freeze_gene_embeddings(model)
+    freeze_positions(model)
     embeddings = model.model.cell_encoder.embeddings
     genes = embeddings.word_embeddings.weight.detach().clone()
     start(model, tiny_processor, rows_of(), tmp_path)

@@ -168,6 +168,9 @@ class ConceptPretrainingArguments(_Arguments):
         0.0, "Epochs of classifying cell types and pathways before text; max_steps bounds their steps as well."
     )
     concept_pretraining_learning_rate: float = _option(1e-3, "Learning rate of concept pretraining.")
+    concept_pretraining_batch_size: int | None = _option(
+        None, "Cells per step of concept pretraining; per_device_train_batch_size if omitted."
+    )
     augment_concept_pretraining: bool = _option(True, "Hide genes during concept pretraining, too.")
 
 
@@ -193,7 +196,14 @@ class AugmentationArguments(_Arguments):
         0.0, "Sample n rows of a type with weight n ** (1 - class_balance): 0 as they are, 1 all types equally."
     )
 
+    simulated_share: float | None = _option(
+        None,
+        "Share of the sampled training cells that are simulated; as class_balance gives if omitted.",
+    )
+
     def _check(self) -> None:
+        if self.simulated_share is not None:
+            self._check_shares("simulated_share")
         self._check_shares("panel_share", "depth_loss", "rank_cut", "nuclei_share", "class_balance")
         if self.gene_dropout is not None and not 0 <= self.gene_dropout < 1:
             raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and less than 1.")

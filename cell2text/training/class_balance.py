@@ -7,18 +7,49 @@ import numpy as np
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from cell2text.errors import UserError
+from cell2text.training.arguments import AugmentationArguments
 
-def row_weights(rows: Dataset, balance: float) -> np.ndarray:
+
+SIMULATED = "simulated"  # the value of `assay` of simulated cells
+
+
+def row_weights(rows: Dataset, balance: float, simulated_share: float | None = None) -> np.ndarray:
     """Return a sampling weight per row, shape (n_rows,).
 
     Parameters
     ----------
     balance
         The n rows of one data set and cell type are sampled in proportion to n ** (1 - balance).
+    simulated_share
+        Share of the samples that are simulated cells. Defaults to what `balance` gives.
+
+    Raises
+    ------
+    UserError
+        If `simulated_share` is given and the rows have only simulated cells, or none.
     """
     kinds = list(zip(rows["dataset_id"], rows["cell_type"]))
     sizes = Counter(kinds)
-    return np.array([sizes[kind] ** -balance for kind in kinds])
+    weights = np.array([sizes[kind] ** -balance for kind in kinds])
+    if simulated_share is None:
+        return weights
+    simulated = np.array([assay == SIMULATED for assay in rows["assay"]])
+    if simulated.all() or not simulated.any():
+        raise UserError(
+            f"simulated_share={simulated_share}: {simulated.sum():,} of {len(simulated):,} training rows have the "
+            f"assay {SIMULATED!r}, so there is no share to set. Omit it, or add the other kind of cells."
+        )
+    weights[simulated] *= simulated_share / weights[simulated].sum()
+    weights[~simulated] *= (1 - simulated_share) / weights[~simulated].sum()
+    return weights
+
+
+def training_weights(args: AugmentationArguments, rows: Dataset) -> np.ndarray | None:
+    """Return the sampling weights that the options describe, None if they describe none."""
+    if not args.class_balance and args.simulated_share is None:
+        return None
+    return row_weights(rows, args.class_balance, args.simulated_share)
 
 
 class BalancedSampler(Sampler):

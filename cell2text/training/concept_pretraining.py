@@ -22,7 +22,7 @@ from cell2text.evaluation.classification import FieldPairs
 from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import clean_label
 from cell2text.training.class_balance import BalancedRows
-from cell2text.training.concept_targets import CellConcepts, claims_by_type_name, true_type_claims
+from cell2text.training.concept_targets import LABEL_COLUMNS, CellConcepts, claims_by_type_name, true_type_claims
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from statements_cell2text import ONE_CELL, PROFILE_GROUP, TYPES
@@ -141,6 +141,7 @@ def pretrain_concepts(
     *,
     epochs: float,
     learning_rate: float,
+    batch_size: int | None = None,
     weights: np.ndarray | None = None,
     held_out: Dataset | None = None,
     augment: bool = True,
@@ -154,6 +155,8 @@ def pretrain_concepts(
         skipped, unless their profile is not that of one cell.
     args
         Batch size, precision, device and seed. A positive `max_steps` bounds the steps of concept pretraining as well.
+    batch_size
+        Cells per step; that of `args` if None.
     weights
         Sampling weight per row; None samples every row once per epoch.
     held_out
@@ -167,7 +170,9 @@ def pretrain_concepts(
         If the rows have fewer than two cell types, or the model predicts other concepts.
     """
     labelled = labelled_rows(rows)
-    learned, concepts = rows.select(labelled), CellConcepts.from_rows(rows)
+    needed = {"cells", *LABEL_COLUMNS, *ORIGIN_FIELDS, "pathways"}
+    learned = rows.select(labelled).select_columns([name for name in rows.column_names if name in needed])
+    concepts = CellConcepts.from_rows(rows)
     claims = {claim.name: claim for claim in claims_by_type_name(learned).values()}
     if len(claims) < 2:
         raise UserError(f"concept_pretraining_epochs={epochs} needs at least two cell types, found {list(claims)}.")
@@ -176,7 +181,8 @@ def pretrain_concepts(
         batch = processor.pad_cells([example["cells"][:1] for example in examples], return_tensors="pt")
         return {**batch, "targets": concepts.targets(examples)}
 
-    options = _pretraining_arguments(args, epochs, learning_rate, len(learned))
+    batch_size = batch_size or args.per_device_train_batch_size
+    options = _pretraining_arguments(args, epochs, learning_rate, len(learned), batch_size)
     # The classifier sets the modes of its own parts; hiding genes depends on the mode of the whole model.
     model.train(augment)
     classifier = ConceptClassifier(model, concepts)
@@ -200,16 +206,16 @@ def labelled_rows(rows: Dataset) -> list[int]:
 
 
 def _pretraining_arguments(
-    args: TrainingArguments, epochs: float, learning_rate: float, n_rows: int
+    args: TrainingArguments, epochs: float, learning_rate: float, n_rows: int, batch_size: int
 ) -> TrainingArguments:
     """Return the options of concept pretraining, which saves nothing and reports no metrics."""
-    planned = math.ceil(epochs * math.ceil(n_rows / (args.train_batch_size * args.world_size)))
+    planned = math.ceil(epochs * math.ceil(n_rows / (batch_size * args.world_size)))
     bounded = 0 < args.max_steps < planned
     if bounded:
         logger.info("Concept pretraining: %d steps, as max_steps allows, of %d planned.", args.max_steps, planned)
     return TrainingArguments(
         output_dir=args.output_dir,
-        per_device_train_batch_size=args.per_device_train_batch_size,
+        per_device_train_batch_size=batch_size,
         num_train_epochs=epochs,
         max_steps=args.max_steps if bounded else -1,
         learning_rate=learning_rate,

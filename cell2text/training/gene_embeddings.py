@@ -94,16 +94,24 @@ def _set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarr
 
 
 def freeze_gene_embeddings(model: Cell2TextForConditionalGeneration) -> None:
-    """Freeze the encoder's gene embeddings.
+    """Freeze the encoder's gene embeddings."""
+    model.model.cell_encoder.get_input_embeddings().requires_grad_(False)
 
-    An encoder without attention layers freezes its position embeddings as well: a learned one encodes little more than
-    the length of a cell, which distinguishes studies. With attention, they are the only way to see a gene's rank.
+
+def freeze_positions(model: Cell2TextForConditionalGeneration) -> None:
+    """Set the position embeddings of an encoder without attention layers to zero, and freeze them.
+
+    A learned one would encode little more than the length of a cell, which distinguishes studies. With attention, they
+    are the only way to see a gene's rank, and stay as they are.
     """
     encoder = model.model.cell_encoder
-    encoder.get_input_embeddings().requires_grad_(False)
-    if not encoder.config.num_hidden_layers:
-        for offset in (encoder.embeddings.position_embeddings, encoder.embeddings.token_type_embeddings):
-            offset.requires_grad_(False)
+    tables = getattr(encoder, "embeddings", None)
+    if getattr(encoder.config, "num_hidden_layers", None) != 0 or not hasattr(tables, "position_embeddings"):
+        return
+    for offset in (tables.position_embeddings, tables.token_type_embeddings):
+        with torch.no_grad():
+            offset.weight.zero_()
+        offset.requires_grad_(False)
 
 
 def _rank_weighted_matrix(cells: list, processor: Cell2TextProcessor) -> sp.csr_matrix:

@@ -17,12 +17,16 @@ from cell2text.signatures.gene_sets import load_gene_sets
 from cell2text.training.arguments import Cell2TextArguments
 from cell2text.training.augmentation import cell_augmentation, install_gene_hooks, install_projector_hooks
 from cell2text.training.checkpoints import find_checkpoint
-from cell2text.training.class_balance import row_weights
+from cell2text.training.class_balance import training_weights
 from cell2text.training.components import load_components
 from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE, pretrain_concepts
 from cell2text.training.concept_targets import CellConcepts, ConceptAugmentation, TrainingConceptOverrides
 from cell2text.training.freezing import apply_stage, use_liger_kernels
-from cell2text.training.gene_embeddings import freeze_gene_embeddings, initialise_gene_embeddings
+from cell2text.training.gene_embeddings import (
+    freeze_gene_embeddings,
+    freeze_positions,
+    initialise_gene_embeddings,
+)
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import destroy_process_group
 from cell2text.training.memory import is_out_of_memory, memory_advice
@@ -90,7 +94,7 @@ def load(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
     check_validation(args, training_args, rows)
     model, processor = load_components(args, source, rows)
     check_vocabulary(rows, args, processor.gene_vocabulary)
-    weights = row_weights(rows.train, args.class_balance) if args.class_balance else None
+    weights = training_weights(args, rows.train)
     return SFTRun(args, training_args, model_args, checkpoint, rows, model, processor, weights, publish)
 
 
@@ -105,6 +109,7 @@ def initialise(run: SFTRun) -> None:
             seed = run.training_args.seed
             initialise_gene_embeddings(model, run.processor, cells, seed=seed, gene_sets=gene_sets)
         freeze_gene_embeddings(model)
+    freeze_positions(model)
     if args.concept_pretraining_epochs > 0 and not run.checkpoint:
         result = pretrain_concepts(
             model,
@@ -113,6 +118,7 @@ def initialise(run: SFTRun) -> None:
             run.training_args,
             epochs=args.concept_pretraining_epochs,
             learning_rate=args.concept_pretraining_learning_rate,
+            batch_size=args.concept_pretraining_batch_size,
             weights=run.row_weights,
             held_out=run.rows.held_out if args.describe_held_out else None,
             augment=args.augment_concept_pretraining,
