@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from cell2text.errors import UserError
 from cell2text.ontology.terms import ancestors, resolve
-from cell2text.preparation.profiles import human_ids
+from cell2text.preparation.profiles import Profiles, human_ids
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.containers import open_source
 from cell2text.sources.discovery import SourceLocation, find_sources
@@ -24,7 +24,9 @@ MAX_CELLS = 2000
 MIN_GROUP = 10  # cells of a type, for a mean of its own
 MIN_SPREAD_CELLS, MIN_SPREAD_COUNTS = 50, 30  # cells of a type and counts of a gene, to estimate its dispersion
 RELATED = 0.6  # share of common ancestors from which two cell types lend each other genes
-MAX_SPECIFICITY = 4.0  # highest mean over types divided by the mean over types, of a gene that any cell may lend
+MAX_SPECIFICITY = 4.0  # highest share of a gene in a type, divided by its mean share in the other types
+MIN_TYPES, MIN_PROFILES = 3, 5  # of a file and of a data set, to judge how specific a gene is
+NOISE_SHARE = 1e-5  # share below which differences between types are noise
 _MITOCHONDRIAL = re.compile(r"MT-.+")
 _RIBOSOMAL = re.compile(r"RP[LS](P[0-2]|\d+[AX]?|A)")
 _NUCLEAR = {"MALAT1", "NEAT1"}
@@ -90,11 +92,14 @@ class GeneKinds:
         Genes of the mitochondrial genome, and of ribosomal proteins without the sex-linked ones.
     unspecific
         Genes whose mean differs little between the cell types of every real file, and nuclear RNAs such as MALAT1.
+    housekeeping
+        Those of them whose mean also differs little between the profiles of a data set.
     """
 
     mitochondrial: np.ndarray
     ribosomal: np.ndarray
     unspecific: np.ndarray
+    housekeeping: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -239,19 +244,38 @@ def read_real_studies(inputs: Sequence[str], profile_genes: np.ndarray, *, allow
     ], genes
 
 
-def gene_kinds(genes: np.ndarray, studies: Sequence[RealStudy]) -> GeneKinds:
-    """Classify the genes of a simulation by name, and by their specificity in real cells."""
+def gene_kinds(genes: np.ndarray, studies: Sequence[RealStudy], profiles: Profiles) -> GeneKinds:
+    """Classify the genes of a simulation by name, and by their specificity in real cells and profiles."""
     approved = approved_symbols()
     symbols = [approved.get(gene, "") for gene in genes]
     mitochondrial = np.array([bool(_MITOCHONDRIAL.fullmatch(name)) for name in symbols])
     ribosomal = np.array([bool(_RIBOSOMAL.fullmatch(name)) for name in symbols])
-    unspecific = np.ones(len(genes), dtype=bool)
-    for study in studies:
-        means = study.means[study.large]
-        if len(means) > 1:
-            unspecific &= means.max(axis=0) <= MAX_SPECIFICITY * means.mean(axis=0) + 1e-5
+    measures = [_is_even(study.means[study.large]) for study in studies if study.large.sum() >= MIN_TYPES]
+    unspecific = np.logical_and.reduce(measures) if measures else np.zeros(len(genes), dtype=bool)
     unspecific |= np.isin(symbols, sorted(_NUCLEAR))
-    return GeneKinds(mitochondrial, ribosomal, unspecific & ~mitochondrial & ~ribosomal)
+    unspecific &= ~mitochondrial & ~ribosomal
+    even = np.zeros(len(genes), dtype=bool)
+    even[np.searchsorted(genes, profiles.genes)] = _even_in_profiles(profiles)
+    return GeneKinds(mitochondrial, ribosomal, unspecific, unspecific & even)
+
+
+def _is_even(means: np.ndarray) -> np.ndarray:
+    """Return the genes whose highest mean is not far above the mean of the other rows, shape (n_genes,)."""
+    highest = means.max(axis=0)
+    others = (means.sum(axis=0) - highest) / (len(means) - 1)
+    return highest <= MAX_SPECIFICITY * others + NOISE_SHARE
+
+
+def _even_in_profiles(profiles: Profiles) -> np.ndarray:
+    """Return the genes that are even in most data sets which measure them, shape (n_genes,)."""
+    even, measured = np.zeros(len(profiles.genes)), np.zeros(len(profiles.genes))
+    for rows in profiles.obs.groupby("dataset").indices.values():
+        if len(rows) >= MIN_PROFILES:
+            values = profiles.fractions[rows]
+            present = np.isfinite(values).all(axis=0)
+            even += present & _is_even(np.nan_to_num(values))
+            measured += present
+    return (measured > 0) & (even > measured / 2)
 
 
 def fit_dispersion(studies: Sequence[RealStudy]) -> Dispersion:

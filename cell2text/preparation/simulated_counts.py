@@ -22,6 +22,9 @@ DONORS = 6  # per data set of profiles
 DONOR_SD, PROFILE_SD = 0.2, 0.22  # of log gene effects: shared by a donor's cells, and of one profile in a donor
 AMBIENT = (1.5, 28.5)  # Beta distribution of the share of ambient RNA, mean 5 %
 EMPIRICAL_DEPTH, DEPTH_SD, DEPTHS = 0.6, 0.3, (500, 20_000)  # share of depths from real cells; others log-uniform
+LIKENESS = (2, 1)  # Beta distribution of how much a donor resembles the real file in housekeeping genes
+MIN_PLATFORM = 1e-6  # share from which the factor of a gene is known
+MAX_PLATFORM = 10.0  # factor of a housekeeping gene between a data set of profiles and a real file
 PANELS = {"study": 0.5, "all": 0.35, "random": 0.15}  # genes that a donor's cells can have
 EXPRESSED = 1e-5  # share of a profile from which a gene counts as expressed
 PANEL_SHARE = (0.4, 0.95)  # genes of a random panel
@@ -51,6 +54,9 @@ class Donor:
         have some of the profile's genes.
     random_panel
         Genes of a random panel, shape (n_genes,).
+    likeness
+        How far the shares of housekeeping and ribosomal genes move from those of the profile, 0, to those of the real
+        file, 1.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Donor:
     scatter: np.ndarray
     panel: str
     random_panel: np.ndarray
+    likeness: float
 
 
 class CellSimulator:
@@ -76,7 +83,7 @@ class CellSimulator:
         From :func:`~cell2text.preparation.real_cells.gene_kinds` and
         :func:`~cell2text.preparation.real_cells.fit_dispersion`.
     seed
-        Random seed. Cells of a profile depend on its name, not on the other profiles in the run.
+        Random seed.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class CellSimulator:
         self.columns = np.searchsorted(genes, profiles.genes)
         self._donors: dict[str, list[Donor]] = {}
         self._soups: dict[str, np.ndarray] = {}
+        self._platforms: dict[tuple[str, str], np.ndarray] = {}
 
     def cells(self, number: int, kinds: Sequence[str]) -> tuple[sp.csr_matrix, list[str], list[str | None]]:
         """Sample cells of one profile.
@@ -127,14 +135,14 @@ class CellSimulator:
         """Return counts of `n` cells of one kind and donor, and the second types of doublets."""
         second: list[str | None] = [None] * n
         if kind == "ambient":
-            expected, depth = self._expected(self._soup(number), None, n, donor, effects, rng)
+            expected, depth = self._expected(number, self._soup(number), None, n, donor, effects, rng)
             thin = rng.random(n) < AMBIENT_THIN
             depth = np.where(thin, _log_uniform(AMBIENT_COUNTS, n, rng), depth)
         else:
             term = self.profiles.obs["cell_type_ontology_term_id"].iloc[number]
-            expected, depth = self._expected(self._shares(number), term, n, donor, effects, rng)
+            expected, depth = self._expected(number, self._shares(number), term, n, donor, effects, rng)
             ambient = rng.beta(*AMBIENT, size=(n, 1))
-            soup, _ = self._expected(self._soup(number), None, 1, donor, effects, rng)
+            soup, _ = self._expected(number, self._soup(number), None, 1, donor, effects, rng)
             expected = (1 - ambient) * expected + ambient * soup
         if kind == "doublet":
             expected, second = self._mix(number, expected, donor, effects, rng)
@@ -149,7 +157,14 @@ class CellSimulator:
         return sp.csr_matrix(counts.astype(np.int32)), second
 
     def _expected(
-        self, shares: np.ndarray, term: str | None, n: int, donor: Donor, effects: np.ndarray, rng: np.random.Generator
+        self,
+        number: int,
+        shares: np.ndarray,
+        term: str | None,
+        n: int,
+        donor: Donor,
+        effects: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return expected shares, shape (n, n_genes), and depths, shape (n,), with the help of `n` real cells."""
         study, kinds = donor.study, self.kinds
@@ -162,9 +177,10 @@ class CellSimulator:
         lent = np.asarray(study.counts[rows] @ np.array(blocks, dtype=np.float64).T) / study.totals[rows, None]
         of_profile = profile[kinds.ribosomal].sum()
         if not is_related and of_profile > 0:
-            lent[:, 1] = np.sqrt(lent[:, 1] * of_profile)
+            lent[:, 1] = lent[:, 1] ** donor.likeness * of_profile ** (1 - donor.likeness)
         panel = _panel(donor, profile, is_related)
         kept = profile * (~kinds.mitochondrial & ~kinds.ribosomal) * effects * panel
+        kept *= self._platform(number, study) ** donor.likeness
         expected = np.outer(1 - np.minimum(lent.sum(axis=1), 0.95), kept / max(kept.sum(), 1e-12))
         means = study.means[study.group[rows]] * effects
         for block, share in zip(blocks, lent.T):
@@ -196,7 +212,7 @@ class CellSimulator:
         mixed = np.empty_like(expected)
         for i, partner in enumerate(partners):
             term = obs["cell_type_ontology_term_id"].iloc[partner]
-            other, _ = self._expected(self._shares(partner), term, 1, donor, effects, rng)
+            other, _ = self._expected(partner, self._shares(partner), term, 1, donor, effects, rng)
             mixed[i] = share[i] * expected[i] + (1 - share[i]) * other[0]
         return mixed, obs["cell_type"].iloc[partners].tolist()
 
@@ -235,6 +251,21 @@ class CellSimulator:
             self._soups[key] = soup
         return self._soups[key]
 
+    def _platform(self, number: int, study: RealStudy) -> np.ndarray:
+        """Return the factor of each housekeeping gene from a data set of profiles to a real file, 1 for other genes."""
+        dataset = self.profiles.obs["dataset"].iloc[number]
+        if (dataset, study.name) not in self._platforms:
+            values = self.profiles.fractions[(self.profiles.obs["dataset"] == dataset).to_numpy()]
+            here = np.zeros(len(self.genes))
+            here[self.columns] = np.nan_to_num(values).mean(axis=0)
+            there = study.means[study.large].mean(axis=0) if study.large.any() else study.means.mean(axis=0)
+            shared = self.kinds.housekeeping & (here > MIN_PLATFORM) & (there > MIN_PLATFORM)
+            factor = np.ones(len(self.genes))
+            ratio = (there[shared] / there[shared].sum()) / (here[shared] / here[shared].sum())
+            factor[shared] = np.clip(ratio, 1 / MAX_PLATFORM, MAX_PLATFORM)
+            self._platforms[dataset, study.name] = factor
+        return self._platforms[dataset, study.name]
+
     def _donors_of(self, number: int) -> list[Donor]:
         dataset = self.profiles.obs["dataset"].iloc[number]
         if dataset not in self._donors:
@@ -248,7 +279,8 @@ class CellSimulator:
         kind = str(rng.choice(list(PANELS), p=list(PANELS.values())))
         random_panel = rng.random(n) < rng.uniform(*PANEL_SHARE)
         scatter = np.exp(rng.normal(0, self.dispersion.scatter, n))
-        return Donor(name, study, np.exp(rng.normal(0, DONOR_SD, n)), scatter, kind, random_panel)
+        likeness = rng.beta(*LIKENESS)
+        return Donor(name, study, np.exp(rng.normal(0, DONOR_SD, n)), scatter, kind, random_panel, likeness)
 
     def _rng(self, purpose: str, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(f"{purpose} {name}".encode())])

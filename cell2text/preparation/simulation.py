@@ -89,7 +89,9 @@ def simulate(
     studies, genes = read_real_studies(
         [os.fspath(path) for path in like], table.genes, allow_fractional=config.allow_fractional, seed=config.seed
     )
-    simulator = CellSimulator(table, studies, genes, gene_kinds(genes, studies), fit_dispersion(studies), config.seed)
+    simulator = CellSimulator(
+        table, studies, genes, gene_kinds(genes, studies, table), fit_dispersion(studies), config.seed
+    )
     parts = []
     with open_counts_file(out, len(genes)) as file:
         for number, kinds in enumerate(tqdm(_kinds(len(table), config), unit=" profiles", disable=not progress)):
