@@ -10,8 +10,11 @@ import scipy.sparse as sp
 
 import cell2text
 from cell2text.errors import UserError
-from cell2text.preparation.real_cells import DEFAULT_DISPERSION, fit_dispersion, read_real_studies
+from cell2text.preparation.profiles import read_profiles
+from cell2text.preparation.real_cells import DEFAULT_DISPERSION, fit_dispersion, gene_kinds, read_real_studies
+from cell2text.preparation.simulated_counts import CellSimulator
 from cell2text.preparation.simulation import simulate
+from cell2text.preparation.simulation_provenance import describe_simulations
 from cell2text.sources.gene_tables import approved_symbols
 
 from .conftest import run_cli, shared_path
@@ -94,7 +97,8 @@ def test_output_holds_raw_counts_and_the_columns_of_cellxgene(finished):
     cells = adata.obs[adata.obs.simulated_kind == "cell"]
     assert set(cells.cell_type) == set(TYPES)
     assert set(cells.cell_type_ontology_term_id[cells.cell_type == "T cell"]) == {"CL:0000084"}
-    assert set(adata.obs.dataset_id) == {"one", "two"} and set(adata.obs.assay) == {"simulated"}
+    assert set(adata.obs.dataset_id) == {"one a", "one b", "two a"} and set(adata.obs.study) == {"one", "two"}
+    assert set(adata.obs.assay) == {"simulated"}
     assert adata.obs.simulated.all() and set(adata.obs.licence) == {"CC-BY-4.0"}
     assert summary["cells"] == adata.n_obs == 320
 
@@ -190,6 +194,34 @@ def test_simulated_cells_are_prepared_like_any_file(finished, tmp_path):
         [finished[1]], tmp_path / "prepared", min_cells=1, gene_sets=None, split="random", progress=False
     )
     assert report["rows"] > 0
+    (entry,) = report["files"].values()
+    assert entry["simulation"]["summary"] == finished[2] and len(entry["simulation"]["profiles_sha256"]) == 64
+    card = (tmp_path / "prepared" / "README.md").read_text()
+    assert "## Simulated cells" in card and "| two | 1 | CC-BY-4.0 |" in card
+
+
+def test_cards_without_simulated_files_have_no_section_about_them():
+    assert describe_simulations({"cells": {"rows": 3}}) == ""
+
+
+def test_housekeeping_genes_move_to_the_share_in_the_real_file(write):
+    """A gene of all types that the file has ten times as much of rises; a marker of the profiles does not."""
+    table = profile_table()
+    table = ad.AnnData(
+        np.full((6, table.n_vars), 1.0, dtype=np.float32) + 30 * np.eye(6, table.n_vars, dtype=np.float32),
+        obs=table.obs.iloc[[0, 1, 2, 3, 0, 1]].assign(dataset="one").reset_index(drop=True).rename(index=str),
+        var=table.var,
+    )
+    real = real_table()
+    real.obs["cell_type"] = np.repeat(["T cell", "B cell", "monocyte"], 40)
+    real.X = real.X.multiply(np.where(real.var_names == OTHERS[20], 10, 1)).tocsr()
+    profiles = read_profiles(write(table, "p.h5ad"))
+    studies, genes = read_real_studies([write(real, "r.h5ad")], profiles.genes, allow_fractional=False, seed=0)
+    kinds = gene_kinds(genes, studies, profiles)
+    factor = CellSimulator(profiles, studies, genes, kinds, fit_dispersion(studies), 0)._platform(0, studies[0])
+    place = {gene: i for i, gene in enumerate(genes)}
+    assert kinds.housekeeping[place[OTHERS[20]]] and not kinds.housekeeping[place[MARKERS[2]]]
+    assert factor[place[OTHERS[20]]] > 5 and factor[place[MARKERS[2]]] == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from cell2text.files import write_atomically
 from cell2text.preparation.output_folder import CARD_FILE, DATA_FOLDER, REPORT_FILE, WORK_FOLDER
 from cell2text.preparation.plan import FITTED
 from cell2text.preparation.report import describe_split, describe_stated_types, describe_uncovered
+from cell2text.preparation.simulation_provenance import describe_simulations
 from cell2text.preparation.splits import SPLITS
 from cell2text.provenance import content_hash
 
@@ -59,12 +60,12 @@ Sampling: {sampling}. Random seed: {seed}. Gene sets: {gene_sets}.
 {files}
 
 Ontologies: {ontologies}. Libraries: {libraries}.
-
+{simulations}
 ## Limits
 
 Labels are those of the files; labels that match no ontology term are unchanged. Descriptions repeat the metadata and
 add only pathways, which are AUCell scores of the cell's own counts. The licences of the source files apply to these
-rows; they are not recorded here.
+rows; only those of simulated cells are recorded here.
 """
 
 
@@ -93,6 +94,7 @@ def write_card(report: dict, folder: Path) -> None:
         seed=provenance["config"]["seed"],
         gene_sets=f"SHA-256 `{provenance['gene_sets']}`" if provenance["gene_sets"] else "none",
         files="\n".join(_file_row(name, entry) for name, entry in report["files"].items()),
+        simulations=describe_simulations(report["files"]),
         ontologies=", ".join(f"{name} {version}" for name, version in provenance["ontologies"].items()),
         libraries=", ".join(f"{name} {version}" for name, version in provenance["libraries"].items()),
     )

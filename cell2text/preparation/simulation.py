@@ -25,6 +25,7 @@ from cell2text.preparation.profiles import Profiles, read_profiles
 from cell2text.preparation.real_cells import RealStudy, fit_dispersion, gene_kinds, read_real_studies
 from cell2text.preparation.simulated_counts import KINDS, CellSimulator
 from cell2text.preparation.simulation_config import SimulationConfig
+from cell2text.preparation.simulation_provenance import KEY, RECORD
 from cell2text.provenance import library_versions
 from cell2text.sources.containers import fingerprint
 from cell2text.sources.discovery import SourceLocation
@@ -37,7 +38,6 @@ LIBRARIES = ("cell2text", "anndata", "numpy", "scipy")
 PROFILE_OF_KIND = {
     "cell": "one cell", "thinned": "one cell", "ambient": "ambient RNA", "doublet": "two cells", "shuffled": "no cell",
 }  # fmt: skip
-PROVENANCE_KEY = "simulation"  # in uns["cell2text"]
 
 
 def simulate(
@@ -101,7 +101,7 @@ def simulate(
         obs = pd.concat(parts)
         summary = _summary(obs, table, studies)
         provenance = _provenance(profiles, config, summary)
-        file.finish(_categories(obs), _var(genes, table), {"cell2text": {PROVENANCE_KEY: provenance}})
+        file.finish(_categories(obs), _var(genes, table), {KEY: {RECORD: provenance}})
     return summary
 
 

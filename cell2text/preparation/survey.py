@@ -18,6 +18,7 @@ from cell2text.preparation.columns import ChosenColumns, choose_columns
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.medians import HUMAN_GENES
 from cell2text.preparation.names import PROFILES
+from cell2text.preparation.simulation_provenance import read_simulation
 from cell2text.signatures.aucell import MIN_GENES
 from cell2text.signatures.gene_sets import GeneSets, match_columns
 from cell2text.sources.census import find_census
@@ -123,6 +124,8 @@ def _survey_source(
         cells, resolution, chosen = survey_metadata(reader, config)
         report = {"cells": len(cells), **genes, "labels": resolution, "columns": chosen.recognised}
         report["notes"] = [*genes["notes"], *chosen.notes]
+        if simulation := read_simulation(reader.container):
+            report["simulation"] = simulation
         return Survey(source, fingerprint(source), cells, report)
 
 
