@@ -234,8 +234,7 @@ def choose_gene_column(
         ValueError: If fewer than 1 % of the genes are in the vocabulary, or the species is not supported.
         KeyError: If the column does not exist.
     """
-    if species not in SPECIES:
-        raise UserError(f"species={species!r}: expected one of {list(SPECIES)}.")
+    map_column = gene_mapper(vocabulary, species)
     if gene_key is not None and gene_key != "index" and gene_key not in var.columns:
         raise UserKeyError(
             f"gene_key={gene_key!r}: adata.var has no such column; it has {list(map(str, var.columns))}."
@@ -243,7 +242,6 @@ def choose_gene_column(
     columns = text_columns(var) if gene_key is None else [gene_key]
     of_rows = row_species(var, columns)
     foreign = np.zeros(len(var), dtype=bool) if species == "mouse" else of_rows >= _MOUSE
-    map_column = _ortholog_mapper(vocabulary) if species == "mouse" else vocabulary.map_genes
     candidates = []
     for name in columns:
         token_ids, routes = map_column(names_in(var, name))
@@ -263,6 +261,32 @@ def _without_shadowed_aliases(token_ids: np.ndarray, routes: np.ndarray) -> tupl
     alias = routes == ROUTES.index("alias")
     shadowed = alias & np.isin(token_ids, token_ids[~alias & (token_ids >= 0)])
     return np.where(shadowed, -1, token_ids), np.where(shadowed, ROUTES.index("unmapped"), routes)
+
+
+def gene_mapper(vocabulary, species: str) -> Callable[[list[str]], tuple[np.ndarray, np.ndarray]]:
+    """Return a function that maps names of a species' genes, as [`GeneVocabulary.map_genes`] does for human genes.
+
+    Raises:
+        UserError: If the species is not supported, or the package with the table of orthologs is missing.
+    """
+    if species not in SPECIES:
+        raise UserError(f"species={species!r}: expected one of {list(SPECIES)}.")
+    return _ortholog_mapper(vocabulary) if species == "mouse" else vocabulary.map_genes
+
+
+def names_advice(names: list[str]) -> str:
+    """Say what names that are mostly not in the vocabulary look like, and what to do."""
+    mouse = [_species_of_name(name) == _MOUSE or _MOUSE_SYMBOL.fullmatch(name) is not None for name in names]
+    if np.mean(mouse) > 0.5:
+        return (
+            'These are mouse genes, and the model was trained on human cells. Pass species="mouse" to map them to '
+            "their human orthologs."
+        )
+    if np.mean([name.replace(".", "", 1).isdecimal() for name in names]) > 0.5:
+        return "These are numbers. Convert Entrez ids to Ensembl ids or symbols; pass counts as an AnnData."
+    if np.mean([_species_of_name(name) == _OTHER for name in names]) > 0.5:
+        return "These are Ensembl ids of another species. The vocabulary is human."
+    return "Expected human gene symbols or Ensembl ids, one per entry."
 
 
 def _ortholog_mapper(vocabulary) -> Callable[[list[str]], tuple[np.ndarray, np.ndarray]]:

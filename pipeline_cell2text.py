@@ -26,8 +26,9 @@ except ImportError:
 class CellToTextPipeline(Pipeline):
     """Describe cells.
 
-    The input is an AnnData of raw counts, a list of ranked cells, or one ranked cell. For a cell that
-    cannot be described, the text states why: it has no counts, or too few.
+    The input is an AnnData of raw counts, a list of ranked cells, or one ranked cell: gene tokens, or gene names with
+    the highest first. For a cell that cannot be described, the text states why: it has no counts, or too few. Pathways
+    and sex are the model's predictions; `cell2text.tl.describe` reads them from the cell's own counts.
     """
 
     _load_processor = True  # type: ignore[assignment]
@@ -46,7 +47,8 @@ class CellToTextPipeline(Pipeline):
         """Describe cells.
 
         Args:
-            cells (`AnnData`, `list` or `np.ndarray`): Raw counts, ranked cells, or one ranked cell.
+            cells (`AnnData`, `list` or `np.ndarray`): Raw counts, ranked cells, or one ranked cell. A ranked cell is a
+                sequence of gene token ids, or a list of gene symbols or Ensembl ids, highest first.
             layer (`str`, *optional*): Layer of the AnnData that holds raw counts. Defaults to `X`.
             gene_key (`str`, *optional*): Column of `var` with Ensembl ids or symbols. Defaults to the best match.
             batch_size (`int`, defaults to 8): Cells per batch; the texts do not depend on it.
@@ -63,6 +65,7 @@ class CellToTextPipeline(Pipeline):
         elif layer is not None or gene_key is not None:
             raise UserError("layer and gene_key apply to an AnnData, but these cells are ranked: omit both.")
         else:
+            cells = self.processor.encode_gene_lists(cells)
             ranked = [cells] if is_cell(cells) else list(cells)
         self._generator = None  # the model may have changed since the last call
         chunks = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]

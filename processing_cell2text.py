@@ -31,6 +31,11 @@ except ImportError:
     from errors_cell2text import UserError
 
 try:
+    from .gene_lists_cell2text import rank_gene_lists, replace_gene_lists
+except ImportError:
+    from gene_lists_cell2text import rank_gene_lists, replace_gene_lists
+
+try:
     from .prompts_cell2text import SYSTEM_PROMPT, conversation_of, text_block
 except ImportError:
     from prompts_cell2text import SYSTEM_PROMPT, conversation_of, text_block
@@ -249,6 +254,43 @@ class Cell2TextProcessor(ProcessorMixin):
         """
         return rank_anndata(adata, self.gene_vocabulary, max_genes=self.max_genes, **options)
 
+    def rank_gene_lists(self, lists, *, species="human") -> list[np.ndarray]:
+        """Convert ranked gene lists to gene tokens.
+
+        Genes that the model does not know are skipped, and logged. A gene that a list names twice keeps its first
+        place.
+
+        Args:
+            lists (`list[list[str]]`):
+                Gene symbols or Ensembl ids per cell, highest expression first.
+            species (`str`, defaults to `"human"`):
+                `"mouse"` maps mouse genes to human genes by one-to-one orthologs.
+
+        Returns:
+            One 1-D array of gene token ids per list, special tokens included.
+
+        Raises:
+            ValueError: If an entry is not the name of one gene, or fewer than half of the names are known.
+
+        Examples:
+
+        ```python
+        >>> import cell2text
+        >>> _, processor = cell2text.load()
+        >>> [cell.tolist() for cell in processor.rank_gene_lists([["CD3D", "ENSG00000010610.10"], []])]
+        [[2, 11370, 263, 3], [2, 3]]
+
+        ```
+        """
+        ranked = rank_gene_lists(lists, self.gene_vocabulary, max_genes=self.max_genes, species=species)
+        if ranked.note:
+            logger.warning(ranked.note)
+        return ranked.cells
+
+    def encode_gene_lists(self, cells):
+        """Replace gene lists in nested lists of cells by gene tokens; cells of gene tokens stay unchanged."""
+        return replace_gene_lists(cells, self.rank_gene_lists)
+
     def is_empty(self, cell) -> bool:
         """Return whether a ranked cell holds no genes, only special tokens."""
         return self.count_genes(cell) == 0
@@ -304,7 +346,8 @@ class Cell2TextProcessor(ProcessorMixin):
             text (`str` or `list[str]`, *optional*):
                 Prompts. Each placeholder in them stands for one cell.
             cells (`AnnData` or `list`, *optional*):
-                Ranked cells in the order of their placeholders: a list of cells per text, or one cell per text. An
+                Ranked cells in the order of their placeholders: a list of cells per text, or one cell per text. A
+                cell is a sequence of gene token ids, or a list of gene symbols or Ensembl ids, highest first. An
                 AnnData supplies one cell per text.
             **kwargs:
                 The tokenizer's arguments, and `return_tensors`.
@@ -326,8 +369,7 @@ class Cell2TextProcessor(ProcessorMixin):
             side = {} if "padding_side" in kwargs.get("text_kwargs", {}) else {"padding_side": "left"}
             inputs = super().__call__(text=text, **{**side, **kwargs})
         if cells is not None:
-            if hasattr(cells, "obs_names"):
-                cells = self.rank_encode(cells)
+            cells = self.rank_encode(cells) if hasattr(cells, "obs_names") else self.encode_gene_lists(cells)
             nested = self._nest_cells(cells, one_text=isinstance(text, str))
             if text is not None:
                 self._check_counts([text] if isinstance(text, str) else list(text), nested)

@@ -434,4 +434,6 @@ def _not_an_anndata(found) -> str:
         return f"{text}: read the file with anndata.read_h5ad(PATH), or run cell2text describe PATH."
     if hasattr(found, "columns") and hasattr(found, "index"):
         return f"{text}: wrap it with anndata.AnnData(table), with cells in rows and genes in columns."
+    if isinstance(found, (list, tuple, dict)):
+        return f"{text}: pass ranked gene lists to cell2text.describe_gene_lists(LISTS)."
     return f"{text}: read a file with anndata.read_h5ad(PATH)."

@@ -12,6 +12,7 @@ from cell2text.registration import register, register_with_transformers
 
 if TYPE_CHECKING:
     from cell2text import tl
+    from cell2text.describe.gene_lists import describe_gene_lists
     from cell2text.example import example_cells
     from cell2text.loading import load
     from cell2text.preparation.medians import fit_vocabulary
@@ -30,6 +31,7 @@ _MODULES = {
     "Cell2TextModel": "modeling_cell2text",
     "Cell2TextProcessor": "processing_cell2text",
     "GeneVocabulary": "vocabulary_cell2text",
+    "describe_gene_lists": "cell2text.describe.gene_lists",
     "example_cells": "cell2text.example",
     "fit_vocabulary": "cell2text.preparation.medians",
     "load": "cell2text.loading",
@@ -42,6 +44,7 @@ __all__ = [
     "Cell2TextModel",
     "Cell2TextProcessor",
     "GeneVocabulary",
+    "describe_gene_lists",
     "example_cells",
     "fit_vocabulary",
     "load",

@@ -53,6 +53,15 @@ def load(
     return load_model(None if model is None else os.fspath(model), device or default_device())
 
 
+def load_or_reuse(model) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor", str]:
+    """Return model, processor and name for a name, the packaged model for None, or a pair that is loaded already."""
+    if isinstance(model, tuple):
+        loaded, processor = model
+        return loaded, processor, str(loaded.config._name_or_path)
+    name = None if model is None else str(model)
+    return (*load_model(name, default_device()), model_name(name))
+
+
 def default_device() -> str:
     """Return the GPU of this process, `cuda:LOCAL_RANK`, or the CPU if there is no GPU."""
     import torch

@@ -21,7 +21,7 @@ from cell2text.describe.thin_cells import thin_thresholds, thin_warnings
 from cell2text.describe.writers import FORMER_COLUMNS, embedding_matrix, groups_for_uns, obs_column
 from cell2text.errors import UserError
 from cell2text.inference.embedding import embed_cells
-from cell2text.loading import default_device, load_model, model_name
+from cell2text.loading import load_or_reuse
 from source_cell2text import AnnDataContainer, CellSource
 
 
@@ -135,7 +135,7 @@ def describe(
         raise UserError(
             f"obs[{key_added!r}] exists, and cell2text did not write it. Remove it, or pass another name as key_added=."
         )
-    loaded, processor, name = _load(model)
+    loaded, processor, name = load_or_reuse(model)
     cells = CellReader(source, processor, options, loaded.config.concepts)
     for note in cells.reading()["notes"]:
         logger.warning(note)
@@ -213,7 +213,7 @@ def embed(
     """
     options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species)
     source = _open(adata, options, copy=copy)
-    loaded, processor, _ = _load(model)
+    loaded, processor, _ = load_or_reuse(model)
     cells = CellReader(source, processor, options).read(0, source.n_cells).cells
     changed = adata.copy() if copy else adata
     changed.obsm[key_added] = embed_cells(loaded, processor, cells)
@@ -230,12 +230,3 @@ def _open(adata: AnnData, options: DescribeOptions, *, copy: bool) -> CellSource
             "A backed AnnData cannot be copied, and a view of it cannot be changed. Pass adata.to_memory() instead."
         )
     return CellSource(container, layer=options.layer, allow_fractional=options.allow_fractional)
-
-
-def _load(model):
-    """Return model, processor and name for a name or a pair that is loaded already."""
-    if isinstance(model, tuple):
-        loaded, processor = model
-        return loaded, processor, str(loaded.config._name_or_path)
-    name = None if model is None else str(model)
-    return (*load_model(name, default_device()), model_name(name))

@@ -426,3 +426,12 @@ def test_outcomes_of_cellxgene_files_are_quoted(benchmarks, schema):
             assert "Pass a file with the raw counts." in file["message"]
         else:
             assert f"counts from {counts.strip('`')}," in file["message"] and " 400 of the model's" in file["message"]
+
+
+def test_the_sex_from_xist_and_y_genes_is_quoted():
+    found = results("sex_genes")["means_of_studies"]
+    text = " ".join((PROJECT / "docs" / "guides" / "describe.md").read_text().split())
+    female, male = found["female"], found["male"]
+    assert f"{female['stated']:.0%} of the cells of female and {male['stated']:.0%} of male".replace("%", " %") in text
+    assert f"means over {female['studies']} and {male['studies']} studies" in text
+    assert f"{female['correct']:.0%} and {male['correct']:.0%} of these".replace("%", " %") in text

@@ -90,6 +90,13 @@ def test_files_with_few_genes_state_no_pathways_and_a_note_says_so(cells, proces
     assert note == "No pathways are stated: none of the 50 gene sets has 80% of its genes in the file."
 
 
+def test_a_cell_without_counts_has_no_pathways(cells, processor):
+    empty = cells[:2].copy()
+    empty.X = empty.X.multiply(np.array([[0], [1]])).tocsr()
+    values = reader_of(empty, processor).read(0, 2).concept_overrides[:, PATHWAYS]
+    assert values.sum(1).tolist() == [0, 1.5]
+
+
 def test_sex_is_overridden_by_xist_and_y_genes(cells, processor):
     cells = cells.copy()
     y = cells.var_names.get_loc("ENSG00000129824")

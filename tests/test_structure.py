@@ -26,6 +26,7 @@ HUB_FILES = {
     "vocabulary_cell2text": {"errors_cell2text", "genes_cell2text"},
     "counts_cell2text": set(),
     "genes_cell2text": {"cell2text.sources.gene_tables", "errors_cell2text"},
+    "gene_lists_cell2text": {"errors_cell2text", "genes_cell2text"},
     "source_cell2text": {"counts_cell2text", "errors_cell2text", "genes_cell2text"},
     "ranking_cell2text": {
         "counts_cell2text",
@@ -41,6 +42,7 @@ HUB_FILES = {
         "collation_cell2text",
         "declining_cell2text",
         "errors_cell2text",
+        "gene_lists_cell2text",
         "prompts_cell2text",
         "ranking_cell2text",
         "vocabulary_cell2text",

@@ -32,7 +32,10 @@ def describe(
     options: dict[str, Any],
     source: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="Raw counts: h5ad, zarr, 10x h5 or mtx, loom, h5mu, csv."),
+        typer.Argument(
+            metavar="INPUT",
+            help="Raw counts: h5ad, zarr, 10x h5 or mtx, loom, h5mu, csv; or ranked gene lists: txt, csv, jsonl, gmt.",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="Folder or Hub id of a Cell2Text model; the packaged model if omitted.")
@@ -41,7 +44,7 @@ def describe(
         str | None,
         typer.Option(
             help="Output file; its ending sets the format: h5ad, zarr, jsonl, parquet or csv. NAME.described.h5ad (or "
-            "zarr) in the current folder if omitted."
+            "zarr; csv for gene lists) in the current folder if omitted."
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -64,9 +67,12 @@ def describe(
     from cell2text.loading import check_model_folder
 
     check_model_folder(model)
-    from cell2text.sources.discovery import find_source
+    from cell2text.describe.gene_list_files import is_gene_list_file
 
-    find_source(source)
+    if not is_gene_list_file(source):
+        from cell2text.sources.discovery import find_source
+
+        find_source(source)
     from cell2text.describe.run import describe_file
 
     written = describe_file(

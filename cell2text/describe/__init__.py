@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from cell2text.describe.gene_lists import describe_gene_lists
     from cell2text.describe.options import DescribeOptions
     from cell2text.describe.run import describe_file
 
 
-_MODULES = {"DescribeOptions": "cell2text.describe.options", "describe_file": "cell2text.describe.run"}
+_MODULES = {
+    "DescribeOptions": "cell2text.describe.options",
+    "describe_file": "cell2text.describe.run",
+    "describe_gene_lists": "cell2text.describe.gene_lists",
+}
 
-__all__ = ["DescribeOptions", "describe_file"]
+__all__ = ["DescribeOptions", "describe_file", "describe_gene_lists"]
 
 
 def __getattr__(name: str):

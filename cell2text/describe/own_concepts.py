@@ -68,8 +68,10 @@ class OwnConcepts:
             overrides.append(self.overrides(block))
             yield block
 
-    def overrides(self, counts: sp.csr_matrix) -> np.ndarray:
+    def overrides(self, counts: sp.csr_matrix, ranks: sp.csr_matrix | None = None) -> np.ndarray:
         """Return concept overrides of raw counts of all genes of the file, float32, shape (n_cells, n_concepts).
+
+        `ranks` are values that rank the genes of each cell for its pathways, if counts do not.
 
         Pathways hold 1 for the most active one, 0.5 for the second and 0 otherwise; the group `sex` 1 for the sex that
         XIST and Y genes indicate, or for `unknown`. All other values are NaN, which keeps the prediction.
@@ -77,7 +79,9 @@ class OwnConcepts:
         values = np.full((counts.shape[0], self.names.n_concepts), np.nan, dtype=np.float32)
         columns = group_columns(self.names)
         if self.scorer is not None:
-            values[:, columns[PATHWAYS]] = pathway_values(self.scorer, counts, self.names.groups[PATHWAYS])
+            values[:, columns[PATHWAYS]] = pathway_values(
+                self.scorer, counts if ranks is None else ranks, self.names.groups[PATHWAYS]
+            )
         if self.sex_genes is not None:
             sexes = [sex or UNKNOWN for sex in self.sex_genes.read(counts)]
             values[:, columns[SEX]] = np.array(sexes)[:, None] == np.array(self.names.groups[SEX])
@@ -104,11 +108,12 @@ def pathway_values(scorer: PathwayScorer, counts: sp.csr_matrix, concepts: Seque
     if not scorer.has_enough_genes:
         return values
     top, _ = top_pathways(scorer.score(counts), scorer.gene_sets.names, scorer.nameable)
-    for row, pathways in zip(values, top):
-        for name, value in zip(pathways, PATHWAY_VALUES):
+    expressed = np.asarray(counts.sum(axis=1)).ravel() > 0  # without counts, the order of the sets would decide
+    for row in np.flatnonzero(expressed):
+        for name, value in zip(top[row], PATHWAY_VALUES):
             if name not in columns:
                 break
-            row[columns[name]] = value
+            values[row, columns[name]] = value
     return values
 
 

@@ -24,20 +24,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from cell2text.describe.cell_files import default_output, locate_cells, open_cells
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
+from cell2text.describe.gene_lists import GeneListReader
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import ID, TEXT
 from cell2text.describe.thin_cells import thin_thresholds, thin_warnings
-from cell2text.describe.writers import KEY, TABLES, format_of, groups_path, read_shards, write_output
+from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
 from cell2text.files import atomic_path, check_output_folder, write_atomically
 from cell2text.loading import default_device, load_model, model_name
-from cell2text.sources.containers import open_source
-from cell2text.sources.discovery import find_source
 
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,13 @@ def describe_file(
     Parameters
     ----------
     source
-        h5ad file or zarr store with raw counts, as a path or an address that fsspec can open.
+        File with raw counts, such as h5ad or zarr, or file of ranked gene lists; see
+        :func:`cell2text.describe.gene_list_files.read_gene_lists`. A path, or an address that fsspec can open.
     out
         Output. The format follows from the suffix: `.h5ad` and `.zarr` hold the input with the descriptions added,
         `.jsonl`, `.parquet` and `.csv` one row per cell. The table of groups is written to `uns` of the first two,
-        and beside a plain table to `NAME.groups.SUFFIX`. Defaults to `NAME.described.h5ad` (or `.zarr`) in the
-        current folder.
+        and beside a plain table to `NAME.groups.SUFFIX`. Defaults to `NAME.described.h5ad` (or `.zarr`, or `.csv` for
+        gene lists) in the current folder.
     model
         Folder or Hub id of a Cell2Text model. Defaults to the bundled model.
     options
@@ -103,16 +104,15 @@ def describe_file(
         raise UserError(f"shard_rows={shard_rows}: expected at least 1.")
     options = options or DescribeOptions()
     rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    found = find_source(str(source))
-    out = Path(found.described_name) if out is None else Path(out)
+    found = locate_cells(source)
+    out = default_output(found) if out is None else Path(out)
     _check_output(found.url, out, overwrite=overwrite or rank > 0)  # rank 0 may have finished already
-    with open_source(found, layer=options.layer, allow_fractional=options.allow_fractional) as opened:
+    with open_cells(found, options) as opened:
         if not opened.n_cells:
             raise UserError(f"{source} holds no cells.")
-        if out.suffix not in TABLES and not overwrite:
-            check_keys(opened.obs_columns(), str(source))
+        opened.check_output(out, overwrite=overwrite)
         loaded, processor = load_model(model, device or default_device())
-        cells = CellReader(opened, processor, options, loaded.config.concepts)
+        cells = opened.reader(processor, options, loaded.config.concepts)
         for note in cells.reading()["notes"]:
             logger.warning(f"{found.name}: {note}")
         describer = Describer(loaded, processor, options, cells.comparison_cell())
@@ -150,16 +150,6 @@ def describe_file(
     return out
 
 
-def check_keys(columns: Sequence[str], source: str) -> None:
-    """Raise a `UserError` if the columns of `obs` include some that a description would replace."""
-    taken = [name for name in columns if name == KEY or name.startswith(f"{KEY}_")]
-    if taken:
-        raise UserError(
-            f"{source} has the column {taken[0]!r} in obs, which the description would replace. Pass overwrite=True to "
-            "replace it, or write a table: .csv, .jsonl or .parquet."
-        )
-
-
 def shard_path(folder: Path, start: int) -> Path:
     """Return the path of the shard whose first row is `start`."""
     return folder / f"rows-{start:010d}.parquet"
@@ -171,9 +161,11 @@ def write_shard(table: pa.Table, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def _describe_groups(describer: Describer, cells: CellReader, shards: Sequence[Path]) -> pd.DataFrame | None:
+def _describe_groups(
+    describer: Describer, cells: CellReader | GeneListReader, shards: Sequence[Path]
+) -> pd.DataFrame | None:
     """Return the table of groups, None without groups."""
-    if cells.groups is None:
+    if isinstance(cells, GeneListReader) or cells.groups is None:
         return None
     return describe_groups(cells.groups, read_shards(shards), describer(cells.pseudobulk(cells.groups)))
 

@@ -65,13 +65,13 @@ def thin_warnings(summary: dict, *, min_genes: int, reliability: Sequence[Sequen
     return [text for text in (thin, coverage_warning(summary["coverage"], summary["median_genes"])) if text]
 
 
-def coverage_warning(coverage: float, n_genes: float) -> str | None:
+def coverage_warning(coverage: float | None, n_genes: float) -> str | None:
     """Return a warning about a file with few of the model's genes, None if it has enough.
 
     Parameters
     ----------
     coverage
-        Share of the model's genes that the file has.
+        Share of the model's genes that the file has; None for gene lists, which do not show it.
     n_genes
         Median number of expressed genes of the model per cell.
 
@@ -82,7 +82,7 @@ def coverage_warning(coverage: float, n_genes: float) -> str | None:
     >>> coverage_warning(0.012, 15)[:81]
     "The file has 1.2 % of the model's genes, and its cells express 15 of them (median"
     """
-    if coverage >= LOW_COVERAGE:
+    if coverage is None or coverage >= LOW_COVERAGE:
         return None
     return (
         f"The file has {100 * coverage:.1f} % of the model's genes, and its cells express {n_genes:,.0f} of them "

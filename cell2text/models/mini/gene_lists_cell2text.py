@@ -1,0 +1,1 @@
+../../../gene_lists_cell2text.py
