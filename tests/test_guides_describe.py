@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 import pytest
 
+import cell2text
 from cell2text.describe import DescribeOptions, describe_file
 from cell2text.example import example_cells
 
@@ -26,12 +28,17 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with `experiment.h5ad`: eight cells with integer counts in two clusters."""
+    """A folder with `experiment.h5ad`, eight cells with integer counts in two clusters, and `lists.txt`."""
     folder = tmp_path_factory.mktemp("guide")
     adata = example_cells(unseen=True)
     adata = adata[adata.obs_names.str.startswith("kidney_immune")][:8].copy()
     adata.obs["leiden"] = ["0", "1"] * 4
     adata.write_h5ad(folder / "experiment.h5ad")
+    _, processor = cell2text.load()
+    beta = example_cells()[example_cells().obs["cell_type"] == "type B pancreatic cell"][:1]
+    tokens = processor.rank_encode(beta, allow_fractional=True)[0]
+    symbols = [processor.gene_vocabulary.symbols[token] for token in tokens]
+    (folder / "lists.txt").write_text("beta cell: " + " ".join(symbol for symbol in symbols[1:301] if symbol))
     return folder
 
 
@@ -44,6 +51,7 @@ def test_commands_run(folder, monkeypatch, capsys):
         assert run_cli(*arguments) == 0, capsys.readouterr().err
     described = ad.read_h5ad("experiment.described.h5ad")
     assert ad.read_h5ad("many.h5ad").obs["cell2text"].equals(described.obs["cell2text"])
+    assert pd.read_csv("lists.csv")["cell_type"].tolist() == ["type B pancreatic cell"]
     assert {"experiment.described.h5ad", "report.html", "types.csv", "clusters.h5ad", "clusters.html"} <= {
         path.name for path in folder.iterdir()
     }
@@ -63,6 +71,7 @@ def test_python_runs(folder, monkeypatch):
         exec(block, scope)
     assert scope["adata"].uns["cell2text"]["groups"]["n_cells"].tolist() == [4, 4]
     assert 0 <= scope["to_check"].n_obs <= 8
+    assert scope["table"]["cell_type"].tolist() == ["type B pancreatic cell"]
 
 
 def test_every_option_is_explained():

@@ -163,9 +163,12 @@ def describe_gene_lists(
     Examples
     --------
     >>> import cell2text
-    >>> genes = "INS IAPP TTR PCSK1 SCG5 CPE CHGA SCGN PCSK1N HADH G6PC2 ABCC8 SLC30A8 ADCYAP1 GCK MAFA DLK1 NKX6-1"
-    >>> frame = cell2text.describe_gene_lists([[*genes.split(), "PDX1", "CHGB", "SCG2", "VGF"]])
-    >>> frame["cell_type"].tolist()
+    >>> model, processor = cell2text.load()
+    >>> adata = cell2text.example_cells()
+    >>> beta_cell = adata[adata.obs["cell_type"] == "type B pancreatic cell"][:1]
+    >>> tokens = processor.rank_encode(beta_cell, allow_fractional=True)[0]
+    >>> genes = [processor.gene_vocabulary.symbols[token] for token in tokens[1:301]]
+    >>> cell2text.describe_gene_lists({"beta cell": [gene for gene in genes if gene]})["cell_type"].tolist()
     ['type B pancreatic cell']
     """
     options = DescribeOptions(
