@@ -113,7 +113,8 @@ def test_options_keep_predictions_and_reading_says_where_concepts_come_from(cell
     assert np.isnan(reader.read(0, 2).concept_overrides[:, PATHWAYS]).all()
     assert (reader.reading()["pathways"], reader.reading()["sex"]) == ("model", "cell")
     assert np.isnan(reader_of(cells, processor, sex="model").read(0, 2).concept_overrides[:, SEX]).all()
-    assert reader_of(cells, processor).reading()["gene_sets_found"] == 49
+    reading = reader_of(cells, processor).reading()
+    assert [reading[f"gene_sets{end}"] for end in ("", "_found", "_of_model")] == [50, 49, 50]
     with pytest.raises(ValueError, match="pathways='mine': expected one of cell, model"):
         DescribeOptions(pathways="mine")
 

@@ -59,7 +59,9 @@ class OwnConcepts:
         if SEX in self.names.groups:
             reading["sex"] = "cell" if self.sex_genes else "model"
         if self.scorer:
-            reading |= {"gene_sets": len(self.scorer.gene_sets), "gene_sets_found": int(self.scorer.nameable.sum())}
+            reading["gene_sets"] = len(self.scorer.gene_sets)
+            reading["gene_sets_found"] = int(self.scorer.nameable.sum())
+            reading["gene_sets_of_model"] = len(self.names.groups[PATHWAYS])
         return reading
 
     def score_blocks(self, blocks: Iterable[sp.csr_matrix], overrides: list[np.ndarray]) -> Iterator[sp.csr_matrix]:

@@ -62,8 +62,9 @@ def describe_held_out(
 
 
 def predict_rows(
-    model, processor, rows: Dataset, *, batch_size: int, max_new_tokens: int
-) -> tuple[list[dict], np.ndarray]:
+    model, processor, rows: Dataset, *, batch_size: int, max_new_tokens: int,
+    concept_overrides: np.ndarray | None = None,
+) -> tuple[list[dict], np.ndarray]:  # fmt: skip
     """Describe the first cell of each row.
 
     Parameters
@@ -74,6 +75,9 @@ def predict_rows(
         Cells per batch.
     max_new_tokens
         Maximum number of generated tokens per text.
+    concept_overrides
+        Concept values that replace the model's predictions, shape (n_cells, n_concepts); NaN keeps the prediction. By
+        default all are kept, so that evaluation measures them, pathways included.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def predict_rows(
     embeddings, float32, shape (n_cells, cell_hidden).
     """
     generator = BatchedTextGenerator(model, processor, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    generated = generator(first_cells(rows))
+    generated = generator(first_cells(rows), concept_overrides)
     claims = [read_fields(text).cell_type for text in generated.texts]
     type_names = model.config.concept_groups.get("cell_type", [])
     concepts = generated.concepts["cell_type"] if type_names else np.empty((len(claims), 0))
