@@ -533,3 +533,13 @@ print([name for name in ("torch", "transformers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_prints_the_figures_of_named_types(tmp_path, capsys):
+    label = {"reference": "x", "cell_type": "T cell", "cell_type_ontology_term_id": "CL:0000084"}
+    texts = ["This cell is a T cell.", "This cell is a neuron.", declined_text("ambient"), "This cell is a lymphocyte."]
+    rows = [{**label, "cell_id": str(i), "prediction": text} for i, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ["--out", tmp_path / "out", "--bertscore-model", "none", "--resamples", 5]
+    assert run_cli("evaluate", tmp_path / "rows.jsonl", *options) == 0
+    assert "named types: named 75.0%, true 66.7%, depth 90.0% on 4 cells\n" in capsys.readouterr().out

@@ -98,4 +98,8 @@ def evaluate(
     for field in () if truth else ("cell_type", "tissue", "disease", "sex", "life_stage"):
         if field in metrics:
             typer.echo(f"{field}: accuracy {metrics[field]['accuracy']:.1%} on {metrics[field]['n']:,} cells")
+    if not truth and "named_types" in metrics:
+        from cell2text.evaluation.summary import named_types_line
+
+        typer.echo(named_types_line(metrics["named_types"]))
     typer.echo(f"Wrote {out}/report.html.")

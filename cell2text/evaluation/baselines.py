@@ -76,9 +76,16 @@ class BaselineData:
     methods: Sequence[str] = METHODS
 
 
-def shuffle_cells(system: System, seed: int, *, rows: np.ndarray) -> System:
-    """Return the system's predictions with each of some rows assigned the prediction for another one of them."""
+def shuffle_cells(system: System, seed: int, *, rows: np.ndarray | None = None) -> System:
+    """Return the system's predictions with every cell assigned the prediction for another one.
+
+    Parameters
+    ----------
+    rows
+        Numbers of the cells that are shuffled among themselves; all by default.
+    """
     order = np.arange(len(next(iter(system.fields.values()))))
+    rows = order.copy() if rows is None else rows
     order[rows] = rows[derangement(len(rows), seed)]
     return system.select(order)
 

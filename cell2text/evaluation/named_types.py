@@ -13,7 +13,12 @@ from cell2text.ontology.graph import OntologyGraph, load_graph
 
 N_BINS = 15  # of equal width, for the expected calibration error
 HIGH_PROBABILITY = 0.9
-NAMED_TYPE_METRICS = ("named_share", "named_true", "named_depth", "ece", "wrong_above_90")
+# Names of the figures in reports.
+METRIC_NAMES = {
+    "named_share": "named", "named_true": "true", "named_depth": "depth", "ece": "calibration error",
+    "wrong_above_90": "wrong above 90 %",
+}  # fmt: skip
+NAMED_TYPE_METRICS = tuple(METRIC_NAMES)
 
 
 def named_type_metrics(

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from cell2text.evaluation import named_types
 from cell2text.evaluation.calibration import BIN_EDGES, CONFIDENCE_MEASURES
 from cell2text.evaluation.classification import NOT_FOUND, FieldPairs
-from cell2text.evaluation.named_types import NAMED_TYPE_METRICS
 from cell2text.evaluation.report_figures import MIN_CELLS, confusion_figure, embedding_map
 from cell2text.evaluation.systems import Evaluation, field_pairs
 from cell2text.files import write_atomically
@@ -37,7 +37,7 @@ SYSTEM_NAMES = {
     "nearest_description": "description of the nearest training cell",
     "linear_head": "linear head on the cell encoder's embedding",
 }
-METRIC_NAMES = {
+METRIC_NAMES = named_types.METRIC_NAMES | {
     "accuracy": "accuracy", "lenient_accuracy": "lenient accuracy", "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1", "weighted_f1": "weighted F1", "macro_precision": "macro precision",
     "macro_recall": "macro recall", "pagerank_similarity": "PageRank similarity", "lin_similarity": "Lin similarity",
@@ -46,9 +46,7 @@ METRIC_NAMES = {
     "exact_match": "exact match", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "sentence_bleu4": "sentence BLEU-4",
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1", "words": "words",
     "cut_off": "cut off", "repeats_itself": "repetitive", "empty": "empty", "contradicts_itself": "contradictory",
-    "named_share": "named", "named_true": "true", "named_depth": "depth", "ece": "calibration error",
-    "wrong_above_90": "wrong above 90 %", "pathway_claims_true": "texts with active pathways only",
-    "share_of_pathway_claims_true": "active pathways",
+    "pathway_claims_true": "texts with active pathways only", "share_of_pathway_claims_true": "active pathways",
 }  # fmt: skip
 UNSCALED_METRICS = ("words", "common_ancestor_distance")  # all others are shares, shown in percent
 FIELD_METRICS = (
@@ -56,7 +54,7 @@ FIELD_METRICS = (
     "pagerank_similarity", "lin_similarity", "common_ancestor_distance",
 )  # fmt: skip
 PART_METRICS: dict[str, tuple[str, ...]] = dict.fromkeys(FIELDS, FIELD_METRICS) | {
-    "named_types": NAMED_TYPE_METRICS,
+    "named_types": named_types.NAMED_TYPE_METRICS,
     "pathways": ("subset_accuracy", "jaccard", "micro_f1", "macro_f1", "weighted_f1", "auroc", "auprc"),
     "text": (
         "exact_match", "bleu4", "sentence_bleu4", "rouge1", "rouge2", "rougeL", "bertscore_f1", "words", "cut_off",

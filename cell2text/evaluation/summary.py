@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cell2text.evaluation.classification import NOT_FOUND
+from cell2text.evaluation.named_types import METRIC_NAMES, NAMED_TYPE_METRICS
 from cell2text.language.fields import FIELD_GRAPHS, FIELDS
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import resolve
@@ -50,6 +51,18 @@ def _field_lines(metrics: Mapping, field: str) -> list[str]:
     for number, one in enumerate(confusions[:MAX_CONFUSIONS]):
         lines.append(_line("" if number else "confusions", _confusion(field, one)))
     return lines
+
+
+def named_types_line(named: Mapping) -> str:
+    """Return the part `named_types` of `metrics.json` as one line; figures that are undefined are left out.
+
+    Examples
+    --------
+    >>> named_types_line({"n": 20, "named_share": 0.9, "named_true": 0.95, "named_depth": None})
+    'named types: named 90.0%, true 95.0% on 20 cells'
+    """
+    shown = [f"{METRIC_NAMES[name]} {named[name]:.1%}" for name in NAMED_TYPE_METRICS if named.get(name) is not None]
+    return f"named types: {', '.join(shown)} on {_cells(named['n'])}"
 
 
 def _named_type_lines(named: Mapping, stated: float | None) -> list[str]:
