@@ -196,10 +196,14 @@ class CellSimulator:
 
     def _draw(self, expected: np.ndarray, depth: np.ndarray, donor: Donor, rng: np.random.Generator) -> np.ndarray:
         """Draw negative binomial counts around expected shares, at least one count per cell."""
-        phi = np.clip(self.dispersion(expected) * donor.scatter, 1e-3, 10)
-        noise = rng.standard_gamma((1 / phi).astype(np.float32), dtype=np.float32) * phi
-        shares = expected * noise
-        counts = rng.poisson(depth[:, None] * shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12))
+        possible = np.flatnonzero(expected.any(axis=0))
+        means = expected[:, possible]
+        phi = np.clip(self.dispersion(means) * donor.scatter[possible], 1e-3, 10)
+        shares = means * rng.standard_gamma((1 / phi).astype(np.float32), dtype=np.float32) * phi
+        counts = np.zeros(expected.shape, dtype=np.int64)
+        counts[:, possible] = rng.poisson(
+            depth[:, None] * shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
+        )
         empty = np.flatnonzero(counts.sum(axis=1) == 0)
         counts[empty, expected[empty].argmax(axis=1)] = 1
         return counts
