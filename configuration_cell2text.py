@@ -20,14 +20,14 @@ except ImportError:
     from concepts_cell2text import ConceptNames
 
 try:
+    from .declining_cell2text import TYPE_THRESHOLD
+except ImportError:
+    from declining_cell2text import TYPE_THRESHOLD
+
+try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
-
-try:
-    from .statements_cell2text import TYPE_THRESHOLD
-except ImportError:
-    from statements_cell2text import TYPE_THRESHOLD
 
 
 ProjectorType = Literal["mlp", "perceiver", "pooled", "concepts"]
@@ -55,7 +55,7 @@ class Cell2TextConfig(PreTrainedConfig):
             (`{"cell_type": ["B cell", "T cell"]}`) and any number of names of a group under `multilabel`. Names of a
             group under `hierarchical` come with the names above them
             (`{"cell_type": {"cell": [], "T cell": ["cell"]}}`).
-        type_threshold (`float`, defaults to 0.7):
+        type_threshold (`float`, defaults to 0.65):
             Least probability of a cell type that a text names. The deepest type of a hierarchical group `cell_type`
             that reaches it is named. Above 0.5 and below 1.
         type_calibration (`dict`, *optional*):

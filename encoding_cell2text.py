@@ -175,7 +175,7 @@ class CellEncodingMixin:
         That holds for an encoder without layers, position embeddings and a `<cls>` token: it looks genes up in a table.
         Returns `None` for any other encoder.
         """
-        tables = getattr(self.cell_encoder, "embeddings", None)
+        tables: Any = getattr(self.cell_encoder, "embeddings", None)
         layers = getattr(self.cell_encoder.config, "num_hidden_layers", None)
         if layers != 0 or not hasattr(tables, "LayerNorm") or self.config.cell_cls_token_id is not None:
             return None

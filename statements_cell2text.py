@@ -17,17 +17,15 @@ except ImportError:
     from concepts_cell2text import ConceptNames
 
 try:
-    from .declining_cell2text import declined_text
+    from .declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text
 except ImportError:
-    from declining_cell2text import declined_text
+    from declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text
 
 
 TYPES = "cell_type"
 # The multi-class group that says what a profile is, and its names.
 PROFILE_GROUP = "profile"
 ONE_CELL, TWO_CELLS, AMBIENT, NO_CELL = "one cell", "two cells", "ambient RNA", "no cell"
-TYPE_THRESHOLD = 0.7  # default of `type_threshold`: least probability of a cell type that a text names
-MIN_SUBTYPE_PROBABILITY = 0.2  # less probable subtypes are not worth a sentence
 # A term is passed over for a term below it that has at least this share of its probability.
 SPECIFIC_SHARE = 0.5
 MIN_PATHWAY_ACTIVITY = 0.1

@@ -11,6 +11,7 @@ from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import label_of
 from cell2text.preparation.stated_types import choose_stated_types
+from declining_cell2text import TYPE_THRESHOLD
 
 from .preparation_runs import load_rows, prepare_studies
 
@@ -40,7 +41,9 @@ def test_the_share_of_broader_types_and_of_likely_subtypes_is_as_asked():
     assert {stated.likely_subtype[i] for i in np.flatnonzero(subtypes)} == {"CD8"}
     assert set(stated.cell_type_ontology_term_id) == {CD8, *broader_types(CD8)}  # every parent of every level
     probabilities = [p for p in stated.likely_subtype_probability if p is not None]
-    assert len(probabilities) == subtypes.sum() and set(probabilities) == {f"{p / 100:.2f}" for p in range(20, 80)}
+    assert len(probabilities) == subtypes.sum() and set(probabilities) == {
+        f"{p / 100:.2f}" for p in range(20, round(100 * TYPE_THRESHOLD))
+    }
 
 
 def test_a_choice_depends_on_seed_and_row_alone():

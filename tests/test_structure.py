@@ -18,8 +18,8 @@ HUB_FILES = {
     "configuration_cell2text": {
         "calibration_cell2text",
         "concepts_cell2text",
+        "declining_cell2text",
         "errors_cell2text",
-        "statements_cell2text",
     },
     "assembly_cell2text": {"configuration_cell2text", "errors_cell2text"},
     "encoding_cell2text": {"concepts_cell2text", "errors_cell2text"},

@@ -18,11 +18,13 @@ from genes_cell2text import names_in, text_columns
 
 
 SCALES = ("linear", "linear, summed raw counts")  # of profiles that counts can be sampled from
+LOGARITHMIC, MICROARRAY = "log", "microarray"  # in the scale and the modality of profiles of which ranks are used
 REQUIRED = ("cell_type", "study", "scale")
 OPTIONAL = {
     "cell_type_ontology_term_id": "unknown", "tissue": "unknown", "tissue_ontology_term_id": "unknown",
     "dataset": "", "data_terms": "", "repo_licence": "",
 }  # fmt: skip
+TINY_SHARE = 1e-8  # added before the logarithm of a share
 MIN_ENSEMBL_SHARE = 0.5  # of the names in `var`
 
 
@@ -56,8 +58,9 @@ class Profiles:
 
 
 def read_profiles(
-    path: str | os.PathLike, *, only_study: Collection[str] = (), without_study: Collection[str] = ()
-) -> Profiles:
+    path: str | os.PathLike, *, only_study: Collection[str] = (), without_study: Collection[str] = (),
+    ranked: bool = False,
+) -> Profiles:  # fmt: skip
     """Read the profiles that counts can be sampled from.
 
     Parameters
@@ -69,6 +72,9 @@ def read_profiles(
         Values of the columns `study` or `dataset` to keep; all if empty.
     without_study
         Values of the columns `study` or `dataset` to leave out.
+    ranked
+        Use profiles on a logarithmic scale as well, but no microarrays. Each gene takes the mean value that genes of
+        its rank have in the linear profiles.
 
     Raises
     ------
@@ -82,10 +88,13 @@ def read_profiles(
         raise UserError(f"{path} cannot be read as h5ad: {type(error).__name__}: {error}") from error
     obs = _check_obs(path, adata.obs)
     genes, columns = _gene_ids(path, adata.var)
-    kept, skipped = _choose_rows(path, obs, only_study, without_study)
+    kept, skipped = _choose_rows(path, obs, only_study, without_study, ranked)
     values = adata.X[kept]
     values = np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float32)[:, columns]
-    _check_values(path, values, obs.index[kept])
+    linear = np.isin(obs["scale"].astype(str).to_numpy()[kept], SCALES)
+    _check_values(path, values[linear], obs.index[kept][linear])
+    if not linear.all():
+        values[~linear] = values_by_rank(values[~linear], values[linear])
     total = np.asarray(np.nansum(values, axis=1, dtype=np.float64))
     usable = np.asarray(total > 0)
     if not usable.all():
@@ -94,6 +103,39 @@ def read_profiles(
         raise UserError(f"{path}: none of the {len(usable):,} linear profiles has a value above 0.")
     fractions = (values[usable] / total[usable, None]).astype(np.float32)
     return Profiles(fractions, _fill(obs.iloc[kept][usable]), genes, _symbols(genes, adata.var, columns), skipped)
+
+
+def values_by_rank(ranked: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Give the genes of profiles the values that genes of the same rank have in linear profiles.
+
+    Parameters
+    ----------
+    ranked
+        Profiles of which only the order of the genes counts, shape (n_profiles, n_genes); NaN for genes that were not
+        measured. Genes with the lowest value of a profile are not expressed.
+    linear
+        Linear profiles, shape (n_linear, n_genes).
+
+    Returns
+    -------
+    Profiles on the linear scale, float32, of the shape of `ranked`.
+
+    Examples
+    --------
+    >>> values_by_rank(np.array([[0.0, 3.0, 1.0]]), np.array([[8.0, 1.0, 1.0]])).round(2)
+    array([[0. , 0.8, 0.1]], dtype=float32)
+    """
+    shares = np.sort(np.nan_to_num(linear).clip(0), axis=1)[:, ::-1].astype(np.float64)
+    shares /= shares.sum(axis=1, keepdims=True)
+    curve = np.exp(np.log(shares + TINY_SHARE).mean(axis=0))
+    found = np.full(ranked.shape, np.nan, dtype=np.float32)
+    for row, values in enumerate(ranked):
+        measured = np.flatnonzero(~np.isnan(values))
+        order = np.argsort(-values[measured], kind="stable")
+        by_rank = np.empty(len(measured))
+        by_rank[order] = curve[: len(measured)]
+        found[row, measured] = np.where(values[measured] > values[measured].min(), by_rank, 0.0)
+    return found
 
 
 def _check_obs(path, obs: pd.DataFrame) -> pd.DataFrame:
@@ -138,7 +180,7 @@ def human_ids(names: list[str]) -> list[str]:
 
 
 def _choose_rows(
-    path, obs: pd.DataFrame, only: Collection[str], without: Collection[str]
+    path, obs: pd.DataFrame, only: Collection[str], without: Collection[str], ranked: bool
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Return the rows to sample, and the number of others by reason."""
     names = [obs[column].astype(str).to_numpy() for column in ("study", "dataset") if column in obs]
@@ -150,10 +192,13 @@ def _choose_rows(
     scale = obs["scale"].astype(str).to_numpy()
     unlabelled = np.array([clean_label(label) is None for label in obs["cell_type"]], dtype=bool)
     skipped = {"study not chosen": int((~chosen).sum())}
-    skipped |= {f"scale {name!r}": number for name, number in Counter(scale[chosen & ~np.isin(scale, SCALES)]).items()}
-    linear = chosen & np.isin(scale, SCALES)
-    skipped["unknown cell type"] = int((linear & unlabelled).sum())
-    kept = np.flatnonzero(linear & ~unlabelled)
+    usable = np.isin(scale, SCALES)
+    if ranked and (chosen & usable).any():
+        modality = obs["modality"].astype(str) if "modality" in obs else pd.Series("", index=obs.index)
+        usable |= np.char.startswith(scale.astype(str), LOGARITHMIC) & ~modality.str.contains(MICROARRAY).to_numpy()
+    skipped |= {f"scale {name!r}": number for name, number in Counter(scale[chosen & ~usable]).items()}
+    skipped["unknown cell type"] = int((chosen & usable & unlabelled).sum())
+    kept = np.flatnonzero(chosen & usable & ~unlabelled)
     skipped = {reason: number for reason, number in skipped.items() if number}
     if not len(kept):
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items())

@@ -85,7 +85,9 @@ def simulate(
     """
     config = config or SimulationConfig(**options)
     check_paths(profiles, out, like)
-    table = read_profiles(profiles, only_study=config.only_study, without_study=config.without_study)
+    table = read_profiles(
+        profiles, only_study=config.only_study, without_study=config.without_study, ranked=config.ranked_profiles
+    )
     studies, genes = read_real_studies(
         [os.fspath(path) for path in like], table.genes, allow_fractional=config.allow_fractional, seed=config.seed
     )

@@ -36,6 +36,11 @@ class SimulationConfig(Options):
     without_study: list[str] = option(
         factory=list, help="Study or data set whose profiles are left out, such as that of a test set. Repeatable."
     )
+    ranked_profiles: bool = option(
+        False,
+        help="Use logarithmic single-cell profiles as well: their genes keep their order, and take the values that "
+        "genes of the same rank have in the linear profiles.",
+    )  # fmt: skip
     allow_fractional: bool = option(
         False, help="Accept non-integer counts in the real files, such as RSEM's expected counts."
     )

@@ -12,10 +12,13 @@ import numpy as np
 from cell2text.language.tasks import hashed_uniform
 from cell2text.ontology.broader_terms import broader_types
 from cell2text.ontology.terms import label_of
+from declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD
 
 
 WITHOUT_SUBTYPE = 1 / 3  # share of the broader terms whose text names no likely subtype
-LOWEST_PERCENT, N_PERCENTS = 20, 60  # probabilities of likely subtypes: 0.20 to 0.79
+# Probabilities of likely subtypes: a type at the threshold would be named itself.
+LOWEST_PERCENT = round(100 * MIN_SUBTYPE_PROBABILITY)
+N_PERCENTS = round(100 * TYPE_THRESHOLD) - LOWEST_PERCENT
 STATED_COLUMNS = (
     "stated_cell_type", "stated_cell_type_ontology_term_id", "likely_subtype", "likely_subtype_probability",
 )  # fmt: skip

@@ -105,7 +105,7 @@ def freeze_positions(model: Cell2TextForConditionalGeneration) -> None:
     are the only way to see a gene's rank, and stay as they are.
     """
     encoder = model.model.cell_encoder
-    tables = getattr(encoder, "embeddings", None)
+    tables: Any = getattr(encoder, "embeddings", None)
     if getattr(encoder.config, "num_hidden_layers", None) != 0 or not hasattr(tables, "position_embeddings"):
         return
     for offset in (tables.position_embeddings, tables.token_type_embeddings):

@@ -1,19 +1,20 @@
-"""Build the packaged model from the reference files: compare recipes, train, test, and write its model card.
+"""Build the packaged model: simulate cells, compare recipes on studies left out, train, test, and write its card.
 
-    python recipes/mini/build.py DATA GENE_SETS
-    python recipes/mini/build.py DATA GENE_SETS --steps select --recipes concepts --folds donors
+    python recipes/mini/build.py DATA ATLAS
+    python recipes/mini/build.py DATA ATLAS --steps rows folds --recipes base wide
 
-DATA is the folder of the reference h5ad files, GENE_SETS a GMT file of the Hallmark gene sets. The steps are:
+DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles` and `cells`. The steps are:
 
-1. select: train each recipe of tried.yaml and score it on validation cells. benchmarks/results/mini_selection.json
-2. train: train with train.yaml on all training files without the test donors; weights in bfloat16 go to
-   cell2text/models/mini.
-3. test: evaluate the packaged model on test donors and unseen studies with `cell2text evaluate`, beside baselines
-   trained on the same cells. benchmarks/results/mini.json
-4. read: describe a few cells of every study for manual review in reading.yaml. benchmarks/results/mini_cells.json
-5. names: look up previous symbols and aliases of the packaged vocabulary's genes in the tables of
+1. rows: simulate cells, thin real ones, and prepare all of them.
+2. folds: train the cell types of each recipe of folds.yaml without whole studies, score the studies left out, and fit
+   the calibration. benchmarks/results/mini_folds.json
+3. train: train with train.yaml on all training sources without the test donors; weights in bfloat16 and the calibration
+   go to cell2text/models/mini.
+4. test: describe test donors and unseen studies with the packaged model. benchmarks/results/mini.json
+5. read: describe a few cells of every study for manual review in reading.yaml. benchmarks/results/mini_cells.json
+6. names: look up previous symbols and aliases of the packaged vocabulary's genes in the tables of
    recipes/gene_tables/. cell2text/models/mini/gene_aliases.tsv
-6. card: write the model card from these files. cell2text/models/mini/README.md
+7. card: write the model card from these files. cell2text/models/mini/README.md
 
 An interrupted build resumes: results in --work are reused while their settings are the same.
 """
@@ -22,15 +23,19 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import card
+import data
+import folds
 import scoring
-import selection
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from stages import build_once
 
 from cell2text.files import atomic_path, write_atomically
 from cell2text.models import MINI
@@ -39,18 +44,35 @@ from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE
 from vocabulary_cell2text import GeneVocabulary
 
 
-STEPS = ("select", "train", "test", "read", "names", "card")
+STEPS = ("rows", "folds", "train", "test", "read", "names", "card")
 
 
-def package(run: Path) -> None:
+def train(args: argparse.Namespace, rows: Path) -> Path:
+    """Run train_sft.py, unless the folder holds a run with the same settings; return the folder."""
+    out = args.work / "final"
+    command = [sys.executable, str(folds.PROJECT / "train_sft.py"), "--config", str(folds.RECIPES / "train.yaml")]
+    command += ["--dataset", str(rows), "--output_dir", str(out), "--disable_tqdm", "True"]
+
+    def run() -> None:
+        with open(out.with_suffix(".log"), "w", encoding="utf-8") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+
+    settings = (folds.RECIPES / "train.yaml").read_text() + rows.with_suffix(".recipe").read_text()
+    build_once(out, settings, run)
+    return out
+
+
+def package(run: Path, recipe: str) -> None:
     """Copy the model of a run into the package, with bfloat16 weights and links to the code files.
 
-    The settings for thin cells are those that benchmarks/thin_cells.py chose.
+    The calibration is that of the studies left out of `recipe`; the minimum number of genes was chosen by
+    benchmarks/thin_cells.py.
     """
     MINI.mkdir(parents=True, exist_ok=True)
     chosen = json.loads((scoring.RESULTS / "thin_cells.json").read_text())["chosen"]
+    calibration = json.loads(folds.FOLDS.read_text())[recipe]["calibration"]
     settings = {
-        "config.json": {"type_reliability": chosen["type_reliability"]},
+        "config.json": {"type_calibration": calibration},
         "processor_config.json": {"min_genes": chosen["min_genes"]},
     }
     for path in run.iterdir():
@@ -77,25 +99,23 @@ def name_genes() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the reference h5ad files")
-    parser.add_argument("gene_sets", type=Path, help="GMT file of the Hallmark gene sets")
+    parser.add_argument("atlas", type=Path, help="folder with mean profiles and further cells")
     parser.add_argument("--work", type=Path, default=Path("runs/mini"), help="folder for data sets and runs")
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=STEPS, help="defaults to all")
-    parser.add_argument("--recipes", nargs="*", help="recipes of the step select; defaults to all")
-    parser.add_argument("--folds", nargs="*", help="folds of the step select; defaults to all")
+    parser.add_argument("--recipes", nargs="*", default=["base"], help="recipes of the step folds")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    sources = yaml.safe_load((selection.RECIPES / "sources.yaml").read_text())
-    files = [str(args.data / f"{name}.h5ad") for name in (*sources["train"], *sources["unseen"])]
-    if "select" in args.steps:
-        selection.select(args, sources)
-    if {"train", "test"} & set(args.steps):
-        dataset = selection.prepare_fold(args, "final", selection.final_fold(sources), sources)
-        if "train" in args.steps:
-            package(selection.train(args, dataset, args.work / "final", describe_held_out=False))
-        if "test" in args.steps:
-            scoring.test(dataset, files, sources, args.work / "test")
+    sources = yaml.safe_load((folds.RECIPES / "sources.yaml").read_text())
+    if {"rows", "folds", "train"} & set(args.steps):
+        rows = data.prepare_rows(args, sources)
+    if "folds" in args.steps:
+        folds.compare(args, rows)
+    if "train" in args.steps:
+        package(train(args, rows), args.recipes[0])
+    if "test" in args.steps:
+        scoring.test(args, sources)
     if "read" in args.steps:
-        scoring.read(files, sources)
+        scoring.read(args, sources)
     if "names" in args.steps:
         name_genes()
     if "card" in args.steps:

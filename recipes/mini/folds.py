@@ -1,0 +1,148 @@
+"""Leave whole studies out: predict their cell types, calibrate the probabilities, and compare recipes.
+
+    cells of the studies left out -> probabilities of every type -> calibration -> named types -> figures
+
+Writes benchmarks/results/mini_folds.json. Studies that are licensed for testing only are never used here.
+"""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import calibration
+import numpy as np
+import torch
+import yaml
+from data import kind_of
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from stages import build_once
+from trl import ModelConfig
+
+from cell2text.files import write_atomically
+from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.class_balance import training_weights
+from cell2text.training.components import load_components
+from cell2text.training.concept_targets import type_name
+from cell2text.training.launch import parse
+from cell2text.training.precision import SFTArguments
+from cell2text.training.rows import TrainingRows
+from cell2text.training.sft import SFTRun, initialise
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+RECIPES = PROJECT / "recipes" / "mini"
+FOLDS = PROJECT / "benchmarks" / "results" / "mini_folds.json"
+BATCH_SIZE = 256
+
+
+def compare(args: Namespace, rows_folder: Path) -> None:
+    """Train every chosen recipe on every fold, and score it on the studies left out."""
+    plan = yaml.safe_load((RECIPES / "folds.yaml").read_text())
+    results = json.loads(FOLDS.read_text()) if FOLDS.exists() else {}
+    for name in args.recipes or ["base"]:
+        recipe = plan["recipes"][name]
+        for fold in plan["folds"]:
+            predict_fold(args, rows_folder, name, fold)
+        parts = [load_predictions(args, name, fold) for fold in plan["folds"]]
+        results[name] = {"description": recipe["description"], "changes": recipe["changes"]} | calibration.cross_fit(
+            parts
+        )
+        write_atomically(FOLDS, json.dumps(results, indent=1) + "\n")
+        print(name, json.dumps(results[name]["mean"]), flush=True)
+
+
+def predict_fold(args: Namespace, rows_folder: Path, name: str, fold: str) -> None:
+    """Train a recipe without the studies of a fold and store the predictions of these, unless they exist."""
+    plan = yaml.safe_load((RECIPES / "folds.yaml").read_text())
+    recipe, held_out = plan["recipes"][name], plan["folds"][fold]
+    settings = json.dumps(
+        [(RECIPES / "train.yaml").read_text(), recipe, held_out, rows_folder.with_suffix(".recipe").read_text()]
+    )
+    out = predictions_file(args, name, fold)
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def train_and_predict() -> None:
+        rows = load_dataset(str(rows_folder))
+        learned = without(training_rows(rows["train"], held_out), recipe.get("without"))
+        model, processor = train_types(rows_folder, learned, args.work / "folds" / f"{name} {fold}", recipe["changes"])
+        chosen = cells_to_predict(rows, held_out, plan["cells_per_study"])
+        np.savez(out, **predict(model, processor, chosen))
+
+    build_once(out, settings, train_and_predict)
+
+
+def predictions_file(args: Namespace, name: str, fold: str) -> Path:
+    return args.work / "folds" / f"{name} {fold}.npz".replace(" ", "_")
+
+
+def load_predictions(args: Namespace, name: str, fold: str) -> dict[str, np.ndarray]:
+    with np.load(predictions_file(args, name, fold), allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files} | {"fold": np.array(fold)}
+
+
+def training_rows(rows: Dataset, held_out: list[str]) -> Dataset:
+    """Return the rows of all data sets that are not held out."""
+    return rows.select(np.flatnonzero(~np.isin(np.array(rows["dataset_id"]), held_out)))
+
+
+def without(rows: Dataset, kind: str | None) -> Dataset:
+    """Leave out simulated cells, or those of logarithmic profiles alone; None leaves out nothing."""
+    if kind is None:
+        return rows
+    kinds = np.array([kind_of(assay) for assay in rows["assay"]])
+    if kind == "simulated":
+        return rows.select(np.flatnonzero(kinds != "simulated"))
+    logarithmic = [name for name in set(rows["dataset_id"]) if is_logarithmic(name)]
+    return rows.select(np.flatnonzero(~np.isin(np.array(rows["dataset_id"]), logarithmic)))
+
+
+def is_logarithmic(dataset: str) -> bool:
+    return dataset in yaml.safe_load((RECIPES / "folds.yaml").read_text()).get("logarithmic", [])
+
+
+def train_types(folder: Path, learned: Dataset, out: Path, changes: dict):
+    """Train encoder and concept heads on rows; return the model and its processor."""
+    options = {"dataset": folder, "output_dir": out, "disable_tqdm": True, **changes}
+    argv = ["--config", str(RECIPES / "train.yaml")] + [p for k, v in options.items() for p in (f"--{k}", str(v))]
+    args, training_args, model_args = parse(argv, (Cell2TextArguments, SFTArguments, ModelConfig))
+    if not {"simulated"} < {kind_of(assay) for assay in learned["assay"]}:
+        args.simulated_share = None
+    rows = TrainingRows(learned, learned.select(range(1)), folder / "vocabulary", [])
+    model, processor = load_components(args, model_args, rows)
+    weights = training_weights(args, learned)
+    initialise(SFTRun(args, training_args, model_args, None, rows, model, processor, weights, False))
+    return model.eval(), processor
+
+
+def cells_to_predict(rows: DatasetDict, held_out: list[str], n: int) -> Dataset:
+    """Return at most `n` cells of each study and kind among those left out, without unlabelled cells of a type."""
+    rng, parts = np.random.default_rng(0), []
+    for split in ("train", "validation"):
+        table = rows[split]
+        studies, kinds = np.array(table["dataset_id"]), np.array([kind_of(assay) for assay in table["assay"]])
+        for study in held_out:
+            for kind in ("real", "thinned", "simulated"):
+                found = np.flatnonzero((studies == study) & (kinds == kind))
+                if len(found):
+                    parts.append(table.select(np.sort(rng.permutation(found)[:n])))
+    return concatenate_datasets(parts)
+
+
+def predict(model, processor, rows: Dataset) -> dict[str, np.ndarray]:
+    """Return uncalibrated probabilities of rows, with labels and what calibration needs."""
+    names, parts = model.config.concept_groups, []
+    with torch.inference_mode():
+        for batch in rows.select_columns("cells").iter(BATCH_SIZE):
+            cells = processor.pad_cells([cell[:1] for cell in batch["cells"]], return_tensors="pt")
+            found = model.get_cell_concepts(**cells)
+            parts.append([found[group][:, 0].numpy().astype(np.float16) for group in ("cell_type", "profile")])
+    types, profile = (np.concatenate(part) for part in zip(*parts))
+    columns = ("cell_type", "cell_type_ontology_term_id")
+    labels = [type_name(*row) or "" for row in zip(*(rows[name] for name in columns))]
+    return {
+        "probabilities": types, "profile": profile, "names": np.array(names["cell_type"]),
+        "profile_names": np.array(names["profile"]), "n_genes": np.array([len(cell[0]) for cell in rows["cells"]]),
+        "label": np.array(labels), "term": np.array([value or "" for value in rows[columns[1]]]),
+        "study": np.array(rows["dataset_id"]), "kind": np.array([kind_of(assay) for assay in rows["assay"]]),
+        "actual_profile": np.array([value or "one cell" for value in rows["profile"]]),
+    }  # fmt: skip
