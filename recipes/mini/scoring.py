@@ -90,27 +90,23 @@ def figures(adata: ad.AnnData) -> dict:
     found = named_type_replicates(values, resampler)
     exact = np.array([float(name == label) for name, label in zip(named, labels)])
     found["exact"] = resampler.means(exact, np.arange(len(exact)))
-    short = {
-        name: [round(float(part), 4) for part in (found[name][0], *(interval(found[name]) or ()))] for name in found
-    }
+    short = {name: [round(float(part), 4) for part in (of[0], *(interval(of) or ()))] for name, of in found.items()}
     return {"cells": len(obs), "types": len(set(labels)), "donors": int(obs["donor_id"].nunique())} | short
 
 
 def mean_of(studies: dict, part: str) -> dict:
     """Average the figures of a part over its studies, with equal weights."""
     of_part = [found for found in studies.values() if found["part"] == part]
-    return {
-        name: round(float(np.mean([found[name][0] for found in of_part])), 4) for name in (*NAMED_TYPE_METRICS, "exact")
-    }
+    names = (*NAMED_TYPE_METRICS, "exact")
+    return {name: round(float(np.nanmean([found[name][0] for found in of_part])), 4) for name in names}
 
 
 def without_ground(adata: ad.AnnData, kind: str, model) -> dict:
     """Describe cells that give little ground for a type, and count how often a type is stated as nearly certain."""
     rng = np.random.default_rng(0)
     rows = rng.permutation(adata.n_obs)[:CELLS_PER_SITUATION]
-    changed = ad.AnnData(
-        situation(sp.csr_matrix(adata.X)[rows], kind, rng), obs=adata.obs.iloc[rows].copy(), var=adata.var
-    )
+    counts = situation(sp.csr_matrix(adata.X)[rows], kind, rng)
+    changed = ad.AnnData(counts, obs=adata.obs.iloc[rows].copy(), var=adata.var)
     if kind == "panel":
         expressed = np.flatnonzero(np.asarray((changed.X > 0).mean(axis=0)).ravel() > 0.01)
         changed = changed[:, np.sort(rng.permutation(expressed)[:PANEL_GENES])].copy()
@@ -172,13 +168,16 @@ def cells_to_review(file: Path, name: str, model: tuple, sources: dict) -> list[
             "cell": str(cell),
             "label": str(row["cell_type"]),
             "text": str(row["cell2text"]),
-            "type_probability": None
-            if np.isnan(row["cell2text_type_probability"])
-            else round(float(row["cell2text_type_probability"]), 2),
+            "type_probability": rounded(row["cell2text_type_probability"]),
             "genes": genes,
         }
         for (cell, row), genes in zip(chosen.obs.iterrows(), leading_genes(chosen, model[1]))
     ]
+
+
+def rounded(probability: float) -> float | None:
+    """Return a probability with two digits, None for NaN."""
+    return None if np.isnan(probability) else round(float(probability), 2)
 
 
 def leading_genes(adata: ad.AnnData, processor) -> list[list[str]]:
