@@ -18,6 +18,7 @@ THINNED = "thinned"  # value of `assay` of thinned copies of real cells
 COPIES_PER_STUDY = 800
 LEAST_SHARE, MOST_SHARE = 0.03, 0.5  # of a cell's counts that a thinned copy keeps
 MIN_GENES = 20
+INFERRED_SEX = "sex_inferred_from_expression"  # a column of the reference files
 
 
 def source_file(args: Namespace, name: str) -> Path:
@@ -76,6 +77,8 @@ def _thinned(adata: ad.AnnData, rng: np.random.Generator) -> ad.AnnData:
     counts.eliminate_zeros()
     columns = ["cell_type", "cell_type_ontology_term_id", "sex", "donor_id", "dataset_id"]
     obs = adata.obs[[name for name in columns if name in adata.obs]].astype(str)
+    if INFERRED_SEX in adata.obs:  # the texts state what XIST and Y genes show
+        obs["sex"] = adata.obs[INFERRED_SEX].astype(str)
     obs.index = [f"thinned-{name}" for name in obs.index]
     var = adata.var[[]].copy()
     if "ensembl_id" in adata.var:
