@@ -149,6 +149,11 @@ class PrepareConfig(Options):
         help="Share of the training cells whose text names a broader term of the Cell Ontology in place of the label, "
         "mostly with the label as its likely subtype.",
     )  # fmt: skip
+    pathway_share: float = option(
+        1.0, minimum=0, maximum=1, on_command_line=False,
+        help="Share of the training cells whose text states pathways. A model that learns both kinds can leave pathways "
+        "out where they cannot be scored.",
+    )  # fmt: skip
     system_prompt: str | None = option(
         None, on_command_line=False,
         help="System message of every row; the processor's default if omitted, no message if empty.",

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from cell2text.files import atomic_path, write_atomically
+from cell2text.language.tasks import hashed_uniform
 from cell2text.preparation.medians import GeneColumns, MedianAccumulator
 from cell2text.preparation.output_folder import VOCABULARY_FOLDER, job_medians_path, job_report_path, shard_path
 from cell2text.preparation.plan import Plan, load_plan
@@ -65,7 +66,8 @@ def write_shards(folder: str, identity: str, number: int) -> int:
     for index, split in enumerate(SPLITS):
         kept = np.flatnonzero((split_of_row == index) & (cells.n_genes > 0))
         if len(kept):
-            rows, tasks = cells.to_table(kept, sampler, training=split == "train", broader_types=config.broader_types)
+            shares = {"broader_types": config.broader_types, "pathway_share": config.pathway_share}
+            rows, tasks = cells.to_table(kept, sampler, training=split == "train", **shares)
             write_table(rows, shard_path(plan.folder, split, number))
             report["splits"][split] = _count_rows(rows, tasks)
     report_path.parent.mkdir(exist_ok=True)
@@ -185,13 +187,16 @@ class JobCells:
         return ranked_cells_array(self.tokens, self.lengths)
 
     def to_table(
-        self, kept: np.ndarray, sampler: TaskSampler, *, training: bool, broader_types: float
+        self, kept: np.ndarray, sampler: TaskSampler, *, training: bool, broader_types: float, pathway_share: float
     ) -> tuple[pa.Table, list[str]]:
         """Return the rows of the cells at the positions `kept`, and the task of each."""
         plan = self.table.take(pa.array(kept))
         numbers = plan["row"].to_numpy()
         scores = self.scores[kept]
         top, active = top_pathways(scores, self.set_names, self.nameable)
+        if training and pathway_share < 1:
+            silent = hashed_uniform(sampler.seed, "pathways", self.source, numbers) >= pathway_share
+            top = [() if leave_out else names for names, leave_out in zip(top, silent)]
         stated = self._stated_types(plan, sampler.seed, share=broader_types if training else 0.0)
         texts_from = {name: plan[name].to_pylist() for name in TEXT_FIELDS if name in plan.column_names} | vars(stated)
         fields = list(zip(*(texts_from[name] for name in TEXT_FIELDS), top))
