@@ -151,8 +151,8 @@ class PrepareConfig(Options):
     )  # fmt: skip
     pathway_share: float = option(
         1.0, minimum=0, maximum=1, on_command_line=False,
-        help="Share of the training cells whose text states pathways. A model that learns both kinds can leave pathways "
-        "out where they cannot be scored.",
+        help="Share of the training cells whose text states pathways. A model that learns both kinds can leave "
+        "pathways out where they cannot be scored.",
     )  # fmt: skip
     system_prompt: str | None = option(
         None, on_command_line=False,
