@@ -5,7 +5,7 @@
 
 DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles` and `cells`. The steps are:
 
-1. rows: simulate cells, thin real ones, and prepare all of them.
+1. rows: simulate cells, thin real ones, and prepare all of them. benchmarks/results/mini_rows.json
 2. folds: train the cell types of each recipe of folds.yaml without whole studies, score the studies left out, and fit
    the calibration. benchmarks/results/mini_folds.json
 3. train: train with train.yaml on all training sources without the test donors; weights in bfloat16 and the calibration
@@ -108,6 +108,8 @@ def main() -> None:
     sources = yaml.safe_load((folds.RECIPES / "sources.yaml").read_text())
     if {"rows", "folds", "train"} & set(args.steps):
         rows = data.prepare_rows(args, sources)
+    if "rows" in args.steps:
+        data.summarise_rows(args, rows)
     if "folds" in args.steps:
         folds.compare(args, rows)
     if "train" in args.steps:

@@ -9,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from cell2text.files import write_atomically
 from cell2text.models import MINI
+from declining_cell2text import TYPE_THRESHOLD
 
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -42,9 +43,9 @@ def render_card(sources: dict) -> str:
     ValueError
         If reading.yaml has no review of a cell in mini_cells.json, or reviews another text of it.
     """
-    results, folds, cells, pathways, sex = (
+    results, rows, cells, pathways, sex = (
         json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("mini", "mini_folds", "mini_cells", "own_pathways", "sex_genes")
+        for name in ("mini", "mini_rows", "mini_cells", "own_pathways", "sex_genes")
     )
     reviews = yaml.safe_load((RECIPES / "reading.yaml").read_text())
     config = json.loads((MINI / "config.json").read_text())
@@ -55,15 +56,16 @@ def render_card(sources: dict) -> str:
     return environment.from_string((RECIPES / "model_card.md").read_text()).render(
         sources=sources,
         results=results,
-        base=folds["base"],
+        rows=rows,
         figures=FIGURES,
         situations=SITUATIONS,
-        config=config,
+        threshold=config.get("type_threshold", TYPE_THRESHOLD),
         n_types=len(config["cell_concepts"]["hierarchical"]["cell_type"]),
         min_genes=json.loads((MINI / "processor_config.json").read_text())["min_genes"],
         pathways=pathways,
         sex=sex,
         read=review_counts(cells, reviews),
+        tissues=len({cell["tissue"] for cell in cells}),
     )
 
 

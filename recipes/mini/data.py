@@ -6,9 +6,12 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+from datasets import load_dataset
 from stages import build_once
 
+from cell2text.files import write_atomically
 from cell2text.preparation.run import prepare
 from cell2text.preparation.simulation import simulate
 from cell2text.training.class_balance import SIMULATED
@@ -18,6 +21,7 @@ THINNED = "thinned"  # value of `assay` of thinned copies of real cells
 COPIES_PER_STUDY = 800
 LEAST_SHARE, MOST_SHARE = 0.03, 0.5  # of a cell's counts that a thinned copy keeps
 MIN_GENES = 20
+ROWS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "mini_rows.json"
 INFERRED_SEX = "sex_inferred_from_expression"  # a column of the reference files
 
 
@@ -92,3 +96,28 @@ def _thinned(adata: ad.AnnData, rng: np.random.Generator) -> ad.AnnData:
 def kind_of(assay: str | None) -> str:
     """Return whether a row is a real cell, a thinned copy of one, or simulated."""
     return {SIMULATED: "simulated", THINNED: "thinned"}.get(assay or "", "real")
+
+
+def summarise_rows(args: Namespace, folder: Path) -> None:
+    """Count cells, types, studies and donors of each kind of training row. Writes benchmarks/results/mini_rows.json."""
+    columns = ["cell_type_ontology_term_id", "dataset_id", "donor_id", "assay"]
+    rows = load_dataset(str(folder), split="train").select_columns(columns).to_pandas()
+    kinds = rows["assay"].map(kind_of)
+    found = {
+        kind: {
+            "cells": len(of_kind),
+            "types": int(of_kind[columns[0]].nunique()),
+            "data_sets": int(of_kind["dataset_id"].nunique()),
+        }
+        for kind, of_kind in rows.groupby(kinds)
+    }
+    real, simulated = (set(rows.loc[kinds == kind, columns[0]].dropna()) for kind in ("real", "simulated"))
+    found["real"]["donors"] = int(rows.loc[kinds == "real", "donor_id"].nunique())
+    found["simulated"] |= {"types_without_real_cells": len(simulated - real)} | _profiles_of(args)
+    write_atomically(ROWS, json.dumps(found, indent=1) + "\n")
+
+
+def _profiles_of(args: Namespace) -> dict[str, int]:
+    """Count profiles and tissues of the simulated cells."""
+    obs: pd.DataFrame = ad.read_h5ad(args.work / "simulated.h5ad", backed="r").obs
+    return {"profiles": int(obs["profile_id"].nunique()), "tissues": int(obs["tissue"].nunique())}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from data import source_file
 
@@ -22,7 +23,9 @@ MOST_CELLS = 1000  # of a study that are described
 CELLS_PER_SITUATION, PANEL_GENES, THIN_SHARE = 200, 300, 0.1
 SITUATIONS = ("ambient", "shuffled", "panel", "thinned")
 HIGH_PROBABILITY = 0.9
-CELLS_TO_READ, GENES_PER_CELL, MIN_COUNTS = 4, 12, 3  # of the manual review
+# of the manual review: cells per study that are described, that are read with and without a named type, and their genes
+CELLS_TO_SCREEN, NAMED_TO_READ, DECLINED_TO_READ, GENES_PER_CELL, MIN_COUNTS = 60, 4, 1, 12, 3
+CANDIDATES = "cell2text_cell_type_candidates"
 UNSPECIFIC_GENES = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # beginnings of symbols that indicate no cell type
 
 
@@ -142,37 +145,48 @@ def situation(counts: sp.csr_matrix, kind: str, rng: np.random.Generator) -> sp.
 def read(args: Namespace, sources: dict) -> None:
     """Describe a few cells of every study for manual review. Writes benchmarks/results/mini_cells.json."""
     model = cell2text.load(device="cpu")
-    names = [*sources["train"], *sources["validation"], *sources["unseen"]]
+    names = [name for part in ("train", "validation", "unseen", "read") for name in sources[part]]
     cells = [cell for name in names for cell in cells_to_review(source_file(args, name), name, model, sources)]
     write_atomically(RESULTS / "mini_cells.json", json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
 
 
 def cells_to_review(file: Path, name: str, model: tuple, sources: dict) -> list[dict]:
-    """Describe a few cells of a study, of different types where possible, and list their leading genes.
+    """Describe cells of a study, choose a few with and without a named type, and list their leading genes.
 
     Cells come from test donors or unseen studies; from training cells if the study has neither.
     """
     adata = ad.read_h5ad(file)
-    labelled = adata[(adata.obs["cell_type"].astype(str) != "unknown").to_numpy()]
-    unseen = labelled.obs["donor_id"].isin(sources["test_donors"]).to_numpy() | (name not in sources["train"])
-    pool = np.random.default_rng(0).permutation(np.flatnonzero(unseen) if unseen.any() else labelled.n_obs)
-    types = labelled.obs["cell_type"].astype(str).to_numpy()[pool]
-    first = np.sort(np.unique(types, return_index=True)[1])  # one cell per type, in sampled order
-    sampled = [*first, *np.setdiff1d(np.arange(len(pool)), first)][:CELLS_TO_READ]
-    chosen = labelled[pool[sampled]].copy()
-    cell2text.tl.describe(chosen, model, allow_fractional=True)
+    labelled = (adata.obs["cell_type"].astype(str) != "unknown").to_numpy()
+    unseen = adata.obs["donor_id"].isin(sources["test_donors"]).to_numpy() | (name not in sources["train"])
+    pool = next(rows for rows in (labelled & unseen, labelled, unseen) if rows.any())
+    screened = adata[varied(adata.obs, np.flatnonzero(pool))[:CELLS_TO_SCREEN]].copy()
+    cell2text.tl.describe(screened, model, allow_fractional=True)
+    declined = screened.obs["cell2text_cell_type"].isna().to_numpy()
+    rows = [*np.flatnonzero(~declined)[:NAMED_TO_READ], *np.flatnonzero(declined)[:DECLINED_TO_READ]]
+    chosen = screened[rows].copy()
     return [
         {
             "study": name,
             "trained_on": not unseen.any(),
+            "tissue": str(row["tissue"]),
             "cell": str(cell),
             "label": str(row["cell_type"]),
             "text": str(row["cell2text"]),
             "type_probability": rounded(row["cell2text_type_probability"]),
+            "candidates": "" if pd.isna(row[CANDIDATES]) else str(row[CANDIDATES]),
+            "n_genes": int(row["cell2text_n_genes"]),
             "genes": genes,
         }
         for (cell, row), genes in zip(chosen.obs.iterrows(), leading_genes(chosen, model[1]))
     ]
+
+
+def varied(obs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """Shuffle rows so that one cell of each tissue comes first, then one of each type."""
+    shuffled = obs.iloc[np.random.default_rng(0).permutation(rows)]
+    first = shuffled.assign(row=np.arange(len(shuffled)))
+    first = pd.concat([first.drop_duplicates("tissue"), first.drop_duplicates("cell_type"), first])
+    return obs.index.get_indexer(shuffled.index[first["row"].drop_duplicates()])
 
 
 def rounded(probability: float) -> float | None:
