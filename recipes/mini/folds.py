@@ -137,12 +137,19 @@ def predict(model, processor, rows: Dataset) -> dict[str, np.ndarray]:
             found = model.get_cell_concepts(**cells)
             parts.append([found[group][:, 0].numpy().astype(np.float16) for group in ("cell_type", "profile")])
     types, profile = (np.concatenate(part) for part in zip(*parts))
+    return described(rows) | {
+        "probabilities": types, "profile": profile, "names": np.array(names["cell_type"]),
+        "profile_names": np.array(names["profile"]),
+    }  # fmt: skip
+
+
+def described(rows: Dataset) -> dict[str, np.ndarray]:
+    """Return labels of rows and what calibration and scoring need to know of them."""
     columns = ("cell_type", "cell_type_ontology_term_id")
     labels = [type_name(*row) or "" for row in zip(*(rows[name] for name in columns))]
     return {
-        "probabilities": types, "profile": profile, "names": np.array(names["cell_type"]),
-        "profile_names": np.array(names["profile"]), "n_genes": np.array([len(cell[0]) for cell in rows["cells"]]),
-        "label": np.array(labels), "term": np.array([value or "" for value in rows[columns[1]]]),
-        "study": np.array(rows["dataset_id"]), "kind": np.array([kind_of(assay) for assay in rows["assay"]]),
+        "n_genes": np.array([len(cell[0]) for cell in rows["cells"]]), "label": np.array(labels),
+        "term": np.array([value or "" for value in rows[columns[1]]]), "study": np.array(rows["dataset_id"]),
+        "kind": np.array([kind_of(assay) for assay in rows["assay"]]),
         "actual_profile": np.array([value or "one cell" for value in rows["profile"]]),
     }  # fmt: skip
