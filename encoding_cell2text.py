@@ -172,12 +172,12 @@ class CellEncodingMixin:
     def gene_table(self) -> torch.Tensor | None:
         """Return the state of each gene, shape `(n_tokens, cell_hidden)`, if it is the same in every cell.
 
-        That holds for an encoder without layers, position embeddings and a `<cls>` token: it looks genes up in a table.
+        That holds for an encoder without layers and position embeddings: it looks genes up in a table.
         Returns `None` for any other encoder.
         """
         tables: Any = getattr(self.cell_encoder, "embeddings", None)
         layers = getattr(self.cell_encoder.config, "num_hidden_layers", None)
-        if layers != 0 or not hasattr(tables, "LayerNorm") or self.config.cell_cls_token_id is not None:
+        if layers != 0 or not hasattr(tables, "LayerNorm"):
             return None
         positions = tables.position_embeddings.weight
         if positions.requires_grad or bool(positions.any()):

@@ -75,14 +75,15 @@ class Cell2TextPooledProjector(nn.Module):
         return gene_mask * rank_weights(ranks.clamp(min=0), self.longest_cell)
 
     def mean_of_genes(self, table, ids, gene_mask) -> torch.Tensor:
-        """Return the rank-weighted mean over the genes of each cell, shape `(cells, cell_hidden)`.
+        """Return the pooled genes of each cell, shape `(cells, pooled_size)`.
 
-        The same as the mean of the states of an encoder whose states are the rows of `table`, shape
-        `(n_tokens, cell_hidden)`, without computing the state of every gene of every cell.
+        The same as for the states of an encoder whose states are the rows of `table`, shape `(n_tokens, cell_hidden)`,
+        without computing the state of every gene of every cell.
         """
         weights = self._weights(gene_mask).to(table.dtype)
         sums = nn.functional.embedding_bag(ids, table, per_sample_weights=weights, mode="sum")
-        return sums / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        means = sums / weights.sum(-1, keepdim=True).clamp(min=1e-6)
+        return torch.cat([table[ids[:, 0]], means], dim=-1) if self.has_cls else means
 
     def project_mean(self, pooled) -> torch.Tensor:
         """Return features of shape `(cells, num_cell_tokens, text_hidden)` for the pooled genes of cells."""

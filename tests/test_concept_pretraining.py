@@ -29,8 +29,9 @@ from cell2text.training.gene_embeddings import (
     freeze_positions,
     initialise_gene_embeddings,
 )
+from vocabulary_cell2text import SPECIAL_TOKENS
 
-from .tiny import N_GENES, make_adata, make_model
+from .tiny import N_GENES, make_adata, make_model, make_processor
 
 
 def rows_of(n=16, **columns):
@@ -345,3 +346,21 @@ def test_concept_augmentation_mixes_groups_independently():
     assert types.max(-1).values.std() > 0.05 and not torch.equal(types.max(-1).values, pathways.max(-1).values)
     kept = ConceptAugmentation(groups, swapped_origin=0.0)(known)
     assert torch.equal(kept[:, 6:].argmax(-1), known[:, 6:].argmax(-1))
+
+
+@pytest.mark.parametrize("with_cls", [True, False])
+def test_genes_are_looked_up_as_the_encoder_computes_them(with_cls, tmp_path):
+    """An encoder without layers gives the same loss by its table as by the states of every gene."""
+    processor = make_processor() if with_cls else make_processor(specials=SPECIAL_TOKENS[:2])
+    model = make_model("pooled", processor=processor, freeze_cell_encoder=False, cell_feature_layer=-1)
+    encoder = model.model.cell_encoder
+    encoder.encoder.layer, encoder.config.num_hidden_layers = encoder.encoder.layer[:0], 0
+    assert (model.config.cell_cls_token_id is not None) == with_cls and model.model.gene_table() is None
+    freeze_positions(model)
+    first = [2] if with_cls else []
+    cells = [[[*first, 5, 7, 9]], [[*first, 6]], [[*first, 8, 5]]]
+    batch = processor.pad_cells(cells, return_tensors="pt")
+    classifier = ConceptClassifier(model, CellConcepts.from_rows(rows_of())).eval()
+    found = classifier.features(**batch)
+    classifier.gene_table = lambda: None
+    torch.testing.assert_close(found, classifier.features(**batch), rtol=1e-4, atol=1e-5)
