@@ -114,7 +114,6 @@ class Cell2TextConfig(PreTrainedConfig):
     num_cell_tokens: int = 256
     projector_type: ProjectorType = "mlp"
     cell_concepts: dict[str, dict] | None = None
-    type_reliability: list[list[int | float]] | None = None
     type_threshold: float = TYPE_THRESHOLD
     type_calibration: dict | None = None
     uninformative_types: list[str] | None = None
@@ -139,6 +138,7 @@ class Cell2TextConfig(PreTrainedConfig):
         # the task instead, and `save_pretrained` of the model names it again.
         if __name__ == "configuration_cell2text":
             kwargs.pop("custom_pipelines", None)
+        kwargs.pop("type_reliability", None)  # of models saved before their types were calibrated
         super().__post_init__(**kwargs)
         if self.num_cell_tokens < 1:
             raise UserError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")

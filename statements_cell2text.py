@@ -7,6 +7,7 @@ a text of the language model.
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 
@@ -30,6 +31,7 @@ ONE_CELL, TWO_CELLS, AMBIENT, NO_CELL = "one cell", "two cells", "ambient RNA", 
 SPECIFIC_SHARE = 0.5
 MIN_PATHWAY_ACTIVITY = 0.1
 N_PATHWAYS = 2
+TWO_TYPES_AMONG = 10  # most probable types among which those of two cells are found
 # Texts state the probability of a subtype with two digits; each value is a code of its own.
 SUBTYPE_PROBABILITIES = tuple(f"{percent / 100:.2f}" for percent in range(20, 100))
 
@@ -98,8 +100,8 @@ class TypeHierarchy:
 
         Returns:
             [`TypeDecision`]: The deepest informative name whose probability reaches the threshold, the more probable of
-            two that are equally deep; and the most probable of the names below it that no name further below stands in
-            for, if its probability is at least `MIN_SUBTYPE_PROBABILITY`.
+            two that are equally deep; and the most probable of the informative names below it that no name further
+            below stands in for, if its probability is at least `MIN_SUBTYPE_PROBABILITY`.
 
         Examples:
 
@@ -115,7 +117,7 @@ class TypeHierarchy:
         probable = (probabilities >= threshold) & self.informative
         order = torch.where(probable, self.depth + probabilities.clamp(max=0.999), -1.0)
         best, named = order.max(-1)
-        candidates = torch.where(self._specific(probabilities) & self._below(named), probabilities, 0.0)
+        candidates = torch.where(self._possible(probabilities) & self._below(named), probabilities, 0.0)
         likely, subtype = candidates.max(-1)
         none, no_subtype = best < 0, (best < 0) | (likely < MIN_SUBTYPE_PROBABILITY)
         return TypeDecision(
@@ -137,15 +139,15 @@ class TypeHierarchy:
 
         Returns:
             `list[list[tuple[str, float]]]`: Names and probabilities of each cell, most probable first. Names that a
-            more specific one stands in for are left out.
+            more specific one stands in for are left out, and so are uninformative ones. The first name below a named
+            type is the subtype of [`~TypeHierarchy.decide`].
         """
-        allowed = self._specific(probabilities) & self.informative
-        allowed &= self._below(named) | (named < 0)[:, None]
+        allowed = self._possible(probabilities) & (self._below(named) | (named < 0)[:, None])
         values = torch.where(allowed & (probabilities >= least), probabilities, 0.0)
-        top, places = values.topk(min(n, values.shape[-1]), dim=-1)
+        order = values.argsort(dim=-1, descending=True, stable=True)[:, :n]
         return [
             [(self.names[place], value) for value, place in zip(*row) if value > 0]
-            for row in zip(top.tolist(), places.tolist())
+            for row in zip(values.gather(-1, order).tolist(), order.tolist())
         ]
 
     def _below(self, named: torch.Tensor) -> torch.Tensor:
@@ -154,12 +156,12 @@ class TypeHierarchy:
         below = self.above[found]
         return below.scatter(-1, found[:, None], False)
 
-    def _specific(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Return which names no name directly below stands in for, bool, shape `(n_cells, n_names)`."""
+    def _possible(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Return the informative names that no name directly below stands in for, bool, `(n_cells, n_names)`."""
         best_child = torch.zeros_like(probabilities)
         children = probabilities[:, self.child]
         best_child = best_child.scatter_reduce(-1, self.parent.expand_as(children), children, "amax")
-        return best_child < SPECIFIC_SHARE * probabilities.clamp(min=1e-6)
+        return (best_child < SPECIFIC_SHARE * probabilities.clamp(min=1e-6)) & self.informative
 
 
 class Declining:
@@ -214,9 +216,16 @@ class Declining:
         return [reason if kind == ONE_CELL else kind for kind, reason in zip(likely, without_type)]
 
     def _two_types(self, probabilities: torch.Tensor) -> list[str]:
-        """Return the two most probable types that are not above each other; none if there is only one."""
-        found = self.hierarchy.candidates(probabilities[None], torch.tensor([-1]), n=2)[0]
-        return [name for name, _ in found] if len(found) == 2 else []
+        """Return the most probable pair of types of which neither is above the other; none without such a pair."""
+        found = dict(self.hierarchy.candidates(probabilities[None], torch.tensor([-1]), n=TWO_TYPES_AMONG)[0])
+        places = {name: self.hierarchy.names.index(name) for name in found}
+        above = self.hierarchy.above
+        pairs = [
+            (found[first] * found[second], first, second)
+            for first, second in combinations(found, 2)
+            if not above[places[first], places[second]] and not above[places[second], places[first]]
+        ]
+        return list(max(pairs, key=lambda pair: pair[0])[1:]) if pairs else []
 
 
 class StatementEncoder:

@@ -17,7 +17,7 @@ from cell2text.describe.provenance import provenance
 from cell2text.describe.run import ROWS_PER_SHARD
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import EMBEDDING, ID, TEXT
-from cell2text.describe.thin_cells import thin_thresholds, thin_warnings
+from cell2text.describe.thin_cells import thin_warnings
 from cell2text.describe.writers import FORMER_COLUMNS, embedding_matrix, groups_for_uns, obs_column
 from cell2text.errors import UserError
 from cell2text.inference.embedding import embed_cells
@@ -142,10 +142,9 @@ def describe(
     describer = Describer(loaded, processor, options, cells.comparison_cell())
     starts = range(0, source.n_cells, ROWS_PER_SHARD)
     table = pa.concat_tables([describer(cells.read(i, min(i + ROWS_PER_SHARD, source.n_cells))) for i in starts])
-    thresholds = thin_thresholds(loaded, processor)
-    summary = summarise(cells.reading(), [table], **thresholds)
+    summary = summarise(cells.reading(), [table], processor.min_genes)
     logger.info(summary_line(summary))
-    for text in thin_warnings(summary, **thresholds):
+    for text in thin_warnings(summary, processor.min_genes):
         logger.warning(text)
     params = provenance(loaded, processor, describer.conversation, options, name, cells.groups)
     added = {"params": params, "reading": summary_for_uns(summary)}

@@ -319,35 +319,18 @@ def test_make_and_limits_of_the_packaged_model_are_quoted(packaged_model):
     )
 
 
-THIN_ROWS = {
-    "all genes and counts": "full",
-    **{f"{n:,} counts": f"counts: {n}" for n in (1000, 500, 200, 100, 50, 20, 10, 3)},
-    **{f"{n:,} most variable genes |": f"variable genes: {n}" for n in (5000, 2000, 1000, 500, 200)},
-    **{f"{n:,} random genes": f"random genes: {n}" for n in (5000, 2000, 1000, 500, 200)},
-    "500 most variable genes, 200 counts": "variable genes: 500, counts: 200",
-    "2,000 most variable genes, 200 counts": "variable genes: 2000, counts: 200",
-    "Xenium": "panel: xenium_human_multi_tissue",
-    "CosMx": "panel: cosmx_human_1000",
-    "NanoString": "panel: nanostring_safetme_markers",
-}
-
-
 @pytest.fixture(scope="module")
 def thin() -> str:
     return (GUIDES / "thin_cells.md").read_text()
 
 
-def test_curve_of_thin_cells_is_quoted(thin):
-    found = results("thin_cells")
-    for start, name in THIN_ROWS.items():
-        expected = []
-        for part in ("studies", "donors"):
-            one = found["conditions"][part][name]
-            expected.append(f"{one['median_genes']:,.0f}")
-            expected += [percent(one[figure]) for figure in ("lenient", "stated", "sure_and_wrong")]
-        assert row(thin, start)[1:] == expected
-    for name, genes in found["settings"]["panels"].items():
-        assert f"({genes} genes)" in row(thin, next(s for s, n in THIN_ROWS.items() if n == f"panel: {name}"))[0]
+def test_correct_types_of_thin_cells_are_quoted(thin):
+    bins = results("thin_cells")["genes"]["validation"]
+    for one, following in zip(bins, [*bins[1:], None]):
+        start = f"{one['from']} to {one['below'] - 1}" if following else f"{one['from']} or more"
+        assert row(thin, f"{start} |") == [
+            start, str(one["cells"]), with_interval([one["lenient"], *one["lenient_interval"]])
+        ]  # fmt: skip
 
 
 def test_thresholds_for_thin_cells_are_quoted(thin):
@@ -355,31 +338,32 @@ def test_thresholds_for_thin_cells_are_quoted(thin):
     chosen = found["chosen"]
     assert f"fewer than {chosen['min_genes']} genes of the model gets no cell type" in text
     assert too_few_genes_text(12, chosen["min_genes"]) in thin
-    points = [line.strip(" |").split(" | ") for line in thin.splitlines() if line.startswith("  | ")][1:]
-    assert [[int(genes), float(factor)] for genes, factor in points] == chosen["type_reliability"]
-    assert f"is 1 from {chosen['type_reliability'][-1][0]} genes on" in text
-    assert f"Under {100 * LOW_COVERAGE:.0f} % there is a warning" in text
+    full = chosen["full"]
+    value, interval = with_interval([full["lenient"], *full["lenient_interval"]]).split(" ", 1)
+    assert f"with all genes and counts, which are {value} % {interval}" in text
+    enough = [one["lenient"] >= chosen["minimum_share"] * full["lenient"] for one in found["genes"]["validation"]]
+    first = next(i for i in range(len(enough)) if all(enough[i:]))
+    assert found["genes"]["validation"][first]["from"] == chosen["min_genes"]
     validation = [part for part in found["settings"]["parts"] if part["kind"] == "validation"]
     assert {part["study"] for part in validation} == {"heart_san", "gut_scp1884"}
 
 
-def test_effect_of_the_thresholds_for_thin_cells_is_quoted(thin):
+def test_thin_panels_are_quoted(thin):
     found, text = results("thin_cells"), prose(thin)
-    before, after = found["conditions"]["studies"], found["corrected"]["studies"]
-    three, panel, random = (before[name] for name in ("counts: 3", THIN_ROWS["Xenium"], "random genes: 2000"))
-    assert f"{percent(three['lenient'])} % of the types on unseen studies are correct" in text
-    assert f"the mean stated probability is {percent(three['stated'])} %" in text
-    assert (
-        f"support {percent(panel['lenient'])} % correct types and 2,000 random genes {percent(random['lenient'])}"
-        in text
+    genes = found["settings"]["panels"]["xenium_human_multi_tissue"]
+    studies, donors = (
+        {name: percent(one["lenient"]) for name, one in found["conditions"][kind].items()}
+        for kind in ("studies", "donors")
     )
-    for name in ("counts: 50", "variable genes: 500", "full"):
-        changes = (f"{percent(part[name]['sure_and_wrong'])} %" for part in (before, after))
-        assert " to ".join(changes) in text
-    texts = found["text"]
-    assert f"the same type for {percent(texts['same_type'])} % of {texts['cells']} of these cells" in text
-    assert f"and {percent(texts['lenient_text'])} % of the types" in text
-    assert f"against {percent(texts['lenient_head'])} %" in text
+    panel, random = studies["panel: xenium_human_multi_tissue"], studies["random genes: 2000"]
+    assert f"the {genes} genes of a Xenium panel supported {panel} % correct types" in text
+    assert f"and 2,000 random genes {random} %" in text
+    (few, full), (few_donors, full_donors) = (
+        (part["variable genes: 5000"], part["full"]) for part in (studies, donors)
+    )
+    assert f"{few} % were correct instead of {full} % on those studies, and {few_donors} % instead of" in text
+    assert f"instead of {full_donors} % on held-out donors" in text
+    assert f"Under {100 * LOW_COVERAGE:.0f} % there is a warning" in text
 
 
 def test_outcomes_of_situations_are_quoted(benchmarks):

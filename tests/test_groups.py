@@ -18,8 +18,10 @@ from cell2text.describe.groups import find_groups
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.run import shard_path
 from cell2text.describe.table import make_table
+from cell2text.inference.cell_types import CellTypes
 from cell2text.language.described import has_description
 from cell2text.ontology.graph import load_graph
+from concepts_cell2text import ConceptNames
 
 from .describing import N_CELLS, experiment, model  # noqa: F401
 
@@ -44,7 +46,8 @@ def clustered(experiment, tmp_path_factory):
 def rows_of(texts, type_names=(), concepts=None):
     n = len(texts)
     ranked = RankedCells([f"c{i}" for i in range(n)], [], np.full(n, 5), np.ones(n), 1.0)
-    return make_table(ranked, texts, np.zeros((n, 2), dtype=np.float32), type_names, concepts, fields_only=False)
+    types = CellTypes(ConceptNames({"cell_type": list(type_names)}))
+    return make_table(ranked, texts, np.zeros((n, 2), dtype=np.float32), types, concepts, fields_only=False)
 
 
 def test_the_consensus_is_the_most_frequent_value_with_agreement_and_disagreement():

@@ -10,13 +10,16 @@ from transformers import AutoModel, AutoProcessor
 
 from cell2text.inference import embedding, generation
 from cell2text.inference.batch_size import MAX_GENE_TOKENS, MAX_PROMPTS, gene_tokens_that_fit, prompts_that_fit
+from cell2text.inference.cell_types import CellTypes
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
-from cell2text.inference.probabilities import type_candidates, type_probabilities
+from cell2text.inference.probabilities import type_probabilities
 from cell2text.inference.prompts import build_conversation
 from cell2text.language.fields import Claim
+from concepts_cell2text import ConceptNames
 from declining_cell2text import EMPTY_CELL_TEXT
 from generation_cell2text import CellTextGenerator, encode_cells
+from statements_cell2text import TypeHierarchy
 
 from .describing import N_CELLS, experiment, model  # noqa: F401
 from .tiny import make_adata, make_model, make_processor
@@ -251,24 +254,38 @@ def test_a_prompt_is_a_question_a_task_or_a_conversation_file(tmp_path):
 HIERARCHY = ["cell", "leukocyte", "T cell", "mature T cell", "CD8-positive, alpha-beta T cell",
              "CD4-positive, alpha-beta T cell", "B cell", "cluster 7"]  # fmt: skip
 T_CELL = Claim("T cell", "CL:0000084")
+CD8, CD4 = "CD8-positive, alpha-beta T cell", "CD4-positive, alpha-beta T cell"
 
 
 @pytest.mark.parametrize(
     ("claim", "probabilities", "expected"),
     [
-        (T_CELL, (1, 1, 0.97, 0.9, 0.62, 0.31, 0.02, 0), "CD8-positive, alpha-beta T cell (0.62); CD4-positive, alpha-beta T cell (0.31)"),
-        (T_CELL, (1, 1, 0.97, 0.9, 0.3, 0.3, 0.02, 0), "mature T cell (0.90); CD8-positive, alpha-beta T cell (0.30); CD4-positive, alpha-beta T cell (0.30)"),
-        (T_CELL, (1, 1, 0.97, 0.04, 0.03, 0.01, 0.02, 0), None),
-        (None, (1, 0.9, 0.4, 0.4, 0.3, 0.05, 0.5, 0), "B cell (0.50); CD8-positive, alpha-beta T cell (0.30); CD4-positive, alpha-beta T cell (0.05)"),
-        (None, (1, 0.9, 0.3, 0.2, 0.02, 0.05, 0.05, 0.4), "leukocyte (0.90); cluster 7 (0.40); mature T cell (0.20)"),
-        (Claim("CD8-positive, alpha-beta T cell", "CL:0000625"), (1,) * 8, None),
-        (Claim("unknown cell"), (1,) * 8, None),
-        (None, (np.nan,) * 8, None),
+        (T_CELL, (1, 1, 0.97, 0.9, 0.62, 0.31, 0.02, 0), [(CD8, 0.62), (CD4, 0.31)]),
+        (T_CELL, (1, 1, 0.97, 0.9, 0.3, 0.3, 0.02, 0), [("mature T cell", 0.9), (CD8, 0.3), (CD4, 0.3)]),
+        (T_CELL, (1, 1, 0.97, 0.04, 0.03, 0.01, 0.02, 0), []),
+        (None, (1, 0.9, 0.4, 0.4, 0.3, 0.05, 0.5, 0), [("B cell", 0.5), (CD8, 0.3), (CD4, 0.05)]),
+        (None, (1, 0.9, 0.3, 0.2, 0.02, 0.05, 0.05, 0.4), [("leukocyte", 0.9), ("cluster 7", 0.4), ("mature T cell", 0.2)]),
+        (Claim(CD8, "CL:0000625"), (1,) * 8, []),
+        (Claim("unknown cell"), (1,) * 8, []),
+        (None, (np.nan,) * 8, []),
     ],
 )  # fmt: skip
 def test_candidates_are_the_most_probable_types_below_the_named_one(claim, probabilities, expected):
-    assert type_candidates([claim], HIERARCHY, np.array([probabilities])) == [expected]
+    types = CellTypes(ConceptNames({"cell_type": HIERARCHY}))
+    found = sorted(types.candidates([claim], np.array([probabilities]))[0], key=lambda pair: -pair[1])
+    assert sorted(found) == sorted(expected) and [value for _, value in found] == [value for _, value in expected]
 
 
 def test_models_without_concepts_have_no_candidates():
-    assert type_candidates([T_CELL, None], [], np.empty((2, 0))) == [None, None]
+    assert CellTypes(ConceptNames()).candidates([T_CELL, None], np.empty((2, 0))) == [[], []]
+
+
+def test_candidates_of_a_model_with_a_hierarchy_follow_it_and_start_with_the_likely_subtype():
+    parents = {"cell": [], "T cell": ["cell"], "cluster 7": ["T cell"], "cluster 2": ["T cell"]}
+    names = ConceptNames(hierarchical={"cell_type": parents})
+    values = torch.tensor([[0.95, 0.99, 0.3, 0.6]])  # T cell, cell, cluster 2, cluster 7
+    decision = TypeHierarchy(names, "cell_type", ["cell"]).decide(values)
+    types = CellTypes(names, ["cell"])
+    assert types.names[decision.named] == "T cell" and types.names[decision.subtype] == "cluster 7"
+    for claim in (T_CELL, None):
+        assert [name for name, _ in types.candidates([claim], values.numpy())[0]] == ["cluster 7", "cluster 2"]

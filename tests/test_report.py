@@ -21,6 +21,8 @@ from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.report import write_report
 from cell2text.describe.table import make_table
 from cell2text.describe.writers import groups_for_uns, obs_column
+from cell2text.inference.cell_types import CellTypes
+from concepts_cell2text import ConceptNames
 from declining_cell2text import EMPTY_CELL_TEXT, declined_text
 
 from .conftest import run_cli
@@ -46,7 +48,8 @@ def described_adata(n=60, groups=True, types=()):
     places = np.array([centres[kind] for kind in kinds]) + random.normal(0, 0.4, (n, 2))
     ranked = RankedCells([f"cell{i}" for i in range(n)], [], random.integers(100, 900, n), np.full(n, 0.9), 1.0)
     concepts = np.tile([0.75, *[0.25] * (len(types) - 1)][: len(types)], (n, 1))
-    table = make_table(ranked, texts, places.astype(np.float32), types, concepts, fields_only=False)
+    cell_types = CellTypes(ConceptNames({"cell_type": list(types)}))
+    table = make_table(ranked, texts, places.astype(np.float32), cell_types, concepts, fields_only=False)
     adata = ad.AnnData(sp.csr_matrix((n, 3), dtype=np.float32), obs=pd.DataFrame(index=ranked.names))
     for name in table.column_names:
         if name not in ("cell_id", "embedding"):
@@ -239,7 +242,7 @@ def test_the_page_shows_candidates_and_counts_cells_without_a_named_type(tmp_pat
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
     shown = [data["candidate_texts"][code] for code in data["candidates"]]
     assert shown[0] == shown[3] == "mature T cell (0.25)" and shown[1] == ""
-    assert "1 got a reason instead of a cell type" in page and "<b>58</b>described" in page
+    assert "1 got a reason instead of a cell type (1 ambient RNA)" in page and "<b>58</b>described" in page
 
 
 def test_a_map_of_many_cells_shows_a_sample_and_says_so(described, tmp_path):

@@ -82,6 +82,7 @@ def test_a_statement_is_crisp():
         ("no cell", {"T_cell": 1.0}, "resembles no cell type"),
         ("ambient RNA", {"T_cell": 1.0}, "ambient RNA rather than one cell"),
         ("two cells", {"T_cell": 0.6, "monocyte": 0.4}, "combines two cells, most likely a T cell and a monocyte."),
+        ("two cells", {"leukocyte": 0.3, "T_cell": 0.4, "monocyte": 0.3}, "most likely a T cell and a monocyte."),
     ],
 )
 def test_cells_without_ground_for_a_type_are_declined(profile, masses, text):

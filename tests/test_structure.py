@@ -123,6 +123,7 @@ def test_hub_files_need_no_more_than_the_core(name):
         "dataclasses",
         "functools",
         "hashlib",
+        "itertools",
         "os",
         "pathlib",
         "logging",

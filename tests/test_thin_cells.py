@@ -1,4 +1,4 @@
-"""Thin cells: no text under the minimum of genes, and lowered type probabilities above it."""
+"""Cells without a type: too few genes, and reasons that the summary counts."""
 
 import json
 from pathlib import Path
@@ -7,21 +7,31 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from transformers import AutoProcessor
 
 import cell2text
 from cell2text.describe.engine import Describer
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
+from cell2text.describe.summary import summarise, summary_for_uns, summary_line
+from cell2text.describe.table import make_table
 from cell2text.describe.thin_cells import coverage_warning, thin_cells_warning
 from cell2text.example import example_cells
+from cell2text.inference.cell_types import CellTypes
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator, generate_with_sharded_model
-from cell2text.inference.probabilities import reliability_factors
 from cell2text.language.fields import Fields
 from cell2text.language.parsing import read_fields
+from concepts_cell2text import ConceptNames
 from configuration_cell2text import Cell2TextConfig
-from declining_cell2text import EMPTY_CELL_TEXT, is_description, too_few_genes_text
+from declining_cell2text import (
+    EMPTY_CELL_TEXT,
+    FOREIGN_CELL_TEXT,
+    declined_text,
+    is_description,
+    too_few_genes_text,
+)
 from errors_cell2text import UserError
 from generation_cell2text import CellTextGenerator
 from pipeline_cell2text import CellToTextPipeline
@@ -136,42 +146,12 @@ def test_a_minimum_above_the_longest_cell_is_refused(tiny_processor):
         type(tiny_processor)(tiny_processor.tokenizer, max_genes=64, min_genes=65)
 
 
-def test_reliability_increases_with_genes_and_ends_at_one():
-    points = [[10, 0.4], [100, 0.8], [400, 1.0]]
-    factors = reliability_factors(np.arange(1, 1000), points)
-    assert (np.diff(factors) >= 0).all() and factors[0] == factors[9] == 0.4 and (factors[399:] == 1).all()
-    assert (reliability_factors(np.array([0, 5]), None) == 1).all()
-
-
-@pytest.mark.parametrize("points", [[[10, 0.5], [5, 0.6]], [[5, 0.6], [10, 0.5]], [[5, 1.2]], [[0, 0.5]]])
-def test_a_curve_that_is_not_monotone_is_refused(points):
-    with pytest.raises(UserError, match="type_reliability"):
-        Cell2TextConfig(type_reliability=points)
-
-
-def test_the_curve_is_saved_with_the_model(tmp_path):
-    Cell2TextConfig(type_reliability=[[10, 0.5], [100, 1.0]]).save_pretrained(tmp_path)
-    assert Cell2TextConfig.from_pretrained(tmp_path).type_reliability == [[10, 0.5], [100, 1.0]]
-
-
-def cut(adata, n_genes, rng):
-    return adata[:, rng.permutation(adata.n_vars)[:n_genes]].copy()
-
-
-def test_cells_cut_to_300_genes_get_lowered_probabilities(mini):
-    cells = example_cells()
-    cells = cells[cells.obs.cell_type.astype(str).str.contains("T cell|killer")][:20].copy()
-    thin = cut(cells, 300, np.random.default_rng(0))
-    cell2text.tl.describe(thin, mini, allow_fractional=True)
-    model, processor = mini
-    enough = thin.obs.cell2text_n_genes.to_numpy() >= processor.min_genes
-    assert (thin.obs.cell2text_type_probability.notna() == (thin.obs.cell2text_cell_type.notna())).all()
-    assert not thin.obs.cell2text_cell_type[~enough].notna().any() and 0 < enough.sum() < len(thin)
-    ranked = [cell for cell, kept in zip(processor.rank_encode(thin, allow_fractional=True), enough) if kept]
-    concepts = CellTextGenerator(model, processor, max_new_tokens=1)([[cell] for cell in ranked]).concepts["cell_type"]
-    stated, highest = thin.obs.cell2text_type_probability[enough].to_numpy(), concepts.max(1)
-    factors = reliability_factors(thin.obs.cell2text_n_genes[enough].to_numpy(), model.config.type_reliability)
-    assert (factors < 0.9).all() and (stated <= highest * factors + 1e-4).all() and (stated < 0.9).all()
+def test_a_config_with_the_curve_of_an_earlier_version_loads(tmp_path):
+    Cell2TextConfig().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"type_reliability": [[10, 0.5], [100, 1.0]]}))
+    config = Cell2TextConfig.from_pretrained(tmp_path)
+    assert not hasattr(config, "type_reliability") and "type_reliability" not in config.to_dict()
 
 
 def test_droplets_of_three_counts_get_no_type(mini):
@@ -185,36 +165,55 @@ def test_droplets_of_three_counts_get_no_type(mini):
     assert (droplets.obsm["X_cell2text"] != 0).any(1).tolist() == (droplets.obs.cell2text_n_genes > 0).tolist()
 
 
-def test_a_group_of_thin_cells_has_lowered_probabilities(mini):
-    cells = example_cells(unseen=True)[:4].copy()
-    cells.obs["cluster"] = "a"
-    thin = cut(cells, 1000, np.random.default_rng(0))
-    cell2text.tl.describe(thin, mini, groupby="cluster", allow_fractional=True)
-    (group,) = thin.uns["cell2text"]["groups"].to_dict("records")
-    assert group["mean_type_probability"] == pytest.approx(thin.obs.cell2text_type_probability.mean(), rel=1e-3)
+def test_thin_cells_are_less_certain_with_a_calibration():
+    """The calibration reads the number of genes: the same cell with fewer of them has no higher probability."""
+    types = {"cell": [], "B cell": ["cell"], "T cell": ["cell"]}
+    processor = make_processor()
+    model = make_model("concepts", processor=processor, cell_concepts={"hierarchical": {"cell_type": types}})
+    [cell] = cells_of(processor, [20])
+    inputs = processor.pad_cells([[cell]], return_tensors="pt")
+    raw = model.get_cell_concepts(**inputs)["cell_type"]
+    found = []
+    for genes in (0.0, 0.5):
+        model.model.projector.calibration = {"slope": 1.0, "intercept": 0.0, "genes": genes}
+        found.append(model.get_cell_concepts(**inputs)["cell_type"])
+    assert torch.allclose(found[0], raw.clamp(1e-4, 1 - 1e-4), atol=1e-5) and (found[1] < found[0]).all()
 
 
-def test_whole_cells_keep_their_probabilities(mini):
-    model, processor = mini
-    cells = processor.rank_encode(example_cells(unseen=True)[::20], allow_fractional=True)
-    n_genes = np.array([processor.count_genes(cell) for cell in cells])
-    factors = reliability_factors(n_genes, model.config.type_reliability)
-    assert (factors > 0.95).all() and not any(map(processor.reason_not_described, cells))
-
-
-def test_the_packaged_settings_are_those_that_were_chosen(mini):
+def test_the_packaged_minimum_is_the_one_that_was_chosen(mini):
     chosen = json.loads((PROJECT / "benchmarks" / "results" / "thin_cells.json").read_text())["chosen"]
-    model, processor = mini
-    assert processor.min_genes == chosen["min_genes"] > 0
-    assert model.config.type_reliability == chosen["type_reliability"]
+    assert mini[1].min_genes == chosen["min_genes"] > 0
 
 
 def test_a_warning_counts_the_thin_cells():
-    points = [[10, 0.5], [300, 1.0]]
-    text = thin_cells_warning(5000, 1200, 2, min_genes=10, reliability=points)
+    text = thin_cells_warning(5000, 1200, min_genes=10)
     assert "1,200 of 5,000 cells express fewer than 10 genes of the model and have no description" in text
-    assert "2 of 5,000 cells express fewer than 300 genes of the model, so the stated probability" in text
-    assert thin_cells_warning(5000, 0, 0, min_genes=10, reliability=points) is None
+    assert thin_cells_warning(5000, 0, min_genes=10) is None
+
+
+def test_the_summary_counts_declined_cells_by_reason():
+    texts = [declined_text("ambient"), declined_text("two_profiles"), "This cell is a B cell.", too_few_genes_text(3, 5),
+             FOREIGN_CELL_TEXT, declined_text("ambient"), None]  # fmt: skip
+    n_genes = np.array([9, 9, 9, 3, 0, 9, 9])
+    ranked = RankedCells([f"c{i}" for i in range(7)], [], n_genes, np.ones(7), 1.0)
+    table = make_table(ranked, texts, np.zeros((7, 2), dtype=np.float32), fields_only=False)
+    reading = {"container": "h5ad", "counts": "X", "gene_column": "index", "genes_found": 2, "genes_of_model": 4}
+    summary = summarise(reading, [table], min_genes=5)
+    assert summary["cells_declined"] == 3 and summary["reasons_for_declining"] == {"ambient": 2, "two_profiles": 1}
+    assert summary_line(summary).endswith(
+        "7 cells, 1 with too few counts, 1 of another species, 3 declined (2 ambient RNA, 1 two profiles), "
+        "6 without a description."
+    )
+    assert json.loads(summary_for_uns(summary))["reasons_for_declining"] == {"ambient": 2, "two_profiles": 1}
+
+
+def test_without_texts_candidates_show_the_declined_cells():
+    types = CellTypes(ConceptNames({"cell_type": ["B cell", "T cell"]}))
+    texts, concepts = [declined_text("ambient"), "This cell is a B cell."], np.full((2, 2), 0.5)
+    ranked = RankedCells(["a", "b"], [], np.array([9, 9]), np.ones(2), 1.0)
+    table = make_table(ranked, texts, np.zeros((2, 2), dtype=np.float32), types, concepts, fields_only=True)
+    summary = summarise({}, [table])
+    assert summary["cells_declined"] == 1 and summary["reasons_for_declining"] == {}
 
 
 def test_a_panel_gets_a_warning_with_its_coverage():

@@ -17,7 +17,7 @@ from cell2text.evaluation.baseline_data import read_counts
 from cell2text.example import example_cells
 from cell2text.publish import files_to_push
 from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments
-from cell2text.training.concept_targets import ConceptAugmentation
+from cell2text.training.concept_targets import TrainingConceptOverrides
 from cell2text.training.freezing import apply_stage
 from cell2text.training.loss_watch import BadLossError, LossWatch
 from cell2text.training.rows import load_rows
@@ -138,25 +138,31 @@ def test_default_run_leaves_a_loadable_model_and_results(small_h5ad, tmp_path):
 
 @pytest.mark.parametrize("stage", ["full", "lora"])
 def test_concept_run_predicts_cell_types_after_training(stage, small_h5ad, tmp_path, monkeypatch):
-    """Training on text changes the language model alone, so the concepts stay as concept pretraining left them."""
+    """Training on text changes the language model alone, which reads statements about the labels of training cells."""
     options = {
         "dataset": [str(small_h5ad)], "projector_type": "concepts", "concept_pretraining_epochs": 60, "stage": stage, "lora_r": 2,
         "encoder_learning_rate": 0.0, "projector_learning_rate": 0.0, "eval_strategy": "epoch", "validation_share": 0.2,
         "describe_validation": 4,
     }  # fmt: skip
-    learned = []
-    monkeypatch.setattr(ConceptAugmentation, "__call__", lambda self, known: learned.append(known) or known)
+    batches, batch_of = [], TrainingConceptOverrides.batch
+    monkeypatch.setattr(
+        TrainingConceptOverrides, "batch", lambda *args: batches.append(batch_of(*args)) or batches[-1]
+    )
     run(tmp_path, **options)
-    known = torch.cat(learned)
-    assert len(known) == 24 and known.isfinite().all()  # the training cells, once an epoch, and no validation cell
-    assert (known == 1).any() and known.min() == 0
+    overrides = torch.cat(batches)[:, 0]
+    known = overrides[overrides.isfinite().all(-1)]
+    assert len(known) == 24 and overrides.isnan().all(-1).sum() == len(overrides) - 24  # no validation cell is told
     model, processor = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoProcessor))
-    types = model.config.cell_concepts["multiclass"]["cell_type"]
-    assert types == ["fibroblast", "monocyte", "retinal rod cell", "type B pancreatic cell"]
+    hierarchy = TypeHierarchy(model.config.concepts, uninformative=model.config.uninformative_types)
     adata = ad.read_h5ad(small_h5ad)
+    labels = set(adata.obs["cell_type"])
+    assert labels < set(model.config.cell_concepts["hierarchical"]["cell_type"]) and "cell" in hierarchy.names
+    stated = hierarchy.decide(model.config.concepts.split(known)["cell_type"])
+    assert {hierarchy.names[index] for index in stated.named} == labels and (stated.subtype == -1).all()
     cells = processor.pad_cells([[cell] for cell in processor.rank_encode(adata)], return_tensors="pt")
-    told = model.get_cell_concepts(**cells)["cell_type"][:, 0].argmax(-1)
-    assert np.mean([types[index] == name for index, name in zip(told, adata.obs["cell_type"])]) > 0.8
+    told = model.get_cell_concepts(**cells)["cell_type"][:, 0]
+    named = [[*hierarchy.names, None][index] for index in hierarchy.decide(told, model.config.type_threshold).named]
+    assert np.mean([name == label for name, label in zip(named, adata.obs["cell_type"])]) > 0.8
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 8
 
 

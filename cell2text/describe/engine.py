@@ -10,9 +10,9 @@ from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.summary import is_of_other_species
 from cell2text.describe.table import make_table
+from cell2text.inference.cell_types import CellTypes
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator
-from cell2text.inference.probabilities import reliability_factors
 from cell2text.inference.prompts import build_conversation
 from declining_cell2text import FOREIGN_CELL_TEXT
 from modeling_cell2text import Cell2TextForConditionalGeneration
@@ -49,6 +49,7 @@ class Describer:
             comparison_overrides=None if overrides is None else overrides[0],
         )  # fmt: skip
         self.model, self.processor, self.options = model, processor, options
+        self.types = CellTypes(model.config.concepts, model.config.uninformative_types)
 
     def __call__(self, cells: RankedCells) -> pa.Table:
         """Return one row per cell, in order; see :func:`cell2text.describe.table.table_schema`."""
@@ -67,9 +68,7 @@ class Describer:
             self.model, self.processor, [cells.cells[i] for i in others],
             gene_tokens=self.generator.batches.gene_tokens,
         )  # fmt: skip
-        type_names = self.model.config.concept_groups.get("cell_type", [])
-        concepts = np.full((n, len(type_names)), np.nan, dtype=np.float32)
-        if type_names:
-            factors = reliability_factors(cells.n_genes[described], self.model.config.type_reliability)
-            concepts[described] = generated.concepts["cell_type"] * factors[:, None]
-        return make_table(cells, texts, embeddings, type_names, concepts, fields_only=self.options.fields_only)
+        concepts = np.full((n, len(self.types.names)), np.nan, dtype=np.float32)
+        if self.types.names:
+            concepts[described] = generated.concepts["cell_type"]
+        return make_table(cells, texts, embeddings, self.types, concepts, fields_only=self.options.fields_only)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cell2text.describe.consensus import GroupDescriptions
 from cell2text.describe.described_file import Described, embedding_layout, flat_parameters, read_described
 from cell2text.describe.groups import find_groups
+from cell2text.describe.summary import count_reasons, reasons_text
 from cell2text.errors import UserError
 from cell2text.files import check_output_folder, write_atomically
 from cell2text.language.described import CANDIDATES, TEXT, has_description
@@ -261,6 +262,7 @@ def _summarise(described: Described) -> dict:
         "empty": int(empty.sum()),
         "thin": int(thin.sum()),
         "declined": int(declined.sum()),
+        "reasons": reasons_text(count_reasons(texts)),
         "without_text": int((~is_described & ~empty & ~thin & ~declined).sum()),
         "cell_types": int(cells["cell_type"].nunique()),
         "tissues": int(cells["tissue"].nunique()),

@@ -33,7 +33,7 @@ from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import ID, TEXT
-from cell2text.describe.thin_cells import thin_thresholds, thin_warnings
+from cell2text.describe.thin_cells import thin_warnings
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
 from cell2text.files import atomic_path, check_output_folder, write_atomically
@@ -137,9 +137,8 @@ def describe_file(
         shards = [shard_path(folder, start) for start in starts]
         _wait_for(shards)
         groups = _describe_groups(describer, cells, shards)
-        thresholds = thin_thresholds(loaded, processor)
-        summary = summarise(cells.reading(), read_shards(shards), **thresholds)
-    for text in thin_warnings(summary, **thresholds):
+        summary = summarise(cells.reading(), read_shards(shards), processor.min_genes)
+    for text in thin_warnings(summary, processor.min_genes):
         logger.warning(f"{found.name}: {text}")
     write_output(found, out, shards, {"params": params, "reading": summary_for_uns(summary)}, groups)
     texts = _example_texts(shards[0]) if progress and not options.fields_only else []

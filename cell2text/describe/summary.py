@@ -1,21 +1,24 @@
 """Summarise what the model saw of an experiment: container, matrix, genes, counts used and cells without a text."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from cell2text.describe.table import described_columns
-from cell2text.inference.probabilities import reliability_factors
-from cell2text.language.described import has_description
+from cell2text.language.described import TEXT, has_description, has_result
+from cell2text.language.parsing import read_declined
 from ranking_cell2text import reading_text
 
 
-def summarise(
-    reading: dict, tables: Iterable[pa.Table], *, min_genes: int = 0,
-    reliability: Sequence[Sequence[float]] | None = None,
-) -> dict:  # fmt: skip
+COUNTED = ("cells", "cells_with_too_few_genes", "cells_of_other_species", "cells_declined", "cells_without_text")
+REASON_NAMES = {"ambient": "ambient RNA", "two_profiles": "two profiles", "unknown_type": "unknown type"}
+
+
+def summarise(reading: dict, tables: Iterable[pa.Table], min_genes: int = 0) -> dict:
     """Return what the model saw of an experiment, ready for JSON.
 
     Parameters
@@ -26,38 +29,66 @@ def summarise(
         Tables of the described cells, with the columns of :func:`cell2text.describe.table.table_schema`.
     min_genes
         Number of expressed genes that a cell needs for a text.
-    reliability
-        Points of the model's `type_reliability`.
 
     Returns
     -------
     `reading` with `cells`, `counts_used` (mean share per cell), `median_genes` per cell, `cells_with_too_few_genes`,
-    `cells_with_lowered_probability` (of a type, because of few genes), `cells_of_other_species` (with mostly counts of
-    another species) and `cells_without_text`.
+    `cells_of_other_species` (with mostly counts of another species), `cells_declined` (with enough counts, but without
+    a cell type), `reasons_for_declining` (number of these cells by reason; empty for tables without texts) and
+    `cells_without_text` (all cells without a description).
     """
-    cells, without_text, too_few, lowered, foreign, used = 0, 0, 0, 0, 0, 0.0
-    genes = []
+    numbers: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    genes, used = [], 0.0
     for table in tables:
-        cells += len(table)
-        n_genes = table["n_genes"].to_numpy()
-        without_text += int((~has_description(described_columns(table))).sum())
-        enough = n_genes >= max(1, min_genes)
-        other_species = is_of_other_species(n_genes, table["counts_used"].to_numpy())
-        too_few += int((~enough & ~other_species).sum())
-        foreign += int(other_species.sum())
-        lowered += int((reliability_factors(n_genes[enough], reliability) < 1).sum())
+        rows = described_columns(table)
+        counts, n_genes = table["counts_used"].to_numpy(), table["n_genes"].to_numpy()
+        foreign = is_of_other_species(n_genes, counts)
+        thin = (n_genes < max(1, min_genes)) & ~foreign
+        without_text = ~has_description(rows)
+        numbers["cells"] += len(table)
+        numbers["cells_with_too_few_genes"] += int(thin.sum())
+        numbers["cells_of_other_species"] += int(foreign.sum())
+        numbers["cells_declined"] += int((has_result(rows) & without_text & ~thin & ~foreign).sum())
+        numbers["cells_without_text"] += int(without_text.sum())
+        reasons.update(count_reasons(rows[TEXT]) if TEXT in rows else {})
         genes.append(n_genes)
-        used += float(table["counts_used"].to_numpy().astype(np.float64).sum())
+        used += float(counts.astype(np.float64).sum())
     return {
         **reading,
-        "cells": cells,
-        "counts_used": round(used / max(1, cells), 4),
-        "median_genes": float(np.median(np.concatenate(genes))) if cells else 0.0,
-        "cells_with_too_few_genes": too_few,
-        "cells_with_lowered_probability": lowered,
-        "cells_of_other_species": foreign,
-        "cells_without_text": without_text,
+        "counts_used": round(used / max(1, numbers["cells"]), 4),
+        "median_genes": float(np.median(np.concatenate(genes))) if numbers["cells"] else 0.0,
+        **{name: numbers[name] for name in COUNTED},
+        "reasons_for_declining": dict(reasons),
     }
+
+
+def count_reasons(texts: pd.Series) -> dict[str, int]:
+    """Count the texts that state why no cell type is assigned, by reason.
+
+    Examples
+    --------
+    >>> texts = ["No cell type is assigned: the profile combines two cells.", "This cell is a T cell."]
+    >>> count_reasons(pd.Series(texts))
+    {'two_profiles': 1}
+    """
+    found = dict.fromkeys(REASON_NAMES, 0)
+    for text, number in texts.astype(object).value_counts().items():
+        declined = read_declined(text)
+        if declined is not None and declined.reason in found:
+            found[declined.reason] += int(number)
+    return {reason: number for reason, number in found.items() if number}
+
+
+def reasons_text(reasons: dict[str, int]) -> str:
+    """Return the number of cells by reason as text.
+
+    Examples
+    --------
+    >>> reasons_text({"ambient": 7, "unknown_type": 2})
+    '7 ambient RNA, 2 unknown type'
+    """
+    return ", ".join(f"{number:,} {REASON_NAMES[reason]}" for reason, number in reasons.items())
 
 
 def is_of_other_species(n_genes: np.ndarray, counts_used: np.ndarray) -> np.ndarray:
@@ -81,6 +112,9 @@ def summary_line(summary: dict) -> str:
     text += f", {summary['cells_with_too_few_genes']:,} with too few counts"
     if summary.get("cells_of_other_species"):
         text += f", {summary['cells_of_other_species']:,} of another species"
+    if summary.get("cells_declined"):
+        reasons = reasons_text(summary["reasons_for_declining"])
+        text += f", {summary['cells_declined']:,} declined" + (f" ({reasons})" if reasons else "")
     return f"{text}, {summary['cells_without_text']:,} without a description."
 
 

@@ -4,18 +4,22 @@ Depends on `language.parsing`, which reads the fields from a text.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from cell2text.describe.ranked_cells import RankedCells
-from cell2text.inference.probabilities import round_to_four_digits, type_candidates, type_probabilities
+from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
 from cell2text.language.described import CANDIDATES, TEXT
-from cell2text.language.fields import FIELDS, TERM_FIELDS, Fields
+from cell2text.language.fields import FIELDS, TERM_FIELDS, Claim, Fields
 from cell2text.language.parsing import read_fields
 from declining_cell2text import is_description
 
+
+if TYPE_CHECKING:  # it imports torch, which reading a table does not need
+    from cell2text.inference.cell_types import CellTypes
 
 ID, EMBEDDING = "cell_id", "embedding"
 
@@ -45,8 +49,8 @@ def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
 
 
 def make_table(
-    cells: RankedCells, texts: Sequence[str | None], embeddings: np.ndarray, type_names: Sequence[str] = (),
-    concept_probabilities: np.ndarray | None = None, *, fields_only: bool,
+    cells: RankedCells, texts: Sequence[str | None], embeddings: np.ndarray,
+    types: "CellTypes | None" = None, concept_probabilities: np.ndarray | None = None, *, fields_only: bool,
 ) -> pa.Table:  # fmt: skip
     """Parse texts and return one row per cell, with the columns of :func:`table_schema`.
 
@@ -58,22 +62,23 @@ def make_table(
         One text per cell; None for cells without a text.
     embeddings
         Shape (n_cells, cell_hidden).
-    type_names, concept_probabilities
-        Cell types that the model has a concept for, and their probabilities, shape (n_cells, n_types); see
-        :mod:`cell2text.inference.probabilities`. Omitted for models without concepts.
+    types, concept_probabilities
+        Cell types that the model has a concept for, and their probabilities, shape (n_cells, n_types). Omitted for
+        models without concepts.
     fields_only
         Leave out the text.
     """
     schema = table_schema(embeddings.shape[1], fields_only=fields_only)
     parsed = [read_fields(text) if text is not None and is_description(text) else Fields() for text in texts]
     concepts = np.empty((len(texts), 0)) if concept_probabilities is None else concept_probabilities
+    type_names = [] if types is None else types.names
     named = [fields.cell_type for fields in parsed]
     columns: dict[str, object] = {
         ID: [str(name) for name in cells.names],
         TEXT: [text and text.replace("\0", "") for text in texts],  # HDF5 strings cannot hold NUL
         "pathways": ["; ".join(fields.pathways) or None for fields in parsed],
         "type_probability": _score_column(type_probabilities(named, type_names, concepts)),
-        CANDIDATES: type_candidates(named, type_names, concepts),
+        CANDIDATES: [None] * len(texts) if types is None else _candidates(types, named, concepts),
         "n_genes": np.asarray(cells.n_genes, dtype=np.int32),
         "counts_used": np.asarray(cells.counts_used, dtype=np.float32),
         "coverage": np.full(len(texts), cells.coverage, dtype=np.float32),
@@ -87,8 +92,14 @@ def make_table(
 
 
 def described_columns(table: pa.Table) -> pd.DataFrame:
-    """Return the columns that show which rows hold a description."""
-    return table.select([name for name in (TEXT, *FIELDS) if name in table.column_names]).to_pandas()
+    """Return the columns that show which rows hold a description, or the reason for having none."""
+    return table.select([name for name in (TEXT, *FIELDS, CANDIDATES) if name in table.column_names]).to_pandas()
+
+
+def _candidates(types: "CellTypes", named: Sequence[Claim | None], concepts: np.ndarray) -> list[str | None]:
+    """Return candidates as text, such as "CD8-positive, alpha-beta T cell (0.62)"; None for cells without any."""
+    found = types.candidates(named, concepts)
+    return ["; ".join(f"{name} ({value:.2f})" for name, value in candidates) or None for candidates in found]
 
 
 def _score_column(values: np.ndarray) -> pa.Array:

@@ -14,7 +14,7 @@ from cell2text.evaluation.report import SYSTEM_NAMES
 from cell2text.files import write_atomically
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator
-from cell2text.inference.probabilities import reliability_factors, round_to_four_digits, type_probabilities
+from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
 from cell2text.language.parsing import read_fields
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
@@ -89,9 +89,7 @@ def predict_rows(
     claims = [read_fields(text).cell_type for text in generated.texts]
     type_names = model.config.concept_groups.get("cell_type", [])
     concepts = generated.concepts["cell_type"] if type_names else np.empty((len(claims), 0))
-    n_genes = np.array([processor.count_genes(cell) for cell in first_cells(rows)])
     stated = type_probabilities(claims, type_names, concepts)
-    stated *= reliability_factors(n_genes, model.config.type_reliability).astype(np.float32)
     outputs: list[dict] = [
         {"prediction": text, "type_probability": value if np.isfinite(value) else None}
         for text, value in zip(generated.texts, round_to_four_digits(stated))
