@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from configuration_cell2text import Cell2TextConfig
+from declining_cell2text import MIN_SUBTYPE_PROBABILITY, declined_text
+from statements_cell2text import SPECIFIC_SHARE
+
 
 GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "guides" / "concepts.md").read_text(encoding="utf-8")
 
@@ -19,8 +23,9 @@ def scope():
 
 def test_probabilities_are_those_of_the_named_cell_types(scope):
     names = scope["names"]
-    assert scope["probabilities"].shape == (2, 1, len(names))
-    assert scope["predicted"] == ["pancreatic A cell", "natural killer cell"]
+    assert scope["probabilities"].shape == (2, len(names))
+    pancreatic, killer = scope["killer"].tolist()
+    assert killer > 0.5 > pancreatic
     sums = scope["model"].get_cell_concepts(**scope["batch"])
     for group in scope["model"].config.cell_concepts["multiclass"]:
         assert sums[group].sum(-1).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
@@ -30,15 +35,20 @@ def test_an_overridden_cell_type_is_named(scope):
     assert all(text.startswith("This cell is a macrophage") for text in scope["macrophages"])
 
 
-def test_an_overridden_tissue_is_named_only_if_the_cell_type_allows_it(scope):
-    pancreatic, killer = scope["in_blood"]
-    assert pancreatic.startswith("This cell is a pancreatic A cell") and "comes from the pancreas" in pancreatic
-    assert killer.startswith("This cell is a natural killer cell") and "comes from the blood" in killer
-
-
 def test_the_columns_of_overrides_follow_the_sorted_groups(scope):
     model = scope["model"]
-    overrides = model.encode_concepts(tissue="blood")
+    overrides = model.encode_concepts(cell_type="macrophage")
     by_group = model.config.concepts.split(overrides)
     assert list(by_group) == sorted(by_group)
-    assert by_group["tissue"].nansum() == 1 and by_group["cell_type"].isnan().all()
+    assert by_group["cell_type"].nansum() >= 1 and by_group["pathways"].isnan().all()
+
+
+def test_the_sentences_of_declined_cells_are_those_of_the_model():
+    for reason, candidates in (("ambient", []), ("two_profiles", ["T cell", "monocyte"]), ("unknown_type", [])):
+        assert f"| {declined_text(reason, candidates)} |" in GUIDE
+
+
+def test_thresholds_are_those_of_the_model():
+    threshold = Cell2TextConfig().type_threshold
+    assert f"({threshold} by default)" in GUIDE and f"`type_threshold` is {threshold}" in GUIDE
+    assert f"if it has at least {MIN_SUBTYPE_PROBABILITY}" in GUIDE and SPECIFIC_SHARE == 0.5
