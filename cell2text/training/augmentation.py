@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from cell2text.errors import UserError
 from cell2text.training.arguments import Cell2TextArguments
-from cell2text.training.rows import arrow_column
+from cell2text.training.row_columns import arrow_column, column_values
 from vocabulary_cell2text import GeneVocabulary
 
 
@@ -200,7 +200,7 @@ def gene_panels(rows: Dataset, n_tokens: int) -> torch.Tensor:
     UserError
         If there is only one data set, whose panel would restrict nothing.
     """
-    dataset_of_row = np.asarray(rows["dataset_id"], dtype=object)
+    dataset_of_row = np.asarray(column_values(rows, "dataset_id"), dtype=object)
     names = sorted(set(dataset_of_row), key=str)
     if len(names) < 2:
         raise UserError(f"panel_share needs the panels of at least two data sets, found {names}: omit it.")

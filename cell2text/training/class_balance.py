@@ -9,6 +9,7 @@ from torch.utils.data import Sampler
 
 from cell2text.errors import UserError
 from cell2text.training.arguments import AugmentationArguments
+from cell2text.training.row_columns import column_values
 
 
 SIMULATED = "simulated"  # the value of `assay` of simulated cells
@@ -29,12 +30,12 @@ def row_weights(rows: Dataset, balance: float, simulated_share: float | None = N
     UserError
         If `simulated_share` is given and the rows have only simulated cells, or none.
     """
-    kinds = list(zip(rows["dataset_id"], rows["cell_type"]))
+    kinds = list(zip(column_values(rows, "dataset_id"), column_values(rows, "cell_type")))
     sizes = Counter(kinds)
     weights = np.array([sizes[kind] ** -balance for kind in kinds])
     if simulated_share is None:
         return weights
-    simulated = np.array([assay == SIMULATED for assay in rows["assay"]])
+    simulated = np.array([assay == SIMULATED for assay in column_values(rows, "assay")])
     if simulated.all() or not simulated.any():
         raise UserError(
             f"simulated_share={simulated_share}: {simulated.sum():,} of {len(simulated):,} training rows have the "

@@ -23,6 +23,7 @@ from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.terms import clean_label
 from cell2text.training.class_balance import BalancedRows
 from cell2text.training.concept_targets import LABEL_COLUMNS, CellConcepts, claims_by_type_name, true_type_claims
+from cell2text.training.row_columns import column_values
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from statements_cell2text import ONE_CELL, PROFILE_GROUP, TYPES
@@ -200,8 +201,8 @@ def pretrain_concepts(
 
 def labelled_rows(rows: Dataset) -> list[int]:
     """Return the indices of rows with a cell type, or with a profile of which none can be told."""
-    kinds = rows[PROFILE_GROUP] if PROFILE_GROUP in rows.column_names else [None] * len(rows)
-    pairs = enumerate(zip(rows[TYPES], kinds))
+    kinds = column_values(rows, PROFILE_GROUP) if PROFILE_GROUP in rows.column_names else [None] * len(rows)
+    pairs = enumerate(zip(column_values(rows, TYPES), kinds))
     return [index for index, (name, kind) in pairs if clean_label(name) or (kind or ONE_CELL) != ONE_CELL]
 
 
@@ -244,7 +245,9 @@ def _held_out_metrics(
     claims
         Cell types in the order of the head's classes.
     """
-    labelled = held_out.select([index for index, name in enumerate(held_out["cell_type"]) if clean_label(name)])
+    labelled = held_out.select(
+        [index for index, name in enumerate(column_values(held_out, TYPES)) if clean_label(name)]
+    )
     if not len(labelled):
         return None
     predicted: list[int] = []

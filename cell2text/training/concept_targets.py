@@ -15,6 +15,7 @@ from cell2text.language.fields import ORIGIN_FIELDS, Claim
 from cell2text.ontology.broader_terms import is_informative
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import clean_label, is_term, label_of
+from cell2text.training.row_columns import column_values
 from concepts_cell2text import ConceptNames
 from statements_cell2text import ONE_CELL, PROFILE_GROUP, TYPES
 
@@ -55,15 +56,16 @@ class CellConcepts:
     @classmethod
     def from_rows(cls, rows: Dataset) -> "CellConcepts":
         """Collect the concepts of rows with a `cell_type` and, optionally, `profile`, `pathways` and origin."""
-        labelled = rows.select([index for index, name in enumerate(rows[TYPES]) if clean_label(name)])
+        labelled = rows.select([index for index, name in enumerate(column_values(rows, TYPES)) if clean_label(name)])
         multiclass = {}
         for field in ORIGIN_FIELDS:
             if field in rows.column_names:
-                multiclass[field] = sorted({clean_label(value) or UNKNOWN for value in labelled[field]})
-        kinds = {value or ONE_CELL for value in rows[PROFILE_GROUP]} if PROFILE_GROUP in rows.column_names else set()
+                multiclass[field] = sorted({clean_label(value) or UNKNOWN for value in column_values(labelled, field)})
+        has_profiles = PROFILE_GROUP in rows.column_names
+        kinds = {value or ONE_CELL for value in column_values(rows, PROFILE_GROUP)} if has_profiles else set()
         if len(kinds) > 1:
             multiclass[PROFILE_GROUP] = sorted({*kinds, ONE_CELL})
-        pathways = rows["pathways"] if "pathways" in rows.column_names else ()
+        pathways = column_values(rows, "pathways") if "pathways" in rows.column_names else ()
         active = sorted({name for names in pathways for name in names or ()})
         return cls(
             {
@@ -237,12 +239,15 @@ class ConceptAugmentation:
 
 def true_type_claims(rows: Dataset) -> list[Claim]:
     """Return the annotated cell type of each row as a claim."""
-    return [label_claim("cell_type", *row) for row in zip(rows["cell_type"], rows["cell_type_ontology_term_id"])]
+    return [
+        label_claim("cell_type", *row)
+        for row in zip(column_values(rows, TYPES), column_values(rows, f"{TYPES}_ontology_term_id"))
+    ]
 
 
 def claims_by_type_name(rows: Dataset) -> dict[str, Claim]:
     """Return the claim behind each annotated type name of the rows."""
-    claims = zip(map(clean_label, rows["cell_type"]), true_type_claims(rows))
+    claims = zip(map(clean_label, column_values(rows, TYPES)), true_type_claims(rows))
     return {name: claim for name, claim in claims if name}
 
 

@@ -18,6 +18,7 @@ from cell2text.inference.probabilities import round_to_four_digits, type_probabi
 from cell2text.language.parsing import read_fields
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.row_columns import column_values
 from cell2text.training.rows import TrainingRows
 
 
@@ -94,7 +95,7 @@ def predict_rows(
         {"prediction": text, "type_probability": value if np.isfinite(value) else None}
         for text, value in zip(generated.texts, round_to_four_digits(stated))
     ]
-    references = [completion[0]["content"][0]["text"] for completion in rows["completion"]]
+    references = [completion[0]["content"][0]["text"] for completion in column_values(rows, "completion")]
     labels = rows.select_columns(list(LABEL_COLUMNS))
     predictions = [{**row, **output, "reference": text} for row, output, text in zip(labels, outputs, references)]
     return predictions, generated.embeddings
@@ -108,7 +109,7 @@ def write_predictions(predictions: list[dict], path: Path) -> None:
 
 def first_cells(rows: Dataset) -> list[list[int]]:
     """Return the first ranked cell of each row."""
-    return [cells[0] for cells in rows["cells"]]
+    return [cells[0] for cells in column_values(rows, "cells")]
 
 
 def _print_results(metrics: dict, predictions: list[dict], out: Path) -> None:

@@ -180,11 +180,6 @@ def check_encoder_vocabulary(args: EncoderArguments, data: GeneVocabulary) -> No
         _check_same_genes(data, encoder, f"cell_encoder={args.cell_encoder}")
 
 
-def arrow_column(dataset: Dataset, name: str):
-    """Return a column as Arrow data, without converting it to Python objects."""
-    return dataset.select_columns([name]).with_format("arrow")[:][name]
-
-
 def _check_same_genes(data: GeneVocabulary, other: GeneVocabulary, owner: str) -> None:
     if data.fingerprint == other.fingerprint:
         return

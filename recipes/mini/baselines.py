@@ -26,6 +26,7 @@ from cell2text.ontology.terms import label_of
 from cell2text.training.class_balance import row_weights
 from cell2text.training.concept_pretraining import labelled_rows
 from cell2text.training.concept_targets import ROOT, claims_by_type_name, type_hierarchy, type_name
+from cell2text.training.row_columns import column_values
 from concepts_cell2text import ConceptNames
 from statements_cell2text import ONE_CELL
 
@@ -86,14 +87,14 @@ def predict_all(args: Namespace, rows_folder: Path, plan: dict, fold: str | None
 
 def training_features(rows: Dataset):
     """Return features and labels of sampled training rows, and the function that computes features of other rows."""
-    kinds = rows["profile"]
+    kinds = column_values(rows, "profile")
     rows = rows.select([i for i in labelled_rows(rows) if kinds[i] != "two cells"])
     weights = row_weights(rows, 0.5, 0.5)
     chosen = np.random.default_rng(0).choice(len(rows), TRAINING_CELLS, p=weights / weights.sum())
     sample = rows.select(np.sort(chosen))
-    pairs = zip(sample["cell_type"], sample["cell_type_ontology_term_id"])
+    pairs = zip(column_values(sample, "cell_type"), column_values(sample, "cell_type_ontology_term_id"))
     labels = np.array([type_name(*pair) or label_of(ROOT) for pair in pairs])
-    matrix = rank_weights(sample["cells"])
+    matrix = rank_weights(column_values(sample, "cells"))
     svd = TruncatedSVD(COMPONENTS, random_state=0).fit(matrix)
     return svd.transform(matrix), labels, lambda cells: svd.transform(rank_weights(cells, matrix.shape[1]))
 

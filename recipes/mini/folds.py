@@ -25,6 +25,7 @@ from cell2text.training.components import load_components
 from cell2text.training.concept_targets import type_name
 from cell2text.training.launch import parse
 from cell2text.training.precision import SFTArguments
+from cell2text.training.row_columns import column_values
 from cell2text.training.rows import TrainingRows
 from cell2text.training.sft import SFTRun, initialise
 
@@ -82,18 +83,18 @@ def load_predictions(args: Namespace, name: str, fold: str) -> dict[str, np.ndar
 
 def training_rows(rows: Dataset, held_out: list[str]) -> Dataset:
     """Return the rows of all data sets that are not held out."""
-    return rows.select(np.flatnonzero(~np.isin(np.array(rows["dataset_id"]), held_out)))
+    return rows.select(np.flatnonzero(~np.isin(np.array(column_values(rows, "dataset_id")), held_out)))
 
 
 def without(rows: Dataset, kind: str | None) -> Dataset:
     """Leave out simulated cells, or those of logarithmic profiles alone; None leaves out nothing."""
     if kind is None:
         return rows
-    kinds = np.array([kind_of(assay) for assay in rows["assay"]])
+    kinds = np.array([kind_of(assay) for assay in column_values(rows, "assay")])
     if kind == "simulated":
         return rows.select(np.flatnonzero(kinds != "simulated"))
-    logarithmic = [name for name in set(rows["dataset_id"]) if is_logarithmic(name)]
-    return rows.select(np.flatnonzero(~np.isin(np.array(rows["dataset_id"]), logarithmic)))
+    logarithmic = [name for name in set(column_values(rows, "dataset_id")) if is_logarithmic(name)]
+    return rows.select(np.flatnonzero(~np.isin(np.array(column_values(rows, "dataset_id")), logarithmic)))
 
 
 def is_logarithmic(dataset: str) -> bool:
@@ -105,7 +106,7 @@ def train_types(folder: Path, learned: Dataset, out: Path, changes: dict):
     options = {"dataset": folder, "output_dir": out, "disable_tqdm": True, **changes}
     argv = ["--config", str(RECIPES / "train.yaml")] + [p for k, v in options.items() for p in (f"--{k}", str(v))]
     args, training_args, model_args = parse(argv, (Cell2TextArguments, SFTArguments, ModelConfig))
-    if not {"simulated"} < {kind_of(assay) for assay in learned["assay"]}:
+    if not {"simulated"} < {kind_of(assay) for assay in column_values(learned, "assay")}:
         args.simulated_share = None
     rows = TrainingRows(learned, learned.select(range(1)), folder / "vocabulary", [])
     model, processor = load_components(args, model_args, rows)
@@ -119,7 +120,10 @@ def cells_to_predict(rows: DatasetDict, held_out: list[str], n: int) -> Dataset:
     rng, parts = np.random.default_rng(0), []
     for split in ("train", "validation"):
         table = rows[split]
-        studies, kinds = np.array(table["dataset_id"]), np.array([kind_of(assay) for assay in table["assay"]])
+        studies, kinds = (
+            np.array(column_values(table, "dataset_id")),
+            np.array([kind_of(assay) for assay in column_values(table, "assay")]),
+        )
         for study in held_out:
             for kind in ("real", "thinned", "simulated"):
                 found = np.flatnonzero((studies == study) & (kinds == kind))
@@ -146,10 +150,10 @@ def predict(model, processor, rows: Dataset) -> dict[str, np.ndarray]:
 def described(rows: Dataset) -> dict[str, np.ndarray]:
     """Return labels of rows and what calibration and scoring need to know of them."""
     columns = ("cell_type", "cell_type_ontology_term_id")
-    labels = [type_name(*row) or "" for row in zip(*(rows[name] for name in columns))]
+    labels = [type_name(*row) or "" for row in zip(*(column_values(rows, name) for name in columns))]
     return {
-        "n_genes": np.array([len(cell[0]) for cell in rows["cells"]]), "label": np.array(labels),
-        "term": np.array([value or "" for value in rows[columns[1]]]), "study": np.array(rows["dataset_id"]),
-        "kind": np.array([kind_of(assay) for assay in rows["assay"]]),
-        "actual_profile": np.array([value or "one cell" for value in rows["profile"]]),
+        "n_genes": np.array([len(cell[0]) for cell in column_values(rows, "cells")]), "label": np.array(labels),
+        "term": np.array([value or "" for value in column_values(rows, columns[1])]), "study": np.array(column_values(rows, "dataset_id")),
+        "kind": np.array([kind_of(assay) for assay in column_values(rows, "assay")]),
+        "actual_profile": np.array([value or "one cell" for value in column_values(rows, "profile")]),
     }  # fmt: skip
