@@ -239,10 +239,8 @@ class ConceptAugmentation:
 
 def true_type_claims(rows: Dataset) -> list[Claim]:
     """Return the annotated cell type of each row as a claim."""
-    return [
-        label_claim("cell_type", *row)
-        for row in zip(column_values(rows, TYPES), column_values(rows, f"{TYPES}_ontology_term_id"))
-    ]
+    columns = (column_values(rows, name) for name in (TYPES, f"{TYPES}_ontology_term_id"))
+    return [label_claim(TYPES, *row) for row in zip(*columns)]
 
 
 def claims_by_type_name(rows: Dataset) -> dict[str, Claim]:

@@ -12,6 +12,7 @@ from cell2text.errors import UserError
 from cell2text.example import example_cells_path
 from cell2text.preparation.run import prepare
 from cell2text.training.arguments import Cell2TextArguments, DataArguments, EncoderArguments
+from cell2text.training.row_columns import arrow_column, column_values
 from prompts_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import VOCABULARY_FILE, GeneVocabulary
 
@@ -49,7 +50,7 @@ class TrainingRows:
     def texts(self) -> Iterable[str]:
         """Yield every prompt and completion of the training rows, to train a tokenizer on."""
         for column in ("prompt", "completion"):
-            for messages in self.train[column]:
+            for messages in column_values(self.train, column):
                 for message in messages:
                     yield from (block["text"] for block in message["content"] if block["text"])
 

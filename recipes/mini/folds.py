@@ -28,6 +28,7 @@ from cell2text.training.precision import SFTArguments
 from cell2text.training.row_columns import column_values
 from cell2text.training.rows import TrainingRows
 from cell2text.training.sft import SFTRun, initialise
+from statements_cell2text import ONE_CELL
 
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -120,10 +121,8 @@ def cells_to_predict(rows: DatasetDict, held_out: list[str], n: int) -> Dataset:
     rng, parts = np.random.default_rng(0), []
     for split in ("train", "validation"):
         table = rows[split]
-        studies, kinds = (
-            np.array(column_values(table, "dataset_id")),
-            np.array([kind_of(assay) for assay in column_values(table, "assay")]),
-        )
+        studies = np.array(column_values(table, "dataset_id"))
+        kinds = np.array([kind_of(assay) for assay in column_values(table, "assay")])
         for study in held_out:
             for kind in ("real", "thinned", "simulated"):
                 found = np.flatnonzero((studies == study) & (kinds == kind))
@@ -149,11 +148,15 @@ def predict(model, processor, rows: Dataset) -> dict[str, np.ndarray]:
 
 def described(rows: Dataset) -> dict[str, np.ndarray]:
     """Return labels of rows and what calibration and scoring need to know of them."""
-    columns = ("cell_type", "cell_type_ontology_term_id")
-    labels = [type_name(*row) or "" for row in zip(*(column_values(rows, name) for name in columns))]
+    terms, studies, profiles = (
+        column_values(rows, name) for name in ("cell_type_ontology_term_id", "dataset_id", "profile")
+    )
+    labels = [type_name(*row) or "" for row in zip(column_values(rows, "cell_type"), terms)]
     return {
-        "n_genes": np.array([len(cell[0]) for cell in column_values(rows, "cells")]), "label": np.array(labels),
-        "term": np.array([value or "" for value in column_values(rows, columns[1])]), "study": np.array(column_values(rows, "dataset_id")),
+        "n_genes": np.array([len(cell[0]) for cell in column_values(rows, "cells")]),
+        "label": np.array(labels),
+        "term": np.array([term or "" for term in terms]),
+        "study": np.array(studies),
         "kind": np.array([kind_of(assay) for assay in column_values(rows, "assay")]),
-        "actual_profile": np.array([value or "one cell" for value in column_values(rows, "profile")]),
-    }  # fmt: skip
+        "actual_profile": np.array([value or ONE_CELL for value in profiles]),
+    }
