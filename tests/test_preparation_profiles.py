@@ -46,6 +46,16 @@ def test_omitted_fields_are_neither_in_the_columns_nor_in_the_texts(with_profile
         assert row["sex"] == "female" and "female donor" in text and "blood" not in text and "adult" not in text
 
 
+def test_a_share_of_the_texts_states_no_pathways(studies, tmp_path):
+    prepare_studies(studies, tmp_path / "out", pathway_share=0.5, tasks={"describe": 1.0})
+    splits = load_rows(tmp_path / "out", tmp_path)
+    said = {
+        split: ["pathway" in row["completion"][0]["content"][0]["text"] for row in splits[split]] for split in splits
+    }
+    assert 0.3 < np.mean(said["train"]) < 0.7 and all(said["validation"]) and all(said["test"])
+    assert [bool(row["pathways"]) for row in splits["train"]] == said["train"]
+
+
 def test_fields_that_cannot_be_omitted_are_refused():
     with pytest.raises(UserError, match=r"omit=\['cell_type'\]: expected some of tissue, disease, sex, life_stage"):
         PrepareConfig(inputs=["a.h5ad"], omit=["cell_type"])

@@ -196,6 +196,7 @@ class JobCells:
         top, active = top_pathways(scores, self.set_names, self.nameable)
         if training and pathway_share < 1:
             silent = hashed_uniform(sampler.seed, "pathways", self.source, numbers) >= pathway_share
+            silent &= plan["cell_type"].is_valid().to_numpy()  # other texts state nothing else
             top = [() if leave_out else names for names, leave_out in zip(top, silent)]
         stated = self._stated_types(plan, sampler.seed, share=broader_types if training else 0.0)
         texts_from = {name: plan[name].to_pylist() for name in TEXT_FIELDS if name in plan.column_names} | vars(stated)
