@@ -22,6 +22,7 @@ from cell2text.language.tasks import (
 )
 from cell2text.preparation.names import METADATA_COLUMNS
 from cell2text.preparation.stated_types import STATED_COLUMNS
+from declining_cell2text import declined_text
 from prompts_cell2text import conversation_of
 
 
@@ -150,6 +151,8 @@ class TaskSampler:
     def _completion(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
         other = None if second is None else self._as_mapping(second)
         text = task_completion(task, self._as_mapping(row), field=field, comparison_cell=other)
+        if text is None and task == "describe":  # a profile without a type of which nothing else is known
+            return declined_text("unknown_type")
         if text is None:
             raise RuntimeError(f"The task {task!r} has no completion for {row}.")
         return text
