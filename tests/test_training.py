@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -146,9 +145,7 @@ def test_concept_run_predicts_cell_types_after_training(stage, small_h5ad, tmp_p
         "describe_validation": 4,
     }  # fmt: skip
     batches, batch_of = [], TrainingConceptOverrides.batch
-    monkeypatch.setattr(
-        TrainingConceptOverrides, "batch", lambda *args: batches.append(batch_of(*args)) or batches[-1]
-    )
+    monkeypatch.setattr(TrainingConceptOverrides, "batch", lambda *args: batches.append(batch_of(*args)) or batches[-1])
     run(tmp_path, **options)
     overrides = torch.cat(batches)[:, 0]
     known = overrides[overrides.isfinite().all(-1)]
