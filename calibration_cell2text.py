@@ -13,7 +13,7 @@ except ImportError:
     from errors_cell2text import UserError
 
 
-COEFFICIENTS = ("slope", "intercept", "genes", "one_cell", "depth")
+COEFFICIENTS = ("slope", "intercept", "genes", "one_cell", "depth", "named_slope", "named_intercept")
 MANY_GENES = 1000  # the number of genes at which `genes` has no effect
 LOG_GENES_RANGE = (-4.0, 0.0)
 ONE_CELL_RANGE = (-3.0, 6.0)
@@ -39,8 +39,7 @@ def calibrate_types(
         n_genes (`torch.Tensor` of shape `(n_cells,)`): Number of ranked genes of each cell; from 1,000 on it has no
             effect.
         depth (`torch.FloatTensor` of shape `(n_types,)`): Depth of each type in the hierarchy.
-        calibration (`dict`): The coefficients, and optionally `ceiling`: points `[n_genes, probability]` of a curve
-            that no probability exceeds, interpolated over the logarithm of the genes.
+        calibration (`dict`): The coefficients.
         one_cell (`torch.FloatTensor` of shape `(n_cells,)`, *optional*): Probability that the profile is that of one
             cell.
 
@@ -61,9 +60,35 @@ def calibrate_types(
     score = score + calibration.get("depth", 0.0) * depth / DEPTH_UNIT
     if one_cell is not None:
         score = score + calibration.get("one_cell", 0.0) * log_odds(one_cell).clamp(*ONE_CELL_RANGE)[:, None]
-    calibrated = score.sigmoid()
+    return score.sigmoid()
+
+
+def calibrate_named(probabilities: torch.Tensor, calibration: dict) -> torch.Tensor:
+    """Calibrate the probability of the type that each cell is named.
+
+    Among the types of a cell, the named one is the deepest above a threshold. It is true more or less often than any
+    type of its probability, so it has a curve of its own: the logistic function of
+    `named_slope * logit(p) + named_intercept`.
+
+    Args:
+        probabilities (`torch.FloatTensor` of shape `(n_cells,)`): Probability of the named type.
+        calibration (`dict`): The coefficients. Without `named_slope`, nothing changes.
+    """
+    if "named_slope" not in calibration:
+        return probabilities
+    return (calibration["named_slope"] * log_odds(probabilities) + calibration["named_intercept"]).sigmoid()
+
+
+def highest_probability(n_genes: torch.Tensor, calibration: dict) -> torch.Tensor:
+    """Return the highest probability that is stated for a cell with `n_genes` genes, shape `(n_cells,)`.
+
+    Args:
+        n_genes (`torch.Tensor` of shape `(n_cells,)`): Number of ranked genes of each cell.
+        calibration (`dict`): `ceiling` holds points `[n_genes, probability]` of a curve, interpolated over the
+            logarithm of the genes. Without it, the highest probability is 1.
+    """
     points = calibration.get("ceiling")
-    return calibrated if not points else calibrated.minimum(_ceiling(n_genes, points)[:, None])
+    return _ceiling(n_genes, points) if points else torch.ones(len(n_genes), device=n_genes.device)
 
 
 def log_odds(probabilities: torch.Tensor) -> torch.Tensor:
@@ -89,14 +114,28 @@ def _ceiling(n_genes: torch.Tensor, points: list) -> torch.Tensor:
     return values[left] + share * (values[right] - values[left])
 
 
-def check_calibration(calibration: dict) -> None:
-    """Raise `UserError` unless the coefficients keep the order of the types and the ceiling is a curve."""
+def check_calibration(calibration: dict, threshold: float) -> None:
+    """Raise `UserError` unless the coefficients keep the order of the types and the ceiling is a curve.
+
+    Args:
+        calibration (`dict`): The coefficients; see [`calibrate_types`], [`calibrate_named`] and
+            [`highest_probability`].
+        threshold (`float`): Least probability of a named type.
+    """
     missing = {"slope", "intercept"} - set(calibration)
     unknown = set(calibration) - {*COEFFICIENTS, "ceiling"}
     if missing or unknown:
         raise UserError(
             f"type_calibration has the keys {sorted(calibration)}: expected `slope` and `intercept`, and optionally "
-            "`genes`, `one_cell`, `depth` and `ceiling`."
+            "`genes`, `one_cell`, `depth`, `named_slope` with `named_intercept`, and `ceiling`."
+        )
+    if ("named_slope" in calibration) != ("named_intercept" in calibration):
+        raise UserError("type_calibration needs named_slope and named_intercept together.")
+    least = float(calibrate_named(torch.tensor([threshold]), calibration))
+    if calibration.get("named_slope", 1) <= 0 or least < threshold - EPSILON:
+        raise UserError(
+            f"type_calibration gives a type at type_threshold={threshold} the probability {least:.3f} once it is "
+            "named: expected a positive named_slope, and a probability that is not below the threshold."
         )
     if calibration["slope"] <= 0 or calibration.get("depth", 0) > 0:
         raise UserError(
@@ -112,4 +151,11 @@ def check_calibration(calibration: dict) -> None:
         )
 
 
-__all__ = ["calibrate_types", "check_calibration", "log_genes", "log_odds"]
+__all__ = [
+    "calibrate_named",
+    "calibrate_types",
+    "check_calibration",
+    "highest_probability",
+    "log_genes",
+    "log_odds",
+]

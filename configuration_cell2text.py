@@ -55,7 +55,7 @@ class Cell2TextConfig(PreTrainedConfig):
             (`{"cell_type": ["B cell", "T cell"]}`) and any number of names of a group under `multilabel`. Names of a
             group under `hierarchical` come with the names above them
             (`{"cell_type": {"cell": [], "T cell": ["cell"]}}`).
-        type_threshold (`float`, defaults to 0.65):
+        type_threshold (`float`, defaults to 0.6):
             Least probability of a cell type that a text names. The deepest type of a hierarchical group `cell_type`
             that reaches it is named. Above 0.5 and below 1.
         type_calibration (`dict`, *optional*):
@@ -151,7 +151,7 @@ class Cell2TextConfig(PreTrainedConfig):
         if not 0.5 < self.type_threshold < 1:
             raise UserError(f"type_threshold={self.type_threshold}: expected a probability above 0.5 and below 1.")
         if self.type_calibration is not None:
-            check_calibration(self.type_calibration)
+            check_calibration(self.type_calibration, self.type_threshold)
         if not 0 <= self.gene_dropout < 1:
             raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):

@@ -14,7 +14,7 @@ except ImportError:
 
 
 NOT_DESCRIBED_START = "This cell cannot be described: "
-TYPE_THRESHOLD = 0.65  # default of `type_threshold`: least probability of a cell type that a text names
+TYPE_THRESHOLD = 0.6  # default of `type_threshold`: least probability of a cell type that a text names
 MIN_SUBTYPE_PROBABILITY = 0.2  # less probable subtypes are not worth a sentence
 EMPTY_CELL_TEXT = f"{NOT_DESCRIBED_START}it has no counts on the genes that the model knows."
 FOREIGN_CELL_TEXT = f"{NOT_DESCRIBED_START}most of its counts are on genes of another species."

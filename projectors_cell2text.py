@@ -12,9 +12,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 try:
-    from .calibration_cell2text import calibrate_types
+    from .calibration_cell2text import calibrate_named, calibrate_types, highest_probability
 except ImportError:
-    from calibration_cell2text import calibrate_types
+    from calibration_cell2text import calibrate_named, calibrate_types, highest_probability
 
 try:
     from .errors_cell2text import UserError
@@ -156,7 +156,7 @@ class Cell2TextConceptProjector(nn.Module):
 
     def _sum_up(self, group: str, probabilities: dict, gene_mask) -> torch.Tensor:
         """Return the probability of each name of a hierarchical group, given the masses of all names."""
-        hierarchy = self.statements.hierarchies[group]
+        hierarchy = self.statements.hierarchies[group].to(gene_mask.device)
         above = hierarchy.above.to(probabilities[group])
         summed = (probabilities[group] @ above.T).clamp(max=1.0)
         if self.calibration is None:
@@ -165,8 +165,12 @@ class Cell2TextConceptProjector(nn.Module):
         one_cell = None
         if profile is not None:
             one_cell = profile[:, self.names.groups[PROFILE_GROUP].index(ONE_CELL)]
-        depth = hierarchy.depth.to(summed)
-        return calibrate_types(summed, gene_mask.sum(-1), depth, self.calibration, one_cell)
+        n_genes = gene_mask.sum(-1)
+        calibrated = calibrate_types(summed.float(), n_genes, hierarchy.depth, self.calibration, one_cell)
+        calibrated = hierarchy.with_named(
+            calibrated, self.statements.threshold, lambda values: calibrate_named(values, self.calibration)
+        )
+        return calibrated.minimum(highest_probability(n_genes, self.calibration)[:, None]).to(summed)
 
 
 class Cell2TextPerceiverProjector(nn.Module):

@@ -6,6 +6,7 @@ statement, so that a text says exactly what the probabilities support. Without a
 a text of the language model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -126,6 +127,25 @@ class TypeHierarchy:
             probability=probabilities.gather(-1, named[:, None])[:, 0].masked_fill(none, 0.0),
             subtype_probability=likely.masked_fill(no_subtype, 0.0),
         )
+
+    def with_named(self, probabilities: torch.Tensor, threshold: float, function: Callable) -> torch.Tensor:
+        """Replace the probability of the type that each cell is named, and keep the order of the types.
+
+        Args:
+            probabilities (`torch.FloatTensor` of shape `(n_cells, n_names)`): Probability of every name.
+            threshold (`float`): Least probability of a named type.
+            function (`Callable`): Maps probabilities of named types, shape `(n_cells,)`, to those that replace them.
+
+        Returns:
+            `torch.FloatTensor` of the shape of `probabilities`: types above the named one are at least as probable as
+            it, types below it at most.
+        """
+        named = self.decide(probabilities, threshold).named
+        place = named.clamp(min=0)[:, None]
+        value = function(probabilities.gather(-1, place)[:, 0])[:, None]
+        changed = torch.where(self.above.T[place[:, 0]], probabilities.maximum(value), probabilities)
+        changed = torch.where(self.above[place[:, 0]], changed.minimum(value), changed).scatter(-1, place, value)
+        return torch.where((named < 0)[:, None], probabilities, changed)
 
     def candidates(self, probabilities: torch.Tensor, named: torch.Tensor, n: int = 3, least: float = 0.05) -> list:
         """Return the most probable names below each cell's named type, with their probabilities.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calibration_cell2text import calibrate_types, check_calibration
+from calibration_cell2text import calibrate_named, calibrate_types, check_calibration, highest_probability
 from concepts_cell2text import ConceptNames
 from configuration_cell2text import Cell2TextConfig
 from generation_cell2text import CellTextGenerator
@@ -109,8 +109,24 @@ def test_calibration_keeps_the_order_of_types_and_lowers_poor_evidence():
     for upper, lower in above.nonzero().tolist():
         assert (found[:, lower] <= found[:, upper] + 1e-6).all()
     assert (found[1:] < found[0]).all()
-    capped = calibrate_types(values, n_genes, depth, CURVE | {"ceiling": [[100, 0.5], [1000, 1.0]]}, one_cell)
-    assert capped[1].max() == 0.5 and torch.equal(capped[0], found[0])
+    highest = highest_probability(torch.tensor([2000, 50, 2000]), CURVE | {"ceiling": [[100, 0.5], [1000, 1.0]]})
+    assert highest.tolist() == [1, 0.5, 1]
+
+
+@pytest.mark.parametrize("slope", [0.5, 2.0])
+def test_the_named_type_has_a_curve_of_its_own(slope):
+    """It stays the named type, with types above it at least and types below it at most as probable."""
+    curve = {"named_slope": slope, "named_intercept": 0.9}
+    hierarchy = TypeHierarchy(NAMES, "cell_type", ["cell"])
+    values = probabilities(CD8_T_cell=0.5, CD4_T_cell=0.2, monocyte=0.3)
+    found = hierarchy.with_named(values, 0.6, lambda named: calibrate_named(named, curve))
+    column = ORDER.index("T cell")
+    assert torch.equal(found[:, column], calibrate_named(values[:, column], curve)) and found[0, column] > 0.7
+    assert named(hierarchy.decide(found, 0.6)) == named(hierarchy.decide(values, 0.6)) == ("T cell", "CD8 T cell")
+    for upper, lower in NAMES.ancestors("cell_type").nonzero().tolist():
+        assert found[0, lower] <= found[0, upper] + 1e-6
+    nothing = probabilities(cell=1.0)
+    assert torch.equal(hierarchy.with_named(nothing, 0.6, torch.zeros_like), nothing)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +138,13 @@ def test_calibration_keeps_the_order_of_types_and_lowers_poor_evidence():
         {"slope": 1.0, "intercept": 0.0, "other": 0.1},
         {"slope": 1.0, "intercept": 0.0, "ceiling": [[100, 0.5], [10, 1.0]]},
         {"slope": 1.0, "intercept": 0.0, "ceiling": [[100, 1.5]]},
+        {"slope": 1.0, "intercept": 0.0, "named_slope": 1.0},
+        {"slope": 1.0, "intercept": 0.0, "named_slope": 1.0, "named_intercept": -1.0},
     ],
 )
 def test_calibrations_that_break_the_hierarchy_are_refused(wrong):
     with pytest.raises(ValueError, match="type_calibration"):
-        check_calibration(wrong)
+        check_calibration(wrong, 0.6)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 1.0])

@@ -41,6 +41,7 @@ from cell2text.files import atomic_path, write_atomically
 from cell2text.models import MINI
 from cell2text.sources.gene_tables import aliases_for
 from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE
+from declining_cell2text import TYPE_THRESHOLD
 from vocabulary_cell2text import GeneVocabulary
 
 
@@ -72,7 +73,7 @@ def package(run: Path, recipe: str) -> None:
     chosen = json.loads((scoring.RESULTS / "thin_cells.json").read_text())["chosen"]
     calibration = json.loads(folds.FOLDS.read_text())[recipe]["calibration"]
     settings = {
-        "config.json": {"type_calibration": calibration},
+        "config.json": {"type_calibration": calibration, "type_threshold": TYPE_THRESHOLD},
         "processor_config.json": {"min_genes": chosen["min_genes"]},
     }
     for path in run.iterdir():

@@ -4,11 +4,22 @@ A pair is a cell of a study left out with one of the types that the model finds 
 label or above it; types below the label are not judged, since the label does not tell.
 """
 
+from collections import Counter
+
 import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from calibration_cell2text import DEPTH_UNIT, LOG_GENES_RANGE, MANY_GENES, ONE_CELL_RANGE, calibrate_types
+from calibration_cell2text import (
+    DEPTH_UNIT,
+    LOG_GENES_RANGE,
+    MANY_GENES,
+    ONE_CELL_RANGE,
+    calibrate_named,
+    calibrate_types,
+    highest_probability,
+    log_odds,
+)
 from cell2text.evaluation.named_types import HIGH_PROBABILITY, named_type_metrics
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import label_of
@@ -20,8 +31,10 @@ from statements_cell2text import ONE_CELL, TypeHierarchy
 
 LEAST_PROBABILITY = 0.05  # of a pair
 WEIGHTS = {"real": 1.0, "thinned": 0.3, "simulated": 0.15}  # of a study, shared by its pairs
+CELL_LINE_WEIGHT = 0.3  # of a study of cultured cells, which no tissue resembles
+CELL_LINES = ("pollen2014_mixed", "churko_ipsc_cm", "li2017_celllines", "blakeley2015_embryo")
 MIN_CELLS = 20  # of a study that is scored
-PENALTY = 1e-4
+PENALTY = 1e-4  # of the squared distance to no calibration
 
 
 def type_names(part: dict) -> ConceptNames:
@@ -78,37 +91,68 @@ class Fold:
                         continue
                     found.append(((logit[row, column], 1, genes[row], one_cell[row], depth[column]), term in above))
             for values, true in found:
-                features.append(values), truth.append(true), weights.append(WEIGHTS[kind] / len(found))
+                features.append(values), truth.append(true), weights.append(weight_of(study, kind) / len(found))
         return np.array(features), np.array(truth, dtype=float), np.array(weights)
 
     def named(self, calibration: dict | None, threshold: float) -> tuple[list, np.ndarray]:
         """Return the term that each cell is named, None for none, and its probability."""
-        values = self.raw
+        values, stated = self.raw, lambda found: found
         if calibration is not None:
             values = calibrate_types(self.raw, self.n_genes, self.hierarchy.depth, calibration, self.one_cell)
+            highest = highest_probability(self.n_genes, calibration)
+            stated = lambda found: calibrate_named(found, calibration).minimum(highest)  # noqa: E731
         decision = self.hierarchy.decide(values, threshold)
         likely = self.part["profile_names"][self.part["profile"].argmax(-1)]
         columns = np.where(likely == ONE_CELL, decision.named.numpy(), -1)
         terms = [self.terms.get(self.hierarchy.names[column]) if column >= 0 else None for column in columns]
-        return terms, np.where(columns >= 0, decision.probability.numpy(), np.nan)
+        return terms, np.where(columns >= 0, stated(decision.probability).numpy(), np.nan)
+
+    def named_pairs(self, calibration: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return features, truth and weight of the named types of labelled profiles of one cell."""
+        graph, found = load_graph("CL"), []
+        terms, probabilities = self.named(calibration, TYPE_THRESHOLD)
+        for row, (term, label) in enumerate(zip(terms, self.part["term"].tolist())):
+            if term is not None and label in graph and self.part["actual_profile"][row] == ONE_CELL:
+                study, kind = self.part["study"][row], self.part["kind"][row]
+                value = float(log_odds(torch.tensor(probabilities[row])))
+                found.append((value, graph.related(term, label), study, kind))
+        groups = Counter(group[2:] for group in found)
+        weights = [weight_of(*group[2:]) / groups[group[2:]] for group in found]
+        features = np.array([(value, 1.0) for value, *_ in found])
+        return features, np.array([true for _, true, *_ in found], dtype=float), np.array(weights)
+
+
+def weight_of(study: str, kind: str) -> float:
+    """Return the weight of all pairs of a study's cells of one kind."""
+    return WEIGHTS[kind] * (CELL_LINE_WEIGHT if study in CELL_LINES else 1.0)
 
 
 def fit(folds: list[Fold]) -> dict:
-    """Fit the coefficients of `calibration_cell2text` by weighted logistic regression."""
-    parts = [fold.pairs() for fold in folds]
+    """Fit the coefficients of `calibration_cell2text` by weighted logistic regression.
+
+    First those of all types, then those of the types that are named with them.
+    """
+    bounds = [(1e-3, None), (None, None), (0, None), (0, None), (None, 0)]
+    names = ("slope", "intercept", "genes", "one_cell", "depth")
+    calibration = dict(zip(names, regress([fold.pairs() for fold in folds], bounds)))
+    named = regress([fold.named_pairs(calibration) for fold in folds], bounds[:2])
+    return calibration | dict(zip(("named_slope", "named_intercept"), named))
+
+
+def regress(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], bounds: list[tuple]) -> list[float]:
+    """Return the coefficients of a weighted logistic regression on features, truth and weights."""
     features, truth, weights = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    weights = weights / weights.sum()
+    weights, start = weights / weights.sum(), np.eye(len(bounds))[0]
 
     def loss(coefficients):
         score = features @ coefficients
         found = np.logaddexp(0, score) - truth * score
         gradient = features.T @ (weights * (1 / (1 + np.exp(-score)) - truth))
-        return (weights * found).sum() + PENALTY * (coefficients**2).sum(), gradient + 2 * PENALTY * coefficients
+        away = coefficients - start
+        return (weights * found).sum() + PENALTY * (away**2).sum(), gradient + 2 * PENALTY * away
 
-    bounds = [(1e-3, None), (None, None), (0, None), (0, None), (None, 0)]
-    found = minimize(loss, np.array([1.0, 0, 0, 0, 0]), jac=True, method="L-BFGS-B", bounds=bounds).x
-    names = ("slope", "intercept", "genes", "one_cell", "depth")
-    return {name: round(float(value), 4) for name, value in zip(names, found)}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return [round(float(value), 4) for value in found]
 
 
 def cross_fit(parts: list[dict], ceiling: list | None = None) -> dict:
@@ -117,10 +161,18 @@ def cross_fit(parts: list[dict], ceiling: list | None = None) -> dict:
     for index, fold in enumerate(folds):
         calibration = fit(folds[:index] + folds[index + 1 :]) | ({"ceiling": ceiling} if ceiling else {})
         studies |= score(fold, calibration)
-    real = [figures for name, figures in studies.items() if name.endswith("real")]
     keys = ("named_share", "named_true", "named_depth", "ece", "wrong_above_90")
-    mean = {key: round(float(np.nanmean([figures[key] for figures in real])), 4) for key in keys}
-    return {"calibration": fit(folds) | ({"ceiling": ceiling} if ceiling else {}), "mean": mean, "studies": studies}
+
+    def mean(lines: bool) -> dict[str, float]:
+        chosen = [
+            figures
+            for name, figures in studies.items()
+            if name.endswith(": real") and (name.removesuffix(": real") in CELL_LINES) == lines
+        ]
+        return {key: round(float(np.mean([figures[key] for figures in chosen])), 4) for key in keys}
+
+    calibration = fit(folds) | ({"ceiling": ceiling} if ceiling else {})
+    return {"calibration": calibration, "mean": mean(False), "mean_of_cell_lines": mean(True), "studies": studies}
 
 
 def score(fold: Fold, calibration: dict | None, threshold: float = TYPE_THRESHOLD) -> dict[str, dict[str, float]]:
