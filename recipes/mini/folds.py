@@ -35,6 +35,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 RECIPES = PROJECT / "recipes" / "mini"
 FOLDS = PROJECT / "benchmarks" / "results" / "mini_folds.json"
 BATCH_SIZE = 256
+# Beginnings of the options of train.yaml on which the cell types depend.
+TYPE_OPTIONS = (
+    "encoder_hidden", "encoder_layers", "encoder_heads", "gene_", "concept_", "class_", "simulated_", "panel_", "depth_",
+    "rank_", "projector_type", "projector_hidden", "projector_dropout", "num_cell_tokens", "seed",
+)  # fmt: skip
 
 
 def compare(args: Namespace, rows_folder: Path) -> None:
@@ -57,9 +62,7 @@ def predict_fold(args: Namespace, rows_folder: Path, name: str, fold: str) -> No
     """Train a recipe without the studies of a fold and store the predictions of these, unless they exist."""
     plan = yaml.safe_load((RECIPES / "folds.yaml").read_text())
     recipe, held_out = plan["recipes"][name], plan["folds"][fold]
-    settings = json.dumps(
-        [(RECIPES / "train.yaml").read_text(), recipe, held_out, rows_folder.with_suffix(".recipe").read_text()]
-    )
+    settings = json.dumps([type_options(), rows_folder.with_suffix(".recipe").read_text(), recipe, held_out])
     out = predictions_file(args, name, fold)
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -71,6 +74,12 @@ def predict_fold(args: Namespace, rows_folder: Path, name: str, fold: str) -> No
         np.savez(out, **predict(model, processor, chosen))
 
     build_once(out, settings, train_and_predict)
+
+
+def type_options() -> dict:
+    """Return the options of train.yaml that concern cell types, not texts."""
+    options = yaml.safe_load((RECIPES / "train.yaml").read_text())
+    return {name: value for name, value in options.items() if name.startswith(TYPE_OPTIONS)}
 
 
 def predictions_file(args: Namespace, name: str, fold: str) -> Path:
