@@ -37,8 +37,8 @@ FOLDS = PROJECT / "benchmarks" / "results" / "mini_folds.json"
 BATCH_SIZE = 256
 # Beginnings of the options of train.yaml on which the cell types depend.
 TYPE_OPTIONS = (
-    "encoder_hidden", "encoder_layers", "encoder_heads", "gene_", "concept_", "class_", "simulated_", "panel_", "depth_",
-    "rank_", "projector_type", "projector_hidden", "projector_dropout", "num_cell_tokens", "seed",
+    "encoder_hidden", "encoder_layers", "encoder_heads", "gene_", "concept_", "class_", "simulated_", "panel_",
+    "depth_", "rank_", "projector_type", "projector_hidden", "projector_dropout", "num_cell_tokens", "seed",
 )  # fmt: skip
 
 
