@@ -51,9 +51,8 @@ def compare(args: Namespace, rows_folder: Path) -> None:
         for fold in plan["folds"]:
             predict_fold(args, rows_folder, name, fold)
         parts = [load_predictions(args, name, fold) for fold in plan["folds"]]
-        results[name] = {"description": recipe["description"], "changes": recipe["changes"]} | calibration.cross_fit(
-            parts
-        )
+        found = calibration.cross_fit(parts, plan["ceiling"])
+        results[name] = {key: recipe[key] for key in ("description", "changes")} | found
         write_atomically(FOLDS, json.dumps(results, indent=1) + "\n")
         print(name, json.dumps(results[name]["mean"]), flush=True)
 
