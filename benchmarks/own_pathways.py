@@ -38,6 +38,8 @@ def read_studies(data: Path, n_cells: int) -> dict[str, tuple[str, ad.AnnData]]:
     sources = yaml.safe_load((PROJECT / "recipes" / "mini" / "sources.yaml").read_text())
     random, studies = np.random.default_rng(SEED), {}
     for name in [*sources["train"], *sources["unseen"]]:
+        if not (data / f"{name}.h5ad").exists():  # studies of the atlas have no test donors
+            continue
         adata, kind = ad.read_h5ad(data / f"{name}.h5ad"), "studies"
         if name in sources["train"]:
             adata, kind = adata[adata.obs["donor_id"].astype(str).isin(sources["test_donors"])], "donors"

@@ -109,7 +109,8 @@ def without_ground(adata: ad.AnnData, kind: str, model) -> dict:
     rng = np.random.default_rng(0)
     rows = rng.permutation(adata.n_obs)[:CELLS_PER_SITUATION]
     counts = situation(sp.csr_matrix(adata.X)[rows], kind, rng)
-    changed = ad.AnnData(counts, obs=adata.obs.iloc[rows].copy(), var=adata.var)
+    obs = adata.obs[["cell_type", "cell_type_ontology_term_id", "donor_id"]].iloc[rows].copy()
+    changed = ad.AnnData(counts, obs=obs, var=adata.var)
     if kind == "panel":
         expressed = np.flatnonzero(np.asarray((changed.X > 0).mean(axis=0)).ravel() > 0.01)
         changed = changed[:, np.sort(rng.permutation(expressed)[:PANEL_GENES])].copy()
