@@ -73,6 +73,8 @@ class CellFeatures:
         mask: Whether a slot holds a cell, shape (n, n_cells, 1).
         embeddings: See :class:`GeneratedTexts`.
         concepts: See :class:`GeneratedTexts`.
+        stated: What the text of each prompt may say of the type of its first cell, a `StatedType`; `None` for a model
+            without hierarchical types.
         reasons: Text of a prompt with a cell whose type the model declines to name, `None` for other prompts.
     """
 
@@ -81,13 +83,14 @@ class CellFeatures:
     embeddings: np.ndarray
     concepts: dict[str, np.ndarray]
     reasons: list[str | None]
+    stated: list[Any]
 
     def __getitem__(self, rows: np.ndarray) -> "CellFeatures":
         """Return the features of some prompts, by their indices."""
         kept = torch.from_numpy(rows).to(self.features.device)
         concepts = {group: values[rows] for group, values in self.concepts.items()}
-        reasons = [self.reasons[row] for row in rows]
-        return CellFeatures(self.features[kept], self.mask[kept], self.embeddings[rows], concepts, reasons)
+        reasons, stated = ([values[row] for row in rows] for values in (self.reasons, self.stated))
+        return CellFeatures(self.features[kept], self.mask[kept], self.embeddings[rows], concepts, reasons, stated)
 
 
 @torch.inference_mode()
@@ -118,7 +121,7 @@ def encode_cells(
     """
     if genes_at_once is None:
         genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE
-    parts, reasons, declining = [], [], Declining(model.config)
+    parts, reasons, stated, declining = [], [], [], Declining(model.config)
     longest = max(len(cell) for cells in prompts for cell in cells) * len(prompts[0])
     size = max(1, genes_at_once // max(1, longest))
     for start in range(0, len(prompts), size):
@@ -131,11 +134,12 @@ def encode_cells(
         means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
         concepts = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
         reasons += declining.reasons(outputs.concepts, len(means))
+        stated += declining.stated(outputs.concepts, len(means))
         parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), concepts.float().cpu()))
     features, mask, means, concepts = (torch.cat(part) for part in zip(*parts))
     groups = model.config.concepts.split(concepts) if concepts.shape[1] else {}
     by_group = {group: part.numpy() for group, part in groups.items()}
-    return CellFeatures(features, mask, means.numpy(), by_group, reasons)
+    return CellFeatures(features, mask, means.numpy(), by_group, reasons, stated)
 
 
 class CellTextGenerator:
@@ -216,6 +220,11 @@ class CellTextGenerator:
         generated.useful = sum(map(len, ids))
         for i, tokens in zip(described, ids):
             generated.texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        if self.n_cells == 1:
+            names = set(self.model.config.concept_groups.get("cell_type", ()))
+            for i, stated in zip(described, features.stated):
+                if stated is not None:
+                    generated.texts[i] = stated.correct(generated.texts[i], names)
         return generated
 
     def _check_overrides(self, concept_overrides: np.ndarray | None, n_prompts: int) -> None:

@@ -6,6 +6,7 @@ statement, so that a text says exactly what the probabilities support. Without a
 a text of the language model.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,9 +20,9 @@ except ImportError:
     from concepts_cell2text import ConceptNames
 
 try:
-    from .declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text
+    from .declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text, with_article
 except ImportError:
-    from declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text
+    from declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text, with_article
 
 
 TYPES = "cell_type"
@@ -184,6 +185,62 @@ class TypeHierarchy:
         return (best_child < SPECIFIC_SHARE * probabilities.clamp(min=1e-6)) & self.informative
 
 
+@dataclass(frozen=True)
+class StatedType:
+    """What a text may say of the type of a cell.
+
+    Args:
+        named (`str`): The named type.
+        subtype (`str`, *optional*): The likely subtype.
+        probability (`float`): Probability of the likely subtype.
+    """
+
+    named: str
+    subtype: str | None = None
+    probability: float = 0.0
+
+    def correct(self, text: str, type_names: set[str]) -> str:
+        """Return a text about one cell that names this type and this likely subtype.
+
+        A small language model can slip on a rare type or on a digit. Sentences of the controlled language that differ
+        from the statement are replaced; a definition is dropped with the type that it defines.
+
+        Args:
+            text (`str`): A description, or a bare name of a type. Other texts are returned as they are.
+            type_names (`set[str]`): All names of types of the model.
+
+        Examples:
+
+        ```python
+        >>> stated = StatedType("lymphocyte", "T cell", 0.55)
+        >>> stated.correct("This cell is a lymphocyte. It is most likely a B cell (0.56).", set())
+        'This cell is a lymphocyte. It is most likely a T cell (0.55).'
+
+        ```
+        """
+        if text in type_names:
+            return self.named
+        if not text.startswith(TYPE_START):
+            return text
+        rest = _NEXT_SENTENCE.search(text)
+        head, tail = (text[: rest.start()], text[rest.start() :]) if rest else (text, "")
+        head = _SUBTYPE_SENTENCE.sub("", head)
+        begin = f"{TYPE_START}{with_article(self.named)}"
+        if not head.startswith((f"{begin}:", f"{begin}.")):
+            head = f"{begin}."
+        return head + self._subtype_sentence() + tail
+
+    def _subtype_sentence(self) -> str:
+        if self.subtype is None:
+            return ""
+        return f" It is most likely {with_article(self.subtype)} ({self.probability:.2f})."
+
+
+TYPE_START = "This cell is "
+_NEXT_SENTENCE = re.compile(r" (?:It comes from |Its most active pathway)")
+_SUBTYPE_SENTENCE = re.compile(r" It is most likely an? .+? \([01]\.\d\d\)\.")
+
+
 class Declining:
     """Decide which cells get a reason instead of a description.
 
@@ -212,6 +269,22 @@ class Declining:
             return [None] * n_prompts
         of_cells = [self._of_cells(cells) for cells in concepts.float().cpu().unbind(1)]
         return [next((reason for reason in reasons if reason), None) for reasons in zip(*of_cells)]
+
+    def stated(self, concepts: torch.Tensor | None, n_prompts: int) -> list[StatedType | None]:
+        """Return what the text of each prompt may say of its first cell, `None` without a type.
+
+        Args:
+            concepts, n_prompts: See [`~Declining.reasons`].
+        """
+        if self.hierarchy is None or concepts is None:
+            return [None] * n_prompts
+        probabilities = self.names.split(concepts[:, 0].float().cpu())[TYPES]
+        decision, names = self.hierarchy.decide(probabilities, self.threshold), self.hierarchy.names
+        columns = (decision.named.tolist(), decision.subtype.tolist(), decision.subtype_probability.tolist())
+        return [
+            StatedType(names[named], names[subtype] if subtype >= 0 else None, value) if named >= 0 else None
+            for named, subtype, value in zip(*columns)
+        ]
 
     def _of_cells(self, concepts: torch.Tensor) -> list[str | None]:
         by_group = self.names.split(concepts)
@@ -308,4 +381,4 @@ def _leading(values: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(values).scatter(-1, places, weights * (top > MIN_PATHWAY_ACTIVITY))
 
 
-__all__ = ["Declining", "StatementEncoder", "TypeDecision", "TypeHierarchy"]
+__all__ = ["Declining", "StatedType", "StatementEncoder", "TypeDecision", "TypeHierarchy"]

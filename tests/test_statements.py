@@ -7,7 +7,7 @@ from calibration_cell2text import calibrate_named, calibrate_types, check_calibr
 from concepts_cell2text import ConceptNames
 from configuration_cell2text import Cell2TextConfig
 from generation_cell2text import CellTextGenerator
-from statements_cell2text import SUBTYPE_PROBABILITIES, Declining, StatementEncoder, TypeHierarchy
+from statements_cell2text import SUBTYPE_PROBABILITIES, Declining, StatedType, StatementEncoder, TypeHierarchy
 
 from .tiny import make_model
 
@@ -171,3 +171,25 @@ def test_a_model_with_a_hierarchy_states_declines_and_reloads(tiny_processor, tm
     assert generated.texts[1] == "No cell type is assigned: the profile resembles ambient RNA rather than one cell."
     assert generated.texts[0] != generated.texts[1] and generated.confidence[0] > 0
     assert (generated.concepts["cell_type"][:, ORDER.index("B cell")] == 1).all()
+
+
+TAIL = " It comes from a male donor. Its most active pathways are A and B."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("This cell is a T cell: a lymphocyte." + TAIL, "This cell is a T cell: a lymphocyte. {subtype}" + TAIL),
+        ("This cell is a T cell. It is most likely a B cell (0.61)." + TAIL, "This cell is a T cell. {subtype}" + TAIL),
+        ("This cell is a B cell: of B lineage." + TAIL, "This cell is a T cell. {subtype}" + TAIL),
+        ("This cell is a T cell of some kind", "This cell is a T cell. {subtype}"),
+        ("B cell", "T cell"),
+        ("This cell's most active pathways are A and B.", "This cell's most active pathways are A and B."),
+    ],
+)
+def test_slips_of_the_language_model_are_corrected(text, expected):
+    """The sentences on the type say what the probabilities say; the others stay as they are."""
+    stated = StatedType("T cell", "CD8 T cell", 0.62)
+    subtype = "It is most likely a CD8 T cell (0.62)."
+    assert stated.correct(text, set(TYPES)) == expected.format(subtype=subtype)
+    assert "most likely" not in StatedType("T cell").correct(text, set(TYPES))
