@@ -110,7 +110,7 @@ class TypeHierarchy:
         ```python
         >>> types = {"cell": [], "lymphocyte": ["cell"], "naive B cell": ["lymphocyte"]}
         >>> hierarchy = TypeHierarchy(ConceptNames(hierarchical={"cell_type": types}), uninformative=["cell"])
-        >>> decision = hierarchy.decide(torch.tensor([[1.0, 0.9, 0.6]]))
+        >>> decision = hierarchy.decide(torch.tensor([[1.0, 0.9, 0.5]]))
         >>> decision.named.tolist(), decision.subtype.tolist()
         ([1], [2])
 

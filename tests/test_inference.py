@@ -283,7 +283,7 @@ def test_models_without_concepts_have_no_candidates():
 def test_candidates_of_a_model_with_a_hierarchy_follow_it_and_start_with_the_likely_subtype():
     parents = {"cell": [], "T cell": ["cell"], "cluster 7": ["T cell"], "cluster 2": ["T cell"]}
     names = ConceptNames(hierarchical={"cell_type": parents})
-    values = torch.tensor([[0.95, 0.99, 0.3, 0.6]])  # T cell, cell, cluster 2, cluster 7
+    values = torch.tensor([[0.95, 0.99, 0.3, 0.55]])  # T cell, cell, cluster 2, cluster 7
     decision = TypeHierarchy(names, "cell_type", ["cell"]).decide(values)
     types = CellTypes(names, ["cell"])
     assert types.names[decision.named] == "T cell" and types.names[decision.subtype] == "cluster 7"
