@@ -19,9 +19,9 @@ except ImportError:
     from errors_cell2text import UserError
 
 try:
-    from .statements_cell2text import Declining
+    from .statements_cell2text import Declining, correct_comparison
 except ImportError:
-    from statements_cell2text import Declining
+    from statements_cell2text import Declining, correct_comparison
 
 
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
@@ -73,8 +73,8 @@ class CellFeatures:
         mask: Whether a slot holds a cell, shape (n, n_cells, 1).
         embeddings: See :class:`GeneratedTexts`.
         concepts: See :class:`GeneratedTexts`.
-        stated: What the text of each prompt may say of the type of its first cell, a `StatedType`; `None` for a model
-            without hierarchical types.
+        stated: What the text of each prompt may say of the types of its cells, a tuple of `StatedType`; empty for a
+            model without hierarchical types.
         reasons: Text of a prompt with a cell whose type the model declines to name, `None` for other prompts.
     """
 
@@ -220,12 +220,17 @@ class CellTextGenerator:
         generated.useful = sum(map(len, ids))
         for i, tokens in zip(described, ids):
             generated.texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        if self.n_cells == 1:
-            names = set(self.model.config.concept_groups.get("cell_type", ()))
-            for i, stated in zip(described, features.stated):
-                if stated is not None:
-                    generated.texts[i] = stated.correct(generated.texts[i], names)
+        for i, stated in zip(described, features.stated):
+            generated.texts[i] = self._correct(generated.texts[i], stated)
         return generated
+
+    def _correct(self, text: str, stated: tuple) -> str:
+        """Return a text that names the types of its cells as the probabilities do."""
+        if not stated or None in stated:
+            return text
+        if len(stated) == 1:
+            return stated[0].correct(text, set(self.model.config.concept_groups["cell_type"]))
+        return correct_comparison(text, *stated) if len(stated) == 2 else text
 
     def _check_overrides(self, concept_overrides: np.ndarray | None, n_prompts: int) -> None:
         """Raise `UserError` unless there are overrides for each cell of each prompt, or none at all."""

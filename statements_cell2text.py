@@ -236,6 +236,28 @@ class StatedType:
         return f" It is most likely {with_article(self.subtype)} ({self.probability:.2f})."
 
 
+def correct_comparison(text: str, first: StatedType, second: StatedType) -> str:
+    """Return a comparison of two cells that names their types; a text that does not compare types stays as it is.
+
+    Examples:
+
+    ```python
+    >>> text = "The first cell is a T cell and the second cell is a T cell. Both cells come from the blood."
+    >>> correct_comparison(text, StatedType("T cell"), StatedType("B cell"))
+    'The first cell is a T cell and the second cell is a B cell. Both cells come from the blood.'
+
+    ```
+    """
+    if first.named == second.named:
+        right = f"Both cells are of the type {first.named}."
+    else:
+        right = f"The first cell is {with_article(first.named)} and the second cell is {with_article(second.named)}."
+    return _COMPARED_TYPES.sub(lambda match: right, text, count=1)
+
+
+_COMPARED_TYPES = re.compile(
+    r"^(?:The first cell is an? .+? and the second cell is an? |Both cells are of the type ).+?\.(?= |$)"
+)
 TYPE_START = "This cell is "
 _NEXT_SENTENCE = re.compile(r" (?:It comes from |Its most active pathway)")
 _SUBTYPE_SENTENCE = re.compile(r" It is most likely an? .+? \([01]\.\d\d\)\.")
@@ -270,15 +292,18 @@ class Declining:
         of_cells = [self._of_cells(cells) for cells in concepts.float().cpu().unbind(1)]
         return [next((reason for reason in reasons if reason), None) for reasons in zip(*of_cells)]
 
-    def stated(self, concepts: torch.Tensor | None, n_prompts: int) -> list[StatedType | None]:
-        """Return what the text of each prompt may say of its first cell, `None` without a type.
+    def stated(self, concepts: torch.Tensor | None, n_prompts: int) -> list[tuple["StatedType | None", ...]]:
+        """Return what the text of each prompt may say of its cells, in their order; `None` for a cell without a type.
 
         Args:
             concepts, n_prompts: See [`~Declining.reasons`].
         """
         if self.hierarchy is None or concepts is None:
-            return [None] * n_prompts
-        probabilities = self.names.split(concepts[:, 0].float().cpu())[TYPES]
+            return [()] * n_prompts
+        return list(zip(*(self._stated(cells) for cells in concepts.float().cpu().unbind(1))))
+
+    def _stated(self, concepts: torch.Tensor) -> list["StatedType | None"]:
+        probabilities = self.names.split(concepts)[TYPES]
         decision, names = self.hierarchy.decide(probabilities, self.threshold), self.hierarchy.names
         columns = (decision.named.tolist(), decision.subtype.tolist(), decision.subtype_probability.tolist())
         return [
@@ -381,4 +406,11 @@ def _leading(values: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(values).scatter(-1, places, weights * (top > MIN_PATHWAY_ACTIVITY))
 
 
-__all__ = ["Declining", "StatedType", "StatementEncoder", "TypeDecision", "TypeHierarchy"]
+__all__ = [
+    "Declining",
+    "StatedType",
+    "StatementEncoder",
+    "TypeDecision",
+    "TypeHierarchy",
+    "correct_comparison",
+]

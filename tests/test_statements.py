@@ -7,7 +7,14 @@ from calibration_cell2text import calibrate_named, calibrate_types, check_calibr
 from concepts_cell2text import ConceptNames
 from configuration_cell2text import Cell2TextConfig
 from generation_cell2text import CellTextGenerator
-from statements_cell2text import SUBTYPE_PROBABILITIES, Declining, StatedType, StatementEncoder, TypeHierarchy
+from statements_cell2text import (
+    SUBTYPE_PROBABILITIES,
+    Declining,
+    StatedType,
+    StatementEncoder,
+    TypeHierarchy,
+    correct_comparison,
+)
 
 from .tiny import make_model
 
@@ -193,3 +200,12 @@ def test_slips_of_the_language_model_are_corrected(text, expected):
     subtype = "It is most likely a CD8 T cell (0.62)."
     assert stated.correct(text, set(TYPES)) == expected.format(subtype=subtype)
     assert "most likely" not in StatedType("T cell").correct(text, set(TYPES))
+
+
+def test_comparisons_name_the_types_of_both_cells():
+    wrong = "The first cell is a T cell and the second cell is a T cell. Both cells come from the blood."
+    cd8, b_cell = StatedType("CD8-positive, alpha-beta T cell"), StatedType("B cell")
+    right = "The first cell is a CD8-positive, alpha-beta T cell and the second cell is a B cell."
+    assert correct_comparison(wrong, cd8, b_cell) == right + " Both cells come from the blood."
+    assert correct_comparison(right, b_cell, b_cell) == "Both cells are of the type B cell."
+    assert correct_comparison("Both cells come from the blood.", cd8, b_cell) == "Both cells come from the blood."
