@@ -187,23 +187,26 @@ class TypeHierarchy:
 
 @dataclass(frozen=True)
 class StatedType:
-    """What a text may say of the type of a cell.
+    """What a text may say of the type of a cell and of the sex of its donor.
 
     Args:
         named (`str`): The named type.
         subtype (`str`, *optional*): The likely subtype.
         probability (`float`): Probability of the likely subtype.
+        sex (`str`, *optional*): `"female"`, `"male"`, or `"unknown"` for a text without a sex. If omitted, the text
+            keeps the sex that it states.
     """
 
     named: str
     subtype: str | None = None
     probability: float = 0.0
+    sex: str | None = None
 
     def correct(self, text: str, type_names: set[str]) -> str:
-        """Return a text about one cell that names this type and this likely subtype.
+        """Return a text about one cell that states this type, this likely subtype and this sex.
 
-        A small language model can slip on a rare type or on a digit. Sentences of the controlled language that differ
-        from the statement are replaced; a definition is dropped with the type that it defines.
+        A small language model can slip on a rare type, a digit or the sex. Sentences of the controlled language that
+        differ from the statement are replaced; a definition is dropped with the type that it defines.
 
         Args:
             text (`str`): A description, or a bare name of a type. Other texts are returned as they are.
@@ -228,7 +231,17 @@ class StatedType:
         begin = f"{TYPE_START}{with_article(self.named)}"
         if not head.startswith((f"{begin}:", f"{begin}.")):
             head = f"{begin}."
-        return head + self._subtype_sentence() + tail
+        return head + self._subtype_sentence() + self._with_sex(tail)
+
+    def _with_sex(self, tail: str) -> str:
+        """Return the sentences on origin and pathways with this sex."""
+        if self.sex is None:
+            return tail
+        if self.sex == UNKNOWN:
+            return _SEX.sub("donor", tail.replace(_BARE_DONOR.format(FEMALE), "").replace(_BARE_DONOR.format(MALE), ""))
+        if ORIGIN_START not in tail and PATHWAYS_START in tail:
+            return _BARE_DONOR.format(self.sex) + tail
+        return _SEX.sub(f"{self.sex} donor", tail)
 
     def _subtype_sentence(self) -> str:
         if self.subtype is None:
@@ -258,8 +271,11 @@ def correct_comparison(text: str, first: StatedType, second: StatedType) -> str:
 _COMPARED_TYPES = re.compile(
     r"^(?:The first cell is an? .+? and the second cell is an? |Both cells are of the type ).+?\.(?= |$)"
 )
-TYPE_START = "This cell is "
-_NEXT_SENTENCE = re.compile(r" (?:It comes from |Its most active pathway)")
+TYPE_START, ORIGIN_START, PATHWAYS_START = "This cell is ", " It comes from ", " Its most active pathway"
+SEX_GROUP, FEMALE, MALE, UNKNOWN = "sex", "female", "male", "unknown"
+_NEXT_SENTENCE = re.compile(f"{ORIGIN_START}|{PATHWAYS_START}")
+_BARE_DONOR = ORIGIN_START + "a {} donor."
+_SEX = re.compile(rf"\b(?:{FEMALE}|{MALE}) donor")
 _SUBTYPE_SENTENCE = re.compile(r" It is most likely an? .+? \([01]\.\d\d\)\.")
 
 
@@ -303,13 +319,20 @@ class Declining:
         return list(zip(*(self._stated(cells) for cells in concepts.float().cpu().unbind(1))))
 
     def _stated(self, concepts: torch.Tensor) -> list["StatedType | None"]:
-        probabilities = self.names.split(concepts)[TYPES]
-        decision, names = self.hierarchy.decide(probabilities, self.threshold), self.hierarchy.names
+        by_group = self.names.split(concepts)
+        decision, names = self.hierarchy.decide(by_group[TYPES], self.threshold), self.hierarchy.names
         columns = (decision.named.tolist(), decision.subtype.tolist(), decision.subtype_probability.tolist())
         return [
-            StatedType(names[named], names[subtype] if subtype >= 0 else None, value) if named >= 0 else None
-            for named, subtype, value in zip(*columns)
+            StatedType(names[named], names[subtype] if subtype >= 0 else None, value, sex) if named >= 0 else None
+            for named, subtype, value, sex in zip(*columns, self._sexes(by_group.get(SEX_GROUP), len(concepts)))
         ]
+
+    def _sexes(self, probabilities: torch.Tensor | None, n_cells: int) -> list[str | None]:
+        """Return the most probable sex of each cell; `None` for a model that does not know when a sex is unknown."""
+        names = self.names.multiclass.get(SEX_GROUP, ())
+        if probabilities is None or set(names) != {FEMALE, MALE, UNKNOWN}:
+            return [None] * n_cells
+        return [names[column] for column in probabilities.argmax(-1).tolist()]
 
     def _of_cells(self, concepts: torch.Tensor) -> list[str | None]:
         by_group = self.names.split(concepts)

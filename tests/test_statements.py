@@ -202,6 +202,31 @@ def test_slips_of_the_language_model_are_corrected(text, expected):
     assert "most likely" not in StatedType("T cell").correct(text, set(TYPES))
 
 
+@pytest.mark.parametrize(
+    ("sex", "text", "expected"),
+    [
+        ("female", TAIL, " It comes from a female donor. Its most active pathways are A and B."),
+        ("unknown", TAIL, " Its most active pathways are A and B."),
+        (None, TAIL, TAIL),
+        ("male", " Its most active pathway is A.", " It comes from a male donor. Its most active pathway is A."),
+        ("male", "", ""),
+        (
+            "female",
+            " It comes from the blood of a healthy male donor.",
+            " It comes from the blood of a healthy female donor.",
+        ),
+        (
+            "unknown",
+            " It comes from the blood of a healthy male donor.",
+            " It comes from the blood of a healthy donor.",
+        ),
+    ],
+)
+def test_texts_state_the_sex_of_the_statement(sex, text, expected):
+    stated = StatedType("T cell", sex=sex)
+    assert stated.correct("This cell is a T cell." + text, set()) == "This cell is a T cell." + expected
+
+
 def test_comparisons_name_the_types_of_both_cells():
     wrong = "The first cell is a T cell and the second cell is a T cell. Both cells come from the blood."
     cd8, b_cell = StatedType("CD8-positive, alpha-beta T cell"), StatedType("B cell")
