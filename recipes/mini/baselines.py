@@ -19,6 +19,8 @@ from datasets import Dataset, load_dataset
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from stages import build_once
 
 from cell2text.files import write_atomically
@@ -35,7 +37,7 @@ BASELINES = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "mi
 COMPONENTS, TRAINING_CELLS = 128, 12_000
 MODELS = {
     "kNN": lambda: KNeighborsClassifier(15, weights="distance", metric="cosine"),
-    "logistic regression": lambda: LogisticRegression(C=10.0, max_iter=300),
+    "logistic regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=60)),
     "LightGBM": lambda: lightgbm.LGBMClassifier(n_estimators=25, num_leaves=15, max_bin=63, n_jobs=1, verbose=-1),
 }
 

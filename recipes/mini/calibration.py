@@ -118,7 +118,7 @@ class Fold:
                 found.append((value, graph.related(term, label), study, kind))
         groups = Counter(group[2:] for group in found)
         weights = [weight_of(*group[2:]) / groups[group[2:]] for group in found]
-        features = np.array([(value, 1.0) for value, *_ in found])
+        features = np.array([(value, 1.0) for value, *_ in found]).reshape(-1, 2)
         return features, np.array([true for _, true, *_ in found], dtype=float), np.array(weights)
 
 
