@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cell2text.describe.thin_cells import LOW_COVERAGE
+from cell2text.evaluation.named_types import NAMED_TYPE_METRICS
 from cell2text.evaluation.report import SYSTEM_NAMES
-from declining_cell2text import too_few_genes_text
+from configuration_cell2text import Cell2TextConfig
+from declining_cell2text import MIN_SUBTYPE_PROBABILITY, too_few_genes_text
 
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -29,8 +32,8 @@ def percent(value: float) -> str:
 
 
 def with_interval(figures: list[float]) -> str:
-    value, low, high = map(percent, figures)
-    return f"{value} ({low} to {high})"
+    value, *bounds = map(percent, figures)
+    return f"{value} ({' to '.join(bounds)})" if bounds else value
 
 
 @pytest.fixture(scope="module")
@@ -223,100 +226,134 @@ def test_the_comparison_of_recipes_is_quoted(benchmarks):
         )
 
 
+def section(page: str, title: str) -> str:
+    """Text below a heading of the second level."""
+    return page.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def shares(figures: dict, *further: str) -> list[str]:
+    return [percent(figures[name]) for name in (*NAMED_TYPE_METRICS, *further)]
+
+
 def test_accuracy_of_the_packaged_model_is_quoted(packaged_model):
-    found = results("mini")
-    pages = packaged_model.split("Unseen studies, 1,333 cells")
-    for page, part in zip(pages, ("donors", "studies"), strict=True):
-        for name in ("cell2text", "logistic_regression", "knn", "lightgbm", "shuffled_cells"):
-            scores = found[part]["systems"][name]
-            figures = [
-                scores["cell_type"]["accuracy"],
-                scores["cell_type"]["pagerank_similarity"],
-                scores["pathways"]["jaccard"],
-            ]
-            assert row(page, SYSTEM_NAMES[name])[1:] == list(map(with_interval, figures))
-    for study in ("kang_pbmc_sle", "zilionis_nsclc", "breast"):
-        scores = found["by_study"][study]["systems"]["cell2text"]["cell_type"]
-        expected = [f"{scores['n']:,}", with_interval(scores["accuracy"]), with_interval(scores["pagerank_similarity"])]
-        assert row(packaged_model, study)[1:] == expected
-    sizes = [f"{found[part]['cells']:,} cells" for part in ("donors", "studies")]
-    assert all(size in packaged_model for size in sizes)
+    found, page = results("mini"), section(packaged_model, "Accuracy")
+    for name, study in found["studies"].items():
+        start = f"{name}, held-out donors" if study["part"] == "donors" else name
+        figures = [with_interval(study[key]) for key in (*NAMED_TYPE_METRICS, "exact")]
+        assert row(page, f"{start} |")[1:] == [f"{study['cells']:,}", *figures]
+    for part, words in (("unseen", "unseen studies"), ("donors", "held-out donors")):
+        assert row(page, f"mean of the {words}")[2:] == shares(found["mean"][part], "exact")
 
 
-def test_comparisons_of_the_packaged_model_are_quoted(packaged_model):
-    found, text = results("mini"), prose(packaged_model)
-
-    def ahead(part: str, system: str, figure: str) -> str:
-        return with_interval(found[part]["ahead_of"][system]["cell_type"][figure])
-
-    regression, knn = "logistic_regression", "knn"
-    assert (
-        f"regression are {ahead('donors', regression, 'accuracy')} points in accuracy and "
-        f"{ahead('donors', regression, 'pagerank_similarity')} points in PageRank similarity"
-    ) in text
-    assert (
-        f"over logistic regression is {ahead('studies', regression, 'accuracy')} points and over kNN "
-        f"{ahead('studies', knn, 'accuracy')} points. In PageRank similarity it is "
-        f"{ahead('studies', regression, 'pagerank_similarity')} and {ahead('studies', knn, 'pagerank_similarity')} points"
-    ) in text
-    mean = {name: percent(scores["pagerank_similarity"]) for name, scores in found["mean_over_studies"].items()}
-    assert (
-        f"is {mean['cell2text']} for Cell2Text, {mean[regression]} for logistic regression and {mean[knn]} for kNN"
-        in text
-    )
-    other, known = found["by_types"]["studies: other types"], found["by_types"]["studies: types trained on"]
-    assert f"{other['cells']} cells of the unseen studies have a type" in text
-    assert other["systems"]["cell2text"]["cell_type"]["accuracy"] == [0, 0, 0]
-    accuracy = with_interval(known["systems"]["cell2text"]["cell_type"]["accuracy"])
-    assert f"the other {known['cells']:,} cells is {accuracy}" in text
-    usual = [
-        percent(found[part]["systems"]["usual_pathways"]["pathways"]["jaccard"][0]) for part in ("donors", "studies")
-    ]
-    assert f"Jaccard index of {usual[0]} on held-out donors and {usual[1]} on unseen studies" in text
-    for part in ("donors", "studies"):
-        jaccard = {name: scores["pathways"]["jaccard"][0] for name, scores in found[part]["systems"].items()}
-        assert jaccard["usual_pathways"] < jaccard["cell2text"] < jaccard[regression]
+def test_baselines_of_the_packaged_model_are_quoted(packaged_model):
+    found, page = results("mini"), section(packaged_model, "Accuracy")
+    unseen = [name for name, study in found["studies"].items() if study["part"] == "unseen"]
+    of_model = shares(found["mean"]["unseen"]) + shares(results("mini_folds")["base"]["mean"])
+    assert row(page, "Cell2Text |")[1:] == of_model
+    for name, baseline in results("mini_baselines")["baselines"].items():
+        studies = [baseline["test"][f"{study}: real"] for study in unseen]
+        mean = {key: sum(study[key] for study in studies) / len(studies) for key in NAMED_TYPE_METRICS}
+        assert row(page, f"{name} |")[1:] == shares(mean) + shares(baseline["mean"])
 
 
-def test_type_probability_of_the_packaged_model_is_quoted(packaged_model):
-    found, text = results("mini"), prose(packaged_model)
-    for start, part in (("Held-out donors", "donors"), ("Unseen studies", "studies")):
-        scores = found[part]["calibration"]
-        bins = [f"{percent(one['accuracy'])} ({one['n']:,})" for one in scores["type_probability"]["bins"]]
-        auroc = percent(scores["type_probability"]["auroc"])
-        assert row(packaged_model, f"{start} |")[1:] == [auroc, *bins]
-    scores = found["studies"]["calibration"]["type_probability"]
-    assert f"is {percent(scores['mean'])} %, and {percent(scores['accuracy'])} % of the cell types" in text
+def test_calibration_of_the_packaged_model_is_quoted(packaged_model):
+    found, page = results("mini_folds")["base"], section(packaged_model, "Probabilities")
+    calibration = dict(found["calibration"])
+    ceiling = calibration.pop("ceiling", None)
+    for name, value in calibration.items():
+        assert row(page, f"`{name}`")[1] == str(value)
+    if ceiling:
+        (genes, least), (enough, most) = ceiling[0], ceiling[-1]
+        limit = f"up to {genes} genes exceeds {least:.2f}; this limit rises to {most:.2f} at {enough} genes"
+        assert limit in prose(page)
+    for name, study in found["studies"].items():
+        if name.endswith(": real"):
+            assert row(page, f"{name.removesuffix(': real')} |")[1:] == [str(study["cells"]), *shares(study)]
+    assert row(page, "mean of the studies left out")[2:] == shares(found["mean"])
+    folds = yaml.safe_load((PROJECT / "recipes" / "mini" / "folds.yaml").read_text())["folds"]
+    assert f"into {len(folds)} groups" in prose(page)
 
 
-def test_make_and_limits_of_the_packaged_model_are_quoted(packaged_model):
-    found, text = results("mini"), prose(packaged_model)
-    model = found["model"]
-    assert f"{model['parameters']:,} parameters, {model['megabytes']} MB" in text
-    assert f"{found['training_cells']:,} human cells" in text
-    config = json.loads((PROJECT / "cell2text" / "models" / "mini" / "config.json").read_text())
-    groups = {name: len(names) for kind in config["cell_concepts"].values() for name, names in kind.items()}
-    assert (
-        f"of {sum(groups.values())} names, among them {groups['cell_type']} cell types, {groups['tissue']} tissues and "
-        f"{groups['pathways']} pathways"
-    ) in text
-    assert f"the nearest of the {groups['cell_type']} names" in text
-    shares = [
-        percent(found["studies"]["systems"][system][field]["accuracy"][0])
-        for system in ("cell2text", "majority")
-        for field in ("tissue", "disease")
-    ]
-    assert f"{shares[0]} % of the tissues and {shares[1]} % of the diseases are correct" in text
-    assert f"reaches {shares[2]} % and {shares[3]} %" in text
-    pairs = [
-        [f"{percent(found['comparing'][part][cell])} %" for cell in ("first", "second")]
-        for part in ("donors", "studies")
-    ]
-    assert f"In {found['comparing']['donors']['pairs']} pairs of" in text
-    assert (
-        f"correct in {pairs[0][0]} and the second in {pairs[0][1]}. On unseen studies these are {' and '.join(pairs[1])}"
-        in text
-    )
+SITUATIONS = {
+    "ambient RNA": "ambient",
+    "genes shuffled": "shuffled",
+    "300 random genes": "panel",
+    "a tenth of the counts": "thinned",
+}
+
+
+def test_cells_without_ground_for_a_type_are_quoted(packaged_model):
+    found, page = results("mini")["situations_mean"], section(packaged_model, "Cells without a named type")
+    for start, kind in SITUATIONS.items():
+        assert row(page, start)[1:] == [percent(found[kind][key]) for key in ("named", "above_90", "wrong_above_90")]
+    processor = json.loads((PROJECT / "cell2text" / "models" / "mini" / "processor_config.json").read_text())
+    assert f"fewer than {processor['min_genes']} expressed genes" in prose(page)
+
+
+def test_pathways_of_the_packaged_model_are_quoted(packaged_model):
+    own, predicted = (results("own_pathways")["means"][source]["studies"]["all_true"] for source in ("cell", "model"))
+    page = prose(section(packaged_model, "Pathways and sex"))
+    assert f"the cell's two highest Hallmark sets in {percent(own)} % of the texts" in page
+    assert f"own prediction of pathways reaches {percent(predicted)} %" in page
+
+
+def test_recipes_that_were_tried_are_quoted(packaged_model):
+    page = section(packaged_model, "What was tried")
+    for name, found in results("mini_folds").items():
+        assert row(page, f"{name} |")[1:] == [found["description"], *shares(found["mean"])]
+
+
+def test_targets_of_the_packaged_model_are_quoted_with_their_verdicts(packaged_model):
+    found, page = results("mini"), section(packaged_model, "Targets")
+    unseen, donors, situations = found["mean"]["unseen"], found["mean"]["donors"], found["situations_mean"]
+    own = results("own_pathways")["means"]["cell"]["studies"]["pathways_among_two_highest"]
+    at_least = {
+        "Named type is true": (85, 100 * unseen["named_true"]),
+        "Depth of true types": (75, 100 * unseen["named_depth"]),
+        "Named |": (80, 100 * unseen["named_share"]),
+        "Exact type, held-out donors": (94.8, 100 * donors["exact"]),
+        "Stated pathways true": (95, 100 * own),
+    }
+    at_most = {
+        "ECE": (10, 100 * unseen["ece"]),
+        "Wrong above 0.9": (5, 100 * unseen["wrong_above_90"]),
+        **{
+            f"Type above 0.9, {start}": (5, 100 * situations[kind]["above_90"])
+            for start, kind in (*list(SITUATIONS.items())[:1], *list(SITUATIONS.items())[2:])
+        },
+        "Type above 0.9, shuffled genes": (5, 100 * situations["shuffled"]["above_90"]),
+        "Size in MB": (60, found["model"]["megabytes"]),
+    }
+    for start, (target, value) in at_least.items():
+        assert row(page, start)[1:] == [f"at least {target:g}", f"{value:.1f}", verdict(value >= target)]
+    for start, (target, value) in at_most.items():
+        assert row(page, start)[1:] == [f"at most {target:g}", f"{value:.1f}", verdict(value <= target)]
+
+
+def verdict(met: bool) -> str:
+    return "yes" if met else "**no**"
+
+
+def test_make_of_the_packaged_model_is_quoted(packaged_model):
+    model, rows, text = results("mini")["model"], results("mini_rows"), prose(packaged_model)
+    assert f"{model['parameters']:,} parameters and {model['megabytes']} MB" in text
+    starts = {"real": "real cells of", "thinned": "copies of real cells", "simulated": "[simulated](simulate.md)"}
+    for kind, start in starts.items():
+        counts = rows[kind]
+        assert row(packaged_model, start)[1:] == [
+            f"{counts['cells']:,}", str(counts["types"]), str(counts["data_sets"]),
+        ]  # fmt: skip
+    simulated = rows["simulated"]
+    assert f"from {simulated['profiles']} mean profiles of {simulated['tissues']} tissues" in text
+    assert f"{simulated['types_without_real_cells']} cell types were learned from simulated cells alone" in text
+    config = Cell2TextConfig.from_pretrained(PROJECT / "cell2text" / "models" / "mini")
+    assert f"A softmax over {len(config.concepts.groups['cell_type']):,} Cell Ontology terms" in text
+    assert f"with a probability of at least {config.type_threshold}." in text
+    assert f"if its probability is at least {MIN_SUBTYPE_PROBABILITY}." in text
+    language = config.text_config
+    assert f"A Llama of {language.num_hidden_layers} layers and width {language.hidden_size}" in text
+    assert f"reads the statement as {config.num_cell_tokens} tokens" in text
+    assert f"embedding of {config.cell_config.hidden_size} dimensions per gene" in text
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,8 @@ def test_the_first_commands_describe_held_out_donors(tmp_path, monkeypatch, caps
     readme = " ".join((PROJECT / "README.md").read_text().split())
     for name in adata.obs_names[shown]:
         row = described.obs.loc[name]
-        text = f"{cell_heading(name, row['cell2text_type_probability'])} {row['cell2text']}"
+        probability = row["cell2text_type_probability"]
+        text = f"{cell_heading(name, None if np.isnan(probability) else probability)} {row['cell2text']}"
         assert text in printed and text in readme
 
 
