@@ -1,11 +1,13 @@
 """The packaged model: its files, its card and its recipe, and that the first command works."""
 
-import importlib.util
+import importlib
 import json
 import re
+import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -53,12 +55,14 @@ def results(name: str):
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def recipe(name: str):
-    """Load a module of recipes/mini, which is not a package."""
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def recipe():
+    """Import modules of recipes/mini, which is not a package."""
+    sys.path.insert(0, str(RECIPES))
+    yield importlib.import_module
+    sys.path.remove(str(RECIPES))
+    for path in RECIPES.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def test_the_packaged_model_is_complete_and_small():
@@ -238,18 +242,18 @@ def test_invalid_example_paths_write_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_matches_the_results():
+def test_the_card_matches_the_results(recipe):
     assert recipe("card").render_card(SOURCES) == (MINI / "README.md").read_text()
 
 
-def test_the_card_reports_what_was_measured():
+def test_the_card_reports_what_was_measured(recipe):
     found, card = results("mini"), recipe("card")
     assert card.percent(found["mean"]["unseen"]["named_true"]) in (MINI / "README.md").read_text()
     assert set(found["situations_mean"]) == set(card.SITUATIONS)
     assert all(set(card.FIGURES.values()) <= set(study) for study in found["studies"].values())
 
 
-def test_a_text_without_its_review_is_refused():
+def test_a_text_without_its_review_is_refused(recipe):
     cell = {"study": "a", "cell": "one", "text": "This cell is a B cell."}
     review_counts = recipe("card").review_counts
     assert review_counts([cell], {"one": {"text": cell["text"], "type": "right"}}) == {"right": 1}
@@ -287,3 +291,47 @@ def test_recipes_of_the_plan_have_the_results_that_are_listed():
     for name, found in results("mini_folds").items():
         assert found["changes"] == PLAN["recipes"][name]["changes"]
         assert found["description"] == PLAN["recipes"][name]["description"]
+
+
+def test_calibration_judges_the_label_and_what_is_above_it_only(recipe):
+    """A label says nothing about types below it, and broad terms such as "cell" are never named."""
+    part = {
+        "names": np.array(["T cell", "cell", "lymphocyte", "monocyte"]),
+        "probabilities": np.array([[0.7, 1.0, 0.9, 0.1]]), "n_genes": np.array([500]),
+        "profile": np.array([[0.9, 0.1]]), "profile_names": np.array(["one cell", "no cell"]),
+        "study": np.array(["a"]), "kind": np.array(["real"]), "term": np.array(["CL:0000542"]),
+        "actual_profile": np.array(["one cell"]),
+    }  # fmt: skip
+    features, truth, weights = recipe("calibration").Fold(part).pairs()
+    assert truth.tolist() == [1, 0] and weights.tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(features[:, 0], np.log([9, 1 / 9]), rtol=1e-3)
+
+
+def test_calibration_lowers_probabilities_that_are_too_high(recipe):
+    rng = np.random.default_rng(0)
+    logit = rng.normal(0, 3, 4000)
+    features = np.stack([logit, *np.tile([[1], [0], [0], [0]], 4000)], axis=1)
+    truth = (rng.random(4000) < 1 / (1 + np.exp(-logit / 2))).astype(float)
+    found = recipe("calibration").fit([SimpleNamespace(pairs=lambda: (features, truth, np.ones(4000)))])
+    assert found["slope"] == pytest.approx(0.5, abs=0.05) and abs(found["intercept"]) < 0.2
+
+
+def test_reviewed_cells_are_of_every_tissue_and_type_first(recipe):
+    obs = pd.DataFrame(
+        {"tissue": ["lung"] * 8 + ["blood"] * 2, "cell_type": ["a", "b"] * 4 + ["a", "c"]},
+        index=[f"cell {i}" for i in range(10)],
+    )
+    rows = recipe("scoring").varied(obs, np.arange(10))
+    assert sorted(rows) == list(range(10)) and set(obs["tissue"].iloc[rows[:2]]) == {"lung", "blood"}
+    assert set(obs["cell_type"].iloc[rows[:5]]) == {"a", "b", "c"}
+    assert set(recipe("scoring").varied(obs, np.array([1, 3]))) == {1, 3}
+
+
+def test_thinned_copies_keep_labels_and_a_part_of_the_counts(recipe):
+    cells = example_cells(unseen=True)[:20].copy()
+    thinned = recipe("data")._thinned(cells, np.random.default_rng(0))
+    assert set(thinned.obs["assay"]) == {"thinned"} and thinned.n_obs <= 20
+    original = cells[[name.removeprefix("thinned-") for name in thinned.obs_names]]
+    assert thinned.obs["cell_type"].tolist() == original.obs["cell_type"].astype(str).tolist()
+    kept = np.asarray(thinned.X.sum(axis=1)).ravel() / np.asarray(original.X.sum(axis=1)).ravel()
+    assert (kept < 0.6).all() and (kept > 0).all()
