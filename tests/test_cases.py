@@ -143,7 +143,7 @@ def refusal(path, face, vocabulary, **options) -> str:
 def test_cases_read_like_the_plain_file(case, matrix, column, face, cases, plain, vocabulary):
     found = read(cases / f"{case}.h5ad", face, vocabulary)
     assert (found.counts_name, found.reading["gene_column"]) == (matrix, column)
-    assert found.reading["genes_found"] == 16527
+    assert found.reading["genes_found"] == 16537
     assert found.reading["left_out"] == ({"Antibody Capture": 3} if case == "s11" else {})
     assert_same(found.cells, plain)
 
@@ -170,7 +170,7 @@ def test_a_layer_without_counts_is_refused_with_the_one_that_has_them(face, case
 @pytest.mark.parametrize("face", FACES)
 def test_s2_states_the_coverage_of_a_panel(face, cases, vocabulary):
     reading = read(cases / "s2.h5ad", face, vocabulary).reading
-    assert (reading["genes_found"], reading["genes_of_model"], reading["coverage"]) == (300, 25493, 0.0118)
+    assert (reading["genes_found"], reading["genes_of_model"], reading["coverage"]) == (300, 36138, 0.0083)
 
 
 def test_cells_of_s2_and_s3_with_too_few_genes_get_no_type(cases, tmp_path):
@@ -182,7 +182,7 @@ def test_cells_of_s2_and_s3_with_too_few_genes_get_no_type(cases, tmp_path):
         assert thin.sum() > len(table) / 2 and (case == "s2" or thin.all())
         assert table.loc[thin, ["cell_type", "type_probability"]].isna().all(axis=None)
         assert table.loc[thin, "text"].str.contains("too few", case=False).all()
-    assert np.allclose(pd.read_csv(tmp_path / "s2.csv")["coverage"], 0.0118, atol=1e-4)
+    assert np.allclose(pd.read_csv(tmp_path / "s2.csv")["coverage"], 0.0083, atol=1e-4)
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -193,7 +193,7 @@ def test_s6_reads_the_column_that_gene_key_names(face, cases, plain, vocabulary)
 
 def test_s6_is_prepared(cases, tmp_path):
     report = prepare([cases / "s6.h5ad"], tmp_path / "prepared", gene_vocab=str(MINI), progress=False)
-    assert report["rows"] == 40 and report["files"]["s6"]["genes_found"] == 16527
+    assert report["rows"] == 40 and report["files"]["s6"]["genes_found"] == 16537
 
 
 def test_plates_with_the_same_names_of_wells_are_kept(cases, vocabulary, tmp_path):
@@ -378,8 +378,8 @@ def test_the_command_says_what_the_model_saw(cases, model, tmp_path, capsys):
         == 0
     )
     lines = capsys.readouterr().out.splitlines()
-    said = "counts from layers['counts'], genes from index: 16,527 of the model's 25,493 genes found"
+    said = "counts from layers['counts'], genes from index: 16,537 of the model's 36,138 genes found"
     assert sum(said in line for line in lines) == 1
     stored = json.loads(ad.read_h5ad(tmp_path / "o.h5ad").uns["cell2text"]["reading"])
-    assert stored["genes_found"] == 16527 and stored["counts"] == "layers['counts']"
+    assert stored["genes_found"] == 16537 and stored["counts"] == "layers['counts']"
     assert sp.issparse(ad.read_h5ad(tmp_path / "o.h5ad").X)
