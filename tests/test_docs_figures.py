@@ -285,9 +285,20 @@ SITUATIONS = {
 def test_cells_without_ground_for_a_type_are_quoted(packaged_model):
     found, page = results("mini")["situations_mean"], section(packaged_model, "Cells without a named type")
     for start, kind in SITUATIONS.items():
+        start = "ambient RNA at" if kind == "ambient" else start
         assert row(page, start)[1:] == [percent(found[kind][key]) for key in ("named", "above_90", "wrong_above_90")]
     processor = json.loads((PROJECT / "cell2text" / "models" / "mini" / "processor_config.json").read_text())
     assert f"fewer than {processor['min_genes']} expressed genes" in prose(page)
+
+
+def test_simulated_outliers_are_quoted(packaged_model):
+    page = section(packaged_model, "Cells without a named type")
+    starts = {"ambient RNA, 5 counts": "ambient RNA", "two cells of": "two cells", "shuffled genes": "no cell"}
+    for start, kind in starts.items():
+        parts = [part for name, part in results("mini_folds")["base"]["studies"].items() if name.endswith(f": {kind}")]
+        cells = sum(part["cells"] for part in parts)
+        named, above = (sum(part["cells"] * part[key] for part in parts) / cells for key in ("named_share", "above_90"))
+        assert row(page, start)[1:] == [f"{cells:,}", percent(named), percent(above)]
 
 
 def test_pathways_of_the_packaged_model_are_quoted(packaged_model):
