@@ -269,7 +269,8 @@ def test_calibration_of_the_packaged_model_is_quoted(packaged_model):
     for name, study in found["studies"].items():
         if name.endswith(": real"):
             assert row(page, f"{name.removesuffix(': real')} |")[1:] == [str(study["cells"]), *shares(study)]
-    assert row(page, "mean of the studies left out")[2:] == shares(found["mean"])
+    assert row(page, "mean of the tissues")[2:] == shares(found["mean"])
+    assert row(page, "mean of the cultured cells")[2:] == shares(found["mean_of_cell_lines"])
     folds = yaml.safe_load((PROJECT / "recipes" / "mini" / "folds.yaml").read_text())["folds"]
     assert f"into {len(folds)} groups" in prose(page)
 

@@ -115,7 +115,7 @@ def test_named_types_of_held_out_donors_are_true_and_their_probabilities_fit(des
     assert found["named_share"] > 0.8 and found["named_true"] > 0.9 and found["wrong_above_90"] < 0.05
 
 
-def test_texts_state_what_the_columns_hold(described):
+def test_texts_state_what_the_columns_hold(described, mini):
     """The statement decides the text: type, likely subtype and its probability, pathways and sex."""
     for _, row in described.obs.iterrows():
         if not is_description(row["cell2text"]):
