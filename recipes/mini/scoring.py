@@ -24,7 +24,7 @@ CELLS_PER_SITUATION, PANEL_GENES, THIN_SHARE = 200, 300, 0.1
 SITUATIONS = ("ambient", "shuffled", "panel", "thinned")
 HIGH_PROBABILITY = 0.9
 # of the manual review: cells per study that are described, that are read with and without a named type, and their genes
-CELLS_TO_SCREEN, NAMED_TO_READ, DECLINED_TO_READ, GENES_PER_CELL, MIN_COUNTS = 60, 4, 1, 12, 3
+CELLS_TO_SCREEN, NAMED_TO_READ, DECLINED_TO_READ, GENES_PER_CELL, MIN_COUNTS = 60, 4, 3, 12, 3
 CANDIDATES = "cell2text_cell_type_candidates"
 UNSPECIFIC_GENES = ("MT-", "MTRNR", "RPL", "RPS", "MALAT1")  # beginnings of symbols that indicate no cell type
 
