@@ -138,7 +138,7 @@ def test_ambient_droplets_and_shuffled_cells_get_no_sure_type(mini):
         cell2text.tl.describe(droplets, mini)
         assert (droplets.obs["cell2text_type_probability"].fillna(0) > 0.9).mean() <= 0.1
         declined = droplets.obs["cell2text_cell_type"].isna()
-        assert declined.mean() > 0.5 and droplets.obs["cell2text"][declined].str.startswith(DECLINED_START).all()
+        assert declined.mean() > 0.3 and droplets.obs["cell2text"][declined].str.startswith(DECLINED_START).all()
 
 
 def test_concept_overrides_determine_the_text(mini):
