@@ -317,13 +317,15 @@ def test_recipes_that_were_tried_are_quoted(packaged_model):
 
 def test_targets_of_the_packaged_model_are_quoted_with_their_verdicts(packaged_model):
     found, page = results("mini"), section(packaged_model, "Targets")
-    unseen, donors, situations = found["mean"]["unseen"], found["mean"]["donors"], found["situations_mean"]
+    unseen, situations = found["mean"]["unseen"], found["situations_mean"]
+    donors = [study for study in found["studies"].values() if study["part"] == "donors"]
+    exact = sum(study["cells"] * study["exact"][0] for study in donors) / sum(study["cells"] for study in donors)
     own = results("own_pathways")["means"]["cell"]["studies"]["pathways_among_two_highest"]
     at_least = {
         "Named type is true": (85, 100 * unseen["named_true"]),
         "Depth of true types": (75, 100 * unseen["named_depth"]),
         "Named |": (80, 100 * unseen["named_share"]),
-        "Exact type, held-out donors": (94.8, 100 * donors["exact"]),
+        "Exact type, all cells": (94.8, 100 * exact),
         "Stated pathways true": (95, 100 * own),
     }
     at_most = {
@@ -340,6 +342,18 @@ def test_targets_of_the_packaged_model_are_quoted_with_their_verdicts(packaged_m
         assert row(page, start)[1:] == [f"at least {target:g}", f"{value:.1f}", verdict(value >= target)]
     for start, (target, value) in at_most.items():
         assert row(page, start)[1:] == [f"at most {target:g}", f"{value:.1f}", verdict(value <= target)]
+
+
+def test_thresholds_of_named_types_are_quoted(packaged_model):
+    page = section(packaged_model, "Targets")
+    for threshold, found in results("type_threshold")["type_threshold"].items():
+        unseen, donors = found["unseen"], found["donors"]
+        figures = [unseen[key] for key in ("named_share", "named_true", "named_depth")]
+        figures += [donors[key] for key in ("named_true", "exact", "exact_of_cells")]
+        start = "none, the end" if threshold == "specific" else threshold
+        assert row(page, f"{start}")[1:] == list(map(percent, figures))
+    specific = results("type_threshold")["type_threshold"]["specific"]["donors"]
+    assert specific["exact_of_cells"] < 0.948
 
 
 def verdict(met: bool) -> str:
