@@ -143,7 +143,8 @@ def refusal(path, face, vocabulary, **options) -> str:
 def test_cases_read_like_the_plain_file(case, matrix, column, face, cases, plain, vocabulary):
     found = read(cases / f"{case}.h5ad", face, vocabulary)
     assert (found.counts_name, found.reading["gene_column"]) == (matrix, column)
-    assert found.reading["genes_found"] == 16537
+    # s11 calls a row without counts an antibody that was a gene of the plain file.
+    assert found.reading["genes_found"] == 16537 - (case == "s11")
     assert found.reading["left_out"] == ({"Antibody Capture": 3} if case == "s11" else {})
     assert_same(found.cells, plain)
 

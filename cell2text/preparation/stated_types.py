@@ -73,7 +73,7 @@ def choose_stated_types(
     --------
     >>> stated = choose_stated_types(["T cell"], ["CL:0000084"], "file", np.arange(1), share=1.0, seed=0)
     >>> stated.cell_type, stated.likely_subtype, stated.likely_subtype_probability
-    (['lymphocyte'], ['T cell'], ['0.23'])
+    (['lymphocyte'], ['T cell'], ['0.22'])
     """
     stated = StatedTypes(list(labels), list(term_ids), [None] * len(labels), [None] * len(labels))
     if not share:
