@@ -278,7 +278,7 @@ class Cell2TextProcessor(ProcessorMixin):
         >>> import cell2text
         >>> _, processor = cell2text.load()
         >>> [cell.tolist() for cell in processor.rank_gene_lists([["CD3D", "ENSG00000010610.10"], []])]
-        [[2, 11370, 263, 3], [2, 3]]
+        [[2, 11994, 270, 3], [2, 3]]
 
         ```
         """
