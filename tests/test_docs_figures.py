@@ -306,7 +306,7 @@ def test_pathways_of_the_packaged_model_are_quoted(packaged_model):
     own, predicted = (results("own_pathways")["means"][source]["studies"]["all_true"] for source in ("cell", "model"))
     page = prose(section(packaged_model, "Pathways and sex"))
     assert f"the cell's two highest Hallmark sets in {percent(own)} % of the texts" in page
-    assert f"own prediction of pathways reaches {percent(predicted)} %" in page
+    assert f"own prediction of pathways it is {percent(predicted)} %" in page
 
 
 def test_recipes_that_were_tried_are_quoted(packaged_model):
