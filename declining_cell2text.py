@@ -1,16 +1,18 @@
 """Texts of cells that get no cell type: they state the reason instead.
 
-`is_description` separates these texts from descriptions. Depends on `errors_cell2text.py` only.
+`is_description` separates these texts from descriptions. Depends on `errors_cell2text.py` and `grammar_cell2text.py`
+only.
 """
-
-import re
-from functools import cache
-
 
 try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
+
+try:
+    from .grammar_cell2text import with_article
+except ImportError:
+    from grammar_cell2text import with_article
 
 
 NOT_DESCRIBED_START = "This cell cannot be described: "
@@ -27,7 +29,6 @@ REASONS = {
     "unknown_type": "the profile resembles no cell type that the model knows",
 }
 CANDIDATES_LINK = ", most likely "  # between the words of `two_profiles` and the two cell types
-_PRONOUNCED_ACRONYMS = ("LAMP", "MAIT", "NET", "SIRP")  # read as words, not letter by letter
 
 
 def declined_text(reason: str, candidates: tuple[str, ...] | list[str] = ()) -> str:
@@ -90,22 +91,3 @@ def is_description(text: str | None) -> bool:
     ```
     """
     return text is not None and not text.startswith((NOT_DESCRIBED_START, TOO_FEW_GENES_START, DECLINED_START))
-
-
-@cache
-def with_article(name: str) -> str:
-    """Add `a` or `an` by the first sound of a name.
-
-    Examples:
-
-    ```python
-    >>> with_article("NK cell"), with_article("unipolar neuron")
-    ('an NK cell', 'a unipolar neuron')
-
-    ```
-    """
-    if re.match(r"[A-Z](?![a-z])", name) and not name.startswith(_PRONOUNCED_ACRONYMS):
-        vowel = name[0] in "AEFHILMNORSX"  # read letter by letter: an NK cell, an L6 neuron
-    else:
-        vowel = name[0].lower() in "aeiou" and not re.match(r"u(ni|r|te)|eu|one\b", name.lower())
-    return f"{'an' if vowel else 'a'} {name}"

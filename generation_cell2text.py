@@ -14,14 +14,19 @@ from transformers import DynamicCache
 
 
 try:
+    from .correction_cell2text import StatedType, correct_comparison
+except ImportError:
+    from correction_cell2text import StatedType, correct_comparison
+
+try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
 
 try:
-    from .statements_cell2text import Declining, correct_comparison
+    from .statements_cell2text import CellStatements
 except ImportError:
-    from statements_cell2text import Declining, correct_comparison
+    from statements_cell2text import CellStatements
 
 
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
@@ -72,25 +77,19 @@ class CellFeatures:
         features: Shape (n, n_cells, num_cell_tokens, text_hidden).
         mask: Whether a slot holds a cell, shape (n, n_cells, 1).
         embeddings: See :class:`GeneratedTexts`.
-        concepts: See :class:`GeneratedTexts`.
-        stated: What the text of each prompt may say of the types of its cells, a tuple of `StatedType`; empty for a
-            model without hierarchical types.
-        reasons: Text of a prompt with a cell whose type the model declines to name, `None` for other prompts.
+        concepts: Concept probabilities of the cells, float32 on the CPU, shape (n, n_cells, n_concepts).
     """
 
     features: torch.Tensor
     mask: torch.Tensor
     embeddings: np.ndarray
-    concepts: dict[str, np.ndarray]
-    reasons: list[str | None]
-    stated: list[Any]
+    concepts: torch.Tensor
 
     def __getitem__(self, rows: np.ndarray) -> "CellFeatures":
         """Return the features of some prompts, by their indices."""
-        kept = torch.from_numpy(rows).to(self.features.device)
-        concepts = {group: values[rows] for group, values in self.concepts.items()}
-        reasons, stated = ([values[row] for row in rows] for values in (self.reasons, self.stated))
-        return CellFeatures(self.features[kept], self.mask[kept], self.embeddings[rows], concepts, reasons, stated)
+        kept = torch.from_numpy(rows)
+        on_device = kept.to(self.features.device)
+        return CellFeatures(self.features[on_device], self.mask[on_device], self.embeddings[rows], self.concepts[kept])
 
 
 @torch.inference_mode()
@@ -121,7 +120,7 @@ def encode_cells(
     """
     if genes_at_once is None:
         genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE
-    parts, reasons, stated, declining = [], [], [], Declining(model.config)
+    parts = []
     longest = max(len(cell) for cells in prompts for cell in cells) * len(prompts[0])
     size = max(1, genes_at_once // max(1, longest))
     for start in range(0, len(prompts), size):
@@ -132,14 +131,12 @@ def encode_cells(
         outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
         states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
         means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
-        concepts = means.new_empty(len(means), 0) if outputs.concepts is None else outputs.concepts[:, 0]
-        reasons += declining.reasons(outputs.concepts, len(means))
-        stated += declining.stated(outputs.concepts, len(means))
+        concepts = outputs.concepts
+        if concepts is None:
+            concepts = means.new_empty(*batch["cell_attention_mask"].shape[:2], 0)
         parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), concepts.float().cpu()))
     features, mask, means, concepts = (torch.cat(part) for part in zip(*parts))
-    groups = model.config.concepts.split(concepts) if concepts.shape[1] else {}
-    by_group = {group: part.numpy() for group, part in groups.items()}
-    return CellFeatures(features, mask, means.numpy(), by_group, reasons, stated)
+    return CellFeatures(features, mask, means.numpy(), concepts)
 
 
 class CellTextGenerator:
@@ -175,6 +172,7 @@ class CellTextGenerator:
         if self.n_cells == 0:
             raise UserError("The prompt has no cell: expected at least one {'type': 'cell'} block in its chat.")
         self.n_shared = int(placeholders[0])
+        self.statements = CellStatements(model.config)
         self.greedy = not self.options["do_sample"] and set(self.options) <= GREEDY
         self._shared: Any = None
 
@@ -208,26 +206,25 @@ class CellTextGenerator:
         if not len(described):
             return generated
         features = features[np.searchsorted(filled, described)]
-        for group, probabilities in features.concepts.items():
-            generated.concepts[group][described] = probabilities
-        for i, reason in zip(described, features.reasons):
+        for group, probabilities in self.model.config.concepts.split(features.concepts[:, 0]).items():
+            generated.concepts[group][described] = probabilities.numpy()
+        statements = self.statements(features.concepts)
+        reasons = [next((cell for cell in cells if isinstance(cell, str)), None) for cells in statements]
+        for i, reason in zip(described, reasons):
             generated.texts[i] = reason or ""
-        named = np.array([row for row, reason in enumerate(features.reasons) if reason is None], dtype=np.int64)
-        if not len(named):
+        stated = np.array([row for row, reason in enumerate(reasons) if reason is None], dtype=np.int64)
+        if not len(stated):
             return generated
-        described, features = described[named], features[named]
+        described, features = described[stated], features[stated]
         ids, generated.confidence[described], generated.steps = self._decode(features)
         generated.useful = sum(map(len, ids))
-        for i, tokens in zip(described, ids):
-            generated.texts[i] = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        for i, stated in zip(described, features.stated):
-            generated.texts[i] = self._correct(generated.texts[i], stated)
+        for i, row, tokens in zip(described, stated, ids):
+            text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            generated.texts[i] = self._correct(text, statements[row])
         return generated
 
-    def _correct(self, text: str, stated: tuple) -> str:
+    def _correct(self, text: str, stated: tuple[StatedType, ...]) -> str:
         """Return a text that names the types of its cells as the probabilities do."""
-        if not stated or None in stated:
-            return text
         if len(stated) == 1:
             return stated[0].correct(text, set(self.model.config.concept_groups["cell_type"]))
         return correct_comparison(text, *stated) if len(stated) == 2 else text

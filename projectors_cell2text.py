@@ -12,11 +12,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 try:
-    from .calibration_cell2text import calibrate_named, calibrate_types, highest_probability
-except ImportError:
-    from calibration_cell2text import calibrate_named, calibrate_types, highest_probability
-
-try:
     from .errors_cell2text import UserError
 except ImportError:
     from errors_cell2text import UserError
@@ -166,11 +161,7 @@ class Cell2TextConceptProjector(nn.Module):
         if profile is not None:
             one_cell = profile[:, self.names.groups[PROFILE_GROUP].index(ONE_CELL)]
         n_genes = gene_mask.sum(-1)
-        calibrated = calibrate_types(summed.float(), n_genes, hierarchy.depth, self.calibration, one_cell)
-        calibrated = hierarchy.with_named(
-            calibrated, self.statements.threshold, lambda values: calibrate_named(values, self.calibration)
-        )
-        return calibrated.minimum(highest_probability(n_genes, self.calibration)[:, None]).to(summed)
+        return hierarchy.calibrate(summed, n_genes, self.calibration, self.statements.threshold, one_cell).to(summed)
 
 
 class Cell2TextPerceiverProjector(nn.Module):

@@ -6,7 +6,6 @@ statement, so that a text says exactly what the probabilities support. Without a
 a text of the language model.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,17 +14,27 @@ import torch
 
 
 try:
+    from .calibration_cell2text import calibrate_named, calibrate_types, highest_probability
+except ImportError:
+    from calibration_cell2text import calibrate_named, calibrate_types, highest_probability
+
+try:
     from .concepts_cell2text import ConceptNames
 except ImportError:
     from concepts_cell2text import ConceptNames
 
 try:
-    from .declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text, with_article
+    from .correction_cell2text import FEMALE, MALE, UNKNOWN, StatedType
 except ImportError:
-    from declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text, with_article
+    from correction_cell2text import FEMALE, MALE, UNKNOWN, StatedType
+
+try:
+    from .declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text
+except ImportError:
+    from declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text
 
 
-TYPES = "cell_type"
+TYPES, SEX_GROUP = "cell_type", "sex"
 # The multi-class group that says what a profile is, and its names.
 PROFILE_GROUP = "profile"
 ONE_CELL, TWO_CELLS, AMBIENT, NO_CELL = "one cell", "two cells", "ambient RNA", "no cell"
@@ -148,6 +157,28 @@ class TypeHierarchy:
         changed = torch.where(self.above[place[:, 0]], changed.minimum(value), changed).scatter(-1, place, value)
         return torch.where((named < 0)[:, None], probabilities, changed)
 
+    def calibrate(
+        self,
+        probabilities: torch.Tensor,
+        n_genes: torch.Tensor,
+        calibration: dict,
+        threshold: float = TYPE_THRESHOLD,
+        one_cell: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Calibrate probabilities of all types: first each type, then the named one, then the upper bound.
+
+        Args:
+            probabilities (`torch.FloatTensor` of shape `(n_cells, n_names)`): Uncalibrated probabilities.
+            threshold (`float`): Least probability of a named type.
+            n_genes, calibration, one_cell: See [`calibrate_types`].
+
+        Returns:
+            `torch.FloatTensor` of the shape of `probabilities`, float32.
+        """
+        values = calibrate_types(probabilities.float(), n_genes, self.depth, calibration, one_cell)
+        values = self.with_named(values, threshold, lambda named: calibrate_named(named, calibration))
+        return values.minimum(highest_probability(n_genes, calibration)[:, None])
+
     def candidates(self, probabilities: torch.Tensor, named: torch.Tensor, n: int = 3, least: float = 0.05) -> list:
         """Return the most probable names below each cell's named type, with their probabilities.
 
@@ -185,105 +216,11 @@ class TypeHierarchy:
         return (best_child < SPECIFIC_SHARE * probabilities.clamp(min=1e-6)) & self.informative
 
 
-@dataclass(frozen=True)
-class StatedType:
-    """What a text may say of the type of a cell and of the sex of its donor.
+class CellStatements:
+    """Decide for each cell what its text may state, or the reason that it gets instead of a description.
 
-    Args:
-        named (`str`): The named type.
-        subtype (`str`, *optional*): The likely subtype.
-        probability (`float`): Probability of the likely subtype.
-        sex (`str`, *optional*): `"female"`, `"male"`, or `"unknown"` for a text without a sex. If omitted, the text
-            keeps the sex that it states.
-    """
-
-    named: str
-    subtype: str | None = None
-    probability: float = 0.0
-    sex: str | None = None
-
-    def correct(self, text: str, type_names: set[str]) -> str:
-        """Return a text about one cell that states this type, this likely subtype and this sex.
-
-        A small language model can slip on a rare type, a digit or the sex. Sentences of the controlled language that
-        differ from the statement are replaced; a definition is dropped with the type that it defines.
-
-        Args:
-            text (`str`): A description, or a bare name of a type. Other texts are returned as they are.
-            type_names (`set[str]`): All names of types of the model.
-
-        Examples:
-
-        ```python
-        >>> stated = StatedType("lymphocyte", "T cell", 0.55)
-        >>> stated.correct("This cell is a lymphocyte. It is most likely a B cell (0.56).", set())
-        'This cell is a lymphocyte. It is most likely a T cell (0.55).'
-
-        ```
-        """
-        if text in type_names:
-            return self.named
-        if not text.startswith(TYPE_START):
-            return text
-        rest = _NEXT_SENTENCE.search(text)
-        head, tail = (text[: rest.start()], text[rest.start() :]) if rest else (text, "")
-        head = _SUBTYPE_SENTENCE.sub("", head)
-        begin = f"{TYPE_START}{with_article(self.named)}"
-        if not head.startswith((f"{begin}:", f"{begin}.")):
-            head = f"{begin}."
-        return head + self._subtype_sentence() + self._with_sex(tail)
-
-    def _with_sex(self, tail: str) -> str:
-        """Return the sentences on origin and pathways with this sex."""
-        if self.sex is None:
-            return tail
-        if self.sex == UNKNOWN:
-            return _SEX.sub("donor", tail.replace(_BARE_DONOR.format(FEMALE), "").replace(_BARE_DONOR.format(MALE), ""))
-        if ORIGIN_START not in tail and PATHWAYS_START in tail:
-            return _BARE_DONOR.format(self.sex) + tail
-        return _SEX.sub(f"{self.sex} donor", tail)
-
-    def _subtype_sentence(self) -> str:
-        if self.subtype is None:
-            return ""
-        return f" It is most likely {with_article(self.subtype)} ({self.probability:.2f})."
-
-
-def correct_comparison(text: str, first: StatedType, second: StatedType) -> str:
-    """Return a comparison of two cells that names their types; a text that does not compare types stays as it is.
-
-    Examples:
-
-    ```python
-    >>> text = "The first cell is a T cell and the second cell is a T cell. Both cells come from the blood."
-    >>> correct_comparison(text, StatedType("T cell"), StatedType("B cell"))
-    'The first cell is a T cell and the second cell is a B cell. Both cells come from the blood.'
-
-    ```
-    """
-    if first.named == second.named:
-        right = f"Both cells are of the type {first.named}."
-    else:
-        right = f"The first cell is {with_article(first.named)} and the second cell is {with_article(second.named)}."
-    return _COMPARED_TYPES.sub(lambda match: right, text, count=1)
-
-
-_COMPARED_TYPES = re.compile(
-    r"^(?:The first cell is an? .+? and the second cell is an? |Both cells are of the type ).+?\.(?= |$)"
-)
-TYPE_START, ORIGIN_START, PATHWAYS_START = "This cell is ", " It comes from ", " Its most active pathway"
-SEX_GROUP, FEMALE, MALE, UNKNOWN = "sex", "female", "male", "unknown"
-_NEXT_SENTENCE = re.compile(f"{ORIGIN_START}|{PATHWAYS_START}")
-_BARE_DONOR = ORIGIN_START + "a {} donor."
-_SEX = re.compile(rf"\b(?:{FEMALE}|{MALE}) donor")
-_SUBTYPE_SENTENCE = re.compile(r" It is most likely an? .+? \([01]\.\d\d\)\.")
-
-
-class Declining:
-    """Decide which cells get a reason instead of a description.
-
-    A model declines where the concept group `profile` says that a profile is not that of one cell, and where no
-    informative cell type is probable enough. Models without hierarchical cell types never decline.
+    A cell gets a reason where the concept group `profile` says that a profile is not that of one cell, and where no
+    informative cell type is probable enough. Models without hierarchical cell types decide nothing.
 
     Args:
         config (`Cell2TextConfig`): Configuration of the model.
@@ -295,37 +232,38 @@ class Declining:
         if TYPES in self.names.hierarchical:
             self.hierarchy = TypeHierarchy(self.names, TYPES, config.uninformative_types)
 
-    def reasons(self, concepts: torch.Tensor | None, n_prompts: int) -> list[str | None]:
-        """Return the text of each prompt that has no description, `None` for the others.
+    def __call__(self, concepts: torch.Tensor) -> list[tuple["StatedType | str", ...]]:
+        """Return the statement or the reason of each cell.
 
         Args:
-            concepts (`torch.FloatTensor` of shape `(n_prompts, n_cells, n_concepts)`, *optional*):
-                Concept probabilities of the cells of each prompt.
-            n_prompts (`int`): Number of prompts.
+            concepts (`torch.FloatTensor` of shape `(n_prompts, n_cells, n_concepts)`):
+                Concept probabilities of the cells of each prompt, float32 on the CPU.
+
+        Returns:
+            `list[tuple[StatedType | str, ...]]`: One tuple per prompt, with an entry per cell; empty tuples for a model
+            without hierarchical cell types.
         """
-        if self.hierarchy is None or concepts is None:
-            return [None] * n_prompts
-        of_cells = [self._of_cells(cells) for cells in concepts.float().cpu().unbind(1)]
-        return [next((reason for reason in reasons if reason), None) for reasons in zip(*of_cells)]
+        if self.hierarchy is None:
+            return [()] * len(concepts)
+        return list(zip(*map(self._of_cells, concepts.unbind(1))))
 
-    def stated(self, concepts: torch.Tensor | None, n_prompts: int) -> list[tuple["StatedType | None", ...]]:
-        """Return what the text of each prompt may say of its cells, in their order; `None` for a cell without a type.
-
-        Args:
-            concepts, n_prompts: See [`~Declining.reasons`].
-        """
-        if self.hierarchy is None or concepts is None:
-            return [()] * n_prompts
-        return list(zip(*(self._stated(cells) for cells in concepts.float().cpu().unbind(1))))
-
-    def _stated(self, concepts: torch.Tensor) -> list["StatedType | None"]:
+    def _of_cells(self, concepts: torch.Tensor) -> list["StatedType | str"]:
         by_group = self.names.split(concepts)
-        decision, names = self.hierarchy.decide(by_group[TYPES], self.threshold), self.hierarchy.names
-        columns = (decision.named.tolist(), decision.subtype.tolist(), decision.subtype_probability.tolist())
-        return [
-            StatedType(names[named], names[subtype] if subtype >= 0 else None, value, sex) if named >= 0 else None
-            for named, subtype, value, sex in zip(*columns, self._sexes(by_group.get(SEX_GROUP), len(concepts)))
-        ]
+        probabilities = by_group[TYPES]
+        decision, names = self.hierarchy.decide(probabilities, self.threshold), self.hierarchy.names
+        kinds = self._kinds(by_group.get(PROFILE_GROUP), decision.named)
+        sexes = self._sexes(by_group.get(SEX_GROUP), len(concepts))
+        subtypes, values = decision.subtype.tolist(), decision.subtype_probability.tolist()
+        found: list[StatedType | str] = []
+        for row, (kind, named) in enumerate(zip(kinds, decision.named.tolist())):
+            if kind is None:
+                subtype = names[subtypes[row]] if subtypes[row] >= 0 else None
+                found.append(StatedType(names[named], subtype, values[row], sexes[row]))
+            elif kind == TWO_CELLS:
+                found.append(declined_text("two_profiles", self._two_types(probabilities[row])))
+            else:
+                found.append(declined_text("ambient" if kind == AMBIENT else "unknown_type"))
+        return found
 
     def _sexes(self, probabilities: torch.Tensor | None, n_cells: int) -> list[str | None]:
         """Return the most probable sex of each cell; `None` for a model that does not know when a sex is unknown."""
@@ -333,19 +271,6 @@ class Declining:
         if probabilities is None or set(names) != {FEMALE, MALE, UNKNOWN}:
             return [None] * n_cells
         return [names[column] for column in probabilities.argmax(-1).tolist()]
-
-    def _of_cells(self, concepts: torch.Tensor) -> list[str | None]:
-        by_group = self.names.split(concepts)
-        probabilities = by_group[TYPES]
-        named = self.hierarchy.decide(probabilities, self.threshold).named
-        kinds = self._kinds(by_group.get(PROFILE_GROUP), named)
-        texts: list[str | None] = [None] * len(kinds)
-        for row, kind in enumerate(kinds):
-            if kind == TWO_CELLS:
-                texts[row] = declined_text("two_profiles", self._two_types(probabilities[row]))
-            elif kind is not None:
-                texts[row] = declined_text("ambient" if kind == AMBIENT else "unknown_type")
-        return texts
 
     def _kinds(self, profile: torch.Tensor | None, named: torch.Tensor) -> list[str | None]:
         """Return what keeps each cell from a type: a name of the group `profile`; `None` for cells with a type."""
@@ -430,10 +355,8 @@ def _leading(values: torch.Tensor) -> torch.Tensor:
 
 
 __all__ = [
-    "Declining",
-    "StatedType",
+    "CellStatements",
     "StatementEncoder",
     "TypeDecision",
     "TypeHierarchy",
-    "correct_comparison",
 ]

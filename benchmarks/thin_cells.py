@@ -139,7 +139,8 @@ class TypeHead:
 
         def predict(rows: np.ndarray, genes: int | None) -> np.ndarray:
             prompts = [[cells[filled[i]]] for i in rows]
-            return encode_cells(self.model, self.processor, prompts, genes).concepts["cell_type"]
+            concepts = encode_cells(self.model, self.processor, prompts, genes).concepts[:, 0]
+            return self.model.config.concepts.split(concepts)["cell_type"].numpy()
 
         for rows, found in LengthSortedBatches(64, 8192).run([cells[i] for i in filled], predict):
             for cell, likely in zip(filled[rows], self.types.candidates([None] * len(rows), found)):

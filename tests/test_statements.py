@@ -6,14 +6,13 @@ import torch
 from calibration_cell2text import calibrate_named, calibrate_types, check_calibration, highest_probability
 from concepts_cell2text import ConceptNames
 from configuration_cell2text import Cell2TextConfig
+from correction_cell2text import StatedType, correct_comparison
 from generation_cell2text import CellTextGenerator
 from statements_cell2text import (
     SUBTYPE_PROBABILITIES,
-    Declining,
-    StatedType,
+    CellStatements,
     StatementEncoder,
     TypeHierarchy,
-    correct_comparison,
 )
 
 from .tiny import make_model
@@ -96,12 +95,15 @@ def test_cells_without_ground_for_a_type_are_declined(profile, masses, text):
     config = Cell2TextConfig(cell_concepts=NAMES.to_dict(), uninformative_types=["cell"])
     kinds = torch.tensor([float(name == profile) for name in PROFILES])
     concepts = torch.cat([probabilities(**masses)[0], torch.zeros(3), kinds])
-    [found] = Declining(config).reasons(concepts.view(1, 1, -1), 1)
-    assert found is None if text is None else found.startswith("No cell type is assigned: ") and text in found
+    [(found,)] = CellStatements(config)(concepts.view(1, 1, -1))
+    if text is None:
+        assert found == StatedType("T cell")
+    else:
+        assert found.startswith("No cell type is assigned: ") and text in found
 
 
 def test_models_without_a_hierarchy_never_decline():
-    assert Declining(Cell2TextConfig()).reasons(None, 2) == [None, None]
+    assert CellStatements(Cell2TextConfig())(torch.empty(2, 1, 0)) == [(), ()]
 
 
 CURVE = {"slope": 0.8, "intercept": -0.2, "genes": 0.5, "one_cell": 0.3, "depth": -0.4}

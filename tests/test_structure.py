@@ -14,7 +14,14 @@ HUB_FILES = {
     "errors_cell2text": set(),
     "concepts_cell2text": {"errors_cell2text"},
     "calibration_cell2text": {"errors_cell2text"},
-    "statements_cell2text": {"concepts_cell2text", "declining_cell2text"},
+    "grammar_cell2text": set(),
+    "correction_cell2text": {"grammar_cell2text"},
+    "statements_cell2text": {
+        "calibration_cell2text",
+        "concepts_cell2text",
+        "correction_cell2text",
+        "declining_cell2text",
+    },
     "configuration_cell2text": {
         "calibration_cell2text",
         "concepts_cell2text",
@@ -36,7 +43,7 @@ HUB_FILES = {
         "vocabulary_cell2text",
     },
     "collation_cell2text": {"errors_cell2text"},
-    "declining_cell2text": {"errors_cell2text"},
+    "declining_cell2text": {"errors_cell2text", "grammar_cell2text"},
     "prompts_cell2text": set(),
     "processing_cell2text": {
         "collation_cell2text",
@@ -47,7 +54,7 @@ HUB_FILES = {
         "ranking_cell2text",
         "vocabulary_cell2text",
     },
-    "projectors_cell2text": {"calibration_cell2text", "errors_cell2text", "statements_cell2text"},
+    "projectors_cell2text": {"errors_cell2text", "statements_cell2text"},
     "modeling_cell2text": {
         "assembly_cell2text",
         "configuration_cell2text",
@@ -55,7 +62,7 @@ HUB_FILES = {
         "errors_cell2text",
         "projectors_cell2text",
     },
-    "generation_cell2text": {"errors_cell2text", "statements_cell2text"},
+    "generation_cell2text": {"correction_cell2text", "errors_cell2text", "statements_cell2text"},
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
 FLOOR = {"errors", "files"}

@@ -22,7 +22,19 @@ from cell2text.language.free_text import (
     resolves,
     sexes_in,
 )
-from cell2text.language.grammar import (
+from cell2text.ontology.definitions import term_definition
+from cell2text.ontology.graph import load_graph
+from cell2text.ontology.mentions import find_mentions
+from cell2text.ontology.terms import label_index, resolve
+from declining_cell2text import (
+    CANDIDATES_LINK,
+    DECLINED_START,
+    EMPTY_CELL_TEXT,
+    FOREIGN_CELL_TEXT,
+    REASONS,
+    TOO_FEW_GENES_START,
+)
+from grammar_cell2text import (
     ACTIVE_PATHWAY,
     DISEASE_LINK,
     DONOR,
@@ -38,18 +50,6 @@ from cell2text.language.grammar import (
     SUBTYPE_VERB,
     TISSUE_LINK,
     TYPE_VERB,
-)
-from cell2text.ontology.definitions import term_definition
-from cell2text.ontology.graph import load_graph
-from cell2text.ontology.mentions import find_mentions
-from cell2text.ontology.terms import label_index, resolve
-from declining_cell2text import (
-    CANDIDATES_LINK,
-    DECLINED_START,
-    EMPTY_CELL_TEXT,
-    FOREIGN_CELL_TEXT,
-    REASONS,
-    TOO_FEW_GENES_START,
 )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from cell2text.language.fields import NORMAL
-from cell2text.language.grammar import (
+from cell2text.ontology.terms import clean_label
+from grammar_cell2text import (
     ACTIVE_PATHWAY,
     DISEASE_LINK,
     DONOR,
@@ -24,12 +25,12 @@ from cell2text.language.grammar import (
     PRONOUN,
     STAGE_LINK,
     SUBJECT,
-    SUBTYPE_VERB,
     TISSUE_LINK,
     TYPE_VERB,
+    compared_types,
+    subtype_sentence,
+    with_article,
 )
-from cell2text.ontology.terms import clean_label
-from declining_cell2text import with_article
 
 
 _COLLECTIONS = re.compile(r"^(HALLMARK|REACTOME|KEGG_MEDICUS|KEGG|BIOCARTA|PID|WP|GOBP|GOCC|GOMF)_")
@@ -81,7 +82,7 @@ def cell_type_sentences(row: Mapping) -> str | None:
     subtype, probability = clean_label(row.get("likely_subtype")), clean_label(row.get("likely_subtype_probability"))
     if not (subtype and probability):
         return sentence
-    return f"{sentence} {PRONOUN} {SUBTYPE_VERB} {with_article(subtype)} ({probability})."
+    return f"{sentence} {subtype_sentence(subtype, probability)}"
 
 
 def origin_sentence(row: Mapping) -> str | None:
@@ -135,15 +136,9 @@ def compare_cells(first: Mapping, second: Mapping) -> str | None:
     """
     if not (clean_label(first.get("cell_type")) and clean_label(second.get("cell_type"))):
         return None
-    comparisons = {"cell_type": _compare_types, "tissue": _compare_tissues, "disease": _compare_diseases}
+    comparisons = {"cell_type": compared_types, "tissue": _compare_tissues, "disease": _compare_diseases}
     labels = {name: (clean_label(first.get(name)), clean_label(second.get(name))) for name in comparisons}
     return " ".join(comparisons[name](one, other) for name, (one, other) in labels.items() if one and other)
-
-
-def _compare_types(first: str, second: str) -> str:
-    if first == second:
-        return f"Both cells are of the type {first}."
-    return f"The first cell is {with_article(first)} and the second cell is {with_article(second)}."
 
 
 def _compare_tissues(first: str, second: str) -> str:

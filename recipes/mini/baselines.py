@@ -14,8 +14,8 @@ import folds
 import lightgbm
 import numpy as np
 import scipy.sparse as sp
-import yaml
 from datasets import Dataset, load_dataset
+from sklearn.base import clone
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -35,16 +35,21 @@ from statements_cell2text import ONE_CELL
 
 BASELINES = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "mini_baselines.json"
 COMPONENTS, TRAINING_CELLS = 128, 12_000
+# LightGBM's defaults diverge on this many rare classes: leaves of tiny Hessian take unbounded values.
+LIGHTGBM = {
+    "n_estimators": 120, "learning_rate": 0.1, "num_leaves": 15, "max_bin": 63, "reg_lambda": 10,
+    "min_sum_hessian_in_leaf": 1, "min_child_samples": 5, "n_jobs": 1, "verbose": -1,
+}  # fmt: skip
 MODELS = {
-    "kNN": lambda: KNeighborsClassifier(15, weights="distance", metric="cosine"),
-    "logistic regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=60)),
-    "LightGBM": lambda: lightgbm.LGBMClassifier(n_estimators=25, num_leaves=15, max_bin=63, n_jobs=1, verbose=-1),
+    "kNN": KNeighborsClassifier(15, weights="distance", metric="cosine"),
+    "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=60)),
+    "LightGBM": lightgbm.LGBMClassifier(**LIGHTGBM),
 }
 
 
 def compare(args: Namespace, rows_folder: Path) -> None:
     """Train every baseline on every fold and on all training rows, and score it like the packaged model."""
-    plan = yaml.safe_load((folds.RECIPES / "folds.yaml").read_text())
+    plan = folds.load_plan()
     for fold in (*plan["folds"], None):
         predict_all(args, rows_folder, plan, fold)
     results = {}
@@ -54,7 +59,8 @@ def compare(args: Namespace, rows_folder: Path) -> None:
         test = calibration.score(calibration.Fold(load(args, name, None)), found["calibration"])
         results[name] = {"mean": found["mean"], "studies": found["studies"], "test": test}
         print(name, json.dumps(found["mean"]), flush=True)
-    settings = {"components": COMPONENTS, "training_cells": TRAINING_CELLS}
+    models = {name: repr(model) for name, model in MODELS.items()}
+    settings = {"components": COMPONENTS, "training_cells": TRAINING_CELLS, "models": models}
     write_atomically(BASELINES, json.dumps({"settings": settings, "baselines": results}, indent=1) + "\n")
 
 
@@ -69,18 +75,19 @@ def load(args: Namespace, name: str, fold: str | None) -> dict[str, np.ndarray]:
 
 def predict_all(args: Namespace, rows_folder: Path, plan: dict, fold: str | None) -> None:
     """Train all baselines without the studies of a fold and store predictions of these; of the test for None."""
-    settings = json.dumps([rows_folder.with_suffix(".recipe").read_text(), plan["folds"].get(fold), TRAINING_CELLS])
     rows = load_dataset(str(rows_folder))
     held_out = plan["folds"].get(fold, [])
     learned = folds.training_rows(rows["train"], held_out)
     predicted = rows["test"] if fold is None else folds.cells_to_predict(rows, held_out, plan["cells_per_study"])
     features, labels, reduce = training_features(learned)
-    for name, make in MODELS.items():
+    for name, untrained in MODELS.items():
+        recipe = rows_folder.with_suffix(".recipe").read_text()
+        settings = json.dumps([recipe, held_out, TRAINING_CELLS, COMPONENTS, repr(untrained)])
         out = predictions_file(args, name, fold)
         out.parent.mkdir(parents=True, exist_ok=True)
 
-        def train_and_predict(make=make, out=out) -> None:
-            model = make().fit(features, labels)
+        def train_and_predict(untrained=untrained, out=out) -> None:
+            model = clone(untrained).fit(features, labels)
             own = np.concatenate([model.predict_proba(reduce(batch)) for batch in batches(predicted)])
             np.savez(out, **prediction(own, model.classes_, learned, predicted))
 

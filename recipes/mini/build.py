@@ -8,13 +8,15 @@ DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles`
 1. rows: simulate cells, thin real ones, and prepare all of them. benchmarks/results/mini_rows.json
 2. folds: train the cell types of each recipe of folds.yaml without whole studies, score the studies left out, and fit
    the calibration. benchmarks/results/mini_folds.json
-3. train: train with train.yaml on all training sources without the test donors; weights in bfloat16 and the calibration
+3. baselines: train kNN, logistic regression and LightGBM on the same folds and rows, and score them on the same cells.
+   benchmarks/results/mini_baselines.json
+4. train: train with train.yaml on all training sources without the test donors; weights in bfloat16 and the calibration
    go to cell2text/models/mini.
-4. test: describe test donors and unseen studies with the packaged model. benchmarks/results/mini.json
-5. read: describe a few cells of every study for manual review in reading.yaml. benchmarks/results/mini_cells.json
-6. names: look up previous symbols and aliases of the packaged vocabulary's genes in the tables of
+5. test: describe test donors and unseen studies with the packaged model. benchmarks/results/mini.json
+6. read: describe a few cells of every study for manual review in reading.yaml. benchmarks/results/mini_cells.json
+7. names: look up previous symbols and aliases of the packaged vocabulary's genes in the tables of
    recipes/gene_tables/. cell2text/models/mini/gene_aliases.tsv
-7. card: write the model card from these files. cell2text/models/mini/README.md
+8. card: write the model card from these files. cell2text/models/mini/README.md
 
 An interrupted build resumes: results in --work are reused while their settings are the same.
 """
@@ -28,6 +30,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import baselines
 import card
 import data
 import folds
@@ -45,7 +48,7 @@ from declining_cell2text import TYPE_THRESHOLD
 from vocabulary_cell2text import GeneVocabulary
 
 
-STEPS = ("rows", "folds", "train", "test", "read", "names", "card")
+STEPS = ("rows", "folds", "baselines", "train", "test", "read", "names", "card")
 
 
 def train(args: argparse.Namespace, rows: Path) -> Path:
@@ -107,12 +110,14 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     sources = yaml.safe_load((folds.RECIPES / "sources.yaml").read_text())
-    if {"rows", "folds", "train"} & set(args.steps):
+    if {"rows", "folds", "baselines", "train"} & set(args.steps):
         rows = data.prepare_rows(args, sources)
     if "rows" in args.steps:
         data.summarise_rows(args, rows)
     if "folds" in args.steps:
         folds.compare(args, rows)
+    if "baselines" in args.steps:
+        baselines.compare(args, rows)
     if "train" in args.steps:
         package(train(args, rows), args.recipes[0])
     if "test" in args.steps:

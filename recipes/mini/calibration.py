@@ -10,16 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from calibration_cell2text import (
-    DEPTH_UNIT,
-    LOG_GENES_RANGE,
-    MANY_GENES,
-    ONE_CELL_RANGE,
-    calibrate_named,
-    calibrate_types,
-    highest_probability,
-    log_odds,
-)
+from calibration_cell2text import DEPTH_UNIT, ONE_CELL_RANGE, log_genes, log_odds
 from cell2text.evaluation.named_types import HIGH_PROBABILITY, named_type_metrics
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import label_of
@@ -71,15 +62,14 @@ class Fold:
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return features, truth and weight of the pairs of labelled profiles of one cell."""
         graph, features, truth, weights = load_graph("CL"), [], [], []
-        logit = self.raw.clamp(1e-4, 1 - 1e-4).logit().numpy()
-        genes = np.clip(np.log(np.maximum(self.part["n_genes"], 1) / MANY_GENES), *LOG_GENES_RANGE)
-        one_cell = np.clip(self.one_cell.clamp(1e-4, 1 - 1e-4).logit().numpy(), *ONE_CELL_RANGE)
+        logit, genes = log_odds(self.raw).numpy(), log_genes(self.n_genes).numpy()
+        one_cell = log_odds(self.one_cell).clamp(*ONE_CELL_RANGE).numpy()
         depth = self.hierarchy.depth.numpy() / DEPTH_UNIT
         possible = (self.raw.numpy() > LEAST_PROBABILITY) & self.hierarchy.informative.numpy()
         ids = [self.terms.get(name) for name in self.hierarchy.names]
-        for study, kind in {*zip(self.part["study"].tolist(), self.part["kind"].tolist())}:
+        for study, kind in sorted({*zip(self.part["study"].tolist(), self.part["kind"].tolist())}):
             of_study = (self.part["study"] == study) & (self.part["kind"] == kind)
-            found = []
+            before = len(truth)
             for row in np.flatnonzero(of_study & (self.part["actual_profile"] == ONE_CELL) & (self.part["term"] != "")):
                 label = self.part["term"][row]
                 if label not in graph:
@@ -89,23 +79,22 @@ class Fold:
                     term = ids[column]
                     if term is None or (term not in above and label in graph.ancestors(term)):
                         continue
-                    found.append(((logit[row, column], 1, genes[row], one_cell[row], depth[column]), term in above))
-            for values, true in found:
-                features.append(values), truth.append(true), weights.append(weight_of(study, kind) / len(found))
+                    features.append((logit[row, column], 1, genes[row], one_cell[row], depth[column]))
+                    truth.append(term in above)
+            n_pairs = len(truth) - before
+            weights += n_pairs * [weight_of(study, kind) / max(1, n_pairs)]
         return np.array(features), np.array(truth, dtype=float), np.array(weights)
 
     def named(self, calibration: dict | None, threshold: float) -> tuple[list, np.ndarray]:
         """Return the term that each cell is named, None for none, and its probability."""
-        values, stated = self.raw, lambda found: found
+        values = self.raw
         if calibration is not None:
-            values = calibrate_types(self.raw, self.n_genes, self.hierarchy.depth, calibration, self.one_cell)
-            highest = highest_probability(self.n_genes, calibration)
-            stated = lambda found: calibrate_named(found, calibration).minimum(highest)  # noqa: E731
+            values = self.hierarchy.calibrate(self.raw, self.n_genes, calibration, threshold, self.one_cell)
         decision = self.hierarchy.decide(values, threshold)
         likely = self.part["profile_names"][self.part["profile"].argmax(-1)]
         columns = np.where(likely == ONE_CELL, decision.named.numpy(), -1)
         terms = [self.terms.get(self.hierarchy.names[column]) if column >= 0 else None for column in columns]
-        return terms, np.where(columns >= 0, stated(decision.probability).numpy(), np.nan)
+        return terms, np.where(columns >= 0, decision.probability.numpy(), np.nan)
 
     def named_pairs(self, calibration: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return features, truth and weight of the named types of labelled profiles of one cell."""

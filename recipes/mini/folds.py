@@ -44,12 +44,12 @@ TYPE_OPTIONS = (
 
 def compare(args: Namespace, rows_folder: Path) -> None:
     """Train every chosen recipe on every fold, and score it on the studies left out."""
-    plan = yaml.safe_load((RECIPES / "folds.yaml").read_text())
+    plan = load_plan()
     results = json.loads(FOLDS.read_text()) if FOLDS.exists() else {}
     for name in args.recipes or ["base"]:
         recipe = plan["recipes"][name]
         for fold in plan["folds"]:
-            predict_fold(args, rows_folder, name, fold)
+            predict_fold(args, rows_folder, plan, name, fold)
         parts = [load_predictions(args, name, fold) for fold in plan["folds"]]
         found = calibration.cross_fit(parts, plan["ceiling"])
         results[name] = {key: recipe[key] for key in ("description", "changes")} | found
@@ -57,9 +57,13 @@ def compare(args: Namespace, rows_folder: Path) -> None:
         print(name, json.dumps(results[name]["mean"]), flush=True)
 
 
-def predict_fold(args: Namespace, rows_folder: Path, name: str, fold: str) -> None:
+def load_plan() -> dict:
+    """Return the folds and recipes of folds.yaml."""
+    return yaml.safe_load((RECIPES / "folds.yaml").read_text())
+
+
+def predict_fold(args: Namespace, rows_folder: Path, plan: dict, name: str, fold: str) -> None:
     """Train a recipe without the studies of a fold and store the predictions of these, unless they exist."""
-    plan = yaml.safe_load((RECIPES / "folds.yaml").read_text())
     recipe, held_out = plan["recipes"][name], plan["folds"][fold]
     settings = json.dumps([type_options(), rows_folder.with_suffix(".recipe").read_text(), recipe, held_out])
     out = predictions_file(args, name, fold)
@@ -67,7 +71,7 @@ def predict_fold(args: Namespace, rows_folder: Path, name: str, fold: str) -> No
 
     def train_and_predict() -> None:
         rows = load_dataset(str(rows_folder))
-        learned = without(training_rows(rows["train"], held_out), recipe.get("without"))
+        learned = without(training_rows(rows["train"], held_out), recipe.get("without"), plan.get("logarithmic", []))
         model, processor = train_types(rows_folder, learned, args.work / "folds" / f"{name} {fold}", recipe["changes"])
         chosen = cells_to_predict(rows, held_out, plan["cells_per_study"])
         np.savez(out, **predict(model, processor, chosen))
@@ -95,19 +99,14 @@ def training_rows(rows: Dataset, held_out: list[str]) -> Dataset:
     return rows.select(np.flatnonzero(~np.isin(np.array(column_values(rows, "dataset_id")), held_out)))
 
 
-def without(rows: Dataset, kind: str | None) -> Dataset:
-    """Leave out simulated cells, or those of logarithmic profiles alone; None leaves out nothing."""
+def without(rows: Dataset, kind: str | None, logarithmic: list[str]) -> Dataset:
+    """Leave out all simulated cells, or only those of the `logarithmic` data sets; None leaves out nothing."""
     if kind is None:
         return rows
     kinds = np.array([kind_of(assay) for assay in column_values(rows, "assay")])
     if kind == "simulated":
         return rows.select(np.flatnonzero(kinds != "simulated"))
-    logarithmic = [name for name in set(column_values(rows, "dataset_id")) if is_logarithmic(name)]
     return rows.select(np.flatnonzero(~np.isin(np.array(column_values(rows, "dataset_id")), logarithmic)))
-
-
-def is_logarithmic(dataset: str) -> bool:
-    return dataset in yaml.safe_load((RECIPES / "folds.yaml").read_text()).get("logarithmic", [])
 
 
 def train_types(folder: Path, learned: Dataset, out: Path, changes: dict):
@@ -125,7 +124,7 @@ def train_types(folder: Path, learned: Dataset, out: Path, changes: dict):
 
 
 def cells_to_predict(rows: DatasetDict, held_out: list[str], n: int) -> Dataset:
-    """Return at most `n` cells of each study and kind among those left out, without unlabelled cells of a type."""
+    """Return at most `n` cells of each study and kind among those left out."""
     rng, parts = np.random.default_rng(0), []
     for split in ("train", "validation"):
         table = rows[split]

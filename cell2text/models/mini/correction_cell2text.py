@@ -1,0 +1,1 @@
+../../../correction_cell2text.py

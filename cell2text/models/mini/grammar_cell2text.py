@@ -1,0 +1,1 @@
+../../../grammar_cell2text.py

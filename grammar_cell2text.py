@@ -1,0 +1,78 @@
+"""Words of the controlled language, shared by the writer, the parser and the correction of texts.
+
+A description has up to four sentences; after the first one, pronouns replace "This cell" and "This cell's":
+
+    This cell is a TYPE: DEFINITION. It is most likely a SUBTYPE (0.62).
+    It comes from the TISSUE of a healthy SEX donor in STAGE. Its most active pathways are NAME and NAME.
+
+The second sentence names a type below TYPE, with its probability. :mod:`declining_cell2text` has the texts of cells
+without a type.
+"""
+
+import re
+from functools import cache
+
+
+SUBJECT, PRONOUN = "This cell", "It"
+POSSESSIVE, POSSESSIVE_PRONOUN = "This cell's", "Its"
+TYPE_VERB = "is"
+SUBTYPE_VERB = "is most likely"
+ORIGIN_VERB = "comes from"
+ACTIVE_PATHWAY = "most active pathway"  # "most active pathway is", "most active pathways are"
+
+DONOR = "donor"
+HEALTHY = "healthy"  # a donor whose disease is "normal"
+TISSUE_LINK = "of"  # the lung of a donor
+DISEASE_LINK = "with"  # a donor with asthma
+STAGE_LINK = "in"  # a donor in adulthood
+LIST_COMMA, LIST_AND = ", ", " and "
+_PRONOUNCED_ACRONYMS = ("LAMP", "MAIT", "NET", "SIRP")  # read as words, not letter by letter
+
+
+@cache
+def with_article(name: str) -> str:
+    """Add `a` or `an` by the first sound of a name.
+
+    Examples:
+
+    ```python
+    >>> with_article("NK cell"), with_article("unipolar neuron")
+    ('an NK cell', 'a unipolar neuron')
+
+    ```
+    """
+    if re.match(r"[A-Z](?![a-z])", name) and not name.startswith(_PRONOUNCED_ACRONYMS):
+        vowel = name[0] in "AEFHILMNORSX"  # read letter by letter: an NK cell, an L6 neuron
+    else:
+        vowel = name[0].lower() in "aeiou" and not re.match(r"u(ni|r|te)|eu|one\b", name.lower())
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+def subtype_sentence(subtype: str, probability: str) -> str:
+    """Return the sentence on the likely subtype.
+
+    Examples:
+
+    ```python
+    >>> subtype_sentence("naive B cell", "0.62")
+    'It is most likely a naive B cell (0.62).'
+
+    ```
+    """
+    return f"{PRONOUN} {SUBTYPE_VERB} {with_article(subtype)} ({probability})."
+
+
+def compared_types(first: str, second: str) -> str:
+    """Return the sentence that compares the types of two cells.
+
+    Examples:
+
+    ```python
+    >>> compared_types("B cell", "NK cell")
+    'The first cell is a B cell and the second cell is an NK cell.'
+
+    ```
+    """
+    if first == second:
+        return f"Both cells are of the type {first}."
+    return f"The first cell is {with_article(first)} and the second cell is {with_article(second)}."
