@@ -92,7 +92,7 @@ class Cell2TextConceptProjector(nn.Module):
     them into features again. Each concept keeps the meaning of its name as long as encoder and heads are not trained
     on the text's loss (Koh et al. 2020, arXiv 2007.04612: independent training).
 
-    The head of a hierarchical group predicts a mass for each name, that of a cell of which no name further below is
+    The head of a hierarchical group predicts a mass for each name, that of a cell for which no name further below is
     known. The probability of a name is the mass of the name and of all names below it, calibrated by
     `type_calibration`. A model with such a group encodes statements instead of probabilities; see
     [`StatementEncoder`].

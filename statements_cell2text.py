@@ -282,7 +282,7 @@ class CellStatements:
         return [reason if kind == ONE_CELL else kind for kind, reason in zip(likely, without_type)]
 
     def _two_types(self, probabilities: torch.Tensor) -> list[str]:
-        """Return the most probable pair of types of which neither is above the other; none without such a pair."""
+        """Return the most probable pair of types on different paths of the hierarchy; none without such a pair."""
         found = dict(self.hierarchy.candidates(probabilities[None], torch.tensor([-1]), n=TWO_TYPES_AMONG)[0])
         places = {name: self.hierarchy.names.index(name) for name in found}
         above = self.hierarchy.above

@@ -1,4 +1,4 @@
-"""Measure how well simulated cells can be told from real cells of the same type.
+"""Measure how well a classifier separates simulated from real cells of the same type.
 
     python benchmarks/simulated_cells.py DATA PROFILES              # benchmarks/results/simulated_cells.json
     python benchmarks/simulated_cells.py DATA PROFILES --variants   # every variant of the model as well
@@ -8,8 +8,8 @@ DATA is the folder of the reference h5ad files, PROFILES the file of mean profil
 genes that the packaged model reads separates two groups of cells of one type: simulated and real ones, real ones of two
 studies, and simulated ones of two data sets of profiles. Cells of the two groups are paired at random and thinned to
 equal depth, at most 100 counts, on the genes that both have. The AUROC is that of five-fold cross-validation; 0.5 means
-that the groups cannot be told apart. Two real studies set the mark: simulated cells differ from a study's cells at
-least by the effect of their own study.
+that the groups cannot be told apart. The separation of two real studies is the reference, because simulated
+cells differ from a study's cells at least by a study effect.
 
 `unseen` trains one classifier on the cells of all types, without one real study and one study of profiles, and tests it
 on these two. It measures what simulated cells have in common, without the effects of studies. The reference is the same
@@ -69,7 +69,7 @@ TYPES = {
 }
 COPIES = ("example_cells",)  # files whose cells are in other files
 CELLS, MIN_CELLS, DATASETS, FOLDS, SEED = 120, 20, 3, 5, 0
-PAIR_CELLS, PAIR_COUNTS = 60, 100  # per group and per cell; with more, any two studies are told apart
+PAIR_CELLS, PAIR_COUNTS = 60, 100  # per group and per cell; with more, any two studies are separable
 HALVES = 5  # divisions of the real studies, for the reference of `unseen`
 UNSEEN_COUNTS = 1000  # per cell, so that depth does not tell the sources apart
 TECHNICAL = {"MT": r"MT-.+", "RPL and RPS": r"RP[LS]\d+.*", "MALAT1": "MALAT1"}
@@ -309,7 +309,7 @@ def _unseen_auroc(
 ) -> float:
     """Return the mean AUROC over pairs of a positive and a negative study and their common types.
 
-    The negative studies are `test_studies`, none of which trains the classifier; each study in turn if empty.
+    The negative studies are `test_studies`, which do not train the classifier. If empty, each study is tested in turn.
     """
     names, types = np.array([group.study for _, group in every]), np.array([name for name, _ in every])
     unused = np.isin(names, list(test_studies))
@@ -331,7 +331,7 @@ def _stacked(groups: np.ndarray, features: Sequence[sp.csr_matrix], positive: np
     return sp.vstack(parts).tocsr(), np.repeat(positive[groups], [part.shape[0] for part in parts])
 
 
-def simple_tells(groups: dict[str, list[Group]], genes: np.ndarray) -> dict[str, dict[str, float]]:
+def simple_statistics(groups: dict[str, list[Group]], genes: np.ndarray) -> dict[str, dict[str, float]]:
     """Return the median over cells of simple statistics, with their 10 % and 90 % quantiles."""
     approved = approved_symbols()
     symbols = pd.Series([approved.get(gene, "") for gene in genes])
@@ -399,14 +399,14 @@ def main() -> None:
     for name in VARIANTS if arguments.variants else ["model"]:
         simulated = simulate_variant(inputs, name)
         found = {"unseen": measure_unseen(real, simulated, rank)}
-        stored["variants"][name] = found | {"median_genes": simple_tells(simulated, inputs.genes)["genes"]["50%"]}
+        stored["variants"][name] = found | {"median_genes": simple_statistics(simulated, inputs.genes)["genes"]["50%"]}
         print(name, stored["variants"][name], flush=True)
         if name == "model":
             stored["measured"] = {
                 "unseen": {"simulated, real": found["unseen"], "real, real": round(float(np.mean(reference)), 4)},
                 "unseen_halves": reference,
                 **measure_types(real, simulated, rank),
-                "tells": {"real": simple_tells(real, inputs.genes), "simulated": simple_tells(simulated, inputs.genes)},
+                "statistics": {"real": simple_statistics(real, inputs.genes), "simulated": simple_statistics(simulated, inputs.genes)},
             }
             print(stored["measured"]["unseen"], stored["measured"]["median"], flush=True)
         write_atomically(RESULTS, json.dumps(stored, indent=1) + "\n")

@@ -47,7 +47,7 @@ def describe(
     layer
         Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
-        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one of which the vocabulary
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
         contains most genes.
     prompt
         A question, a task such as `"annotate"` or `"ask:tissue"`, or the path of a JSON file with a conversation; see
@@ -178,7 +178,7 @@ def embed(
     layer
         Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
-        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the one of which the vocabulary
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
         contains most genes.
     key_added
         Key in `.obsm`.

@@ -18,7 +18,7 @@ from genes_cell2text import names_in, text_columns
 
 
 SCALES = ("linear", "linear, summed raw counts")  # of profiles that counts can be sampled from
-LOGARITHMIC, MICROARRAY = "log", "microarray"  # in the scale and the modality of profiles of which ranks are used
+LOGARITHMIC, MICROARRAY = "log", "microarray"  # values of scale and modality that mark profiles used by rank only
 REQUIRED = ("cell_type", "study", "scale")
 OPTIONAL = {
     "cell_type_ontology_term_id": "unknown", "tissue": "unknown", "tissue_ontology_term_id": "unknown",
@@ -111,7 +111,7 @@ def values_by_rank(ranked: np.ndarray, linear: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     ranked
-        Profiles of which only the order of the genes counts, shape (n_profiles, n_genes); NaN for genes that were not
+        Profiles used only by the order of their genes, shape (n_profiles, n_genes); NaN for genes that were not
         measured. Genes with the lowest value of a profile are not expressed.
     linear
         Linear profiles, shape (n_linear, n_genes).

@@ -151,7 +151,7 @@ class TaskSampler:
     def _completion(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
         other = None if second is None else self._as_mapping(second)
         text = task_completion(task, self._as_mapping(row), field=field, comparison_cell=other)
-        if text is None and task == "describe":  # a profile without a type of which nothing else is known
+        if text is None and task == "describe":  # a profile with neither a type nor other metadata
             return declined_text("unknown_type")
         if text is None:
             raise RuntimeError(f"The task {task!r} has no completion for {row}.")

@@ -200,7 +200,7 @@ def pretrain_concepts(
 
 
 def labelled_rows(rows: Dataset) -> list[int]:
-    """Return the indices of rows with a cell type, or with a profile of which none can be told."""
+    """Return the indices of rows with a cell type, or with a kind of profile that has none."""
     kinds = column_values(rows, PROFILE_GROUP) if PROFILE_GROUP in rows.column_names else [None] * len(rows)
     pairs = enumerate(zip(column_values(rows, TYPES), kinds))
     return [index for index, (name, kind) in pairs if clean_label(name) or (kind or ONE_CELL) != ONE_CELL]
