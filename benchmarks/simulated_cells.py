@@ -406,7 +406,10 @@ def main() -> None:
                 "unseen": {"simulated, real": found["unseen"], "real, real": round(float(np.mean(reference)), 4)},
                 "unseen_halves": reference,
                 **measure_types(real, simulated, rank),
-                "statistics": {"real": simple_statistics(real, inputs.genes), "simulated": simple_statistics(simulated, inputs.genes)},
+                "statistics": {
+                    "real": simple_statistics(real, inputs.genes),
+                    "simulated": simple_statistics(simulated, inputs.genes),
+                },
             }
             print(stored["measured"]["unseen"], stored["measured"]["median"], flush=True)
         write_atomically(RESULTS, json.dumps(stored, indent=1) + "\n")

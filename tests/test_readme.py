@@ -12,7 +12,7 @@ from declining_cell2text import is_description
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-BASELINES = ("kNN",)
+BASELINES = ("kNN", "logistic regression", "LightGBM")
 
 
 def results(name: str = "mini") -> dict:
