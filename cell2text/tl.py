@@ -1,11 +1,12 @@
-"""Describe and embed the cells of an AnnData in memory, in the manner of scanpy's `tl` functions.
+"""Describe, embed, question, score and search the cells of an AnnData, in the manner of scanpy's `tl` functions.
 
-Depends on `describe`, which works on files and AnnData alike, and on `inference`.
+Depends on `describe` and `questions`, which work on files and AnnData alike, and on `inference`.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import pyarrow as pa
 from anndata import AnnData
 
@@ -22,6 +23,8 @@ from cell2text.describe.writers import FORMER_COLUMNS, embedding_matrix, groups_
 from cell2text.errors import UserError
 from cell2text.inference.embedding import embed_cells
 from cell2text.loading import load_or_reuse
+from cell2text.questions import run
+from cell2text.questions.answer import Answer
 from source_cell2text import AnnDataContainer, CellSource
 
 
@@ -217,6 +220,187 @@ def embed(
     changed = adata.copy() if copy else adata
     changed.obsm[key_added] = embed_cells(loaded, processor, cells)
     return changed if copy else None
+
+
+def ask(
+    adata: AnnData, question: str, model=None, *, cells: str | Sequence[str] | None = None,
+    where: Mapping[str, str] | None = None, compare_to: str | Sequence[str] | None = None, layer: str | None = None,
+    gene_key: str | None = None, allow_fractional: bool = False, species: str = "human",
+) -> Answer:  # fmt: skip
+    """Answer a question about a cell, a group of cells, or two of them.
+
+    The question is mapped to one of the tasks of the model by fixed rules; no part of it reaches the language model.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with raw counts, shape (n_cells, n_genes).
+    question
+        The question, in English: "Is this a T cell?", "How sure are you?", "What do these cells have in common?".
+    model
+        Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor. Defaults to the bundled
+        model.
+    cells
+        Name of the cell that the question is about, or names of several. Defaults to all cells.
+    where
+        Values of columns of `obs` that the cells must have, such as `{"leiden": "3"}`.
+    compare_to
+        Name of a cell, or names of cells, to compare with.
+    layer
+        Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
+    gene_key
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
+        contains most genes.
+    allow_fractional
+        Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
+    species
+        Species of the cells: `"human"`, or `"mouse"`, whose genes are mapped to human genes by one-to-one orthologs.
+
+    Returns
+    -------
+    The answer: its text, the task, and the values and probabilities that it rests on. A question that the model cannot
+    answer gets the questions that are answered.
+
+    Raises
+    ------
+    UserError
+        If the question is empty or too long, no cell is chosen, or the cells cannot be read.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> adata = cell2text.example_cells(unseen=True)[:5]
+    >>> answer = cell2text.tl.ask(adata, "Is this an alpha cell?", cells=adata.obs_names[0])
+    >>> answer.text, answer.values[0].probability > 0.9
+    ('Yes: this cell is a pancreatic A cell (0.96).', True)
+    """
+    options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species)
+    return run.ask(adata, question, model, cells=cells, where=where, compare_to=compare_to, options=options)
+
+
+def score(
+    adata: AnnData, labels: Sequence[str], model=None, *, key_added: str = "cell2text_score",
+    layer: str | None = None, gene_key: str | None = None, allow_fractional: bool = False, species: str = "human",
+    copy: bool = False,
+) -> AnnData | None:  # fmt: skip
+    """Compute the probability of each of your own labels for every cell, and choose one label per cell.
+
+    A label that names a cell type of the model gets its calibrated probability. A cell type that the model lacks gets
+    the joined probability of its narrower types, or that of the nearest broader type, an upper bound. Any other label,
+    and every label for a model without concepts, gets the likelihood of its words: pointwise mutual information of the
+    statement and the cell, as a probability that is not calibrated.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with raw counts, shape (n_cells, n_genes).
+    labels
+        Labels of cell types, or statements that end with a full stop. They may be kinds of each other.
+    model
+        Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor. Defaults to the bundled
+        model.
+    key_added
+        Key in `.obsm` and `.uns`, and prefix of the columns.
+    layer
+        Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
+    gene_key
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
+        contains most genes.
+    allow_fractional
+        Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
+    species
+        Species of the cells: `"human"`, or `"mouse"`, whose genes are mapped to human genes by one-to-one orthologs.
+    copy
+        Return a copy instead of changing `adata`.
+
+    Returns
+    -------
+    The changed copy if `copy`, otherwise None. Sets the following fields:
+
+    `.obsm[key_added]`
+        DataFrame of probabilities, float32, shape (n_cells, n_labels); NaN for cells that cannot be described.
+    `.obs[key_added + "_best"]`
+        The chosen label, or "none of them"; see :func:`cell2text.questions.scoring.choose_labels`.
+    `.obs[key_added + "_best_probability"]`
+        Probability of the choice, normalised over the labels.
+    `.uns[key_added]["mapping"]`
+        One row per label: how it was mapped (`exact`, `synonym`, `narrower`, `broader` or `text`), its term, and the
+        types of the model that its probability is read from.
+    `.uns[key_added]["params"]`
+        Model, options and versions that produced the scores.
+
+    Raises
+    ------
+    UserError
+        If there are no labels, the same one twice or one that is not a text, or the cells cannot be read.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> adata = cell2text.example_cells(unseen=True)[:2].copy()
+    >>> cell2text.tl.score(adata, ["alpha cell", "beta cell", "T cell"])
+    >>> adata.obs["cell2text_score_best"].tolist(), adata.obsm["cell2text_score"].shape
+    (['alpha cell', 'none of them'], (2, 3))
+    """
+    options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species)
+    _open(adata, options, copy=copy)
+    table, scores, params = run.score(adata, labels, model, options=options)
+    changed = adata.copy() if copy else adata
+    run.add_scores(changed, table, scores, params, key_added)
+    return changed if copy else None
+
+
+def search(
+    adata: AnnData, query: str, model=None, *, n: int | None = 20, layer: str | None = None,
+    gene_key: str | None = None, allow_fractional: bool = False, species: str = "human",
+) -> pd.DataFrame:  # fmt: skip
+    """Rank cells by how well they match a query in words.
+
+    The query is read as claims: cell types, pathways (the packaged Hallmark sets), the sex of the donor, and values of
+    columns of `obs`. The score of a cell is the product of its parts, each from 0 to 1: the calibrated probability of
+    the cell types, the rank of the pathway's AUCell score among all cells of `adata`, the probability of the sex, and
+    1 or 0 for a value of `obs`. "without", "not" and "low" deny the claim that follows.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with raw counts, shape (n_cells, n_genes).
+    query
+        What to look for: "T cells with interferon response", "male alpha cells without hypoxia".
+    model
+        Folder or Hub id of a Cell2Text model with concepts of cell types, or a pair of a loaded model and its
+        processor. Defaults to the bundled model.
+    n
+        Number of cells to return; None for all cells.
+    layer
+        Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
+    gene_key
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
+        contains most genes.
+    allow_fractional
+        Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
+    species
+        Species of the cells: `"human"`, or `"mouse"`, whose genes are mapped to human genes by one-to-one orthologs.
+
+    Returns
+    -------
+    One row per cell, best first: `cell`, its name; `score`; and one column per claim. Words that are not evaluated are
+    logged as a warning and listed in `.attrs["not_evaluated"]`.
+
+    Raises
+    ------
+    UserError
+        If no part of the query can be evaluated, or the cells cannot be read.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> found = cell2text.tl.search(cell2text.example_cells(unseen=True)[:9], "male alpha cells", n=3)
+    >>> list(found.columns)
+    ['cell', 'score', 'male', 'pancreatic A cell']
+    """
+    options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species)
+    return run.search(adata, query, model, n=n, options=options)
 
 
 def _open(adata: AnnData, options: DescribeOptions, *, copy: bool) -> CellSource:

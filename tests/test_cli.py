@@ -14,7 +14,19 @@ from cell2text.cli import app
 from .conftest import run_cli
 
 
-COMMANDS = ("example", "describe", "report", "prepare", "vocab", "simulate", "evaluate", "push")
+COMMANDS = (
+    "example",
+    "describe",
+    "report",
+    "prepare",
+    "vocab",
+    "simulate",
+    "evaluate",
+    "push",
+    "ask",
+    "score",
+    "search",
+)
 LIGHT = """
 import json, sys
 from cell2text.cli import run
@@ -45,6 +57,10 @@ def test_help_and_wrong_usage_load_no_library(tmp_path):
         ["vocab"],
         ["evaluate", "nowhere.jsonl"],
         ["push", "nowhere", "lab/model"],
+        ["ask", "nowhere.h5ad", "Is this a T cell?"],
+        ["ask", "here.h5ad", "Is this a T cell?", "--where", "leiden"],
+        ["score", "here.h5ad", "T cell", "--out", "no/where.csv"],
+        ["search", "here.h5ad", "T cells", "--model", "./nowhere"],
     ]
     (tmp_path / "here.h5ad").write_text("")
     done = subprocess.run(

@@ -86,7 +86,8 @@ LAYERS = {
     "inference": DATA | {"loading", "models"},
     "training": DATA | {"evaluation", "inference", "loading", "models", "preparation", "publish"},
     "describe": DATA | {"inference", "loading", "models"},
-    "tl": DATA | {"describe", "inference", "loading", "models"},
+    "questions": DATA | {"describe", "inference", "loading", "models"},
+    "tl": DATA | {"describe", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
 

@@ -1,9 +1,9 @@
-"""The command line: `cell2text example`, `describe`, `report`, `prepare`, `vocab`, `simulate`, `evaluate`, `push`.
+"""The command line: `cell2text describe`, `report`, `ask`, `score`, `search`, `prepare`, `evaluate`, `push` and others.
 
 Each command parses options and calls the matching Python function.
 """
 
-from cell2text.cli import describing, evaluating, preparing, publishing  # noqa: F401  register their commands
+from cell2text.cli import describing, evaluating, preparing, publishing, questioning  # noqa: F401  register their commands
 from cell2text.cli.app import app, run
 
 

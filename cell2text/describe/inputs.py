@@ -67,10 +67,13 @@ class CellReader:
 
     def read(self, start: int, stop: int) -> RankedCells:
         """Return the cells of the rows from `start` to before `stop`."""
-        rows = np.arange(start, stop)
+        return self.read_rows(np.arange(start, stop))
+
+    def read_rows(self, rows: np.ndarray) -> RankedCells:
+        """Return the cells of ascending rows."""
         names = [str(name) for name in self.source.read_cell_names(rows)]
         cells = self._rank(names, (block for _, block in self.source.blocks(rows)))
-        cells.to_describe = None if self.groups is None else self.groups.to_describe[start:stop]
+        cells.to_describe = None if self.groups is None else self.groups.to_describe[rows]
         return cells
 
     def _rank(self, names: Sequence[str], blocks: Iterable[sp.csr_matrix]) -> RankedCells:

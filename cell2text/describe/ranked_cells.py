@@ -46,3 +46,13 @@ class RankedCells:
             self.names[rows], self.cells[rows], self.n_genes[rows], self.counts_used[rows], self.coverage, to_describe,
             overrides,
         )  # fmt: skip
+
+    def take(self, rows: np.ndarray) -> "RankedCells":
+        """Return the cells of rows, in their order."""
+        to_describe, overrides = (
+            None if values is None else values[rows] for values in (self.to_describe, self.concept_overrides)
+        )
+        return RankedCells(
+            [self.names[row] for row in rows], [self.cells[row] for row in rows], self.n_genes[rows],
+            self.counts_used[rows], self.coverage, to_describe, overrides,
+        )  # fmt: skip

@@ -17,6 +17,9 @@ from concepts_cell2text import ConceptNames
 from statements_cell2text import TYPES, TypeHierarchy
 
 
+LEAST_ALTERNATIVE = 0.01  # probability of a type that is listed beside the named one
+
+
 class CellTypes:
     """Cell types of a model, with their hierarchy.
 
@@ -76,6 +79,35 @@ class CellTypes:
             if claim is not None and columns[row] is None:  # the model has no concept for the named type
                 found[row] = []
         return found
+
+    def alternatives(self, claims: Sequence[Claim | None], probabilities: np.ndarray) -> list[list[tuple[str, float]]]:
+        """Return the most probable types that are neither above nor below each named one.
+
+        Parameters
+        ----------
+        claims, probabilities
+            As for :meth:`candidates`.
+
+        Returns
+        -------
+        Up to three names with their probabilities, of at least `LEAST_ALTERNATIVE`, per cell; none for cells without a
+        named type.
+
+        Examples
+        --------
+        >>> types = CellTypes(ConceptNames({"cell_type": ["T cell", "CD4-positive, alpha-beta T cell", "B cell"]}))
+        >>> types.alternatives([Claim("T cell", "CL:0000084")], np.array([[0.90, 0.31, 0.07]]))
+        [[('B cell', 0.07)]]
+        """
+        if self._hierarchy is None:
+            return [[] for _ in claims]
+        order, above = np.argsort(self.names), self._hierarchy.above.cpu().numpy()
+        columns = columns_of(claims, self._hierarchy.names)
+        others = np.asarray(probabilities)[:, order].copy()
+        for row, column in enumerate(columns):
+            others[row, slice(None) if column is None else above[column] | above[:, column]] = 0.0
+        none = torch.full((len(others),), -1, dtype=torch.long)
+        return self._hierarchy.candidates(torch.as_tensor(others), none, least=LEAST_ALTERNATIVE)
 
 
 def _of_ontology(names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:

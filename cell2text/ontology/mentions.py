@@ -73,6 +73,17 @@ def longest_mention(field: str, text: str) -> Mention | None:
     return max(find_mentions(field, text), key=lambda mention: mention.stop - mention.start, default=None)
 
 
+def term_named(field: str, name: str) -> str | None:
+    """Return the id of the term that has this name, in any spelling that `find_mentions` finds; None if it has none.
+
+    Examples
+    --------
+    >>> term_named("cell_type", "B-cells"), term_named("cell_type", "a B cell")
+    ('CL:0000236', None)
+    """
+    return _mention_index(field)[0].get(tuple(_normalized_words(name)))
+
+
 def _scan(words: list[str], index: dict[tuple[str, ...], str], longest: int) -> Iterator[Mention]:
     start = 0
     while start < len(words):

@@ -1,0 +1,172 @@
+"""Answer questions about one cell, a group of cells, or two of them. Nothing is read from files here.
+
+Depends on `understanding` for what a question asks, on `predictions`, and on `wording`.
+"""
+
+from collections.abc import Callable
+
+from cell2text.describe.ranked_cells import RankedCells
+from cell2text.errors import UserError
+from cell2text.questions import answer as tasks
+from cell2text.questions import wording
+from cell2text.questions.answer import Answer, AnswerValue, Wording
+from cell2text.questions.model_types import MappedLabel
+from cell2text.questions.predictions import PATHWAYS_GROUP, CellPredictions, CellPredictor
+from cell2text.questions.understanding import Understood, understand
+from cell2text.questions.words import check_text
+from cell2text.signatures.gene_sets import hallmark_gene_sets
+from declining_cell2text import is_description
+from statements_cell2text import PROFILE_GROUP
+
+
+ORIGIN_TASKS = (tasks.TISSUE, tasks.DISEASE, tasks.LIFE_STAGE)
+
+
+class QuestionAnswerer:
+    """Answer questions about ranked cells in free words.
+
+    The same cells and the same question always get the same answer. No part of a question reaches the language model:
+    it only chooses among the prompts that the model was trained on.
+
+    Parameters
+    ----------
+    model, processor
+        A Cell2Text model on its device, and its processor.
+    batch_size, max_new_tokens
+        See :class:`cell2text.inference.generation.BatchedTextGenerator`.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> from cell2text.questions.reading import rank_cells
+    >>> model, processor = cell2text.load()
+    >>> cells = rank_cells(cell2text.example_cells(unseen=True)[:1], model, processor)
+    >>> answer = QuestionAnswerer(model, processor)(cells, "Is this an alpha cell or a T cell?")
+    >>> answer.task, answer.values[0].name
+    ('is_type', 'pancreatic A cell')
+    """
+
+    def __init__(self, model, processor, *, batch_size: int | None = None, max_new_tokens: int = 160):
+        self.model = model
+        self.predictor = CellPredictor(model, processor, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        self.types = self.predictor.types
+        self.groups = model.config.concept_groups
+        self._pathway_names = self.groups.get(PATHWAYS_GROUP) or hallmark_gene_sets().names
+
+    def __call__(self, cells: RankedCells, question: str, second: RankedCells | None = None) -> Answer:
+        """Answer a question.
+
+        Parameters
+        ----------
+        cells
+            The cells that the question is about.
+        question
+            The question, in English, of at most `cell2text.questions.words.MAX_LETTERS` characters.
+        second
+            Cells to compare with. Two cells in `cells` are compared as well, if the question asks for it.
+
+        Returns
+        -------
+        The answer. A question that the model cannot answer gets the task `"outside"` and the questions that are
+        answered.
+
+        Raises
+        ------
+        UserError
+            If there are no cells, or the question is not a text, is empty or is too long.
+        """
+        n = len(cells.cells)
+        if not n or (second is not None and not len(second.cells)):
+            raise UserError("There are no cells to ask about: select at least one.")
+        text = check_text("question", question)
+        asked = understand(text, self._pathway_names, n_cells=n, has_second=second is not None)
+        found = self._answer(cells, asked, second)
+        names = tuple(map(str, (*cells.names, *(() if second is None else second.names))))
+        return Answer(text, found.text, asked.task, names, tuple(found.values), found.verdict, tuple(found.notes))
+
+    def _answer(self, cells: RankedCells, asked: Understood, second: RankedCells | None) -> Wording:
+        if asked.task == tasks.HELP:
+            return Wording(wording.help_text())
+        if asked.task == tasks.OUTSIDE:
+            return wording.outside(asked)
+        if asked.task == tasks.EVIDENCE:
+            return wording.evidence()
+        if asked.task == tasks.COMPARE:
+            return self._compare(cells, second)
+        if asked.task in ORIGIN_TASKS:
+            return self._origin(cells, asked.task)
+        predictions = self.predictor(cells)
+        if len(predictions) == 1:
+            return self._about_one(cells, predictions, asked)
+        return self._about_group(predictions, asked)
+
+    def _about_one(self, cells: RankedCells, found: CellPredictions, asked: Understood) -> Wording:
+        answers: dict[str, Callable[[], Wording]] = {
+            tasks.DESCRIBE: lambda: self._generated(cells, found, None),
+            tasks.CELL_TYPE: lambda: self._generated(cells, found, "ask:cell_type"),
+            tasks.COMPOSITION: lambda: self._generated(cells, found, "ask:cell_type"),
+            tasks.IS_TYPE: lambda: wording.is_type(found, self.types, self._labels(asked), asked),
+            tasks.COUNT_TYPE: lambda: wording.is_type(found, self.types, self._labels(asked), asked),
+            tasks.CONFIDENCE: lambda: wording.confidence(
+                found, is_calibrated=self.model.config.type_calibration is not None
+            ),
+            tasks.CANDIDATES: lambda: wording.candidates(found, self.types, next(iter(self._labels(asked)), None)),
+        }
+        return answers.get(asked.task, lambda: self._about_any(found, asked))()
+
+    def _about_group(self, found: CellPredictions, asked: Understood) -> Wording:
+        answers: dict[str, Callable[[], Wording]] = {
+            tasks.IS_TYPE: lambda: wording.are_type(found, self.types, self._labels(asked), asked),
+            tasks.COUNT_TYPE: lambda: wording.count_type(found, self.types, self._labels(asked), asked),
+            tasks.CONFIDENCE: lambda: wording.group_confidence(found),
+            tasks.CANDIDATES: lambda: wording.group_candidates(found, self.types),
+        }
+        if asked.task in (tasks.DESCRIBE, tasks.CELL_TYPE, tasks.COMPOSITION):
+            return wording.composition(found)
+        return answers.get(asked.task, lambda: self._about_any(found, asked))()
+
+    def _about_any(self, found: CellPredictions, asked: Understood) -> Wording:
+        """Answer a question that one cell and groups share."""
+        if asked.task == tasks.SEX:
+            return wording.sex(found, asked.sex)
+        if asked.task == tasks.PROFILE:
+            return wording.profile(found, self.groups.get(PROFILE_GROUP, []))
+        return wording.pathways(found, [name for mention in asked.pathways for name in mention.names])
+
+    def _labels(self, asked: Understood) -> list[MappedLabel]:
+        return [self.types.map_term(mention.term_id) for mention in asked.types]
+
+    def _generated(self, cells: RankedCells, found: CellPredictions, prompt: str | None) -> Wording:
+        """Return the model's own text with the probability of the type."""
+        if found.reasons[0] is not None:
+            return Wording(str(found.reasons[0]))
+        (text,) = self.predictor.generate(cells, prompt)
+        if found.types[0] is None:
+            return Wording(text)
+        value = wording.named_type(found)
+        if value.probability is not None:
+            text += f" The probability of the type is {value.probability:.2f}."
+        pathways = [AnswerValue("pathway", name) for name in found.pathways[0]] if prompt is None else []
+        return Wording(text, [value, *pathways])
+
+    def _origin(self, cells: RankedCells, field: str) -> Wording:
+        """Answer a question on tissue, disease or life stage, if the model states them."""
+        if self.groups and field not in self.groups:
+            return wording.not_stated(field)
+        texts = self.predictor.generate(cells, f"ask:{field}")
+        return wording.origin(texts, field)
+
+    def _compare(self, cells: RankedCells, second: RankedCells | None) -> Wording:
+        first = cells if second is not None else cells[:1]
+        other = cells[1:] if second is None else second
+        found, found_other = self.predictor(first), self.predictor(other)
+        if len(first.cells) > 1 or len(other.cells) > 1:
+            return wording.compare_groups(found, found_other)
+        reason = found.reasons[0] or found_other.reasons[0]
+        text = ""
+        if reason is None:
+            (text,) = self.predictor.generate(first, "compare", other)
+        return wording.compare_cells(text if is_description(text) else "", found, found_other)
+
+
+__all__ = ["QuestionAnswerer"]
