@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 from bokeh.embed import components
 from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, Range1d
-from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.resources import Resources
-from colorcet import b_glasbey_category10
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from cell2text.describe.colours import MISSING_COLOUR, coloured_labels, number_palette
 from cell2text.describe.consensus import GroupDescriptions
 from cell2text.describe.described_file import Described, embedding_layout, flat_parameters, read_described
 from cell2text.describe.groups import find_groups
@@ -36,7 +35,6 @@ MAX_GROUPS_SHOWN = 200
 STAGES = ("Reading descriptions", "Placing cells on the map", "Summarising groups", "Writing the page")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LOW_GENES, LOW_COUNTS_USED = 200, 0.5
-MISSING_COLOUR, OTHER_COLOUR = "#d9d9d9", "#9a9a9a"
 SCORES = {
     "type_probability": "type probability",
     "n_genes": "genes in the vocabulary",
@@ -175,9 +173,9 @@ def _page_data(described: Described, rows: np.ndarray, column: pd.Series | None,
     labels = {}
     for name in FIELDS:
         if name in cells and cells[name].notna().any():
-            labels[name] = _coloured_labels(cells[name])
+            labels[name] = coloured_labels(cells[name])
     if column is not None:
-        labels[f"group: {grouped_by}"] = _coloured_labels(column.iloc[rows])
+        labels[f"group: {grouped_by}"] = coloured_labels(column.iloc[rows])
     numbers = {}
     for name, title in SCORES.items():
         if name not in cells:  # files of earlier versions lack type probabilities
@@ -200,7 +198,7 @@ def _page_data(described: Described, rows: np.ndarray, column: pd.Series | None,
         "labels": labels,
         "numbers": numbers,
         "score": score and SCORES[score],
-        "palette": list(Viridis256),
+        "palette": number_palette(),
         "missing": MISSING_COLOUR,
     }
 
@@ -211,19 +209,6 @@ def _coded_texts(cells: pd.DataFrame, name: str) -> tuple[list[int], list[str]]:
         return [0] * len(cells), [""]
     codes, texts = pd.factorize(cells[name].astype(object).fillna("").astype(str))
     return codes.tolist(), texts.tolist()
-
-
-def _coloured_labels(values: pd.Series) -> dict:
-    """Return the labels of a column by decreasing frequency with colours, and each cell's label index, -1 for none."""
-    counts = values.astype(object).value_counts()
-    names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
-    indices = {name: index for index, name in enumerate(names)}
-    return {
-        "names": [str(name) for name in names],
-        "counts": [int(counts[name]) for name in names],
-        "colours": [*b_glasbey_category10, *[OTHER_COLOUR] * len(names)][: len(names)],
-        "codes": [indices.get(value, -1) if pd.notna(value) else -1 for value in values.astype(object)],
-    }
 
 
 def _group_table(described: Described, groupby: str | None, seed: int) -> tuple[pd.DataFrame, str]:

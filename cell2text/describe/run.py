@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -51,7 +51,7 @@ PRINTED_TEXTS, LINE_WIDTH = 5, 100
 def describe_file(
     source: str | os.PathLike, out: str | os.PathLike | None = None, *, model: str | None = None,
     options: DescribeOptions | None = None, overwrite: bool = False, device: str | None = None,
-    progress: bool = True, shard_rows: int = ROWS_PER_SHARD,
+    progress: bool = True, shard_rows: int = ROWS_PER_SHARD, on_progress: Callable[[int, int], object] | None = None,
 ) -> Path | None:  # fmt: skip
     """Describe every cell of a file and write the result to a new file.
 
@@ -78,6 +78,9 @@ def describe_file(
         Show a progress bar, and print some of the texts at the end.
     shard_rows
         Cells per shard; an interrupted run recomputes at most this many. Texts do not depend on it.
+    on_progress
+        Called with the number of described cells and the number of all cells: before the first shard, and after each
+        shard. None for no calls.
 
     Returns
     -------
@@ -125,13 +128,16 @@ def describe_file(
         progress_bar = tqdm(
             total=cells.n_cells if n_ranks == 1 else None, unit=" cells", disable=not progress or rank > 0
         )
+        report_progress = on_progress or (lambda done, total: None)
         with progress_bar:
+            report_progress(0, cells.n_cells)
             for start in starts[rank::n_ranks]:
                 stop = min(start + shard_rows, cells.n_cells)
                 path = shard_path(folder, start)
                 if not path.exists():
                     write_shard(describer(cells.read(start, stop)), path)
                 progress_bar.update(stop - start)
+                report_progress(stop, cells.n_cells)
         if rank > 0:
             return None
         shards = [shard_path(folder, start) for start in starts]

@@ -1,0 +1,154 @@
+"""Counts and predictions of single cells, read and computed when a user looks at them.
+
+The file stays open for reading, and the model loads at first use. Depends on `describe.inputs` for ranked cells and on
+`signatures` for pathway scores.
+"""
+
+import json
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from cell2text.describe.inputs import CellReader
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.ranked_cells import RankedCells
+from cell2text.loading import default_device, load_model, model_name
+from cell2text.signatures.gene_sets import hallmark_gene_sets
+from cell2text.signatures.pathways import PathwayScorer
+from cell2text.sources.containers import open_source
+from cell2text.sources.discovery import find_source
+from source_cell2text import CellSource
+
+
+READING_OPTIONS = ("layer", "gene_key", "allow_fractional", "species", "pathways", "sex")
+CELLS_PER_BATCH = 64
+
+
+class CellCounts:
+    """Counts of a file, and what a model predicts from them.
+
+    Parameters
+    ----------
+    path
+        The described file.
+    params
+        Parameters of the description, `uns["cell2text"]["params"]`; they say how counts and genes were read.
+    model
+        Folder or Hub id of a model. None for the packaged model.
+
+    Attributes
+    ----------
+    lock
+        Held while the file or the model is used: requests of a browser arrive in several threads.
+    """
+
+    def __init__(self, path: Path, params: dict[str, str], model: str | None = None):
+        self.path, self.model, self.lock = path, model, RLock()
+        self.options = _reading_options(params)
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """The model and its processor."""
+        with self.lock:
+            return load_model(self.model, default_device())
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model."""
+        return model_name(self.model)
+
+    @cached_property
+    def source(self) -> CellSource:
+        """The open file.
+
+        Raises
+        ------
+        UserError
+            If it holds no counts.
+        """
+        with self.lock:
+            location = find_source(str(self.path))
+            return open_source(location, layer=self.options.layer, allow_fractional=self.options.allow_fractional)
+
+    @cached_property
+    def reader(self) -> CellReader:
+        """Reader of ranked cells."""
+        model, processor = self.loaded
+        return CellReader(self.source, processor, self.options, model.config.concepts)
+
+    @cached_property
+    def scorer(self) -> PathwayScorer:
+        """Hallmark gene sets, matched to the genes of the file."""
+        return PathwayScorer(hallmark_gene_sets(), self.source.read_var(), self.reader.ranker)
+
+    def read(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Return raw counts of some cells, whose rows are ascending, shape (len(rows), n_genes)."""
+        with self.lock:
+            return self.source.read_counts(rows)
+
+    def read_model_genes(self, rows: np.ndarray) -> tuple[sp.csr_matrix, list[str]]:
+        """Return raw counts of the genes in the vocabulary, and the genes: symbols, Ensembl ids where ambiguous."""
+        with self.lock:
+            ranker, vocabulary = self.reader.ranker, self.loaded[1].gene_vocabulary
+            columns = np.flatnonzero(ranker.column_tokens >= 0)
+            tokens = np.asarray(ranker.column_tokens)[columns]
+            symbols = self.gene_names(tokens)
+            twice = {symbol for symbol, n in Counter(symbols).items() if n > 1}
+            names = [vocabulary.tokens[token] if symbol in twice else symbol for token, symbol in zip(tokens, symbols)]
+            return ranker.collapse(self.read(rows))[:, columns], names
+
+    def rank(self, rows: np.ndarray) -> RankedCells:
+        """Return ranked cells, whose rows are ascending."""
+        with self.lock:
+            return self.reader.read_rows(rows)
+
+    def gene_names(self, tokens: np.ndarray) -> list[str]:
+        """Return the symbol of each gene token, its Ensembl id if it has none."""
+        vocabulary = self.loaded[1].gene_vocabulary
+        return [vocabulary.symbols[token] or vocabulary.tokens[token] for token in tokens]
+
+    def pathway_scores(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return AUCell scores of the Hallmark sets, shape (len(rows), n_sets); None if the file has too few genes."""
+        with self.lock:
+            return self.scorer.score(self.read(rows)) if self.scorer.has_enough_genes else None
+
+    def concepts(self, cells: RankedCells) -> dict[str, np.ndarray]:
+        """Return the concept probabilities of ranked cells by group, float32, shape (n_cells, n_names).
+
+        NaN for cells without genes; empty for a model without concepts.
+        """
+        from generation_cell2text import encode_cells
+
+        with self.lock:
+            model, processor = self.loaded
+            names = model.config.concepts
+            if not names.n_concepts:
+                return {}
+            found = np.full((len(cells.cells), names.n_concepts), np.nan, dtype=np.float32)
+            filled = np.array([i for i, cell in enumerate(cells.cells) if not processor.is_empty(cell)], dtype=int)
+            for part in np.split(filled, range(CELLS_PER_BATCH, len(filled), CELLS_PER_BATCH)):
+                if len(part):
+                    prompts = [[cells.cells[i]] for i in part]
+                    found[part] = encode_cells(model, processor, prompts).concepts[:, 0].numpy()
+        starts = np.cumsum([0, *names.sizes.values()])
+        return {group: found[:, start:stop] for group, start, stop in zip(names.sizes, starts, starts[1:])}
+
+    def close(self) -> None:
+        """Close the file."""
+        if "source" in self.__dict__:
+            self.source.close()
+
+
+def _reading_options(params: dict[str, str]) -> DescribeOptions:
+    """Return the options with which a description read counts and genes."""
+    try:
+        chosen = json.loads(params.get("options", "{}"))
+    except ValueError:
+        chosen = {}
+    chosen = chosen if isinstance(chosen, dict) else {}
+    return DescribeOptions(**{name: chosen[name] for name in READING_OPTIONS if chosen.get(name) is not None})
