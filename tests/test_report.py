@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import time
 import warnings
 from html import unescape
 
@@ -25,10 +23,10 @@ from cell2text.inference.cell_types import CellTypes
 from concepts_cell2text import ConceptNames
 from declining_cell2text import EMPTY_CELL_TEXT, declined_text
 
+from .browser import headless_browser, text_of, wait_until
 from .conftest import run_cli
 
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 TEXTS = {
     "T": "This cell is a T cell. It comes from the blood of a healthy female donor.",
     "B": "This cell is a B cell. It comes from the spleen of a healthy male donor.",
@@ -78,34 +76,13 @@ def described(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no Chromium with its driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update",
-                 "disable-sync", "no-first-run", "disable-quic", "window-size=1300,1000"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)) as driver:
+    with headless_browser() as driver:
         yield driver
 
 
 def opened(browser, page):
     browser.get(page.resolve().as_uri())
     wait_until(lambda: browser.execute_script("return document.body.dataset.ready") == "yes")
-
-
-def wait_until(holds, seconds=20):
-    end = time.time() + seconds
-    while not holds():
-        assert time.time() < end, "the page did not get there"
-        time.sleep(0.05)
-
-
-def text_of(browser, selector):
-    return browser.execute_script("return document.querySelector(arguments[0]).innerText", selector)
 
 
 def at_cell(browser, row):

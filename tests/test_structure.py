@@ -87,6 +87,7 @@ LAYERS = {
     "training": DATA | {"evaluation", "inference", "loading", "models", "preparation", "publish"},
     "describe": DATA | {"inference", "loading", "models"},
     "questions": DATA | {"describe", "inference", "loading", "models"},
+    "app": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
     "tl": DATA | {"describe", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}

@@ -17,7 +17,7 @@ from statements_cell2text import TYPES
 
 MAX_CELLS = 200  # per group for probabilities and markers; a larger group is sampled
 MIN_CELLS_FOR_MARKERS = 3
-N_TYPES, N_MARKERS, MAX_ROWS = 8, 10, 12
+N_TYPES, N_MARKERS, MAX_ROWS, MAX_P = 8, 10, 12, 0.05
 NOT_NAMED = "no named type"
 
 
@@ -108,13 +108,13 @@ def compare_groups(
     for name, rows in zip(names, groups):
         if not len(rows):
             raise UserError(f"Group {name} is empty: select cells on the map, and set them as group {name}.")
-    if np.array_equal(*groups):
+    if np.array_equal(groups[0], groups[1]):
         raise UserError("Both groups hold the same cells: select other cells for one of them.")
     found = Comparison(names, (len(groups[0]), len(groups[1])), _composition(experiment, groups))
-    if n := len(np.intersect1d(*groups)):
+    if n := len(np.intersect1d(groups[0], groups[1])):
         found.notes.append(f"{n:,} cells are in both groups.")
     random = np.random.default_rng(seed)
-    sampled = [np.sort(random.choice(rows, MAX_CELLS, replace=False)) if len(rows) > MAX_CELLS else rows for rows in groups]
+    sampled = [_sample(rows, random) for rows in groups]
     if max(found.sizes) > MAX_CELLS:
         found.notes.append(f"Probabilities and markers use at most {MAX_CELLS} random cells per group.")
     try:
@@ -125,24 +125,37 @@ def compare_groups(
     return found
 
 
+def _sample(rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return at most `MAX_CELLS` rows, ascending."""
+    return np.sort(random.choice(rows, MAX_CELLS, replace=False)) if len(rows) > MAX_CELLS else rows
+
+
 def _composition(experiment: Experiment, groups: list[np.ndarray]) -> list[tuple[str, float, float]]:
     """Return the share of each named type among the cells of both groups."""
     types = experiment.cells["cell_type"].astype(object)
     types = types.where(types.notna(), NOT_NAMED).to_numpy()
     shares = pd.DataFrame([pd.Series(types[rows]).value_counts(normalize=True) for rows in groups]).fillna(0.0).T
     order = sorted(shares.index, key=lambda name: (-shares.loc[name].sum(), name))
-    return [(str(name), float(shares.loc[name].iloc[0]), float(shares.loc[name].iloc[1])) for name in order[:MAX_ROWS]]
+    found = [(str(name), float(shares.loc[name].iloc[0]), float(shares.loc[name].iloc[1])) for name in order]
+    rest = found[MAX_ROWS:]
+    if not rest:
+        return found
+    return [
+        *found[:MAX_ROWS],
+        (f"{len(rest)} other types", sum(one for _, one, _ in rest), sum(two for *_, two in rest)),
+    ]
 
 
 def _mean_probabilities(experiment: Experiment, groups: list[np.ndarray]) -> list[tuple[str, float, float]]:
     """Return the types whose mean probabilities differ most; empty for a model without cell types."""
     counts = experiment.counts
-    concepts = [counts.concepts(counts.rank(rows)).get(TYPES) for rows in groups]
-    if any(found is None for found in concepts):
+    found = [counts.concepts(counts.rank(rows)) for rows in groups]
+    concepts = [one[TYPES] for one in found if TYPES in one]
+    if len(concepts) < len(groups):
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a group of cells without genes has no mean
-        means = np.array([np.nanmean(found, axis=0) for found in concepts])
+        means = np.array([np.nanmean(one, axis=0) for one in concepts])
     config = counts.loaded[0].config
     names, vague = config.concept_groups[TYPES], set(config.uninformative_types or ())
     compared = [i for i, name in enumerate(names) if name not in vague and np.isfinite(means[:, i]).all()]
@@ -150,9 +163,7 @@ def _mean_probabilities(experiment: Experiment, groups: list[np.ndarray]) -> lis
     return [(names[i], float(means[0][i]), float(means[1][i])) for i in order]
 
 
-def _markers(
-    experiment: Experiment, groups: list[np.ndarray], notes: list[str]
-) -> tuple[list[Marker], list[Marker]]:
+def _markers(experiment: Experiment, groups: list[np.ndarray], notes: list[str]) -> tuple[list[Marker], list[Marker]]:
     """Return markers of both groups by scanpy's Wilcoxon test on log-normalised counts."""
     if find_spec("scanpy") is None:
         notes.append("Markers need scanpy: pip install scanpy.")
@@ -180,12 +191,15 @@ def _markers(
         sc.pp.log1p(adata)
         sc.tl.rank_genes_groups(adata, "group", method="wilcoxon", pts=True)
         tables = [sc.get.rank_genes_groups_df(adata, group) for group in ("first", "second")]
-    return _best(tables[0], swapped=False), _best(tables[1], swapped=True)
+    best = _best(tables[0], swapped=False), _best(tables[1], swapped=True)
+    if not any(best):
+        notes.append(f"No gene has an adjusted p value below {MAX_P}; more cells per group help.")
+    return best
 
 
 def _best(table: pd.DataFrame, *, swapped: bool) -> list[Marker]:
     """Return the best markers of scanpy's table of one group; `swapped` for the second group."""
-    found = table[(table["logfoldchanges"] > 0) & (table["pvals_adj"] < 0.05)].head(N_MARKERS)
+    found = table[(table["logfoldchanges"] > 0) & (table["pvals_adj"] < MAX_P)].head(N_MARKERS)
     pairs = zip(found["pct_nz_group"], found["pct_nz_reference"])
     shares = [(other, own) if swapped else (own, other) for own, other in pairs]
     return [

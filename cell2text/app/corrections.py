@@ -158,7 +158,10 @@ class Corrections:
         """Return the journal, one JSON object per line."""
         return "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.journal)
 
-    def _write(self, cell_ids: Sequence[str], before: Sequence, label: str | None, term_id: str | None, by: str) -> None:
+    def _write(
+        self, cell_ids: Sequence[str], before: Sequence, label: str | None, term_id: str | None, by: str
+    ) -> None:
+        """Add a correction of each cell to the journal."""
         if not len(cell_ids):
             raise UserError("No cell is selected: click a cell, or select cells on the map.")
         if len(cell_ids) > MAX_CELLS:

@@ -100,8 +100,9 @@ class Experiment:
 
         Returns
         -------
-        `title`, `missing` (the colour of cells without a value), `colours` (a palette) and `codes` (an index into it per
-        cell, -1 for none). For labels also `names` and `counts` of each colour; for numbers `low` and `high`.
+        `title`, `missing` (the colour of cells without a value), `colours` (a palette) and `codes` (an index into the
+        palette per cell, -1 for none). For labels also `names` and `counts` of each colour; for numbers `low` and
+        `high`.
 
         Raises
         ------

@@ -35,8 +35,8 @@ def export(experiment: Experiment, corrections: Corrections, out: str | os.PathL
         Corrections of its cells.
     out
         A path that ends in `.h5ad`, for a copy of the described file with the columns of
-        :meth:`~cell2text.app.corrections.Corrections.columns` in `obs` and the journal in `uns`; or in `.csv`, for one row
-        per cell.
+        :meth:`~cell2text.app.corrections.Corrections.columns` in `obs` and the journal in `uns`; or in `.csv`, for one
+        row per cell.
 
     Returns
     -------

@@ -19,6 +19,7 @@ from cell2text.sources.anndata_files import ANNDATA_SUFFIXES
 from cell2text.sources.discovery import SourceLocation, find_source
 
 
+CELLS_PER_STEP = 256  # of the progress bar
 OnProgress = Callable[[str, int, int], object]  # stage, steps done, steps in all (0 if unknown)
 
 
@@ -95,7 +96,7 @@ def open_experiment(
     'cells.described.h5ad'
     """
     report = on_progress or (lambda stage, done, total: None)
-    notes = []
+    notes: list[str] = []
     path = Path(source)
     if not is_described(path, key):
         _check_key(source, key)
@@ -110,7 +111,7 @@ def open_experiment(
 def _description_of(
     source: str, folder: Path | None, model: str | None, options: DescribeOptions, report: OnProgress
 ) -> tuple[Path, list[str]]:
-    """Return the path of the description of a file, which is written unless it is there, and what a user should know."""
+    """Return the path of a file's description, which is written unless it is there, and what a user should know."""
     report("Reading counts", 0, 0)
     found = find_source(source)
     out = (folder or _folder_of(found)) / found.described_name
@@ -118,12 +119,15 @@ def _description_of(
         _check_describes(out, found, options)
         return out, [f"{Path(source).name} was described before: showing {out}."]
     if not os.access(out.parent, os.W_OK):
-        raise UserError(f"The folder {out.parent} is not writable. Describe the file first: cell2text describe {source}.")
+        raise UserError(
+            f"The folder {out.parent} is not writable. Describe the file first: cell2text describe {source}."
+        )
     describe_file(
-        source, out, model=model, options=options, progress=False,
+        source, out, model=model, options=options, progress=False, shard_rows=CELLS_PER_STEP,
         on_progress=lambda done, total: report("Describing cells", done, total),
     )  # fmt: skip
-    return out, [f"{Path(source).name} was not described: its description was written to {out}."]
+    where = f"was written to {out}" if folder is None else "is kept in a temporary folder until the app ends: export it"
+    return out, [f"{Path(source).name} was not described: its description {where}."]
 
 
 def _folder_of(location: SourceLocation) -> Path:

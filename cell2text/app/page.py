@@ -16,27 +16,6 @@ SESSION_SECONDS = 4 * 3600  # after which the session of a closed page is forgot
 SCOPES = [("The chosen cell", "cell"), ("The selected cells", "selection")]
 
 
-class MapView(gr.HTML):
-    """The map of cells. Its value is a dictionary that `static/map.js` documents by reading it."""
-
-    def __init__(self, **arguments):
-        super().__init__(
-            {}, html_template=static("map.html"), js_on_load=static("map.js"), apply_default_css=False, **arguments
-        )
-
-    def postprocess(self, value):
-        """Return the value unchanged."""
-        return value
-
-    def api_info(self) -> dict:
-        """Return the type of the value."""
-        return {"type": "object"}
-
-    def get_block_name(self) -> str:
-        """Return the component that the browser shows."""
-        return "html"
-
-
 @cache
 def static(name: str) -> str:
     """Return a file of the folder `static`."""
@@ -91,7 +70,9 @@ class Page:
                 label="Find a cell by its name", elem_id="find", max_length=200, max_lines=1, min_width=180,
                 submit_btn="Find",
             )  # fmt: skip
-        cells = self.panels["map"] = MapView(elem_id="map")
+        cells = self.panels["map"] = gr.HTML(
+            {}, html_template=static("map.html"), js_on_load=static("map.js"), apply_default_css=False, elem_id="map"
+        )
         with gr.Row():
             before = gr.Button("Previous cell", size="sm", elem_id="before", min_width=100)
             after = gr.Button("Next cell", size="sm", elem_id="after", min_width=100)
@@ -105,7 +86,7 @@ class Page:
 
     def _add_questions(self) -> None:
         scope = gr.Radio(SCOPES, value="cell", label="Ask about", elem_id="ask-scope")
-        question = gr.Textbox(label="Question", elem_id="question", max_length=MAX_QUESTION, lines=2, max_lines=4)
+        question = gr.Textbox(label="Question", elem_id="question", max_length=MAX_QUESTION, max_lines=1)
         with gr.Row():
             ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=100)
         with gr.Row():
@@ -169,9 +150,11 @@ class Page:
         def open_upload(session, path, progress=gr.Progress()):  # noqa: B008
             return self._components(self.handlers.open_upload(session, path, _reporter(progress)))
 
-        where = {"show_progress_on": self.panels["message"], "api_visibility": "private"}
-        self.blocks.load(start, None, outputs, **where)
-        self.upload.upload(open_upload, [self.session, self.upload], outputs, **where)
+        shown = self.panels["message"]
+        self.blocks.load(start, None, outputs, show_progress_on=shown, api_visibility="private")
+        self.upload.upload(
+            open_upload, [self.session, self.upload], outputs, show_progress_on=shown, api_visibility="private"
+        )
 
     def _connect(
         self, event: Callable, handler: Callable, inputs: list, outputs: list[str], *, generates: bool = False,

@@ -16,6 +16,7 @@ from cell2text.pages import render_page
 
 
 MAX_CORRECTIONS = 100  # rows of the table
+FACTS = ("model", "revision", "options", "ontologies", "libraries", "groups")  # parameters that the page shows
 # Gradio reads the value of an HTML component as a JavaScript template string and as a Handlebars template.
 _TEMPLATE_CHARACTERS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;", "\\": "&#92;"})
 
@@ -35,17 +36,18 @@ def head_html(experiment: Experiment | None, name: str) -> str:
 
 def cell_html(cell: CellDetails | None, correction: Correction | None = None) -> str:
     """Return the panel of one cell; a hint if no cell is chosen."""
-    types = [] if cell is None else [
-        {"name": bar.name, "kind": bar.role, "role": ROLES[bar.role], "value": bar.probability, "share": bar.probability}
-        for bar in cell.types
-    ]  # fmt: skip
+    types = [_bar(bar.name, ROLES[bar.role], bar.role, bar.probability, 1.0) for bar in cell.types] if cell else []
     highest = max((one.score for one in cell.pathways), default=1.0) if cell else 1.0
-    pathways = [] if cell is None else [
-        {"name": one.name, "kind": "", "role": "stated" if one.stated else "", "value": one.score,
-         "share": one.score / highest}
-        for one in cell.pathways
-    ]  # fmt: skip
+    pathways = [
+        _bar(one.name, "stated" if one.stated else "", "", one.score, highest)
+        for one in (cell.pathways if cell else ())
+    ]
     return _render("cell", cell=cell, correction=correction, types=types, pathways=pathways)
+
+
+def _bar(name: str, note: str, kind: str, value: float, full: float) -> dict:
+    """Return a bar of the templates; `full` is the value of a bar of full length."""
+    return {"name": name, "role": note, "kind": kind, "value": value, "share": value / full}
 
 
 def conversation_html(session: Session | None) -> str:
@@ -80,7 +82,8 @@ def facts_html(experiment: Experiment | None) -> str:
     if experiment is None:
         return _render("facts", facts=[])
     facts = [("described file", experiment.path), ("model of the app", experiment.counts.model_name)]
-    return _render("facts", facts=[*facts, *flat_parameters(experiment.described.params).items()])
+    params = flat_parameters(experiment.described.params)
+    return _render("facts", facts=[*facts, *((name, text) for name, text in params.items() if name.startswith(FACTS))])
 
 
 def message_html(text: str, *, is_error: bool = False) -> str:

@@ -112,8 +112,8 @@ def serve(source: str | os.PathLike | None = None, options: AppOptions | None = 
         raise UserError(f"port={options.port}: the app cannot listen there ({error}). Choose another port.") from error
     if options.is_public:
         logger.warning(
-            f"host={options.host!r}: other machines can reach the app. It has no login: everyone who reaches it sees the "
-            "cells and can correct labels."
+            f"host={options.host!r}: other machines can reach the app. It has no login: everyone who reaches it sees "
+            "the cells and can correct labels."
         )
     return RunningApp(desk, blocks, url)
 

@@ -16,7 +16,8 @@ def app(
         str | None,
         typer.Argument(
             metavar="[FILE]",
-            help="What `cell2text describe` wrote, or a file of counts, which is described first; an upload if omitted.",
+            help="What `cell2text describe` wrote, or a file of counts, which is described first. If omitted, the page "
+            "asks for an upload.",
         ),
     ] = None,
 ) -> None:
