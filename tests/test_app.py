@@ -151,8 +151,8 @@ def test_groups_differ_in_composition_probabilities_and_markers(experiment):
     assert sum(one for _, one, _ in found.composition) == pytest.approx(1.0)
     means = {name: values for name, *values in found.probabilities}
     assert means["leukocyte"][0] > 0.9 > 0.5 > means["leukocyte"][1]
-    assert found.markers[0] and all(one.in_first > one.in_second for one in found.markers[0])
-    assert all(one.in_second > one.in_first for one in found.markers[1])
+    assert found.markers[0] and all(one.log2_fold_change > 0 for one in found.markers[0])
+    assert {one.gene for one in found.markers[0]}.isdisjoint(one.gene for one in found.markers[1])
     with pytest.raises(UserError, match="Group B is empty"):
         compare_groups(experiment, kidney, np.zeros(0, dtype=int))
     with pytest.raises(UserError, match="same cells"):
@@ -167,13 +167,15 @@ def test_a_question_is_answered_for_one_cell_and_counted_over_several(experiment
         and one.question == "What cell type is this?"
         and experiment.cells["cell_type"].iloc[row] in one.answer[0]
     )
-    *_, several = answer(experiment, np.arange(5), "What cell type is this?")
+    *_, several = answer(experiment, np.arange(5), "Which cell types are these?")
     assert several.done and several.about == "5 cells" and several.answer
+    *_, compared = answer(experiment, np.arange(5), "How do they differ?", second=np.arange(50, 55))
+    assert compared.about == "5 cells and 5 cells" and compared.answer
+    *_, outside = answer(experiment, np.array([row]), "Who won the world cup?")
+    assert outside.done and len(outside.answer) > 3  # the questions that are answered
     for wrong, message in (("", "is empty"), ("x" * 501, "501 characters")):
         with pytest.raises(UserError, match=message):
             list(answer(experiment, np.array([0]), wrong))
-    *_, file = answer(experiment, np.array([row]), "/etc/passwd.json")  # never read as a conversation
-    assert file.done
 
 
 def test_labels_resolve_to_ontology_terms_and_similar_ones_are_offered():

@@ -17,7 +17,9 @@ import scipy.sparse as sp
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
+from cell2text.inference.concepts import predict_concepts
 from cell2text.loading import default_device, load_model, model_name
+from cell2text.questions.answering import QuestionAnswerer
 from cell2text.signatures.gene_sets import hallmark_gene_sets
 from cell2text.signatures.pathways import PathwayScorer
 from cell2text.sources.containers import open_source
@@ -26,7 +28,6 @@ from source_cell2text import CellSource
 
 
 READING_OPTIONS = ("layer", "gene_key", "allow_fractional", "species", "pathways", "sex")
-CELLS_PER_BATCH = 64
 
 
 class CellCounts:
@@ -118,25 +119,14 @@ class CellCounts:
             return self.scorer.score(self.read(rows)) if self.scorer.has_enough_genes else None
 
     def concepts(self, cells: RankedCells) -> dict[str, np.ndarray]:
-        """Return the concept probabilities of ranked cells by group, float32, shape (n_cells, n_names).
-
-        NaN for cells without genes; empty for a model without concepts.
-        """
-        from generation_cell2text import encode_cells
-
+        """Return concept probabilities by group; see :func:`cell2text.inference.concepts.predict_concepts`."""
         with self.lock:
-            model, processor = self.loaded
-            names = model.config.concepts
-            if not names.n_concepts:
-                return {}
-            found = np.full((len(cells.cells), names.n_concepts), np.nan, dtype=np.float32)
-            filled = np.array([i for i, cell in enumerate(cells.cells) if not processor.is_empty(cell)], dtype=int)
-            for part in np.split(filled, range(CELLS_PER_BATCH, len(filled), CELLS_PER_BATCH)):
-                if len(part):
-                    prompts = [[cells.cells[i]] for i in part]
-                    found[part] = encode_cells(model, processor, prompts).concepts[:, 0].numpy()
-        starts = np.cumsum([0, *names.sizes.values()])
-        return {group: found[:, start:stop] for group, start, stop in zip(names.sizes, starts, starts[1:])}
+            return predict_concepts(*self.loaded, cells.cells)
+
+    @cached_property
+    def answerer(self) -> QuestionAnswerer:
+        """What answers questions about ranked cells."""
+        return QuestionAnswerer(*self.loaded)
 
     def close(self) -> None:
         """Close the file."""

@@ -10,15 +10,15 @@ import numpy as np
 from cell2text.app.experiment import NUMBERS, Experiment
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError
+from cell2text.inference.cell_types import CellTypes
 from cell2text.language.described import CANDIDATES, TEXT
-from cell2text.language.fields import FIELDS, TERM_FIELDS
+from cell2text.language.fields import FIELDS, TERM_FIELDS, Claim
 from cell2text.language.writing import pathway_words
 from cell2text.signatures.aucell import MIN_COVERAGE
 from statements_cell2text import TYPES
 
 
-N_GENES, N_PATHWAYS, N_BROADER, N_OTHERS = 15, 8, 4, 3
-MIN_OTHER_PROBABILITY = 0.05
+N_GENES, N_PATHWAYS, N_BROADER = 15, 8, 4
 ROLES = {
     "named": "named",
     "broader": "broader",
@@ -173,12 +173,10 @@ def _types(experiment: Experiment, stored, concepts: dict[str, np.ndarray]) -> l
     vague = set(model.config.uninformative_types or ())
     nearest = sorted(broader - vague, key=lambda name: (-len(_above(name, parents)), name))[:N_BROADER]
     bars[1:1] = [TypeBar(name, probability[name], "broader") for name in nearest if name in probability]
-    known = {bar.name for bar in bars} | broader | vague
-    others = {name for name in probability if name not in known and not _above(name, parents) & {named}}
-    likely = {name for name in others if probability[name] >= MIN_OTHER_PROBABILITY}
-    likely -= {above for name in likely for above in _above(name, parents)}
-    order = sorted(likely, key=lambda name: (-probability[name], name))
-    return bars + [TypeBar(name, probability[name], "other") for name in order[:N_OTHERS]]
+    types = CellTypes(model.config.concepts, model.config.uninformative_types)
+    claim = Claim(named, stored.get("cell_type_ontology_term_id")) if isinstance(named, str) else None
+    (others,) = types.alternatives([claim], values[None])
+    return bars + [TypeBar(name, value, "other") for name, value in others]
 
 
 def _above(name: str, parents: dict[str, list[str]]) -> set[str]:

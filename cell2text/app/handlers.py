@@ -16,9 +16,9 @@ from cell2text.app.desk import Desk
 from cell2text.app.details import CellDetails, cell_details
 from cell2text.app.export import export
 from cell2text.app.opening import OnProgress
-from cell2text.app.questions import answer, check_question
+from cell2text.app.questions import answer
 from cell2text.app.session import GROUPS, Session
-from cell2text.errors import UserError, as_flags
+from cell2text.errors import UserError
 
 
 NO_FILE = "No file is open: open one in the tab File."
@@ -35,7 +35,7 @@ def guarded(handler: Callable) -> Callable:
                 raise UserError(NO_FILE)
             return {"message": rendering.message_html(""), **handler(self, session, *values)}
         except UserError as error:
-            return {"message": rendering.message_html(as_flags(str(error), {}), is_error=True)}
+            return {"message": rendering.message_html(str(error), is_error=True)}
 
     return run
 
@@ -113,14 +113,14 @@ class Handlers:
         }
 
     def ask(self, session: Session | None, question: str, scope: str) -> Iterator[Panels]:
-        """Answer a question about the chosen cell or the selected cells, piece by piece."""
+        """Answer a question about the chosen cell, the selected cells or both groups, piece by piece."""
         try:
             if session is None:
                 raise UserError(NO_FILE)
-            check_question(question)
-            rows = session.rows_in(scope)
+            rows, second = session.rows_to_ask(scope)
             kept = None
-            for exchange in answer(session.experiment, rows, question, seed=self.desk.options.seed):
+            seed = self.desk.options.seed
+            for exchange in answer(session.experiment, rows, question or "", second=second, seed=seed):
                 if kept is None:
                     session.remember(exchange)
                 kept = session.conversation[-1] = replace(exchange)

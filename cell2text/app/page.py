@@ -8,8 +8,9 @@ import gradio as gr
 
 from cell2text.app.desk import UPLOAD_SUFFIXES, Desk
 from cell2text.app.handlers import Handlers, Panels
-from cell2text.app.questions import EXAMPLES, MAX_QUESTION
+from cell2text.app.questions import EXAMPLES
 from cell2text.app.session import GROUPS
+from cell2text.questions.words import MAX_LETTERS
 
 
 SESSION_SECONDS = 4 * 3600  # after which the session of a closed page is forgotten
@@ -85,8 +86,8 @@ class Page:
         self._connect_map(cells.label_cells, handlers.choose_label, "label", ["map"])
 
     def _add_questions(self) -> None:
-        scope = gr.Radio(SCOPES, value="cell", label="Ask about", elem_id="ask-scope")
-        question = gr.Textbox(label="Question", elem_id="question", max_length=MAX_QUESTION, max_lines=1)
+        scope = gr.Radio([*SCOPES, ("Groups A and B", "groups")], value="cell", label="Ask about", elem_id="ask-scope")
+        question = gr.Textbox(label="Question", elem_id="question", max_length=MAX_LETTERS, max_lines=1)
         with gr.Row():
             ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=100)
         with gr.Row():

@@ -1,9 +1,8 @@
-"""Answer a question about one cell or several, piece by piece.
+"""Answer a question about the cells that a user looks at, piece by piece.
 
-Depends on `inference.prompts` for the prompt and on the model, which generates one answer per cell.
+Depends on :mod:`cell2text.questions`, which answers: no part of a question reaches the language model.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,12 +10,13 @@ import numpy as np
 
 from cell2text.app.experiment import Experiment
 from cell2text.errors import UserError
-from cell2text.inference.generation import BatchedTextGenerator
-from cell2text.inference.prompts import build_conversation
+from cell2text.questions.answer import AnswerValue
+from cell2text.questions.words import check_text
 
 
-MAX_QUESTION, MAX_CELLS, CELLS_PER_STEP, MAX_NEW_TOKENS = 500, 100, 10, 160
-EXAMPLES = ("What cell type is this?", "Which pathways are most active?", "Is the donor male or female?")
+MAX_CELLS = 500  # of each group; of more, a random sample answers
+MAX_VALUES = 6  # probabilities that are shown as bars
+EXAMPLES = ("What cell type is this?", "How sure are you?", "Is this a T cell?", "Which pathways are most active?")
 
 
 @dataclass
@@ -29,8 +29,10 @@ class Exchange:
         The question, and the cells that it is about, in words.
     answer
         Paragraphs of the answer.
+    values
+        Values with a probability that the answer rests on.
     notes
-        What was sampled or left out.
+        What was sampled, left out or not understood.
     done
         Whether the answer is complete.
     """
@@ -38,11 +40,14 @@ class Exchange:
     question: str
     about: str
     answer: list[str] = field(default_factory=list)
+    values: list[AnswerValue] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     done: bool = False
 
 
-def answer(experiment: Experiment, rows: np.ndarray, question: str, *, seed: int = 0) -> Iterator[Exchange]:
+def answer(
+    experiment: Experiment, rows: np.ndarray, question: str, *, second: np.ndarray | None = None, seed: int = 0
+) -> Iterator[Exchange]:
     """Yield the answer to a question as it grows.
 
     Parameters
@@ -52,7 +57,9 @@ def answer(experiment: Experiment, rows: np.ndarray, question: str, *, seed: int
     rows
         Rows of the cells. Of more than `MAX_CELLS`, a random sample answers.
     question
-        The question.
+        The question; see :class:`cell2text.questions.answering.QuestionAnswerer`.
+    second
+        Rows of cells to compare with. None for a question about one group.
     seed
         Random seed for sampling cells.
 
@@ -69,57 +76,32 @@ def answer(experiment: Experiment, rows: np.ndarray, question: str, *, seed: int
     >>> adata = cell2text.example_cells(unseen=True)[:2].copy()
     >>> cell2text.tl.describe(adata)
     >>> adata.write_h5ad(path)
-    >>> *_, last = answer(read_experiment(path), np.array([0]), "What cell type is this?")
-    >>> last.done, len(last.answer)
-    (True, 1)
+    >>> *_, last = answer(read_experiment(path), np.array([0]), "Is this a T cell?")
+    >>> last.done, last.answer[0].startswith("No")
+    (True, True)
     """
-    text = check_question(question)
-    rows = np.unique(rows)
-    if not len(rows):
+    text = check_text("question", question)
+    groups = [np.unique(one) for one in (rows, second) if one is not None]
+    if not all(map(len, groups)):
         raise UserError("No cell is selected: click a cell, or select cells on the map.")
-    about = str(experiment.names[rows[0]]) if len(rows) == 1 else f"{len(rows):,} cells"
-    exchange = Exchange(text, about)
+    exchange = Exchange(text, " and ".join(_about(experiment, one) for one in groups))
     yield exchange
-    if len(rows) > MAX_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_CELLS, replace=False))
-        exchange.notes.append(f"{MAX_CELLS} random cells of them answered.")
-    answers: Counter[str] = Counter()
-    for texts in _answers(experiment, rows, text):
-        answers.update(texts)
-        exchange.answer = _paragraphs(answers)
+    random = np.random.default_rng(seed)
+    sampled = [np.sort(random.choice(one, MAX_CELLS, replace=False)) if len(one) > MAX_CELLS else one for one in groups]
+    if max(map(len, groups)) > MAX_CELLS:
+        exchange.notes.append(f"{MAX_CELLS} random cells of each larger group answered.")
+    counts = experiment.counts
+    cells = [counts.rank(one) for one in sampled]
+    with counts.lock:
+        found = counts.answerer(cells[0], text, *cells[1:])
+    for part in found.text.split("\n"):
+        exchange.answer.append(part.removeprefix("- "))
         yield exchange
+    exchange.values = [one for one in found.values if one.probability is not None][:MAX_VALUES]
+    exchange.notes += found.notes
     exchange.done = True
     yield exchange
 
 
-def check_question(question: str) -> str:
-    """Return a question as one line of text; raise a `UserError` if it is empty or too long."""
-    text = " ".join(str(question or "").split())
-    if not text:
-        raise UserError("The question is empty.")
-    if len(text) > MAX_QUESTION:
-        raise UserError(f"The question has {len(text)} characters: expected at most {MAX_QUESTION}.")
-    return text
-
-
-def _answers(experiment: Experiment, rows: np.ndarray, question: str) -> Iterator[list[str]]:
-    """Yield the answers of some cells after another."""
-    counts = experiment.counts
-    model, processor = counts.loaded
-    prompt = question if not question.endswith(".json") else f"{question} "  # a question is never the path of a file
-    generator = BatchedTextGenerator(
-        model, processor, build_conversation(processor, prompt), max_new_tokens=MAX_NEW_TOKENS
-    )
-    for part in np.split(rows, range(CELLS_PER_STEP, len(rows), CELLS_PER_STEP)):
-        cells = counts.rank(part)
-        with counts.lock:
-            yield generator(cells.cells, cells.concept_overrides).texts
-
-
-def _paragraphs(answers: Counter[str]) -> list[str]:
-    """Return the different answers, the most frequent first, with the number of cells if there are several."""
-    total = answers.total()
-    if total == 1:
-        return list(answers)
-    order = sorted(answers, key=lambda text: (-answers[text], text))
-    return [f"{answers[text]} of {total} cells: {text}" for text in order[:10]]
+def _about(experiment: Experiment, rows: np.ndarray) -> str:
+    return str(experiment.names[rows[0]]) if len(rows) == 1 else f"{len(rows):,} cells"

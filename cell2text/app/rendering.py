@@ -3,6 +3,7 @@
 Every text of a file or a user is escaped: for HTML by Jinja, and for the template language of Gradio's HTML component.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from cell2text.app.comparison import Comparison
@@ -13,6 +14,7 @@ from cell2text.app.session import Session
 from cell2text.describe.described_file import flat_parameters
 from cell2text.errors import UserError
 from cell2text.pages import render_page
+from cell2text.questions.answer import AnswerValue
 
 
 MAX_CORRECTIONS = 100  # rows of the table
@@ -52,7 +54,15 @@ def _bar(name: str, note: str, kind: str, value: float, full: float) -> dict:
 
 def conversation_html(session: Session | None) -> str:
     """Return questions and answers, the latest first."""
-    return _render("conversation", exchanges=session.conversation[::-1] if session else [])
+    return _render("conversation", exchanges=session.conversation[::-1] if session else [], bars=_value_bars)
+
+
+def _value_bars(values: Sequence[AnswerValue]) -> list[dict]:
+    """Return the values of an answer as bars of the templates."""
+    return [
+        _bar(one.name, f"{one.n_cells:,} cells" if one.n_cells else "", "", one.probability or 0.0, 1.0)
+        for one in values
+    ]
 
 
 def comparison_html(found: Comparison | None, groups: dict[str, int] | None = None) -> str:

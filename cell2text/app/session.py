@@ -98,6 +98,14 @@ class Session:
             raise UserError("No cells are selected: draw a lasso or a box on the map, or select the cells of a label.")
         return self.selection
 
+    def rows_to_ask(self, scope: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the rows that a question is about: those of `rows_in`, or of both groups for `scope="groups"`."""
+        if scope != "groups":
+            return self.rows_in(scope), None
+        if set(self.groups) != set(GROUPS):
+            raise UserError("Set both groups first, in the tab Compare.")
+        return self.groups[GROUPS[0]], self.groups[GROUPS[1]]
+
     def remember(self, exchange: Exchange) -> None:
         """Add an exchange to the conversation; the oldest are forgotten after `MAX_EXCHANGES`."""
         self.conversation = [*self.conversation, exchange][-MAX_EXCHANGES:]
