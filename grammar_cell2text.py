@@ -25,6 +25,7 @@ HEALTHY = "healthy"  # a donor whose disease is "normal"
 TISSUE_LINK = "of"  # the lung of a donor
 DISEASE_LINK = "with"  # a donor with asthma
 STAGE_LINK = "in"  # a donor in adulthood
+BECAUSE = "is stated because of"  # T cell is stated because of CD3D and CD3E.
 LIST_COMMA, LIST_AND = ", ", " and "
 _PRONOUNCED_ACRONYMS = ("LAMP", "MAIT", "NET", "SIRP")  # read as words, not letter by letter
 

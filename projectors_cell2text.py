@@ -149,6 +149,27 @@ class Cell2TextConceptProjector(nn.Module):
             probabilities[group] = self._sum_up(group, probabilities, gene_mask)
         return self.names.join(probabilities)
 
+    def concept_log_odds(self, states, gene_mask, group: str, columns: torch.Tensor) -> torch.Tensor:
+        """Return the log-odds of one name of a group per cell, before calibration, shape `(cells,)`.
+
+        They keep a gradient where a probability is so close to 0 or 1 that its own gradient vanishes.
+
+        Args:
+            states, gene_mask: See [`~Cell2TextConceptProjector.predict_concepts`].
+            group (`str`): Group of the names.
+            columns (`torch.LongTensor` of shape `(cells,)`): Index of each cell's name in its group.
+        """
+        logits = self.heads[group](self.pooled(states, gene_mask).flatten(1)).float()
+        if group in self.names.multilabel:
+            return logits.gather(1, columns[:, None])[:, 0]
+        if group in self.names.hierarchical:
+            included = self.statements.hierarchies[group].to(logits.device).above[columns]
+        else:
+            included = nn.functional.one_hot(columns, logits.shape[1]).bool()
+        least = torch.finfo(logits.dtype).min
+        inside, outside = logits.masked_fill(~included, least), logits.masked_fill(included, least)
+        return inside.logsumexp(-1) - outside.logsumexp(-1)
+
     def _sum_up(self, group: str, probabilities: dict, gene_mask) -> torch.Tensor:
         """Return the probability of each name of a hierarchical group, given the masses of all names."""
         hierarchy = self.statements.hierarchies[group].to(gene_mask.device)

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
+from cell2text.describe.evidence import summarise_evidence
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
@@ -36,7 +37,7 @@ def describe(
     compare_to: str | None = None, key_added: str = "cell2text", batch_size: int | None = None,
     max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
     allow_fractional: bool = False, species: str = "human", pathways: str | None = None, sex: str | None = None,
-    seed: int = 0, copy: bool = False,
+    evidence: int | None = None, evidence_in_text: bool = False, seed: int = 0, copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Describe every cell.
 
@@ -77,6 +78,10 @@ def describe(
     sex
         Where a stated sex comes from: `"cell"`, XIST and Y genes among the cell's own counts, or `"model"`, the model's
         prediction. Defaults to `"cell"` for models that name both sexes.
+    evidence
+        Number of genes to report as evidence for each statement. Defaults to none.
+    evidence_in_text
+        Also name these genes in sentences at the end of each text.
     seed
         Random seed for sampling cells within a group.
     copy
@@ -104,6 +109,11 @@ def describe(
         Fraction of the counts on genes in the vocabulary.
     `.obs[key_added + "_coverage"]`
         Fraction of the vocabulary's genes that the AnnData has; the same for all cells.
+    `.obs[key_added + "_evidence"]`
+        Genes that each statement rests on, known markers with a star, such as "T cell: CD3D* (+0.31), IL32 (+0.12)";
+        only with `evidence`. See :func:`explain` for units.
+    `.obs[key_added + "_absent_markers"]`
+        Known markers of the cell type that the cell does not express; only with `evidence`.
     `.obsm["X_" + key_added]`
         Embeddings, float32, shape (n_cells, cell_hidden): the mean over genes of the encoder's states.
     `.uns[key_added]["params"]`
@@ -112,6 +122,9 @@ def describe(
         What the model saw, as JSON: matrix, gene column, genes found, counts used and cells without a text.
     `.uns[key_added]["groups"]`
         Table of groups, only with `groupby`; see :func:`cell2text.describe.consensus.describe_groups`.
+
+    `.uns[key_added]["evidence"]`
+        Table of evidence genes by statement, with the number of cells; only with `evidence`.
 
     Raises
     ------
@@ -130,7 +143,7 @@ def describe(
     options = DescribeOptions(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
         batch_size=batch_size, max_new_tokens=max_new_tokens, groupby=groupby, cells_per_group=cells_per_group,
-        species=species, pathways=pathways, sex=sex, seed=seed,
+        species=species, pathways=pathways, sex=sex, evidence=evidence, evidence_in_text=evidence_in_text, seed=seed,
     )  # fmt: skip
     source = _open(adata, options, copy=copy)
     described = adata.uns.get(key_added)
@@ -154,6 +167,8 @@ def describe(
     if cells.groups is not None:
         bulk = describer(cells.pseudobulk(cells.groups))
         added["groups"] = groups_for_uns(describe_groups(cells.groups, [table.drop_columns([EMBEDDING])], bulk))
+    if (found := summarise_evidence([table])) is not None:
+        added["evidence"] = groups_for_uns(found)
     changed = adata.copy() if copy else adata
     for column in table.column_names:
         if column not in (ID, EMBEDDING):

@@ -13,6 +13,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from cell2text.describe.evidence import EVIDENCE_COLUMNS
 from cell2text.describe.table import TEXT, table_schema
 from cell2text.errors import UserError, UserKeyError
 from cell2text.language.fields import FIELDS
@@ -93,7 +94,10 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
     path = Path(path)
     with open_anndata(path) as root:
         names = column_names(root["obs"])
-        columns = {name: key if name == TEXT else f"{key}_{name}" for name in table_schema(1, fields_only=False).names}
+        columns = {
+            name: key if name == TEXT else f"{key}_{name}"
+            for name in (*table_schema(1, fields_only=False).names, *EVIDENCE_COLUMNS)
+        }
         former = {name: f"{key}_{before}" for name, before in FORMER_NAMES.items() if columns[name] not in names}
         columns = {name: column for name, column in {**columns, **former}.items() if column in names}
         if "cell_type" not in columns or f"X_{key}" not in root.get("obsm", {}):

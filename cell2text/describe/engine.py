@@ -6,6 +6,7 @@ Depends on `inference`, which generates and embeds, and on `table`, which parses
 import numpy as np
 import pyarrow as pa
 
+from cell2text.describe.evidence import EvidenceFinder
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.summary import is_of_other_species
@@ -50,6 +51,9 @@ class Describer:
         )  # fmt: skip
         self.model, self.processor, self.options = model, processor, options
         self.types = CellTypes(model.config.concepts, model.config.uninformative_types)
+        self.evidence = None
+        if options.evidence is not None:
+            self.evidence = EvidenceFinder(model, processor, self.conversation, options)
 
     def __call__(self, cells: RankedCells) -> pa.Table:
         """Return one row per cell, in order; see :func:`cell2text.describe.table.table_schema`."""
@@ -71,4 +75,5 @@ class Describer:
         concepts = np.full((n, len(self.types.names)), np.nan, dtype=np.float32)
         if self.types.names:
             concepts[described] = generated.concepts["cell_type"]
-        return make_table(cells, texts, embeddings, self.types, concepts, fields_only=self.options.fields_only)
+        table = make_table(cells, texts, embeddings, self.types, concepts, fields_only=self.options.fields_only)
+        return table if self.evidence is None else self.evidence.add(table, cells, texts)

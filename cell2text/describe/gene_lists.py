@@ -91,10 +91,10 @@ class GeneListReader:
         A gene that no list names may be measured and not expressed.
         """
         rows = slice(start, stop)
-        overrides = None if self.own is None else self.own.overrides(*self._as_counts(self.ranked.genes[rows]))
+        own = None if self.own is None else self.own.read(*self._as_counts(self.ranked.genes[rows]))
         return RankedCells(
             self.names[rows], self.ranked.cells[rows], self.ranked.n_genes[rows], self.ranked.known[rows],
-            np.nan, concept_overrides=overrides,
+            np.nan, concept_overrides=own and own.overrides, own_evidence=own and own.evidence,
         )  # fmt: skip
 
     def comparison_cell(self) -> RankedCells | None:

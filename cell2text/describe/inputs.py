@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from cell2text.describe.groups import Groups, find_groups
 from cell2text.describe.options import DescribeOptions
-from cell2text.describe.own_concepts import OwnConcepts
+from cell2text.describe.own_concepts import OwnConcepts, OwnReading
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError, UserKeyError
 from concepts_cell2text import ConceptNames
@@ -78,12 +78,14 @@ class CellReader:
 
     def _rank(self, names: Sequence[str], blocks: Iterable[sp.csr_matrix]) -> RankedCells:
         """Rank blocks of counts, and compute the concepts they show in the same pass."""
-        overrides: list[np.ndarray] = []
-        blocks = blocks if self.own is None else self.own.score_blocks(blocks, overrides)
+        own: list[OwnReading] = []
+        blocks = blocks if self.own is None else self.own.score_blocks(blocks, own)
         cells, n_genes, counts_used = self.ranker.rank_blocks(blocks)
         return RankedCells(
             names, cells, n_genes, counts_used, self.ranker.coverage,
-            concept_overrides=np.concatenate(overrides) if overrides else None,
+            concept_overrides=np.concatenate([reading.overrides for reading in own]) if own else None,
+            measured=self.ranker.token_ids,
+            own_evidence=[row for reading in own for row in reading.evidence or ()] or None,
         )  # fmt: skip
 
     def comparison_cell(self) -> RankedCells | None:

@@ -17,7 +17,8 @@ class DescribeOptions(Options):
     Raises
     ------
     UserError
-        If an option has the wrong type or is out of range, or `cells_per_group` is set without `groupby`.
+        If an option has the wrong type or is out of range, `cells_per_group` is set without `groupby`,
+        `evidence_in_text` without `evidence`, or `evidence` with `compare_to`.
 
     Examples
     --------
@@ -65,6 +66,14 @@ class DescribeOptions(Options):
         help="Where a stated sex comes from. cell: XIST and Y genes among the cell's own counts; model: the model's "
         "prediction. cell if omitted, for models that name both sexes.",
     )  # fmt: skip
+    evidence: int | None = option(
+        None, minimum=1, maximum=100,
+        help="Number of genes to report as evidence for each statement of a text. No evidence if omitted.",
+    )  # fmt: skip
+    evidence_in_text: bool = option(
+        False, help="Also name the genes in sentences at the end of each text, such as `T cell is stated because of "
+        "CD3D, CD3E and IL7R.`",
+    )  # fmt: skip
     groupby: str | None = option(
         None, help="Column of `obs`, such as leiden, whose groups are also described as a whole. None if omitted."
     )
@@ -79,6 +88,10 @@ class DescribeOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.evidence_in_text and self.evidence is None:
+            raise UserError("evidence_in_text needs the number of genes. Pass evidence=5.")
+        if self.evidence is not None and self.compare_to is not None:
+            raise UserError("evidence applies to texts about one cell, but compare_to compares two. Omit one of them.")
         if self.cells_per_group is not None and self.groupby is None:
             raise UserError(
                 f"cells_per_group={self.cells_per_group} needs the column of the groups. Pass groupby='COLUMN'."

@@ -5,11 +5,13 @@ Depends on `signatures` for their definitions.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
 from cell2text.describe.options import DescribeOptions
+from cell2text.evidence.counts import CountEvidence
 from cell2text.signatures.aucell import MIN_COVERAGE, MIN_GENES
 from cell2text.signatures.gene_sets import hallmark_gene_sets
 from cell2text.signatures.pathways import PathwayScorer, top_pathways
@@ -20,6 +22,22 @@ from ranking_cell2text import MappedGenes
 
 PATHWAYS, SEX, UNKNOWN = "pathways", "sex", "unknown"
 PATHWAY_VALUES = (1.0, 0.5)  # concept values of the most active and the second most active pathway
+
+
+@dataclass
+class OwnReading:
+    """What the counts of some cells show.
+
+    Parameters
+    ----------
+    overrides
+        Concept overrides, float32, shape (n_cells, n_concepts); see :meth:`OwnConcepts.overrides`.
+    evidence
+        Genes behind them, per cell; None if evidence is not needed.
+    """
+
+    overrides: np.ndarray
+    evidence: list[dict] | None = None
 
 
 class OwnConcepts:
@@ -34,7 +52,8 @@ class OwnConcepts:
     genes
         The file's genes, mapped to the vocabulary.
     options
-        `pathways` and `sex` choose between the cell's own counts and the model's predictions.
+        `pathways` and `sex` choose between the cell's own counts and the model's predictions; `evidence` is the number
+        of genes to find per statement.
 
     Attributes
     ----------
@@ -50,6 +69,9 @@ class OwnConcepts:
             self.notes += _notes_on_coverage(self.scorer)
         if options.sex != "model" and can_override_sex(names):
             self.sex_genes = SexGenes(var, genes)
+        self.evidence = None
+        if options.evidence is not None:
+            self.evidence = CountEvidence(var, genes, self.scorer, self.sex_genes, options.evidence)
 
     def reading(self) -> dict:
         """Return where pathways and sex come from, ready for JSON; without groups that the model does not have."""
@@ -64,11 +86,33 @@ class OwnConcepts:
             reading["gene_sets_of_model"] = len(self.names.groups[PATHWAYS])
         return reading
 
-    def score_blocks(self, blocks: Iterable[sp.csr_matrix], overrides: list[np.ndarray]) -> Iterator[sp.csr_matrix]:
-        """Yield blocks of raw counts unchanged, and append the concept overrides of each to a list."""
+    def score_blocks(self, blocks: Iterable[sp.csr_matrix], readings: list[OwnReading]) -> Iterator[sp.csr_matrix]:
+        """Yield blocks of raw counts unchanged, and append what each shows to a list."""
         for block in blocks:
-            overrides.append(self.overrides(block))
+            readings.append(self.read(block))
             yield block
+
+    def read(self, counts: sp.csr_matrix, ranks: sp.csr_matrix | None = None) -> OwnReading:
+        """Return the overrides of cells, and the genes behind them if the options ask for evidence.
+
+        Parameters
+        ----------
+        counts, ranks
+            See :meth:`overrides`.
+        """
+        values = self.overrides(counts, ranks)
+        if self.evidence is None:
+            return OwnReading(values)
+        stated = [self._stated(PATHWAYS, row) for row in values]
+        sexes = [next((sex for sex in self._stated(SEX, row) if sex != UNKNOWN), None) for row in values]
+        return OwnReading(values, self.evidence(counts, counts if ranks is None else ranks, stated, sexes))
+
+    def _stated(self, group: str, values: np.ndarray) -> list[str]:
+        """Return the names of a group that the overrides of a cell state."""
+        columns = group_columns(self.names)
+        if group not in columns:
+            return []
+        return [name for name, value in zip(self.names.groups[group], values[columns[group]]) if value > 0]
 
     def overrides(self, counts: sp.csr_matrix, ranks: sp.csr_matrix | None = None) -> np.ndarray:
         """Return concept overrides of raw counts of all genes of the file, float32, shape (n_cells, n_concepts).

@@ -27,6 +27,11 @@ class RankedCells:
     concept_overrides
         Concept values that each cell's own counts show, float32, shape (n_cells, n_concepts); NaN keeps the model's
         prediction. None to keep all predictions.
+    measured
+        Token ids of the genes that the experiment measures, in any order; None if unknown, as for gene lists.
+    own_evidence
+        Per cell, the genes behind the concepts that its own counts show, by field and value; see
+        :class:`cell2text.evidence.counts.CountEvidence`. None if evidence is not needed.
     """
 
     names: Sequence[str]
@@ -36,15 +41,18 @@ class RankedCells:
     coverage: float
     to_describe: np.ndarray | None = None
     concept_overrides: np.ndarray | None = None
+    measured: np.ndarray | None = None
+    own_evidence: list[dict] | None = None
 
     def __getitem__(self, rows: slice) -> "RankedCells":
         """Return a range of the cells."""
-        to_describe, overrides = (
-            None if values is None else values[rows] for values in (self.to_describe, self.concept_overrides)
+        to_describe, overrides, evidence = (
+            None if values is None else values[rows]
+            for values in (self.to_describe, self.concept_overrides, self.own_evidence)
         )
         return RankedCells(
             self.names[rows], self.cells[rows], self.n_genes[rows], self.counts_used[rows], self.coverage, to_describe,
-            overrides,
+            overrides, self.measured, evidence,
         )  # fmt: skip
 
     def take(self, rows: np.ndarray) -> "RankedCells":

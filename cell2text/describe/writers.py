@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cell2text.describe.evidence import EVIDENCE_COLUMNS, summarise_evidence
 from cell2text.describe.table import EMBEDDING, ID, TEXT, table_schema
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
@@ -243,12 +244,14 @@ def _add_results(root, shards: Sequence[Path], added: dict, groups: pd.DataFrame
         if group not in root:
             ad.io.write_elem(root, group, {})
     tables = {} if groups is None else {"groups": groups_for_uns(groups)}
+    if (evidence := summarise_evidence(read_shards(shards))) is not None:
+        tables["evidence"] = groups_for_uns(evidence)
     ad.io.write_elem(root["uns"], KEY, {**added, **tables})
 
 
 def _described_columns() -> set[str]:
     """Return the names in `obs` of all columns that a description can have."""
-    names = {*table_schema(1, fields_only=False).names, *FORMER_COLUMNS} - {ID, EMBEDDING, TEXT}
+    names = {*table_schema(1, fields_only=False).names, *EVIDENCE_COLUMNS, *FORMER_COLUMNS} - {ID, EMBEDDING, TEXT}
     return {KEY} | {f"{KEY}_{name}" for name in names}
 
 

@@ -36,6 +36,7 @@ from declining_cell2text import (
 )
 from grammar_cell2text import (
     ACTIVE_PATHWAY,
+    BECAUSE,
     DISEASE_LINK,
     DONOR,
     HEALTHY,
@@ -103,7 +104,7 @@ def read_fields(text: str, pathways: tuple[str, ...] = ()) -> Fields:
     >>> fields.cell_type, fields.tissue.term_id, fields.disease.label, fields.sex
     (Claim(label='B cell', term_id='CL:0000236'), 'UBERON:0000178', 'normal', None)
     """
-    text = _DECLINED.sub("", _joined_lines(text), count=1)
+    text = _without_evidence(_DECLINED.sub("", _joined_lines(text), count=1))
     claims, unparsed, rest = _parse_cell_type(text)
     subtype = _SUBTYPE.match(rest) if claims.get("cell_type") else None
     if subtype:
@@ -235,6 +236,12 @@ def _parse_origin(body: str) -> tuple[dict[str, Claim | None], str]:
     if not stops or any(claim and claim.term_id and claim.name == claim.label for claim in whole.values()):
         return whole, ""
     return _parse_tissue_and_donor(body[: stops[0]]), body[stops[0] + 2 :]
+
+
+def _without_evidence(text: str) -> str:
+    """Return a text without the sentences of evidence at its end."""
+    start = text.find(f" {BECAUSE} ")
+    return text if start < 0 else text[: text.rfind(". ", 0, start) + 1]
 
 
 def _parse_tissue_and_donor(body: str) -> dict[str, Claim | None]:
