@@ -5,6 +5,7 @@ Depends on `describe` and `questions`, which work on files and AnnData alike, an
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -12,8 +13,8 @@ from anndata import AnnData
 
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
-from cell2text.describe.evidence import summarise_evidence
-from cell2text.describe.inputs import CellReader
+from cell2text.describe.evidence import EvidenceFinder, evidence_frame, summarise_evidence
+from cell2text.describe.inputs import CellReader, cell_positions
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
 from cell2text.describe.run import ROWS_PER_SHARD
@@ -235,6 +236,81 @@ def embed(
     changed = adata.copy() if copy else adata
     changed.obsm[key_added] = embed_cells(loaded, processor, cells)
     return changed if copy else None
+
+
+def explain(
+    adata: AnnData, cells=None, model=None, *, n_genes: int = 5, prompt: str | None = None, layer: str | None = None,
+    gene_key: str | None = None, allow_fractional: bool = False, species: str = "human", pathways: str | None = None,
+    sex: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Describe cells, and find the genes that each statement rests on.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with raw counts, shape (n_cells, n_genes). It stays unchanged.
+    cells
+        Names of the cells. Defaults to all cells.
+    model
+        Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor. Defaults to the bundled
+        model.
+    n_genes
+        Number of genes per statement.
+    prompt, layer, gene_key, allow_fractional, species, pathways, sex
+        See :func:`describe`.
+
+    Returns
+    -------
+    One row per statement and gene, in the order of the cells, with the columns
+
+    `cell_id`
+        Name of the cell.
+    `field`, `value`, `ontology_term_id`
+        The statement, such as `"cell_type"`, `"T cell"` and its term.
+    `role`
+        `"evidence"` for the genes that carry the statement, highest contribution first. `"present marker"` and
+        `"absent marker"` for the best-known markers of the stated cell type, by whether the cell expresses them; genes
+        that the AnnData does not hold are omitted.
+    `contribution`, `measure`
+        How much the statement rests on the gene, and the unit: `"log-odds"` of the probability before calibration or
+        `"log-probability"` of the words, which the statement loses without the gene, by its gradient; `"AUCell score"`
+        that the gene adds to its gene set; `"counts"` of a gene that shows the sex. A negative value speaks against the
+        statement.
+    `rank`
+        Position of the gene among the ranked genes of the cell, from 1.
+    `is_marker`
+        Whether the gene is a known marker of the stated cell type.
+
+    Cells without a description have no rows.
+
+    Raises
+    ------
+    UserError
+        If a cell does not exist or its name occurs twice, and for the reasons that :func:`describe` names.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> adata = cell2text.example_cells()
+    >>> evidence = cell2text.tl.explain(adata, cells=adata.obs_names[:1], n_genes=2, allow_fractional=True)
+    >>> evidence.loc[evidence["field"] == "cell_type", ["value", "gene", "is_marker"]].values.tolist()[:2]
+    [['pancreatic A cell', 'GCG', True], ['pancreatic A cell', 'TTR', True]]
+    """
+    options = DescribeOptions(
+        prompt=prompt, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species,
+        pathways=pathways, sex=sex, evidence=n_genes,
+    )  # fmt: skip
+    loaded, processor, _ = load_or_reuse(model)
+    chosen = adata if cells is None else adata[cell_positions(adata.obs_names, cells)].to_memory()
+    source = _open(chosen, options, copy=False)
+    reader = CellReader(source, processor, options, loaded.config.concepts)
+    describer = Describer(loaded, processor, replace(options, evidence=None))
+    find_evidence = EvidenceFinder(loaded, processor, describer.conversation, options)
+    frames = []
+    for start in range(0, source.n_cells, ROWS_PER_SHARD):
+        ranked = reader.read(start, min(start + ROWS_PER_SHARD, source.n_cells))
+        frames.append(evidence_frame(ranked.names, find_evidence(ranked, describer(ranked)[TEXT].to_pylist())))
+    return pd.concat(frames, ignore_index=True)
 
 
 def ask(

@@ -25,6 +25,9 @@ from declining_cell2text import is_description
 
 EVIDENCE, ABSENT_MARKERS = "evidence", "absent_markers"
 EVIDENCE_COLUMNS = (EVIDENCE, ABSENT_MARKERS)
+FRAME_COLUMNS = (
+    "cell_id", "field", "value", "ontology_term_id", "role", "gene", "contribution", "measure", "rank", "is_marker",
+)  # fmt: skip
 SUMMARY_COLUMNS = ("statement", "gene", "n_cells", "mean_contribution", "is_marker")
 
 
@@ -54,6 +57,7 @@ class EvidenceFinder:
         found = self.explainer(
             [cells.cells[row] for row in rows], described, [statements_of(read_fields(text)) for text in described],
             None if own is None else [own[row] for row in rows], cells.measured,
+            None if cells.expressed is None else [cells.expressed[row] for row in rows],
         )  # fmt: skip
         by_row = dict(zip(rows, found))
         return [by_row.get(row, []) for row in range(len(texts))]
@@ -72,6 +76,34 @@ class EvidenceFinder:
             table = table.set_column(table.column_names.index(TEXT), TEXT, pa.array(extended, pa.string()))
         table = table.append_column(EVIDENCE, pa.array(map(format_evidence, found), pa.string()))
         return table.append_column(ABSENT_MARKERS, pa.array(absent, pa.string()))
+
+
+def evidence_frame(names: Sequence[str], evidence: Sequence[Sequence[StatementEvidence]]) -> pd.DataFrame:
+    """Return the evidence of cells as a long table.
+
+    Parameters
+    ----------
+    names
+        Name of each cell.
+    evidence
+        Evidence of each cell, as :class:`EvidenceFinder` returns it.
+
+    Returns
+    -------
+    Columns of :func:`cell2text.tl.explain`.
+    """
+    rows: list[tuple] = []
+    for name, of_cell in zip(names, evidence):
+        for one in of_cell:
+            statement = (str(name), one.statement.field, one.statement.value, one.statement.term_id)
+            rows += [
+                (*statement, "evidence", gene.gene, gene.contribution, one.measure, gene.rank or None, gene.is_marker)
+                for gene in one.genes
+            ]
+            for role, genes in (("present marker", one.present_markers), ("absent marker", one.absent_markers)):
+                rows += [(*statement, role, gene, None, None, None, True) for gene in genes]
+    frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
+    return frame.astype({"contribution": float, "rank": "Int64", "is_marker": bool})
 
 
 def summarise_evidence(tables: Iterable[pa.Table]) -> pd.DataFrame | None:

@@ -94,7 +94,9 @@ class GeneListReader:
         own = None if self.own is None else self.own.read(*self._as_counts(self.ranked.genes[rows]))
         return RankedCells(
             self.names[rows], self.ranked.cells[rows], self.ranked.n_genes[rows], self.ranked.known[rows],
-            np.nan, concept_overrides=own and own.overrides, own_evidence=own and own.evidence,
+            np.nan, concept_overrides=None if own is None else own.overrides,
+            expressed=[np.asarray(genes) for genes in self.ranked.genes[rows]],
+            own_evidence=None if own is None else own.evidence,
         )  # fmt: skip
 
     def comparison_cell(self) -> RankedCells | None:

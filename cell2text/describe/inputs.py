@@ -3,7 +3,7 @@
 Depends on the processor's vocabulary and on the model's concept names.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -79,14 +79,24 @@ class CellReader:
     def _rank(self, names: Sequence[str], blocks: Iterable[sp.csr_matrix]) -> RankedCells:
         """Rank blocks of counts, and compute the concepts they show in the same pass."""
         own: list[OwnReading] = []
+        expressed: list[np.ndarray] = []
+        if self.options.evidence is not None:
+            blocks = self._with_expressed(blocks, expressed)
         blocks = blocks if self.own is None else self.own.score_blocks(blocks, own)
         cells, n_genes, counts_used = self.ranker.rank_blocks(blocks)
         return RankedCells(
             names, cells, n_genes, counts_used, self.ranker.coverage,
             concept_overrides=np.concatenate([reading.overrides for reading in own]) if own else None,
-            measured=self.ranker.token_ids,
+            measured=self.ranker.token_ids, expressed=expressed or None,
             own_evidence=[row for reading in own for row in reading.evidence or ()] or None,
         )  # fmt: skip
+
+    def _with_expressed(self, blocks: Iterable[sp.csr_matrix], expressed: list[np.ndarray]) -> Iterator[sp.csr_matrix]:
+        """Yield blocks of counts unchanged, and append the expressed genes of each cell to a list."""
+        for block in blocks:
+            tokens = np.where(block.data > 0, self.ranker.token_ids[block.indices], -1)
+            expressed += [np.unique(row[row >= 0]) for row in np.split(tokens, block.indptr[1:-1])]
+            yield block
 
     def comparison_cell(self) -> RankedCells | None:
         """Return the cell named by `options.compare_to`, None if cells are not compared.
@@ -138,3 +148,29 @@ def find_cell(names: Sequence[str] | np.ndarray, name: str) -> int:
             f"compare_to={name!r}: {len(found)} of {len(names):,} cells have this name (first cell: {names[0]!r})."
         )
     return int(found[0])
+
+
+def cell_positions(names: Sequence[str], chosen: str | Sequence[str]) -> list[int]:
+    """Return the rows of cells by their names, in the order given; a single name is a list of one.
+
+    Raises
+    ------
+    UserError
+        If no name is given, a cell does not exist, or several cells have one of the names.
+
+    Examples
+    --------
+    >>> cell_positions(["a", "b", "c"], ["c", "a"])
+    [2, 0]
+    """
+    wanted = [chosen] if isinstance(chosen, str) else [str(name) for name in chosen]
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(map(str, names)):
+        rows.setdefault(name, []).append(row)
+    missing = [name for name in wanted if len(rows.get(name, ())) != 1]
+    if missing or not wanted:
+        raise UserError(
+            f"cells: {len(missing):,} of {len(wanted):,} names do not belong to exactly one of the {len(names):,} cells"
+            f"{f' (first: {missing[0]!r})' if missing else ''}. Pass names from adata.obs_names."
+        )
+    return [rows[name][0] for name in wanted]

@@ -29,6 +29,9 @@ class RankedCells:
         prediction. None to keep all predictions.
     measured
         Token ids of the genes that the experiment measures, in any order; None if unknown, as for gene lists.
+    expressed
+        Token ids of all expressed genes of each cell, also of those that rank too low for the model. None if evidence
+        is not needed.
     own_evidence
         Per cell, the genes behind the concepts that its own counts show, by field and value; see
         :class:`cell2text.evidence.counts.CountEvidence`. None if evidence is not needed.
@@ -42,17 +45,19 @@ class RankedCells:
     to_describe: np.ndarray | None = None
     concept_overrides: np.ndarray | None = None
     measured: np.ndarray | None = None
+    expressed: list[np.ndarray] | None = None
     own_evidence: list[dict] | None = None
 
     def __getitem__(self, rows: slice) -> "RankedCells":
         """Return a range of the cells."""
-        to_describe, overrides, evidence = (
-            None if values is None else values[rows]
-            for values in (self.to_describe, self.concept_overrides, self.own_evidence)
+        to_describe, overrides = (
+            None if values is None else values[rows] for values in (self.to_describe, self.concept_overrides)
         )
+        expressed = None if self.expressed is None else self.expressed[rows]
+        evidence = None if self.own_evidence is None else self.own_evidence[rows]
         return RankedCells(
             self.names[rows], self.cells[rows], self.n_genes[rows], self.counts_used[rows], self.coverage, to_describe,
-            overrides, self.measured, evidence,
+            overrides, self.measured, expressed, evidence,
         )  # fmt: skip
 
     def take(self, rows: np.ndarray) -> "RankedCells":

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cell2text.evidence.statements import AUCELL, COUNTS, PATHWAYS, GeneEvidence
+from cell2text.language.writing import pathway_words
 from cell2text.signatures.aucell import gene_gains
 from cell2text.signatures.pathways import PathwayScorer
 from cell2text.signatures.sex import FEMALE, SexGenes
@@ -52,7 +53,7 @@ class CountEvidence:
         pathways: Sequence[Sequence[str]],
         sexes: Sequence[str | None],
     ) -> list[dict]:
-        """Return evidence per cell: by field and value, the unit and the genes.
+        """Return evidence per cell: by field and stated words in lower case, the unit and the genes.
 
         Parameters
         ----------
@@ -69,7 +70,9 @@ class CountEvidence:
         found: list[dict] = []
         for row, (names, sex) in enumerate(zip(pathways, sexes)):
             ranking = ranks[row].toarray().ravel() if names and self.scorer is not None else np.zeros(0)
-            evidence: dict = {(PATHWAYS, name): (AUCELL, self._pathway(ranking, name)) for name in names}
+            evidence: dict = {
+                (PATHWAYS, pathway_words(name).casefold()): (AUCELL, self._pathway(ranking, name)) for name in names
+            }
             if sex is not None and self.sex_genes is not None:
                 columns = self.sex_genes.xist if sex == FEMALE else self.sex_genes.y
                 evidence[SEX, sex] = (COUNTS, self._best(columns, counts[row].toarray().ravel()[columns]))

@@ -12,10 +12,12 @@ from cell2text.evidence.counts import gene_symbol
 from cell2text.evidence.statements import (
     LOG_ODDS,
     LOG_PROBABILITY,
+    PATHWAYS,
     GeneEvidence,
     Statement,
     StatementEvidence,
 )
+from cell2text.language.free_text import pathway_index
 from cell2text.ontology.markers import marker_genes
 
 
@@ -45,6 +47,7 @@ class Explainer:
     def __call__(
         self, cells: Sequence[np.ndarray], texts: Sequence[str], statements: Sequence[Sequence[Statement]],
         own: Sequence[OwnEvidence] | None = None, measured: np.ndarray | None = None,
+        expressed: Sequence[np.ndarray] | None = None,
     ) -> list[list[StatementEvidence]]:  # fmt: skip
         """Return the evidence for the statements of each cell, in their order.
 
@@ -63,40 +66,58 @@ class Explainer:
             model.
         measured
             Token ids of the genes that the file measures. If omitted, no marker is called absent.
+        expressed
+            Token ids of all expressed genes of each cell. Defaults to those of the ranked cell, which may lack genes
+            of low rank.
         """
+        expressed = cells if expressed is None else expressed
         measured_tokens = set() if measured is None else set(measured[measured >= 0].tolist())
         found: list[dict[int, StatementEvidence]] = [{} for _ in cells]
-        of_concepts, of_texts = [], []
+        of_concepts: list[tuple[int, int, ConceptScore]] = []
+        of_texts: list[tuple[int, int, TextScore]] = []
         for row, (text, of_cell) in enumerate(zip(texts, statements)):
             for place, statement in enumerate(of_cell):
-                counted = (own[row] if own is not None else {}).get((statement.field, statement.value))
+                counted = (own[row] if own is not None else {}).get((statement.field, statement.value.casefold()))
                 if counted is not None:
                     found[row][place] = StatementEvidence(statement, counted[0], tuple(counted[1][: self.n_genes]))
                 elif self.groups:
-                    if statement.value in self.groups.get(statement.field, ()):
-                        of_concepts.append((row, place, ConceptScore(statement.field, statement.value)))
+                    if (name := self._concept(statement)) is not None:
+                        of_concepts.append((row, place, ConceptScore(statement.field, name)))
                 elif (score := _words(text, statement)) is not None:
                     of_texts.append((row, place, score))
-        attribute = self.attribution
-        for items, function, measure in (
-            (of_concepts, attribute.of_concepts, LOG_ODDS),
-            (of_texts, attribute.of_texts, LOG_PROBABILITY),
-        ):
-            values = function([cells[row] for row, _, _ in items], [score for _, _, score in items])
+        attribution = self.attribution
+        of_model: list[tuple[str, Sequence[tuple], list[np.ndarray]]] = [
+            (LOG_ODDS, of_concepts, attribution.of_concepts(*_arguments(cells, of_concepts))),
+            (LOG_PROBABILITY, of_texts, attribution.of_texts(*_arguments(cells, of_texts))),
+        ]
+        for measure, items, values in of_model:
             for (row, place, _), contributions in zip(items, values):
                 found[row][place] = self._evidence(
-                    statements[row][place], measure, cells[row], contributions, measured_tokens
+                    statements[row][place], measure, cells[row], contributions, measured_tokens, expressed[row]
                 )
         return [[of_cell[place] for place in sorted(of_cell)] for of_cell in found]
 
+    def _concept(self, statement: Statement) -> str | None:
+        """Return the model's name for a stated value, None if it has no concept for it."""
+        names = self.groups.get(statement.field, [])
+        if statement.field == PATHWAYS:
+            return pathway_index(tuple(names)).get(statement.value.casefold())
+        return statement.value if statement.value in names else None
+
     def _evidence(
-        self, statement: Statement, measure: str, cell: np.ndarray, contributions: np.ndarray, measured: set[int]
+        self,
+        statement: Statement,
+        measure: str,
+        cell: np.ndarray,
+        contributions: np.ndarray,
+        measured: set[int],
+        all_expressed: np.ndarray,
     ) -> StatementEvidence:
         genes = np.flatnonzero(~np.isin(cell, self.frame))
         ranks = dict(zip(genes.tolist(), range(1, len(genes) + 1)))
         best = genes[np.argsort(-contributions[genes], kind="stable")[: self.n_genes]]
         markers = marker_tokens(statement, self.vocabulary)
-        known, expressed = set(markers.tolist()), set(np.asarray(cell).tolist())
+        known, expressed = set(markers.tolist()), set(np.asarray(all_expressed).tolist())
         expected = [token for token in markers.tolist() if token in measured or token in expressed][:N_MARKERS]
         return StatementEvidence(
             statement,
@@ -121,6 +142,11 @@ def marker_tokens(statement: Statement, vocabulary) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     tokens, _ = vocabulary.map_genes(found.genes)
     return tokens[tokens >= 0]
+
+
+def _arguments(cells: Sequence[np.ndarray], items: Sequence[tuple]) -> tuple[list, list]:
+    """Return the cell and the score of each item."""
+    return [cells[row] for row, _, _ in items], [score for _, _, score in items]
 
 
 def _words(text: str, statement: Statement) -> TextScore | None:

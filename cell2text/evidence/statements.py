@@ -103,20 +103,22 @@ def statements_of(fields: Fields) -> list[Statement]:
 def format_evidence(evidence: Sequence[StatementEvidence]) -> str | None:
     """Return evidence as one line of text, None without any.
 
-    Known markers carry a star. :func:`read_evidence` reads the line.
+    Known markers carry a star, and contributions have two significant digits. :func:`read_evidence` reads the line.
 
     Examples
     --------
     >>> genes = (GeneEvidence("CD3D", 1.234, 4, True), GeneEvidence("B2M", -0.2, 1))
     >>> format_evidence([StatementEvidence(Statement("cell_type", "T cell"), LOG_ODDS, genes)])
-    'T cell: CD3D* (+1.23), B2M (-0.20)'
+    'T cell: CD3D* (+1.2), B2M (-0.2)'
     """
     parts = [f"{one.statement.value}: {', '.join(map(_format_gene, one.genes))}" for one in evidence if one.genes]
     return " | ".join(parts) or None
 
 
 def read_evidence(line: str) -> list[tuple[str, list[GeneEvidence]]]:
-    """Return the stated values and their genes from a line of :func:`format_evidence`; entries it cannot read are omitted.
+    """Return the stated values and their genes from a line of :func:`format_evidence`.
+
+    Entries that are not of this form are omitted.
 
     Examples
     --------
@@ -152,11 +154,11 @@ def evidence_sentences(evidence: Sequence[StatementEvidence], n_genes: int = 3) 
     return " ".join(sentences)
 
 
-_GENE = re.compile(rf"(\S+?)({re.escape(MARKER_SIGN)}?) \(([+-]\d+\.\d+)\)")
+_GENE = re.compile(rf"(\S+?)({re.escape(MARKER_SIGN)}?) \(([+-][\d.]+(?:e[+-]\d+)?)\)")
 
 
 def _format_gene(gene: GeneEvidence) -> str:
-    return f"{gene.gene}{MARKER_SIGN if gene.is_marker else ''} ({gene.contribution:+.2f})"
+    return f"{gene.gene}{MARKER_SIGN if gene.is_marker else ''} ({gene.contribution:+.2g})"
 
 
 def _capitalised(text: str) -> str:

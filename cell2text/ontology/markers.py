@@ -1,7 +1,7 @@
 """Known marker genes of Cell Ontology terms, from a table that ships with the package.
 
-`markers.md` beside the table states its sources and their terms; `recipes/markers/build.py` builds it. The table is read
-when it is first used.
+`markers.md` beside the table states its sources and their terms; `recipes/markers/build.py` builds it. The table is
+read when it is first used.
 """
 
 import gzip
