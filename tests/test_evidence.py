@@ -1,5 +1,7 @@
 """Evidence: the genes that a statement rests on, known markers, and what a user sees of both."""
 
+import json
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -7,12 +9,14 @@ import pytest
 
 import cell2text
 from cell2text.describe.evidence import EVIDENCE
+from cell2text.describe.faithfulness import evidence_metrics
 from cell2text.describe.gene_lists import GeneListReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.run import describe_file
 from cell2text.errors import UserError
 from cell2text.evidence.attribution import ConceptScore, GeneAttribution, TextScore
 from cell2text.evidence.explainer import Explainer
+from cell2text.evidence.faithfulness import similar_ranks
 from cell2text.evidence.statements import (
     LOG_ODDS,
     LOG_PROBABILITY,
@@ -27,6 +31,8 @@ from cell2text.evidence.statements import (
 from cell2text.language.parsing import read_fields
 from cell2text.ontology.markers import marker_genes
 from cell2text.signatures.aucell import aucell, gene_gains
+
+from .conftest import run_cli
 
 
 TEXT = "This cell is a T cell. It is most likely a CD8-positive, alpha-beta T cell (0.62). It comes from a male donor."
@@ -266,3 +272,43 @@ def test_an_expressed_marker_of_low_rank_is_not_called_absent(packaged, cells):
     found = Explainer(model, processor)([short], [""], [statement], measured=tokens, expressed=[expressed])[0][0]
     only_ranked = Explainer(model, processor)([short], [""], [statement], measured=tokens)[0][0]
     assert len(found.absent_markers) < len(only_ranked.absent_markers)
+
+
+def test_faithfulness_compares_evidence_with_random_genes_of_similar_rank(packaged):
+    adata = cell2text.example_cells(unseen=True)
+    options = DescribeOptions(allow_fractional=True)
+    metrics = evidence_metrics(adata, packaged, n_cells=24, options=options)
+    assert metrics["lead_5"] > 0 and metrics["lead_10"] > 0 and metrics["n"] <= 24 and metrics["resampled"] == "donor"
+    assert metrics["marker_share"] > 2 * metrics["marker_share_by_chance"]
+    assert metrics == evidence_metrics(adata, packaged, n_cells=24, options=options)
+    low, high = metrics["intervals"]["loss_without_5"]
+    assert low <= metrics["loss_without_5"] <= high
+
+
+def test_evidence_of_cells_without_any_type_cannot_be_measured(packaged):
+    adata = cell2text.example_cells(unseen=True)[:3].copy()
+    adata.X[:] = 0
+    with pytest.raises(UserError, match="None of 3 sampled cells"):
+        evidence_metrics(adata, packaged, options=DescribeOptions(allow_fractional=True))
+
+
+def test_random_genes_are_neither_evidence_nor_special():
+    cell, rng = np.array([2, *range(10, 40), 3]), np.random.default_rng(0)
+    genes = np.array([1, 5, 30])
+    chosen = similar_ranks(cell, genes, (2, 3), rng)
+    assert len(set(chosen.tolist())) == 3 and not set(chosen.tolist()) & {0, 31, *genes.tolist()}
+    assert (np.abs(chosen - genes) <= 12).all()
+
+
+def test_evaluate_reports_the_evidence(packaged, tmp_path, capsys):
+    adata = cell2text.example_cells(unseen=True)[::10].copy()
+    adata.X = adata.X.astype(int)
+    cell2text.tl.describe(adata, packaged)
+    adata.write_h5ad(tmp_path / "cells.described.h5ad")
+    run_cli("evaluate", str(tmp_path / "cells.described.h5ad"), "--truth", "cell_type", "--evidence", "10",
+            "--out", str(tmp_path / "evaluation"))  # fmt: skip
+    assert "evidence: without 5 genes a type's probability falls by" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert metrics["evidence"]["loss_without_5"] > 0
+    report = (tmp_path / "evaluation" / "report.md").read_text()
+    assert "## Evidence for cell types" in report and "loss without 5 evidence genes" in report

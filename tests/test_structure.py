@@ -85,16 +85,11 @@ LAYERS = {
     "evaluation": DATA,
     "inference": DATA | {"loading", "models"},
     "training": DATA | {"evaluation", "inference", "loading", "models", "preparation", "publish"},
-<<<<<<< HEAD
-    "describe": DATA | {"inference", "loading", "models"},
-    "questions": DATA | {"describe", "inference", "loading", "models"},
-    "app": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
-    "tl": DATA | {"describe", "inference", "loading", "models", "questions"},
-=======
-    "evidence": DATA | {"inference", "loading", "models"},
+    "evidence": DATA | {"evaluation", "inference", "loading", "models"},
     "describe": DATA | {"evidence", "inference", "loading", "models"},
-    "tl": DATA | {"describe", "evidence", "inference", "loading", "models"},
->>>>>>> c36e441 (Show the evidence for each statement of a text)
+    "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
+    "app": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
+    "tl": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
 

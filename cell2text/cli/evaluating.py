@@ -66,6 +66,18 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Column or key of the rows, such as dataset_id, to also score separately by. Repeatable."),
     ] = None,
+    evidence: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of cells to measure the evidence for cell types on, by deleting genes and predicting again; "
+            "needs an h5ad file or zarr store with counts. Not measured if omitted.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model whose evidence is measured, a folder or Hub id; the packaged one if omitted."),
+    ] = None,
     bertscore_model: Annotated[
         str,
         typer.Option(
@@ -85,12 +97,17 @@ def evaluate(
             check_input(path)
     from cell2text.evaluation.run import evaluate_file
 
+    measured = None if evidence is None else _measure_evidence(predictions, model, evidence, seed)
     metrics = evaluate_file(
         predictions, out, truth=truth or (), key=key, references=references, against=against, baselines=baselines,
         methods=methods.split(",") if methods else None, counts=counts or (), layer=layer, embeddings=embeddings,
         by=by or (), bertscore_model=None if bertscore_model == "none" else bertscore_model, resamples=resamples,
-        seed=seed,
+        seed=seed, evidence=measured,
     )  # fmt: skip
+    if measured is not None:
+        from cell2text.evaluation.summary import evidence_line
+
+        typer.echo(evidence_line(measured))
     if truth:
         from cell2text.evaluation.summary import summary_lines
 
@@ -103,3 +120,11 @@ def evaluate(
 
         typer.echo(named_types_line(metrics["named_types"]))
     typer.echo(f"Wrote {out}/report.html.")
+
+
+def _measure_evidence(source: str, model: str | None, n_cells: int, seed: int) -> dict:
+    from cell2text.describe.faithfulness import evidence_metrics
+    from cell2text.loading import check_model_folder
+
+    check_model_folder(model)
+    return evidence_metrics(source, model, n_cells=n_cells, seed=seed)

@@ -38,6 +38,7 @@ def evaluate_described(
     source: str | os.PathLike | ad.AnnData, out: str | os.PathLike | None = None, *,
     truth: str | Sequence[str] | Mapping[str, str], references: str | os.PathLike | ad.AnnData | None = None,
     key: str = "cell2text", by: str | Sequence[str] = (), n_resamples: int = 1000, seed: int = 0,
+    evidence: Mapping | None = None,
 ) -> dict:  # fmt: skip
     """Score a described experiment against your own labels.
 
@@ -125,6 +126,7 @@ def evaluate_described(
             },
         },
         embeddings=None if out is None else _embeddings(cells, key, seen), n_resamples=n_resamples, seed=seed,
+        evidence=evidence,
     )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def evaluate_predictions(
     bertscore_model: str | None = "auto",
     n_resamples: int = 1000,
     seed: int = 0,
+    evidence: Mapping | None = None,
 ) -> dict:
     """Score predictions, controls and baselines on the same cells.
 
@@ -80,6 +81,8 @@ def evaluate_predictions(
         Number of bootstrap replicates. Corpus BLEU, AUROC and AUPRC have no interval.
     seed
         Random seed of the bootstrap, the shuffled control and the baselines.
+    evidence
+        Metrics of :func:`cell2text.describe.faithfulness.evidence_metrics` to add; None adds none.
 
     Returns
     -------
@@ -118,13 +121,14 @@ def evaluate_predictions(
     return evaluate_systems(
         Evaluation(rows, _predict_systems(rows, against, training, seed)), out, notes=notes, parts=parts,
         training=training, embeddings=embeddings, bertscore_model=bertscore_model, n_resamples=n_resamples, seed=seed,
+        evidence=evidence,
     )  # fmt: skip
 
 
 def evaluate_systems(
     evaluation: Evaluation, out: str | os.PathLike | None, *, notes: dict, parts: Mapping[str, Mapping[str, list[int]]],
     training: BaselineData | None = None, embeddings: np.ndarray | None = None, bertscore_model: str | None = None,
-    n_resamples: int = 1000, seed: int = 0,
+    n_resamples: int = 1000, seed: int = 0, evidence: Mapping | None = None,
 ) -> dict:  # fmt: skip
     """Score systems whose predictions are known, and write the report.
 
@@ -138,7 +142,7 @@ def evaluate_systems(
         What is known of the input: `input` in `metrics.json`.
     parts
         Row numbers by key and value, which are also scored separately.
-    training, embeddings, bertscore_model, n_resamples, seed
+    training, embeddings, bertscore_model, n_resamples, seed, evidence
         See :func:`evaluate_predictions`.
 
     Returns
@@ -157,6 +161,7 @@ def evaluate_systems(
         },
         "input": notes,
         "settings": evaluation_settings(resampler, bertscore_model, training),
+        **({} if evidence is None else {"evidence": dict(evidence)}),
     }
     if out is not None:
         write_report(evaluation, Path(out), embeddings=embeddings, seed=seed)

@@ -46,6 +46,10 @@ METRIC_NAMES = named_types.METRIC_NAMES | {
     "exact_match": "exact match", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "sentence_bleu4": "sentence BLEU-4",
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "bertscore_f1": "BERTScore F1", "words": "words",
     "cut_off": "cut off", "repeats_itself": "repetitive", "empty": "empty", "contradicts_itself": "contradictory",
+    "loss_without_5": "loss without 5 evidence genes", "random_loss_5": "loss without 5 random genes",
+    "loss_without_10": "loss without 10 evidence genes", "random_loss_10": "loss without 10 random genes",
+    "marker_share": "markers among evidence", "marker_share_of_similar_rank": "markers among random genes",
+    "marker_share_by_chance": "markers among all genes",
     "pathway_claims_true": "texts with active pathways only", "share_of_pathway_claims_true": "active pathways",
 }  # fmt: skip
 UNSCALED_METRICS = ("words", "common_ancestor_distance")  # all others are shares, shown in percent
@@ -61,16 +65,24 @@ PART_METRICS: dict[str, tuple[str, ...]] = dict.fromkeys(FIELDS, FIELD_METRICS) 
         "repeats_itself", "empty",
     ),
     "truthfulness": ("contradicts_itself", "pathway_claims_true", "share_of_pathway_claims_true"),
+    "evidence": (
+        "loss_without_5", "random_loss_5", "loss_without_10", "random_loss_10", "marker_share",
+        "marker_share_of_similar_rank", "marker_share_by_chance",
+    ),
 }  # fmt: skip
 PART_TITLES = {
     "cell_type": "Cell type", "named_types": "Named cell types", "tissue": "Tissue", "disease": "Disease",
     "sex": "Sex", "life_stage": "Life stage", "pathways": "Pathways", "text": "Text", "truthfulness": "Truthfulness",
+    "evidence": "Evidence for cell types",
 }  # fmt: skip
 PART_NOTES = {
     "named_types": "Cells whose label is a term. Named: cells with a cell type. True: named types that are the label, "
     "or an ancestor or descendant of it. Depth: depth of true types in the ontology relative to the label's, at most "
     "100. Calibration error: mean distance of the stated probability from the share of true types, over 15 bins. Wrong "
     "above 90 %: share of all cells whose type is not true and has a higher probability.",
+    "evidence": "A sample of cells with a named type, described again. Loss: fall of the type's probability when genes "
+    "of the cell are deleted, in percentage points. Random genes have similar ranks. Markers: share of known markers "
+    "of the type.",
 }
 # The metric that short tables show of each part.
 SUMMARY_METRICS = {**dict.fromkeys(FIELDS, "accuracy"), "pathways": "jaccard", "text": "rougeL"}

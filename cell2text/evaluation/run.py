@@ -19,6 +19,7 @@ def evaluate_file(
     against: str | None = None, baselines: str | None = None, methods: Sequence[str] | None = None,
     counts: Sequence[str] = (), layer: str | None = None, embeddings: str | None = None, by: Sequence[str] = (),
     bertscore_model: str | None = "auto", resamples: int = 1000, seed: int = 0,
+    evidence: Mapping | None = None,
 ) -> dict:  # fmt: skip
     """Score predictions, or a described experiment, and write `metrics.json`, `report.md` and `report.html`.
 
@@ -57,6 +58,8 @@ def evaluate_file(
         Number of bootstrap replicates.
     seed
         Random seed for bootstrap, controls and baselines.
+    evidence
+        Metrics of :func:`cell2text.describe.faithfulness.evidence_metrics` to add to the report; None adds none.
 
     Returns
     -------
@@ -72,8 +75,9 @@ def evaluate_file(
             against=against, baselines=baselines, methods=methods, counts=counts, layer=layer, embeddings=embeddings
         )
         return evaluate_described(
-            predictions, out, truth=truth, references=references, key=key, by=by, n_resamples=resamples, seed=seed
-        )
+            predictions, out, truth=truth, references=references, key=key, by=by, n_resamples=resamples, seed=seed,
+            evidence=evidence,
+        )  # fmt: skip
     _check_is_predictions(Path(predictions))
     rows = read_rows(predictions)
     ids = [str(row.get("cell_id")) for row in rows]
@@ -86,7 +90,7 @@ def evaluate_file(
         )
     return evaluate_predictions(
         rows, out, references=references, against=against, training=training, embeddings=of_cells, by=by,
-        bertscore_model=bertscore_model, n_resamples=resamples, seed=seed,
+        bertscore_model=bertscore_model, n_resamples=resamples, seed=seed, evidence=evidence,
     )  # fmt: skip
 
 

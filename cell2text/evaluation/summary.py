@@ -29,6 +29,24 @@ def summary_lines(metrics: Mapping) -> list[str]:
     return lines
 
 
+def evidence_line(metrics: Mapping) -> str:
+    """Return the metrics of :func:`cell2text.describe.faithfulness.evidence_metrics` in one line.
+
+    Examples
+    --------
+    >>> shares = {"marker_share": 0.6, "marker_share_by_chance": 0.1}
+    >>> evidence_line({"n": 20, "loss_without_5": 0.05, "random_loss_5": 0.001, **shares})
+    "evidence: without 5 genes a type's probability falls by 5.0 points, ... (20 cells)"
+    """
+    losses = [100 * metrics[name] for name in ("loss_without_5", "random_loss_5")]
+    shares = [100 * metrics[name] for name in ("marker_share", "marker_share_by_chance")]
+    return (
+        f"evidence: without 5 genes a type's probability falls by {losses[0]:.1f} points, without 5 random genes by "
+        f"{losses[1]:.1f}; {shares[0]:.0f} % of these genes are known markers, {shares[1]:.0f} % by chance "
+        f"({metrics['n']:,} cells)"
+    )
+
+
 def _field_lines(metrics: Mapping, field: str) -> list[str]:
     """Return the lines of one field. The figures cover the cells whose label is a term, if there are any."""
     note, scores, title = metrics["input"]["truth"][field], metrics[field], field.replace("_", " ")

@@ -119,6 +119,41 @@ class GeneAttribution:
 
         return self._contributions(cells, log_probability)
 
+    def probabilities(self, cells: Sequence[np.ndarray], scores: Sequence[ConceptScore | TextScore]) -> np.ndarray:
+        """Return the calibrated probability of a concept per cell, or of the words of a text, shape (n_cells,).
+
+        Parameters
+        ----------
+        cells
+            See :meth:`of_concepts`.
+        scores
+            A concept per cell, or words of a text per cell.
+        """
+        found = np.zeros(len(cells))
+
+        def compute(indices: np.ndarray, _) -> np.ndarray:
+            batch = self.processor.pad_cells([[cells[i]] for i in indices], return_tensors="pt")
+            batch = {name: value.to(self.model.device) for name, value in batch.items()}
+            chosen = [scores[i] for i in indices]
+            with torch.inference_mode():
+                if isinstance(chosen[0], TextScore):
+                    states, _mask, _outputs = self.model.model.encode_cells(**batch)
+                    values = self._log_probability(batch, states, [self._tokens(score) for score in chosen]).exp()
+                else:
+                    concepts = self.model.get_cell_concepts(**batch)
+                    groups = self.model.config.concept_groups
+                    values = torch.stack(
+                        [
+                            concepts[one.group][row, 0, groups[one.group].index(one.name)]
+                            for row, one in enumerate(chosen)
+                        ]
+                    )
+            return values.float().cpu().numpy()
+
+        for indices, values in LengthSortedBatches(ITEMS_PER_BATCH).run(cells, compute):
+            found[indices] = values
+        return found
+
     def _contributions(self, cells: Sequence[np.ndarray], score: Callable) -> list[np.ndarray]:
         """Return contributions to a score, which is called with a batch, its states, mask of genes and indices."""
         found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(cells)
