@@ -50,22 +50,15 @@ class RankedCells:
 
     def __getitem__(self, rows: slice) -> "RankedCells":
         """Return a range of the cells."""
-        to_describe, overrides = (
-            None if values is None else values[rows] for values in (self.to_describe, self.concept_overrides)
-        )
-        expressed = None if self.expressed is None else self.expressed[rows]
-        evidence = None if self.own_evidence is None else self.own_evidence[rows]
-        return RankedCells(
-            self.names[rows], self.cells[rows], self.n_genes[rows], self.counts_used[rows], self.coverage, to_describe,
-            overrides, self.measured, expressed, evidence,
-        )  # fmt: skip
+        return self.take(np.arange(len(self.cells))[rows])
 
     def take(self, rows: np.ndarray) -> "RankedCells":
         """Return the cells of rows, in their order."""
-        to_describe, overrides = (
-            None if values is None else values[rows] for values in (self.to_describe, self.concept_overrides)
-        )
+        arrays = (self.to_describe, self.concept_overrides)
+        to_describe, overrides = (None if values is None else values[rows] for values in arrays)
+        lists = (self.expressed, self.own_evidence)
+        expressed, evidence = (None if values is None else [values[row] for row in rows] for values in lists)
         return RankedCells(
             [self.names[row] for row in rows], [self.cells[row] for row in rows], self.n_genes[rows],
-            self.counts_used[rows], self.coverage, to_describe, overrides,
+            self.counts_used[rows], self.coverage, to_describe, overrides, self.measured, expressed, evidence,
         )  # fmt: skip
