@@ -6,6 +6,7 @@ Depends on huggingface_hub only.
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -164,17 +165,54 @@ def push(
     """
     uploads = files_to_push(folder, adapter=adapter)
     operations = [CommitOperationAdd(upload.name, upload.path) for upload in uploads]
+    return _commit(operations, repository, str(folder), private=private, tag=tag)
+
+
+def push_space(files: Sequence, repository: str, *, private: bool = False) -> str:
+    """Upload the files of a Space to the Hub in one commit.
+
+    Parameters
+    ----------
+    files
+        Files with a `name`, and a `path` or a `text`.
+    repository
+        Space on the Hub, `OWNER/NAME`, created if it does not exist.
+    private
+        Make a new Space private. An existing one stays as it is.
+
+    Returns
+    -------
+    Address of the commit.
+
+    Raises
+    ------
+    OSError
+        If the Hub cannot be reached or refuses the upload.
+    """
+    contents = [(file.name, file.path if isinstance(file, Upload) else file.text.encode()) for file in files]
+    operations = [CommitOperationAdd(name, content) for name, content in contents]
+    return _commit(operations, repository, "The Space", private=private, repo_type="space")
+
+
+def _commit(
+    operations: list, repository: str, what: str, *, private: bool, tag: str | None = None, repo_type: str = "model"
+) -> str:
+    """Create a repository unless it exists, upload files in one commit, and return the address of the commit."""
     api = HfApi()
+    sdk = "gradio" if repo_type == "space" else None
     try:
         # The Hub completes a name without an owner.
-        repository = api.create_repo(repository, repo_type="model", private=private, exist_ok=True).repo_id
+        repository = api.create_repo(
+            repository, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk
+        ).repo_id
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(repository).tags}:
             raise UserError(f"tag={tag!r}: {repository} already has this tag. Choose another one.")
-        commit = api.create_commit(repository, operations, commit_message="Model trained by Cell2Text")
+        message = "Model trained by Cell2Text" if repo_type == "model" else "App of Cell2Text"
+        commit = api.create_commit(repository, operations, commit_message=message, repo_type=repo_type)
         if tag is not None:
             api.create_tag(repository, tag=tag, revision=commit.oid)
     except (HfHubHTTPError, RuntimeError) as error:  # the client raises RuntimeError for a file it could not send
         reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
         reason = " ".join(" ".join(reasons).split())
-        raise OSError(f"{folder} was not published. The Hub answered: {reason} Run the same command again.") from error
+        raise OSError(f"{what} was not published. The Hub answered: {reason} Run the same command again.") from error
     return str(commit.commit_url)

@@ -62,10 +62,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
-        resolve = re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        resolve = re.fullmatch(r"/(?:datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if resolve:
             return self.send_file(*resolve.groups())
-        api = re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/(revision|refs|tree)(?:/(.+))?)?", path)
+        api = re.fullmatch(r"/api/(?:models|datasets|spaces)/([^/]+/[^/]+)(?:/(revision|refs|tree)(?:/(.+))?)?", path)
         if not api or api[1] not in self.server.commits:
             return self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         repository, what, revision = api.groups()
@@ -143,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         found = re.search(
-            r"/(?:api/(?:models|datasets)/)?([^/]+/[^/.]+)(?:\.git)?/(preupload|commit|tag|info)(?:/(.+))?$", path
+            r"/(?:api/(?:models|datasets|spaces)/)?([^/]+/[^/.]+)(?:\.git)?/(preupload|commit|tag|info)(?:/(.+))?$", path
         )
         if path == "/api/repos/create":
             asked = json.loads(body)
@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.created.append(asked)
             self.server.commits.setdefault(repository, [("0" * 40, {})])
             self.server.tags.setdefault(repository, {})
-            kind = "datasets/" if asked.get("type") == "dataset" else ""
+            kind = {"dataset": "datasets/", "space": "spaces/"}.get(asked.get("type"), "")
             self.answer({"url": f"{self.server.url}/{kind}{repository}", "name": repository})
         elif not found:
             self.answer({"type": "regular"})

@@ -26,6 +26,7 @@ COMMANDS = (
     "ask",
     "score",
     "search",
+    "app",
 )
 LIGHT = """
 import json, sys

@@ -1,17 +1,24 @@
 """Uploads with the real Hub client to a stand-in for the Hub, and loading from it in a fresh process."""
 
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoModel, AutoProcessor
 from transformers.dynamic_module_utils import get_relative_imports
 
+from cell2text.app.space import space_files
+from cell2text.errors import UserError
 from cell2text.preparation.dataset_card import push_to_hub
 from cell2text.publish import RELATIVE_IMPORT, files_to_push
 
+from .app_files import N_CELLS, described_cells
+from .conftest import run_cli
 from .hub import stand_in
 from .preparation_runs import make_file
 from .tiny import make_adata, make_model, make_processor
@@ -19,6 +26,10 @@ from .training_runs import PROJECT, run
 
 
 RESULTS = "- dataset: {id: lab/cells, task_id: cell_type}\n  value: 0.9\n"
+OPENED_SPACE = """
+from cell2text.app.desk import Desk
+print(len(Desk("cells.h5ad", AppOptions(shared=True)).start().experiment.names))
+"""
 CARD = "---\nlicense: apache-2.0\n---\n\n# A model\n"
 
 
@@ -225,3 +236,43 @@ def test_a_run_uploads_its_finished_model_in_one_commit(small_h5ad, tmp_path):
         assert "/lab/run/commit/" in done.stdout and len(hub.commits["lab/run"]) == 2  # the empty one, and all at once
         assert hub.files("lab/run") == {upload.name: upload.path.read_bytes() for upload in files_to_push(out)}
         assert "evaluation/metrics.json" in hub.files("lab/run") and hub.created[0]["visibility"] == "private"
+
+
+def test_the_app_is_published_as_a_space_that_serves_described_cells(tmp_path, capsys):
+    described = tmp_path / "my cells: test.h5ad"
+    described_cells().write_h5ad(described)
+    with stand_in() as hub:
+        assert run_cli("push", described, "lab/app", "--space", "--dry-run") == 0
+        assert "app.py" in capsys.readouterr().out and not hub.commits
+        command("push", described, "lab/app", "--space", "--private", hub=hub, home=tmp_path / "home")
+        files = hub.files("lab/app")
+        (created,) = hub.created
+    assert created["type"] == "space" and created["sdk"] == "gradio" and created["visibility"] == "private"
+    assert files["cells.h5ad"] == described.read_bytes() and "cell2text/app/static/map.js" in files
+    front = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert (front["sdk"], front["app_file"], front["sdk_version"]) == ("gradio", "app.py", version("gradio"))
+    pinned = dict(line.split("==") for line in files["requirements.txt"].decode().splitlines())
+    assert {"torch", "transformers", "gradio", "umap-learn", "anndata"} <= set(pinned) and "trl" not in pinned
+    folder = tmp_path / "space"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    serving = (folder / "app.py").read_text().replace('host="0.0.0.0", port=7860, ', "").replace(").wait()", ")")
+    done = subprocess.run(
+        [sys.executable, "-c", f"{serving}\nimport cell2text, sys; print(cell2text.__file__)\n{OPENED_SPACE}"],
+        cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[0].startswith(str(folder)) and done.stdout.split("\n")[1] == str(N_CELLS)
+
+
+def test_a_space_of_a_model_describes_uploads_and_other_content_is_refused(saved, tmp_path):
+    files = {file.name: file for file in space_files(saved, 'My "app": x')}
+    assert "model/model.safetensors" in files and "cells.h5ad" not in files
+    assert "model='model'" in files["app.py"].text and "serve(None" in files["app.py"].text
+    assert yaml.safe_load(files["README.md"].text.split("---")[1])["title"] == "My app x"
+    (tmp_path / "plain.csv").write_text("a,b\n1,2\n")
+    for content in (tmp_path / "plain.csv", tmp_path):
+        with pytest.raises(UserError, match="expected|Expected"):
+            space_files(content, "x")
+    assert run_cli("push", saved, "lab/x", "--space", "--tag", "v1") == 2

@@ -88,7 +88,7 @@ LAYERS = {
     "evidence": DATA | {"evaluation", "inference", "loading", "models"},
     "describe": DATA | {"evidence", "inference", "loading", "models"},
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
-    "app": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
+    "app": DATA | {"describe", "evidence", "inference", "loading", "models", "publish", "questions"},
     "tl": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
