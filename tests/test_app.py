@@ -129,6 +129,13 @@ def test_a_cell_shows_its_text_probabilities_genes_and_pathways(experiment):
     assert len(found.genes) == 15 and scores == sorted(scores, reverse=True)
     assert {one.name for one in found.pathways if one.stated} <= set(stored["pathways"].split("; "))
     assert any(one.stated for one in found.pathways)
+    of_type = found.evidence[0]
+    assert of_type.statement.value == named.name and len(of_type.genes) == 5
+    assert {gene.gene for gene in of_type.genes if gene.is_marker} <= {
+        *of_type.present_markers,
+        *(gene.gene for gene in of_type.genes),
+    }
+    assert not set(of_type.present_markers) & set(of_type.absent_markers)
 
 
 def test_a_file_without_counts_shows_what_is_stored_and_says_why(path, tmp_path):

@@ -181,6 +181,7 @@ def test_every_package_and_module_is_shipped():
 def test_dependencies_are_declared():
     text = (PROJECT / "pyproject.toml").read_text()
     known = {
+        "PIL": "pillow",
         "sklearn": "scikit-learn",
         "umap": "umap-learn",
         "yaml": "pyyaml",

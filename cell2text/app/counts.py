@@ -1,11 +1,12 @@
 """Counts and predictions of single cells, read and computed when a user looks at them.
 
 The file stays open for reading, and the model loads at first use. Depends on `describe.inputs` for ranked cells and on
-`signatures` for pathway scores.
+`signatures` for pathway scores, on `evidence` for the genes behind statements.
 """
 
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from cell2text.describe.evidence import EvidenceFinder
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
+from cell2text.evidence.statements import StatementEvidence
 from cell2text.inference.concepts import predict_concepts
+from cell2text.inference.prompts import build_conversation
 from cell2text.loading import default_device, load_model, model_name
 from cell2text.questions.answering import QuestionAnswerer
 from cell2text.signatures.gene_sets import hallmark_gene_sets
@@ -27,6 +31,7 @@ from cell2text.sources.discovery import find_source
 from source_cell2text import CellSource
 
 
+EVIDENCE_GENES = 5  # per statement
 READING_OPTIONS = ("layer", "gene_key", "allow_fractional", "species", "pathways", "sex")
 
 
@@ -122,6 +127,26 @@ class CellCounts:
         """Return concept probabilities by group; see :func:`cell2text.inference.concepts.predict_concepts`."""
         with self.lock:
             return predict_concepts(*self.loaded, cells.cells)
+
+    @cached_property
+    def evidence_reader(self) -> CellReader:
+        """Reader of ranked cells with the evidence that their counts show."""
+        model, processor = self.loaded
+        options = replace(self.options, evidence=EVIDENCE_GENES)
+        return CellReader(self.source, processor, options, model.config.concepts)
+
+    @cached_property
+    def evidence_finder(self) -> EvidenceFinder:
+        """What finds the genes behind the statements of a text."""
+        model, processor = self.loaded
+        options = self.evidence_reader.options
+        return EvidenceFinder(model, processor, build_conversation(processor, options.prompt), options)
+
+    def evidence(self, row: int, text: str) -> list[StatementEvidence]:
+        """Return the evidence for each statement of a cell's text; empty for a text that is no description."""
+        with self.lock:
+            (found,) = self.evidence_finder(self.evidence_reader.read_rows(np.array([row])), [text])
+        return found
 
     @cached_property
     def answerer(self) -> QuestionAnswerer:

@@ -10,6 +10,7 @@ import numpy as np
 from cell2text.app.experiment import NUMBERS, Experiment
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError
+from cell2text.evidence.statements import StatementEvidence
 from cell2text.inference.cell_types import CellTypes
 from cell2text.language.described import CANDIDATES, TEXT
 from cell2text.language.fields import FIELDS, TERM_FIELDS, Claim
@@ -81,6 +82,8 @@ class CellDetails:
         The most expressed genes relative to their median, the highest first.
     pathways
         The highest AUCell scores.
+    evidence
+        The genes that each statement of the text rests on, with known markers that are present and absent.
     notes
         What could not be computed, and why.
     """
@@ -92,6 +95,7 @@ class CellDetails:
     types: list[TypeBar] = field(default_factory=list)
     genes: list[str] = field(default_factory=list)
     pathways: list[PathwayScore] = field(default_factory=list)
+    evidence: list[StatementEvidence] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -130,6 +134,7 @@ def cell_details(experiment: Experiment, row: int) -> CellDetails:
     found.types = _types(experiment, stored, concepts) if TYPES in concepts else _stored_types(stored)
     found.genes = _top_genes(experiment, cells)
     found.pathways = _pathways(experiment, row, stored)
+    found.evidence = experiment.counts.evidence(row, found.text)
     if not found.pathways:
         found.notes.append("The file has too few genes for pathway scores.")
     return found

@@ -32,7 +32,7 @@ CODE_SUFFIXES = {
     ".safetensors",
     ".h5ad",
 }
-NOT_SERVED = ("preparation", "training", "evaluation")  # subpackages that the app does not import
+NOT_SERVED = ("preparation", "training")  # subpackages that the app does not import
 APP = '''"""Serve the app of Cell2Text."""
 
 from cell2text.app.options import AppOptions
