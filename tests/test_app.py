@@ -22,6 +22,7 @@ from cell2text.app.opening import check_openable, open_experiment
 from cell2text.app.options import AppOptions
 from cell2text.app.questions import answer
 from cell2text.app.session import Session
+from cell2text.app.tools import tools
 from cell2text.describe.options import DescribeOptions
 from cell2text.errors import UserError
 
@@ -306,6 +307,21 @@ def test_uploads_are_checked_and_never_leave_their_folder(desk, path, tmp_path):
     folder = small.folder
     small.close()
     assert not folder.exists()
+
+
+def test_tools_find_describe_and_ask_about_cells(desk):
+    find_cells, describe_cell, ask_about_cells = tools(desk)
+    experiment = desk.start().experiment
+    named = str(experiment.cells["cell_type"].dropna().iloc[0])
+    found = find_cells(named, 2)
+    assert 1 <= len(found) <= 2 and experiment.cells.loc[found, "cell_type"].eq(named).all()
+    described = json.loads(json.dumps(describe_cell(found[0])))  # ready for JSON
+    assert described["name"] == found[0] and described["evidence"][0]["statement"]["value"] == named
+    assert ask_about_cells(f"Is this a {named}?", found[:1]).startswith("Yes")
+    with pytest.raises(UserError, match="have 'nothing' in their name"):
+        describe_cell("nothing")
+    with pytest.raises(UserError, match="without a file"):
+        tools(Desk(None, AppOptions()))[0]("")
 
 
 def test_users_of_a_shared_app_do_not_see_the_corrections_of_others(path):

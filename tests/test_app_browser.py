@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from cell2text.app.desk import Desk
 from cell2text.app.options import AppOptions
 from cell2text.app.server import serve
 
@@ -178,6 +179,14 @@ def test_a_user_reads_asks_compares_corrects_and_exports_without_a_network(app, 
     assert urls and all(url.startswith((app.url, "data:", "blob:", "chrome:")) for url in urls), urls
     errors = [one for one in browser.get_log("browser") if one["level"] == "SEVERE" and "favicon" not in str(one)]
     assert not errors
+
+
+def test_no_function_is_open_to_other_programs_unless_tools_are_served(app):
+    from cell2text.app.page import Page
+
+    assert app.blocks.get_api_info()["named_endpoints"] == {}
+    served = Page(Desk(None, AppOptions(mcp=True))).blocks.get_api_info()["named_endpoints"]
+    assert set(served) == {"/find_cells", "/describe_cell", "/ask_about_cells"}
 
 
 def test_names_and_labels_of_a_file_are_text_and_never_code(app, browser):

@@ -44,7 +44,9 @@ class AppOptions(Options):
     )
     max_upload: int = option(500, minimum=1, help="Largest file that a browser may upload, in MB.")
     seed: int = option(0, minimum=0, maximum=2**32 - 1, help="Random seed for samples of cells and for UMAP.")
-    mcp: bool = option(False, help='Serve questions about cells as MCP tools as well; needs pip install "gradio[mcp]".')
+    mcp: bool = option(
+        False, help="Serve three functions as MCP tools as well, for language models; needs pip install mcp."
+    )
     shared: bool = option(
         False, help="Keep every user's corrections in memory, apart from those of others, as a public app should."
     )

@@ -10,6 +10,7 @@ from cell2text.app.desk import UPLOAD_SUFFIXES, Desk
 from cell2text.app.handlers import Handlers, Panels
 from cell2text.app.questions import EXAMPLES
 from cell2text.app.session import GROUPS
+from cell2text.app.tools import tools
 from cell2text.questions.words import MAX_LETTERS
 
 
@@ -62,6 +63,8 @@ class Page:
             for connect in self._connections:
                 connect()
             self._fill_at_load()
+            for tool in tools(desk) if desk.options.mcp else ():
+                gr.api(tool, api_name=tool.__name__)
 
     def _add_map(self) -> None:
         handlers = self.handlers

@@ -123,6 +123,6 @@ def _check_libraries(options: AppOptions) -> None:
     if find_spec("gradio") is None:
         raise UserError('The app needs gradio: pip install "cell2text[app]".')
     if options.mcp and find_spec("mcp") is None:
-        raise UserError('mcp=True needs the library mcp: pip install "gradio[mcp]".')
+        raise UserError("mcp=True needs the library mcp: pip install mcp.")
     if "gradio" in sys.modules:  # it has read its settings
         logger.debug("Gradio was imported before; its statistics follow the environment.")
