@@ -143,7 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         found = re.search(
-            r"/(?:api/(?:models|datasets|spaces)/)?([^/]+/[^/.]+)(?:\.git)?/(preupload|commit|tag|info)(?:/(.+))?$", path
+            r"/(?:api/(?:models|datasets|spaces)/)?([^/]+/[^/.]+)(?:\.git)?/(preupload|commit|tag|info)(?:/(.+))?$",
+            path,
         )
         if path == "/api/repos/create":
             asked = json.loads(body)

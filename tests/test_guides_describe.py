@@ -76,7 +76,9 @@ def test_python_runs(folder, monkeypatch):
 
 def test_every_option_is_explained():
     parameters = [field.name for field in fields(DescribeOptions)]
-    parameters += [name for name in inspect.signature(describe_file).parameters if name not in ("source", "options", "on_progress")]
+    parameters += [
+        name for name in inspect.signature(describe_file).parameters if name not in ("source", "options", "on_progress")
+    ]
     flags = {"fields_only": "--fields", "progress": "--quiet"}
     for name in parameters:
         assert re.search(rf"`{flags.get(name, '--' + name.replace('_', '-'))}\b", GUIDE), name
