@@ -1,6 +1,7 @@
 """The app in a real browser: clicks, lasso, keyboard, questions, corrections and exports; contrast and names."""
 
 import json
+import socket
 
 import anndata as ad
 import numpy as np
@@ -55,7 +56,27 @@ INTERACTIVE = {
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
+def contacted():
+    """Hosts that this process looked up or connected to while the app started and ran."""
+    hosts: set[str] = set()
+    look_up, connect = socket.getaddrinfo, socket.socket.connect
+
+    def recorded_look_up(host, *arguments, **options):
+        hosts.add(str(host))
+        return look_up(host, *arguments, **options)
+
+    def recorded_connect(self, address):
+        hosts.add(str(address[0]) if isinstance(address, tuple) else "")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", recorded_look_up)
+        patch.setattr(socket.socket, "connect", recorded_connect)
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory, contacted):
     path = tmp_path_factory.mktemp("app") / "cells.described.h5ad"
     described_cells().write_h5ad(path)
     with serve(path, AppOptions()) as running:
@@ -135,7 +156,7 @@ class AppPage:
         self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", self.canvas)
 
 
-def test_a_user_reads_asks_compares_corrects_and_exports_without_a_network(app, browser):
+def test_a_user_reads_asks_compares_corrects_and_exports_without_a_network(app, browser, contacted):
     page = AppPage(browser, app.url)
     assert "cells.described.h5ad" in page.text("head") and f"{N_CELLS} cells" in page.text("head")
     page.click_cell(10)
@@ -177,6 +198,7 @@ def test_a_user_reads_asks_compares_corrects_and_exports_without_a_network(app, 
     requested = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = {one["params"]["request"]["url"] for one in requested if one["method"] == "Network.requestWillBeSent"}
     assert urls and all(url.startswith((app.url, "data:", "blob:", "chrome:")) for url in urls), urls
+    assert contacted <= {"", "127.0.0.1", "localhost", "::1", "None"}
     errors = [one for one in browser.get_log("browser") if one["level"] == "SEVERE" and "favicon" not in str(one)]
     assert not errors
 
@@ -234,6 +256,20 @@ def test_the_keyboard_reaches_a_cell_and_selects_it(app, browser):
     assert page.place(10) != before
     page.actions().send_keys("0").perform()
     assert page.place(10) == before
+
+
+def test_an_uploaded_file_is_opened_and_a_bad_one_is_refused(app, browser, tmp_path):
+    page = AppPage(browser, app.url)
+    page.tab("File")
+    bad, good = tmp_path / "bad.h5ad", tmp_path / "uploaded.described.h5ad"
+    bad.write_text("not HDF5")
+    described_cells()[:20].copy().write_h5ad(good)
+    for path, panel, expected in ((bad, "message", "damaged"), (good, "head", "uploaded.described.h5ad")):
+        browser.find_element("css selector", "input[type=file]").send_keys(str(path))
+        wait_until(lambda panel=panel, expected=expected: expected in page.text(panel))
+    wait_until(lambda: page.state("cells") == "20")
+    page.tab("Correct")
+    assert "lost when the page is closed" in page.text("corrections")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
