@@ -4,7 +4,6 @@ The file stays open for reading, and the model loads at first use. Depends on `d
 `signatures` for pathway scores, on `evidence` for the genes behind statements.
 """
 
-import json
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +16,7 @@ import scipy.sparse as sp
 
 from cell2text.describe.evidence import EvidenceFinder
 from cell2text.describe.inputs import CellReader
-from cell2text.describe.options import DescribeOptions
+from cell2text.describe.provenance import reading_options
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.evidence.statements import StatementEvidence
 from cell2text.inference.concepts import predict_concepts
@@ -32,7 +31,6 @@ from source_cell2text import CellSource
 
 
 EVIDENCE_GENES = 5  # per statement
-READING_OPTIONS = ("layer", "gene_key", "allow_fractional", "species", "pathways", "sex")
 
 
 class CellCounts:
@@ -55,7 +53,7 @@ class CellCounts:
 
     def __init__(self, path: Path, params: dict[str, str], model: str | None = None):
         self.path, self.model, self.lock = path, model, RLock()
-        self.options = _reading_options(params)
+        self.options = reading_options(params)
 
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
@@ -157,13 +155,3 @@ class CellCounts:
         """Close the file."""
         if "source" in self.__dict__:
             self.source.close()
-
-
-def _reading_options(params: dict[str, str]) -> DescribeOptions:
-    """Return the options with which a description read counts and genes."""
-    try:
-        chosen = json.loads(params.get("options", "{}"))
-    except ValueError:
-        chosen = {}
-    chosen = chosen if isinstance(chosen, dict) else {}
-    return DescribeOptions(**{name: chosen[name] for name in READING_OPTIONS if chosen.get(name) is not None})

@@ -1,6 +1,7 @@
 """Record what the texts of a description depend on: model, prompt, options, ontologies and libraries."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from cell2text.describe.options import DescribeOptions
@@ -8,6 +9,7 @@ from cell2text.ontology.terms import ontology_versions
 from cell2text.provenance import library_versions
 
 
+READING_OPTIONS = ("layer", "gene_key", "allow_fractional", "species", "pathways", "sex")
 LIBRARIES = ("cell2text", "transformers", "torch", "anndata", "cellxgene-ontology-guide")
 
 
@@ -42,3 +44,24 @@ def provenance(
         "libraries": json.dumps(library_versions(LIBRARIES)),
         **({} if groups is None else {"groups": json.dumps(groups.summary())}),
     }
+
+
+def reading_options(params: Mapping[str, str]) -> DescribeOptions:
+    """Return the options with which a description read counts and genes; the defaults for what it does not record.
+
+    Parameters
+    ----------
+    params
+        `uns["cell2text"]["params"]` of a described experiment.
+
+    Examples
+    --------
+    >>> reading_options({"options": '{"layer": "counts", "prompt": "annotate"}'}).layer
+    'counts'
+    """
+    try:
+        chosen = json.loads(params.get("options", "{}"))
+    except ValueError:
+        chosen = {}
+    chosen = chosen if isinstance(chosen, dict) else {}
+    return DescribeOptions(**{name: chosen[name] for name in READING_OPTIONS if chosen.get(name) is not None})
