@@ -239,6 +239,7 @@ def test_a_run_uploads_its_finished_model_in_one_commit(small_h5ad, tmp_path):
 
 
 def test_the_app_is_published_as_a_space_that_serves_described_cells(tmp_path, capsys):
+    pytest.importorskip("gradio")
     described = tmp_path / "my cells: test.h5ad"
     described_cells().write_h5ad(described)
     with stand_in() as hub:
@@ -267,6 +268,7 @@ def test_the_app_is_published_as_a_space_that_serves_described_cells(tmp_path, c
 
 
 def test_a_space_of_a_model_describes_uploads_and_other_content_is_refused(saved, tmp_path):
+    pytest.importorskip("gradio")
     files = {file.name: file for file in space_files(saved, 'My "app": x')}
     assert "model/model.safetensors" in files and "cells.h5ad" not in files
     assert "model='model'" in files["app.py"].text and "serve(None" in files["app.py"].text

@@ -97,14 +97,6 @@ def space_files(content: str | Path, title: str) -> list[Upload | GeneratedFile]
     ------
     UserError
         If `content` is neither.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from cell2text.models import MINI
-    >>> files = space_files(MINI, "My cells")
-    >>> [file.name for file in files if "/" not in file.name and not file.name.endswith("_cell2text.py")]
-    ['README.md', 'app.py', 'requirements.txt']
     """
     content = Path(content)
     if content.is_dir() and content.suffix != ".zarr":
