@@ -482,3 +482,22 @@ def test_the_sex_from_xist_and_y_genes_is_quoted():
     assert f"{female['stated']:.0%} of the cells of female and {male['stated']:.0%} of male".replace("%", " %") in text
     assert f"means over {female['studies']} and {male['studies']} studies" in text
     assert f"{female['correct']:.0%} and {male['correct']:.0%} of these".replace("%", " %") in text
+
+
+def test_time_and_memory_of_the_app_are_quoted():
+    page, found = (GUIDES / "app.md").read_text(), list(results("app").values())
+    rows = {
+        "Start of the command": ("start_s", "{:.0f}"),
+        "Map on the page": ("map_s", "{:.0f}"),
+        "First cell": ("first_cell_s", "{:.1f}"),
+        "First answer": ("first_answer_s", "{:.1f}"),
+        "From the start": ("start_to_first_answer_s", "{:.0f}"),
+        "Next answer": ("next_answer_s", "{:.1f}"),
+        "Answer about a selection": ("answer_of_selection_s", "{:.1f}"),
+        "Cells of the selection": ("cells_selected", "{:,}"),
+        "Peak memory": ("memory_mb", "{:,}"),
+    }
+    for start, (name, form) in rows.items():
+        assert row(page, start)[1:] == [form.format(one[name]) for one in found]
+    assert all(one["requests_to_other_hosts"] == 0 for one in found)
+    assert found[-1]["cells_on_map"] == 20_000
