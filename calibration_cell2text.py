@@ -14,6 +14,7 @@ except ImportError:
 
 
 COEFFICIENTS = ("slope", "intercept", "genes", "one_cell", "depth", "named_slope", "named_intercept")
+GROUP_COEFFICIENTS = ("slope", "intercept", "named_slope", "named_intercept")
 MANY_GENES = 1000  # the number of genes at which `genes` has no effect
 LOG_GENES_RANGE = (-4.0, 0.0)
 ONE_CELL_RANGE = (-3.0, 6.0)
@@ -151,10 +152,35 @@ def check_calibration(calibration: dict, threshold: float) -> None:
         )
 
 
+def check_group_calibration(calibration: dict) -> None:
+    """Raise `UserError` unless the coefficients for groups of cells are complete and keep the order of the types.
+
+    Args:
+        calibration (`dict`): `slope` and `intercept`, and optionally `named_slope` with `named_intercept`, and
+            `threshold`.
+    """
+    keys = set(calibration) - {"threshold"}
+    if keys not in ({*GROUP_COEFFICIENTS[:2]}, {*GROUP_COEFFICIENTS}):
+        raise UserError(
+            f"group_calibration has the keys {sorted(calibration)}: expected `slope` and `intercept`, and optionally "
+            "`named_slope` with `named_intercept`, and `threshold`."
+        )
+    if not 0.5 < calibration.get("threshold", 0.6) < 1:
+        raise UserError(
+            f"group_calibration has threshold={calibration['threshold']}: expected a probability above 0.5 and below 1."
+        )
+    if calibration["slope"] <= 0 or calibration.get("named_slope", 1) <= 0:
+        raise UserError(
+            f"group_calibration has slope={calibration['slope']} and named_slope={calibration.get('named_slope', 1)}: "
+            "expected positive slopes, since a more probable type stays more probable."
+        )
+
+
 __all__ = [
     "calibrate_named",
     "calibrate_types",
     "check_calibration",
+    "check_group_calibration",
     "highest_probability",
     "log_genes",
     "log_odds",

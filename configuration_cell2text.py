@@ -10,9 +10,9 @@ from transformers.configuration_utils import SubConfigSpec
 
 
 try:
-    from .calibration_cell2text import check_calibration
+    from .calibration_cell2text import check_calibration, check_group_calibration
 except ImportError:
-    from calibration_cell2text import check_calibration
+    from calibration_cell2text import check_calibration, check_group_calibration
 
 try:
     from .concepts_cell2text import ConceptNames
@@ -61,6 +61,10 @@ class Cell2TextConfig(PreTrainedConfig):
         type_calibration (`dict`, *optional*):
             Coefficients that calibrate the probabilities of hierarchical cell types; see
             [`~calibration_cell2text.calibrate_types`]. Defaults to no calibration.
+        group_calibration (`dict`, *optional*):
+            Coefficients that calibrate the mean type probabilities of groups of cells: `slope` and `intercept` of every
+            type, optionally `named_slope` and `named_intercept` of the named one, and `threshold`, which replaces
+            `type_threshold`. Defaults to no calibration.
         uninformative_types (`list[str]`, *optional*):
             Names of a hierarchical group that are never stated, such as `"cell"`.
         projector_hidden_size (`int`, *optional*):
@@ -116,6 +120,7 @@ class Cell2TextConfig(PreTrainedConfig):
     cell_concepts: dict[str, dict] | None = None
     type_threshold: float = TYPE_THRESHOLD
     type_calibration: dict | None = None
+    group_calibration: dict | None = None
     uninformative_types: list[str] | None = None
     projector_hidden_size: int | None = None
     projector_hidden_act: str = "gelu"
@@ -152,6 +157,8 @@ class Cell2TextConfig(PreTrainedConfig):
             raise UserError(f"type_threshold={self.type_threshold}: expected a probability above 0.5 and below 1.")
         if self.type_calibration is not None:
             check_calibration(self.type_calibration, self.type_threshold)
+        if self.group_calibration is not None:
+            check_group_calibration(self.group_calibration)
         if not 0 <= self.gene_dropout < 1:
             raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):

@@ -11,15 +11,16 @@ import pandas as pd
 import pyarrow as pa
 from anndata import AnnData
 
-from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
 from cell2text.describe.evidence import EvidenceFinder, evidence_frame, summarise_evidence
+from cell2text.describe.group_summary import group_table
+from cell2text.describe.group_types import GroupTypes
 from cell2text.describe.inputs import CellReader, cell_positions
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
 from cell2text.describe.run import ROWS_PER_SHARD
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
-from cell2text.describe.table import EMBEDDING, ID, TEXT
+from cell2text.describe.table import EMBEDDING, ID, TEXT, output_names, type_probability_matrix
 from cell2text.describe.thin_cells import thin_warnings
 from cell2text.describe.writers import FORMER_COLUMNS, embedding_matrix, groups_for_uns, obs_column
 from cell2text.errors import UserError
@@ -122,7 +123,8 @@ def describe(
     `.uns[key_added]["reading"]`
         What the model saw, as JSON: matrix, gene column, genes found, counts used and cells without a text.
     `.uns[key_added]["groups"]`
-        Table of groups, only with `groupby`; see :func:`cell2text.describe.consensus.describe_groups`.
+        Table of groups, only with `groupby`; see :func:`cell2text.describe.consensus.describe_groups`. It also has a
+        column `summary`, and `marker_genes` if scanpy is installed.
 
     `.uns[key_added]["evidence"]`
         Table of evidence genes by statement, with the number of cells; only with `evidence`.
@@ -158,7 +160,14 @@ def describe(
         logger.warning(note)
     describer = Describer(loaded, processor, options, cells.comparison_cell())
     starts = range(0, source.n_cells, ROWS_PER_SHARD)
-    table = pa.concat_tables([describer(cells.read(i, min(i + ROWS_PER_SHARD, source.n_cells))) for i in starts])
+    types = None if cells.groups is None else GroupTypes.of_model(loaded.config, len(cells.groups.names))
+    tables = []
+    for start in starts:
+        rows = describer(cells.read(start, min(start + ROWS_PER_SHARD, source.n_cells)))
+        if cells.groups is not None and types is not None:
+            types.add(cells.groups.codes[start : start + len(rows)], type_probability_matrix(rows))
+        tables.append(rows.select(output_names(rows.schema)))
+    table = pa.concat_tables(tables)
     summary = summarise(cells.reading(), [table], processor.min_genes)
     logger.info(summary_line(summary))
     for text in thin_warnings(summary, processor.min_genes):
@@ -166,8 +175,7 @@ def describe(
     params = provenance(loaded, processor, describer.conversation, options, name, cells.groups)
     added = {"params": params, "reading": summary_for_uns(summary)}
     if cells.groups is not None:
-        bulk = describer(cells.pseudobulk(cells.groups))
-        added["groups"] = groups_for_uns(describe_groups(cells.groups, [table.drop_columns([EMBEDDING])], bulk))
+        added["groups"] = groups_for_uns(group_table(describer, cells, [table.drop_columns([EMBEDDING])], types))
     if (found := summarise_evidence([table])) is not None:
         added["evidence"] = groups_for_uns(found)
     changed = adata.copy() if copy else adata

@@ -251,7 +251,7 @@ def test_a_run_killed_while_describing_groups_keeps_its_shards(clustered, model,
 
     out = tmp_path / "o.csv"
     with monkeypatch.context() as patch:
-        patch.setattr(run, "describe_groups", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(run, "group_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
     assert shard_path(tmp_path / "o.csv.describing", 0).exists() and not out.exists()

@@ -284,6 +284,7 @@ def test_no_study_is_left_out_twice():
 def test_the_packaged_calibration_is_that_of_the_studies_left_out():
     config = json.loads((MINI / "config.json").read_text())
     assert config["type_calibration"] == results("mini_folds")["base"]["calibration"]
+    assert config["group_calibration"] == results("group_calibration")["calibration"]
 
 
 def test_recipes_of_the_plan_have_the_results_that_are_listed():

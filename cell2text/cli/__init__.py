@@ -6,6 +6,7 @@ Each command parses options and calls the matching Python function.
 from cell2text.cli import (  # noqa: F401  register their commands
     describing,
     evaluating,
+    exporting,
     preparing,
     publishing,
     questioning,

@@ -1,7 +1,9 @@
-"""Consensus of a group's descriptions: the value that most cells name per field, and how far the cells agree.
+"""Consensus of a group's descriptions: one value per field, and how far the cells agree.
 
-A second description, of the group's summed counts (the pseudobulk), stands beside the consensus. Depends on `table` for
-column names, on `language` for fields and sentences, and on the ontology graphs.
+The cell type follows from the probabilities of all types if the model's types form a hierarchy; see `group_types`. The
+other fields, and the types of other models, are the values that most cells name. A second description, of the group's
+summed counts (the pseudobulk), stands beside the consensus. Depends on `table` for column names, on `language` for
+fields and sentences, and on the ontology graphs.
 """
 
 from collections import Counter
@@ -12,15 +14,26 @@ from functools import cache
 import pandas as pd
 import pyarrow as pa
 
+from cell2text.describe.group_types import GroupType, GroupTypes
 from cell2text.describe.groups import Groups
-from cell2text.describe.table import EMBEDDING, ID, TEXT, described_columns
-from cell2text.language.described import has_description
+from cell2text.describe.table import (
+    EMBEDDING,
+    ID,
+    TEXT,
+    TYPE_PROBABILITIES,
+    candidates_text,
+    described_columns,
+    output_names,
+    type_probability_matrix,
+)
+from cell2text.language.described import CANDIDATES, has_description
 from cell2text.language.fields import FIELD_GRAPHS, FIELDS, TERM_FIELDS
 from cell2text.language.writing import describe_row
 from cell2text.ontology.graph import load_graph
 
 
 FLOAT_COLUMNS = ("_probability", "_agreement", "_disagree")
+CELL_TYPE = "cell_type"
 MIN_PATHWAY_SHARE = 0.5  # of the described cells that name a pathway
 
 
@@ -45,52 +58,71 @@ class GroupDescriptions:
                 self.values[name][row[name], row.get(f"{name}_ontology_term_id")] += 1
         self.pathways.update((row["pathways"] or "").split("; ") if row["pathways"] else ())
 
-    def consensus(self) -> dict:
-        """Return the most frequent value per field, and how far the cells agree.
+    def consensus(self, group_type: GroupType | None = None) -> dict:
+        """Return one value per field, and how far the cells agree.
+
+        Parameters
+        ----------
+        group_type
+            Cell type of the group from the probabilities of all types. By default, the type that most cells name.
 
         Returns
         -------
         `n_described` and `mean_type_probability`; per field its value and ontology term; `_n`, the number of cells that
         name the field; `_agreement`, the fraction of pairs of these cells that name the same value; `_disagree`, the
         fraction of these cells that name neither this value nor a broader or narrower term; and `pathways`, those that
-        at least half of the described cells name.
+        at least half of the described cells name. With a `group_type` also `majority_cell_type`, which most cells name,
+        `type_probability`, `cell_type_candidates`, `heterogeneous` and `heterogeneity`.
         """
         row: dict = {"n_described": self.n_described}
         row["mean_type_probability"] = (
             self.probability_sum / self.n_with_probability if self.n_with_probability else None
         )
         for name in FIELDS:
-            row |= {f"{name}{suffix}": value for suffix, value in self._field_consensus(name).items()}
+            of_probabilities = group_type if name == CELL_TYPE else None
+            row |= {f"{name}{suffix}": value for suffix, value in self._field_consensus(name, of_probabilities).items()}
+        if group_type is not None:
+            counts, spellings, _ = self._counts(CELL_TYPE)
+            row |= {
+                "majority_cell_type": _most_common(spellings[_most_common(counts)]) if counts else None,
+                "type_probability": group_type.probability,
+                CANDIDATES: candidates_text(group_type.candidates),
+                "heterogeneous": group_type.heterogeneity is not None,
+                "heterogeneity": group_type.heterogeneity,
+            }
         least = MIN_PATHWAY_SHARE * self.n_described
         row["pathways"] = [pathway for pathway, n in sorted(self.pathways.items()) if n >= least]
         return row
 
-    def _field_consensus(self, name: str) -> dict:
+    def _counts(self, name: str) -> tuple[Counter, dict[str, Counter], set]:
+        """Return the number of cells per value, its spellings, and the terms; a value is its term if it has one."""
         counts: Counter = Counter()
         spellings: dict[str, Counter] = {}
         for (value, term), n in self.values[name].items():
             key = term or value.casefold()
             counts[key] += n
             spellings.setdefault(key, Counter())[value] += n
-        terms = {term for _, term in self.values[name]}
-        term_column: dict = {"_ontology_term_id": None} if name in TERM_FIELDS else {}
-        if not counts:
-            return {"": None, **term_column, "_n": 0, "_agreement": None, "_disagree": None}
-        total, winner = counts.total(), _most_common(counts)
+        return counts, spellings, {term for _, term in self.values[name]}
+
+    def _field_consensus(self, name: str, group_type: GroupType | None) -> dict:
+        counts, spellings, terms = self._counts(name)
+        total, winner = counts.total(), _most_common(counts) if counts else None
+        value = None if winner is None else _most_common(spellings[winner])
+        term = winner if winner in terms else None
+        if group_type is not None:
+            value, term = group_type.name, group_type.term_id
+            winner = term or (value and value.casefold())
+        found: dict = {"": value} | ({"_ontology_term_id": term} if name in TERM_FIELDS else {}) | {"_n": total}
         equal_pairs = sum(n * (n - 1) for n in counts.values())
         against = sum(n for other, n in counts.items() if other != winner and not _related(name, other, winner))
-        if term_column and winner in terms:
-            term_column["_ontology_term_id"] = winner
-        return {
-            "": _most_common(spellings[winner]),
-            **term_column,
-            "_n": total,
-            "_agreement": equal_pairs / (total * (total - 1)) if total > 1 else None,
-            "_disagree": against / total,
-        }
+        found["_agreement"] = equal_pairs / (total * (total - 1)) if total > 1 else None
+        found["_disagree"] = against / total if total and winner is not None else None
+        return found
 
 
-def describe_groups(groups: Groups, tables: Iterable[pa.Table], pseudobulk: pa.Table) -> pd.DataFrame:
+def describe_groups(
+    groups: Groups, tables: Iterable[pa.Table], pseudobulk: pa.Table, types: GroupTypes | None = None
+) -> pd.DataFrame:
     """Return one row per group.
 
     Parameters
@@ -101,6 +133,9 @@ def describe_groups(groups: Groups, tables: Iterable[pa.Table], pseudobulk: pa.T
         Rows of all cells, in their order, in any number of tables; see :mod:`cell2text.describe.table`.
     pseudobulk
         One row per group: the description of its summed counts.
+    types
+        Sums of the cells' type probabilities; tables with a column of them are added. None for models without
+        hierarchical cell types, whose groups get the type that most cells name.
 
     Returns
     -------
@@ -111,13 +146,17 @@ def describe_groups(groups: Groups, tables: Iterable[pa.Table], pseudobulk: pa.T
     descriptions, start = [GroupDescriptions() for _ in groups.names], 0
     for table in tables:
         codes, described = groups.codes[start : start + table.num_rows], has_description(described_columns(table))
-        for code, is_described, row in zip(codes, described, table.to_pylist()):
+        rows_of_table = table.select(output_names(table.schema)).to_pylist()
+        for code, is_described, row in zip(codes, described, rows_of_table):
             if code >= 0 and is_described:
                 descriptions[code].add(row)
+        if types is not None and TYPE_PROBABILITIES in table.column_names:
+            types.add(codes, type_probability_matrix(table))
         start += table.num_rows
-    rows = []
-    for name, size, of_group, bulk in zip(groups.names, groups.sizes, descriptions, pseudobulk.to_pylist()):
-        consensus = of_group.consensus()
+    group_types = [None] * len(groups.names) if types is None else types.decide()
+    bulks, rows = pseudobulk.select(output_names(pseudobulk.schema)).to_pylist(), []
+    for name, size, of_group, group_type, bulk in zip(groups.names, groups.sizes, descriptions, group_types, bulks):
+        consensus = of_group.consensus(group_type)
         text = {TEXT: describe_row(consensus) or ""} if TEXT in bulk else {}
         consensus["pathways"] = "; ".join(consensus["pathways"]) or None
         bulk = {f"pseudobulk_{column}": value for column, value in bulk.items() if column not in (ID, EMBEDDING)}

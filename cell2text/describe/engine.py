@@ -10,7 +10,7 @@ from cell2text.describe.evidence import EvidenceFinder
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.summary import is_of_other_species
-from cell2text.describe.table import make_table
+from cell2text.describe.table import make_table, with_type_probabilities
 from cell2text.inference.cell_types import CellTypes
 from cell2text.inference.embedding import embed_cells
 from cell2text.inference.generation import BatchedTextGenerator
@@ -18,6 +18,7 @@ from cell2text.inference.prompts import build_conversation
 from declining_cell2text import FOREIGN_CELL_TEXT
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
+from statements_cell2text import ONE_CELL, PROFILE_GROUP, TYPES
 
 
 class Describer:
@@ -74,6 +75,14 @@ class Describer:
         )  # fmt: skip
         concepts = np.full((n, len(self.types.names)), np.nan, dtype=np.float32)
         if self.types.names:
-            concepts[described] = generated.concepts["cell_type"]
+            concepts[described] = generated.concepts[TYPES]
         table = make_table(cells, texts, embeddings, self.types, concepts, fields_only=self.options.fields_only)
-        return table if self.evidence is None else self.evidence.add(table, cells, texts)
+        if self.evidence is not None:
+            table = self.evidence.add(table, cells, texts)
+        if self.options.groupby is None or TYPES not in self.model.config.concepts.hierarchical:
+            return table
+        if PROFILE_GROUP in generated.concepts:  # two cells and ambient RNA have no type of their own
+            profile = generated.concepts[PROFILE_GROUP]
+            other = profile.argmax(axis=1) != self.model.config.concept_groups[PROFILE_GROUP].index(ONE_CELL)
+            concepts[described[other]] = np.nan
+        return with_type_probabilities(table, concepts)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from cell2text.describe.group_markers import WITHOUT_SCANPY, has_scanpy
 from cell2text.describe.groups import Groups, find_groups
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.own_concepts import OwnConcepts, OwnReading
@@ -63,6 +64,8 @@ class CellReader:
             reading["notes"] += self.own.notes
         if self.groups is not None and (n := int((self.groups.codes < 0).sum())):
             reading["notes"].append(f"{n:,} of {self.n_cells:,} cells have no value in {self.groups.column!r}.")
+        if self.groups is not None and not has_scanpy():
+            reading["notes"].append(WITHOUT_SCANPY)
         return reading
 
     def read(self, start: int, stop: int) -> RankedCells:

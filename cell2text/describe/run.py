@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from cell2text.describe.cell_files import default_output, locate_cells, open_cells
-from cell2text.describe.consensus import describe_groups
 from cell2text.describe.engine import Describer
 from cell2text.describe.gene_lists import GeneListReader
+from cell2text.describe.group_summary import group_table
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
@@ -172,7 +172,7 @@ def _describe_groups(
     """Return the table of groups, None without groups."""
     if isinstance(cells, GeneListReader) or cells.groups is None:
         return None
-    return describe_groups(cells.groups, read_shards(shards), describer(cells.pseudobulk(cells.groups)))
+    return group_table(describer, cells, read_shards(shards))
 
 
 def _example_texts(shard: Path) -> list[str]:

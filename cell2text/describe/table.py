@@ -3,7 +3,7 @@
 Depends on `language.parsing`, which reads the fields from a text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # it imports torch, which reading a table does not need
     from cell2text.inference.cell_types import CellTypes
 
 ID, EMBEDDING = "cell_id", "embedding"
+TYPE_PROBABILITIES = "type_probabilities"  # of all types; only for the types of groups, never written to an output
 
 
 def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
@@ -46,6 +47,30 @@ def table_schema(embedding_size: int, *, fields_only: bool) -> pa.Schema:
             (EMBEDDING, pa.list_(pa.float32(), embedding_size)),
         ]
     )
+
+
+def output_names(schema: pa.Schema) -> list[str]:
+    """Return the columns of a table that an output has."""
+    return [name for name in schema.names if name != TYPE_PROBABILITIES]
+
+
+def with_type_probabilities(table: pa.Table, probabilities: np.ndarray) -> pa.Table:
+    """Add the probabilities of all types, shape (n_cells, n_types); null for rows with NaN."""
+    known = np.isfinite(probabilities).all(axis=1)
+    ends = np.concatenate([[0], np.cumsum(known * probabilities.shape[1])]).astype(np.int32)
+    values = pa.array(probabilities[known].astype(np.float32).ravel(), pa.float32())
+    column = pa.ListArray.from_arrays(pa.array(ends), values, mask=pa.array(~known))
+    return table.append_column(TYPE_PROBABILITIES, column)
+
+
+def type_probability_matrix(table: pa.Table) -> np.ndarray:
+    """Return the probabilities of all types, float32, shape (n_cells, n_types); NaN for cells without any."""
+    column = table[TYPE_PROBABILITIES].combine_chunks()
+    known = column.is_valid().to_numpy(zero_copy_only=False)
+    values = column.flatten().to_numpy().reshape(int(known.sum()), -1) if known.any() else np.empty((0, 0))
+    matrix = np.full((len(table), values.shape[1]), np.nan, dtype=np.float32)
+    matrix[known] = values
+    return matrix
 
 
 def make_table(
@@ -98,8 +123,18 @@ def described_columns(table: pa.Table) -> pd.DataFrame:
 
 def _candidates(types: "CellTypes", named: Sequence[Claim | None], concepts: np.ndarray) -> list[str | None]:
     """Return candidates as text, such as "CD8-positive, alpha-beta T cell (0.62)"; None for cells without any."""
-    found = types.candidates(named, concepts)
-    return ["; ".join(f"{name} ({value:.2f})" for name, value in candidates) or None for candidates in found]
+    return [candidates_text(candidates) for candidates in types.candidates(named, concepts)]
+
+
+def candidates_text(candidates: Iterable[tuple[str, float]]) -> str | None:
+    """Return names with their probabilities as text, None for no names.
+
+    Examples
+    --------
+    >>> candidates_text([("CD8-positive, alpha-beta T cell", 0.617), ("CD4-positive, alpha-beta T cell", 0.31)])
+    'CD8-positive, alpha-beta T cell (0.62); CD4-positive, alpha-beta T cell (0.31)'
+    """
+    return "; ".join(f"{name} ({value:.2f})" for name, value in candidates) or None
 
 
 def _score_column(values: np.ndarray) -> pa.Array:

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cell2text.describe.evidence import EVIDENCE_COLUMNS, summarise_evidence
-from cell2text.describe.table import EMBEDDING, ID, TEXT, table_schema
+from cell2text.describe.table import EMBEDDING, ID, TEXT, output_names, table_schema
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
+from cell2text.language.described import SUMMARY
 from cell2text.sources.containers import load_anndata, needs_conversion
 from cell2text.sources.discovery import SourceLocation
 from errors_cell2text import first_line
@@ -101,7 +102,7 @@ def write_groups(groups: pd.DataFrame, path: Path) -> None:
 
 def groups_for_uns(groups: pd.DataFrame) -> pd.DataFrame:
     """Return the table of groups in a form that AnnData can store: missing texts are empty, labels are categories."""
-    texts = [name for name in groups if name == TEXT or str(name).endswith(f"_{TEXT}")]
+    texts = [name for name in groups if name in (TEXT, SUMMARY) or str(name).endswith(f"_{TEXT}")]
     changed: dict = {}
     for name in groups.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in groups.dtypes]]:
         column = groups[name]
@@ -164,7 +165,7 @@ def _remove(path: Path) -> None:
 def _rows(shards: Sequence[Path]) -> Iterator[dict]:
     """Yield every row without its embedding."""
     for table in read_shards(shards):
-        yield from table.to_pylist()
+        yield from table.select(output_names(table.schema)).to_pylist()
 
 
 def _write_jsonl(out: Path, shards: Sequence[Path], added: dict) -> None:
@@ -174,7 +175,7 @@ def _write_jsonl(out: Path, shards: Sequence[Path], added: dict) -> None:
 
 
 def _write_csv(out: Path, shards: Sequence[Path], added: dict) -> None:
-    names = [name for name in pq.read_schema(shards[0]).names if name != EMBEDDING]
+    names = [name for name in output_names(pq.read_schema(shards[0])) if name != EMBEDDING]
     with open(out, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
@@ -182,10 +183,11 @@ def _write_csv(out: Path, shards: Sequence[Path], added: dict) -> None:
 
 
 def _write_parquet(out: Path, shards: Sequence[Path], added: dict) -> None:
-    schema = pq.read_schema(shards[0]).with_metadata({KEY: json.dumps(added)})
+    stored = pq.read_schema(shards[0])
+    schema = pa.schema([stored.field(name) for name in output_names(stored)], {KEY: json.dumps(added)})
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for path in shards:
-            writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
+            writer.write_table(pq.read_table(path, columns=schema.names).replace_schema_metadata(schema.metadata))
 
 
 def _write_anndata(
@@ -257,7 +259,7 @@ def _described_columns() -> set[str]:
 
 def _obs_names(shards: Sequence[Path]) -> list[tuple[str, str]]:
     """Return the columns of the shards with their names in `obs`."""
-    names = [name for name in pq.read_schema(shards[0]).names if name not in (ID, EMBEDDING)]
+    names = [name for name in output_names(pq.read_schema(shards[0])) if name not in (ID, EMBEDDING)]
     return [(name, KEY if name == TEXT else f"{KEY}_{name}") for name in names]
 
 

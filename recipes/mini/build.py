@@ -69,14 +69,19 @@ def train(args: argparse.Namespace, rows: Path) -> Path:
 def package(run: Path, recipe: str) -> None:
     """Copy the model of a run into the package, with bfloat16 weights and links to the code files.
 
-    The calibration is that of the studies left out of `recipe`; the minimum number of genes was chosen by
-    benchmarks/thin_cells.py.
+    The calibration is that of the studies left out of `recipe`, for groups that of group_calibration.py; the minimum
+    number of genes was chosen by benchmarks/thin_cells.py.
     """
     MINI.mkdir(parents=True, exist_ok=True)
     chosen = json.loads((scoring.RESULTS / "thin_cells.json").read_text())["chosen"]
     calibration = json.loads(folds.FOLDS.read_text())[recipe]["calibration"]
+    of_groups = json.loads((scoring.RESULTS / "group_calibration.json").read_text())["calibration"]
     settings = {
-        "config.json": {"type_calibration": calibration, "type_threshold": TYPE_THRESHOLD},
+        "config.json": {
+            "type_calibration": calibration,
+            "group_calibration": of_groups,
+            "type_threshold": TYPE_THRESHOLD,
+        },
         "processor_config.json": {"min_genes": chosen["min_genes"]},
     }
     for path in run.iterdir():
