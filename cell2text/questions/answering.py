@@ -8,7 +8,7 @@ from collections.abc import Callable
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError
 from cell2text.questions import answer as tasks
-from cell2text.questions import wording
+from cell2text.questions import comparison_answers, group_answers, property_answers, type_answers, wording
 from cell2text.questions.answer import Answer, AnswerValue, Wording
 from cell2text.questions.model_types import MappedLabel
 from cell2text.questions.predictions import PATHWAYS_GROUP, CellPredictions, CellPredictor
@@ -105,33 +105,33 @@ class QuestionAnswerer:
             tasks.DESCRIBE: lambda: self._generated(cells, found, None),
             tasks.CELL_TYPE: lambda: self._generated(cells, found, "ask:cell_type"),
             tasks.COMPOSITION: lambda: self._generated(cells, found, "ask:cell_type"),
-            tasks.IS_TYPE: lambda: wording.is_type(found, self.types, self._labels(asked), asked),
-            tasks.COUNT_TYPE: lambda: wording.is_type(found, self.types, self._labels(asked), asked),
-            tasks.CONFIDENCE: lambda: wording.confidence(
+            tasks.IS_TYPE: lambda: type_answers.is_type(found, self.types, self._labels(asked), asked),
+            tasks.COUNT_TYPE: lambda: type_answers.is_type(found, self.types, self._labels(asked), asked),
+            tasks.CONFIDENCE: lambda: type_answers.confidence(
                 found, is_calibrated=self.model.config.type_calibration is not None
             ),
-            tasks.CANDIDATES: lambda: wording.candidates(found, self.types, next(iter(self._labels(asked)), None)),
+            tasks.CANDIDATES: lambda: type_answers.candidates(found, self.types, next(iter(self._labels(asked)), None)),
         }
         return answers.get(asked.task, lambda: self._about_any(found, asked))()
 
     def _about_group(self, found: CellPredictions, asked: Understood) -> Wording:
         answers: dict[str, Callable[[], Wording]] = {
-            tasks.IS_TYPE: lambda: wording.are_type(found, self.types, self._labels(asked), asked),
-            tasks.COUNT_TYPE: lambda: wording.count_type(found, self.types, self._labels(asked), asked),
-            tasks.CONFIDENCE: lambda: wording.group_confidence(found),
-            tasks.CANDIDATES: lambda: wording.group_candidates(found, self.types),
+            tasks.IS_TYPE: lambda: group_answers.are_type(found, self.types, self._labels(asked), asked),
+            tasks.COUNT_TYPE: lambda: group_answers.count_type(found, self.types, self._labels(asked), asked),
+            tasks.CONFIDENCE: lambda: group_answers.group_confidence(found),
+            tasks.CANDIDATES: lambda: group_answers.group_candidates(found, self.types),
         }
         if asked.task in (tasks.DESCRIBE, tasks.CELL_TYPE, tasks.COMPOSITION):
-            return wording.composition(found)
+            return group_answers.composition(found)
         return answers.get(asked.task, lambda: self._about_any(found, asked))()
 
     def _about_any(self, found: CellPredictions, asked: Understood) -> Wording:
         """Answer a question that one cell and groups share."""
         if asked.task == tasks.SEX:
-            return wording.sex(found, asked.sex)
+            return property_answers.sex(found, asked.sex)
         if asked.task == tasks.PROFILE:
-            return wording.profile(found, self.groups.get(PROFILE_GROUP, []))
-        return wording.pathways(found, [name for mention in asked.pathways for name in mention.names])
+            return property_answers.profile(found, self.groups.get(PROFILE_GROUP, []))
+        return property_answers.pathways(found, [name for mention in asked.pathways for name in mention.names])
 
     def _labels(self, asked: Understood) -> list[MappedLabel]:
         return [self.types.map_term(mention.term_id) for mention in asked.types]
@@ -154,19 +154,19 @@ class QuestionAnswerer:
         if self.groups and field not in self.groups:
             return wording.not_stated(field)
         texts = self.predictor.generate(cells, f"ask:{field}")
-        return wording.origin(texts, field)
+        return property_answers.origin(texts, field)
 
     def _compare(self, cells: RankedCells, second: RankedCells | None) -> Wording:
         first = cells if second is not None else cells[:1]
         other = cells[1:] if second is None else second
         found, found_other = self.predictor(first), self.predictor(other)
         if len(first.cells) > 1 or len(other.cells) > 1:
-            return wording.compare_groups(found, found_other)
+            return comparison_answers.compare_groups(found, found_other)
         reason = found.reasons[0] or found_other.reasons[0]
         text = ""
         if reason is None:
             (text,) = self.predictor.generate(first, "compare", other)
-        return wording.compare_cells(text if is_description(text) else "", found, found_other)
+        return comparison_answers.compare_cells(text if is_description(text) else "", found, found_other)
 
 
 __all__ = ["QuestionAnswerer"]

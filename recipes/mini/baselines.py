@@ -96,16 +96,21 @@ def predict_all(args: Namespace, rows_folder: Path, plan: dict, fold: str | None
 
 def training_features(rows: Dataset):
     """Return features and labels of sampled training rows, and the function that computes features of other rows."""
+    sample, labels = sampled_rows(rows)
+    matrix = rank_weights(column_values(sample, "cells"))
+    svd = TruncatedSVD(COMPONENTS, random_state=0).fit(matrix)
+    return svd.transform(matrix), labels, lambda cells: svd.transform(rank_weights(cells, matrix.shape[1]))
+
+
+def sampled_rows(rows: Dataset) -> tuple[Dataset, np.ndarray]:
+    """Return `TRAINING_CELLS` labelled rows, sampled with the weights of the packaged model, and their labels."""
     kinds = column_values(rows, "profile")
     rows = rows.select([i for i in labelled_rows(rows) if kinds[i] != "two cells"])
     weights = row_weights(rows, 0.5, 0.5)
     chosen = np.random.default_rng(0).choice(len(rows), TRAINING_CELLS, p=weights / weights.sum())
     sample = rows.select(np.sort(chosen))
     pairs = zip(column_values(sample, "cell_type"), column_values(sample, "cell_type_ontology_term_id"))
-    labels = np.array([type_name(*pair) or label_of(ROOT) for pair in pairs])
-    matrix = rank_weights(column_values(sample, "cells"))
-    svd = TruncatedSVD(COMPONENTS, random_state=0).fit(matrix)
-    return svd.transform(matrix), labels, lambda cells: svd.transform(rank_weights(cells, matrix.shape[1]))
+    return sample, np.array([type_name(*pair) or label_of(ROOT) for pair in pairs])
 
 
 def rank_weights(cells, n_tokens: int = 65_536) -> sp.csr_matrix:
