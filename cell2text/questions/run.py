@@ -27,6 +27,7 @@ from cell2text.files import atomic_path
 from cell2text.loading import default_device, load_model, load_or_reuse
 from cell2text.questions.answer import Answer
 from cell2text.questions.answering import QuestionAnswerer
+from cell2text.questions.model_types import TEXT
 from cell2text.questions.reading import cell_names, open_anndata, read_selected
 from cell2text.questions.scoring import NONE_OF_THEM, LabelScorer, LabelScores, score_reader
 from cell2text.questions.searching import CELL, search_cells
@@ -120,6 +121,8 @@ def score(
         scorer = LabelScorer(loaded, processor, labels)
         for note in scorer.notes():
             logger.warning(note)
+        if all(label.route != TEXT for label in scorer.labels):
+            reader.own = None  # types do not depend on pathways and sex, which take most of the time of reading
         scores = score_reader(reader, scorer)
         without = int(np.isnan(scores.best_probabilities).sum())
         if without:
@@ -149,6 +152,8 @@ def search(
     with _reader_of(source, model, options, device) as (reader, loaded, processor, _):
         if isinstance(reader, GeneListReader):
             raise UserError("Ranked gene lists cannot be searched: pathways and columns need a file of counts.")
+        if reader.own is not None:
+            reader.own.scorer = None  # the search scores the pathways that it needs
         return search_cells(reader, loaded, processor, query, n)
 
 
