@@ -162,6 +162,18 @@ def test_doublets_are_answered_from_the_profile(answerer, cells):
     assert sum(value.probability for value in answer.values) == pytest.approx(1, abs=0.01)
 
 
+def test_the_genes_behind_the_named_type_are_those_of_explain(adata, loaded, row_of):
+    row = row_of("pancreatic A cell")
+    answer = tl.ask(adata, "Why?", loaded, cells=adata.obs_names[row])
+    evidence = tl.explain(adata, [adata.obs_names[row]], loaded)
+    genes = evidence[(evidence["field"] == "cell_type") & (evidence["role"] == "evidence")]["gene"].tolist()
+    assert [value.name for value in answer.values if value.kind == "gene"] == genes and genes[0] == "GCG"
+    absent = evidence[evidence["role"] == "absent marker"]["gene"].tolist()
+    assert [value.name for value in answer.values if value.kind == "absent marker"] == absent
+    assert "Known markers that it does not express" in answer.text
+    assert "ask about one cell" in tl.ask(adata, "Which genes support this?", loaded).text
+
+
 @pytest.mark.parametrize("question", ["What is the capital of France?", "<b>hi</b>", "{cells} %s", "help"])
 def test_other_questions_are_answered_with_the_questions_that_are_answered(answerer, cells, question):
     answer = answerer(cells[:1], question)

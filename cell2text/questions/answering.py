@@ -8,7 +8,14 @@ from collections.abc import Callable
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError
 from cell2text.questions import answer as tasks
-from cell2text.questions import comparison_answers, group_answers, property_answers, type_answers, wording
+from cell2text.questions import (
+    comparison_answers,
+    evidence_answers,
+    group_answers,
+    property_answers,
+    type_answers,
+    wording,
+)
 from cell2text.questions.answer import Answer, AnswerValue, Wording
 from cell2text.questions.model_types import MappedLabel
 from cell2text.questions.predictions import PATHWAYS_GROUP, CellPredictions, CellPredictor
@@ -90,7 +97,7 @@ class QuestionAnswerer:
         if asked.task == tasks.OUTSIDE:
             return wording.outside(asked)
         if asked.task == tasks.EVIDENCE:
-            return wording.evidence()
+            return self._evidence(cells)
         if asked.task == tasks.COMPARE:
             return self._compare(cells, second)
         if asked.task in ORIGIN_TASKS:
@@ -148,6 +155,16 @@ class QuestionAnswerer:
             text += f" The probability of the type is {value.probability:.2f}."
         pathways = [AnswerValue("pathway", name) for name in found.pathways[0]] if prompt is None else []
         return Wording(text, [value, *pathways])
+
+    def _evidence(self, cells: RankedCells) -> Wording:
+        """Return the genes that the named type of one cell rests on."""
+        if len(cells.cells) > 1:
+            return evidence_answers.for_one_cell_only()
+        found = self.predictor(cells)
+        if found.reasons[0] is not None:
+            return Wording(str(found.reasons[0]))
+        (text,) = self.predictor.generate(cells)
+        return evidence_answers.type_evidence(self.model, self.predictor.processor, cells, text)
 
     def _origin(self, cells: RankedCells, field: str) -> Wording:
         """Answer a question on tissue, disease or life stage, if the model states them."""

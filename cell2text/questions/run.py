@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,14 @@ from cell2text.describe.writers import TABLES, write_groups
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
 from cell2text.loading import default_device, load_model, load_or_reuse
-from cell2text.questions.answer import Answer
+from cell2text.questions.answer import EVIDENCE, Answer
 from cell2text.questions.answering import QuestionAnswerer
+from cell2text.questions.evidence_answers import N_GENES
 from cell2text.questions.model_types import TEXT
 from cell2text.questions.reading import cell_names, open_anndata, read_selected
 from cell2text.questions.scoring import NONE_OF_THEM, LabelScorer, LabelScores, score_reader
 from cell2text.questions.searching import CELL, search_cells
+from cell2text.questions.understanding import understand
 from cell2text.questions.words import check_text
 from cell2text.sources.containers import load_anndata
 
@@ -89,6 +92,8 @@ def ask(
     """
     check_text("question", question)
     options = options or DescribeOptions()
+    if understand(question).task == EVIDENCE:
+        options = replace(options, evidence=N_GENES)  # then all expressed genes are read
     with _reader_of(source, model, options, device) as (reader, loaded, processor, _):
         chosen = read_selected(reader, cells, where)
         second = None if compare_to is None else read_selected(reader, compare_to, parameter="compare_to")

@@ -37,6 +37,7 @@ ANSWERED_QUESTIONS = (
     "Which pathways are most active? Is hypoxia active?",
     "Is the donor male or female?",
     "Is this a doublet or ambient RNA?",
+    "Why? Which genes support the type?",
     "For two cells: how do they differ?",
     "For a group: what do these cells have in common? How many are T cells?",
 )
@@ -147,8 +148,3 @@ def outside(asked: Understood) -> Wording:
     unknown = f" Words without a meaning here: {', '.join(word[:30] for word in asked.unknown[:SHOWN])}."
     text = f"The model cannot answer this question.{unknown if asked.unknown else ''} {help_text()}"
     return Wording(text)
-
-
-def evidence() -> Wording:
-    """Word that the genes behind a statement are not part of an answer."""
-    return Wording(f"Answers do not name the genes that a statement rests on. {help_text()}")
