@@ -43,6 +43,7 @@ def described(tmp_path_factory):
             "cell2text_type_probability": [0.9, 0.7, *[np.nan] * 4],
             "cell2text_sex": pd.Categorical(["female", *[None] * 5]),
             "cell2text_sex_ontology_term_id": pd.Categorical(["PATO:0000383", *[None] * 5]),
+            "cell2text_evidence": ["T cell: IL32* (+1.2), ABSENT (+0.3), CD3D (-0.1)", *[None] * 5],
             "cell2text_n_genes": 100,
             "cell2text_counts_used": 1.0,
         },
@@ -102,6 +103,7 @@ def test_a_cell_type_has_its_term_the_broader_term_and_its_confidence(cas):
         "cell2text_mean_type_probability": 0.8, "cell2text_min_type_probability": 0.7,
     }  # fmt: skip
     assert "mean probability of 0.80" in one["rationale"]
+    assert one["marker_gene_evidence"] == ["ENSG00000008517"]  # of the evidence column; CD3D speaks against it
 
 
 def test_groups_are_a_label_set_of_their_own_with_summary_and_marker_genes_of_the_matrix(cas):

@@ -200,11 +200,15 @@ def test_groups_are_the_same_in_python_and_with_any_shards(cells, mini, tmp_path
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
 def test_plain_tables_do_not_hold_the_probabilities_of_all_types(ending, cells, tmp_path):
-    options = DescribeOptions(groupby="cluster", allow_fractional=True, max_new_tokens=4)
+    options = DescribeOptions(groupby="cluster", allow_fractional=True, evidence=3)
     out = describe_file(cells, tmp_path / f"o.{ending}", options=options, progress=False, device="cpu")
     text = pq.read_schema(out).names if ending == "parquet" else out.read_text()
     assert "type_probabilities" not in text and "cell_type_candidates" in text
-    assert (tmp_path / f"o.groups.{ending}").exists()
+    beside = tmp_path / f"o.groups.{ending}"
+    readers = {"csv": pd.read_csv, "parquet": pd.read_parquet, "jsonl": lambda path: pd.read_json(path, lines=True)}
+    main = readers[ending](beside).set_index("group").loc["main"]
+    first = main["evidence_genes"].split("; ")[0]
+    assert f"The model's evidence for it is {first}" in main["summary"]
 
 
 def reader_of(adata, processor, groups=None):

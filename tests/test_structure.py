@@ -87,7 +87,7 @@ LAYERS = {
     "training": DATA | {"evaluation", "inference", "loading", "models", "preparation", "publish"},
     "evidence": DATA | {"evaluation", "inference", "loading", "models"},
     "describe": DATA | {"evidence", "inference", "loading", "models"},
-    "exchange": DATA | {"describe"},
+    "exchange": DATA | {"describe", "evidence"},
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
     "app": DATA | {"describe", "evidence", "inference", "loading", "models", "publish", "questions"},
     "tl": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},

@@ -14,6 +14,7 @@ from functools import cache
 import pandas as pd
 import pyarrow as pa
 
+from cell2text.describe.evidence import EVIDENCE
 from cell2text.describe.group_types import GroupType, GroupTypes
 from cell2text.describe.groups import Groups
 from cell2text.describe.table import (
@@ -26,7 +27,8 @@ from cell2text.describe.table import (
     output_names,
     type_probability_matrix,
 )
-from cell2text.language.described import CANDIDATES, has_description
+from cell2text.evidence.statements import type_evidence
+from cell2text.language.described import CANDIDATES, EVIDENCE_GENES, has_description
 from cell2text.language.fields import FIELD_GRAPHS, FIELDS, TERM_FIELDS
 from cell2text.language.writing import describe_row
 from cell2text.ontology.graph import load_graph
@@ -34,6 +36,7 @@ from cell2text.ontology.graph import load_graph
 
 FLOAT_COLUMNS = ("_probability", "_agreement", "_disagree")
 CELL_TYPE = "cell_type"
+N_EVIDENCE_GENES = 5  # of a group
 MIN_PATHWAY_SHARE = 0.5  # of the described cells that name a pathway
 
 
@@ -46,6 +49,7 @@ class GroupDescriptions:
     probability_sum: float = 0.0
     values: dict[str, Counter] = field(default_factory=lambda: {name: Counter() for name in FIELDS})
     pathways: Counter = field(default_factory=Counter)
+    evidence: dict[str, Counter] = field(default_factory=dict)  # cells by gene, for each named cell type
 
     def add(self, row: dict) -> None:
         """Count one cell that has a description."""
@@ -56,6 +60,10 @@ class GroupDescriptions:
         for name in FIELDS:
             if row[name] is not None:
                 self.values[name][row[name], row.get(f"{name}_ontology_term_id")] += 1
+        if row.get(EVIDENCE) and row[CELL_TYPE] is not None:
+            key = row.get(f"{CELL_TYPE}_ontology_term_id") or row[CELL_TYPE].casefold()
+            genes = type_evidence(row[EVIDENCE], row[CELL_TYPE])
+            self.evidence.setdefault(key, Counter()).update(genes)
         self.pathways.update((row["pathways"] or "").split("; ") if row["pathways"] else ())
 
     def consensus(self, group_type: GroupType | None = None) -> dict:
@@ -72,7 +80,8 @@ class GroupDescriptions:
         name the field; `_agreement`, the fraction of pairs of these cells that name the same value; `_disagree`, the
         fraction of these cells that name neither this value nor a broader or narrower term; and `pathways`, those that
         at least half of the described cells name. With a `group_type` also `majority_cell_type`, which most cells name,
-        `type_probability`, `cell_type_candidates`, `heterogeneous` and `heterogeneity`.
+        `type_probability`, `cell_type_candidates`, `heterogeneous` and `heterogeneity`. With evidence also
+        `evidence_genes`: the genes that are evidence for this type, or for one above or below it, in most cells.
         """
         row: dict = {"n_described": self.n_described}
         row["mean_type_probability"] = (
@@ -90,9 +99,20 @@ class GroupDescriptions:
                 "heterogeneous": group_type.heterogeneity is not None,
                 "heterogeneity": group_type.heterogeneity,
             }
+        if self.evidence:
+            row[EVIDENCE_GENES] = self._evidence_genes(row)
         least = MIN_PATHWAY_SHARE * self.n_described
         row["pathways"] = [pathway for pathway, n in sorted(self.pathways.items()) if n >= least]
         return row
+
+    def _evidence_genes(self, row: dict) -> str | None:
+        """Return the most frequent evidence genes of the group's type and related ones, None without a type."""
+        if row[CELL_TYPE] is None:
+            return None
+        own = row[f"{CELL_TYPE}_ontology_term_id"] or row[CELL_TYPE].casefold()
+        related = [genes for key, genes in self.evidence.items() if key == own or _related(CELL_TYPE, key, own)]
+        counts: Counter = sum(related, Counter())
+        return "; ".join(sorted(counts, key=lambda gene: (-counts[gene], gene))[:N_EVIDENCE_GENES]) or None
 
     def _counts(self, name: str) -> tuple[Counter, dict[str, Counter], set]:
         """Return the number of cells per value, its spellings, and the terms; a value is its term if it has one."""

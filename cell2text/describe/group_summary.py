@@ -12,7 +12,7 @@ from cell2text.describe.engine import Describer
 from cell2text.describe.group_markers import group_markers
 from cell2text.describe.group_types import GroupTypes
 from cell2text.describe.inputs import CellReader
-from cell2text.language.described import CANDIDATES, MARKERS, SUMMARY
+from cell2text.language.described import CANDIDATES, EVIDENCE_GENES, MARKERS, SUMMARY
 from cell2text.ontology.graph import load_graph
 from grammar_cell2text import with_article
 
@@ -55,7 +55,8 @@ def summarise_groups(
     column
         Name of the column of `obs` that defines the groups.
     evidence
-        Genes that carry the named type of a group, by group name. Groups without an entry state none.
+        Genes that carry the named type of a group, by group name. Defaults to the column `evidence_genes`, which the
+        table has if the cells were described with evidence.
 
     Examples
     --------
@@ -67,7 +68,8 @@ def summarise_groups(
     """
     evidence = evidence or {}
     return [
-        _summary(row, column, evidence.get(row["group"], ())) for row in frame.astype(object).to_dict(orient="records")
+        _summary(row, column, evidence.get(row["group"]) or str(_value(row, EVIDENCE_GENES) or "").split("; "))
+        for row in frame.astype(object).to_dict(orient="records")
     ]
 
 
@@ -79,7 +81,9 @@ def _summary(row: Mapping, column: str, evidence: Sequence[str]) -> str:
         _value(row, "heterogeneity"),
         _pseudobulk_sentence(row),
         _pathway_sentence(row),
-        f"The model's evidence for it is {_enumerate(evidence)}." if evidence and _value(row, "cell_type") else None,
+        f"The model's evidence for it is {_enumerate(evidence)}."
+        if any(evidence) and _value(row, "cell_type")
+        else None,
         _marker_sentence(row),
     )
     return " ".join(sentence for sentence in sentences if sentence)

@@ -137,6 +137,23 @@ def read_evidence(line: str) -> list[tuple[str, list[GeneEvidence]]]:
     return found
 
 
+def type_evidence(line: str, cell_type: str) -> list[str]:
+    """Return the genes that support a cell type in a line of :func:`format_evidence`: those that contribute positively.
+
+    Examples
+    --------
+    >>> type_evidence("T cell: CD3D* (+1.2), B2M (-0.2) | female: XIST (+2)", "T cell")
+    ['CD3D']
+    """
+    return [
+        gene.gene
+        for value, genes in read_evidence(line)
+        if value == cell_type
+        for gene in genes
+        if gene.contribution > 0
+    ]
+
+
 def evidence_sentences(evidence: Sequence[StatementEvidence], n_genes: int = 3) -> str:
     """Return sentences that name the genes of each statement, for the end of a text; empty without evidence.
 

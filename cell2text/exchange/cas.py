@@ -6,16 +6,20 @@ on the Cell Ontology for broader terms.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 
+from cell2text.describe.consensus import N_EVIDENCE_GENES
 from cell2text.describe.described_file import Described
+from cell2text.describe.evidence import EVIDENCE
 from cell2text.errors import UserError
+from cell2text.evidence.statements import type_evidence
 from cell2text.exchange.matrix_genes import matrix_genes
-from cell2text.language.described import CANDIDATES, MARKERS, SUMMARY, TEXT
+from cell2text.language.described import CANDIDATES, EVIDENCE_GENES, MARKERS, SUMMARY, TEXT
 from cell2text.language.parsing import read_declined
 from cell2text.ontology.broader_terms import is_informative
 from cell2text.ontology.graph import load_graph
@@ -65,8 +69,9 @@ def cell_annotations(
         Address of the repository of the model or the package. With it, label sets state the algorithm; the schema
         requires an address for that.
     evidence
-        Genes that carry a cell type, by its name: `marker_gene_evidence` of the labels of cells. Group labels state the
-        marker genes of the table of groups. Genes that the file lacks are left out.
+        Genes that carry a cell type, by its name: `marker_gene_evidence` of the labels of cells. Defaults to the genes
+        that are evidence for the type in most of its cells, if the cells were described with evidence. Group labels
+        state evidence and marker genes of the table of groups. Genes that the file lacks are left out.
 
     Returns
     -------
@@ -134,7 +139,7 @@ def _cell_labels(described: Described, evidence: Mapping[str, Sequence[str]]) ->
         else:
             annotation |= _term_fields(_first(of_label, "cell_type_ontology_term_id"))
             annotation |= _confidence(of_label)
-            genes = in_matrix(evidence.get(label, ()))
+            genes = in_matrix(evidence.get(label) or _evidence_genes(of_label, label))
             annotation |= {"marker_gene_evidence": genes} if genes else {}
         found.append(annotation | {"cell_ids": names[rows].tolist()})
     return found
@@ -187,6 +192,13 @@ def _confidence(cells: pd.DataFrame) -> dict:
     }
 
 
+def _evidence_genes(cells: pd.DataFrame, label: str) -> list[str]:
+    """Return the genes that are evidence for a cell type in most of its cells."""
+    lines = cells[EVIDENCE].dropna() if EVIDENCE in cells else ()
+    counts = Counter(gene for line in lines for gene in type_evidence(str(line), label))
+    return sorted(counts, key=lambda gene: (-counts[gene], gene))[:N_EVIDENCE_GENES]
+
+
 def _group_labels(described: Described, column: str) -> list[dict]:
     """Return one annotation per group."""
     groups, found = described.groups, []
@@ -204,7 +216,8 @@ def _group_labels(described: Described, column: str) -> list[dict]:
                 :MAX_RATIONALE
             ],
         } | _term_fields(_present(row, "cell_type_ontology_term_id"))
-        genes = in_matrix(str(_present(row, MARKERS) or "").split("; "))
+        lists = (str(_present(row, name) or "").split("; ") for name in (EVIDENCE_GENES, MARKERS))
+        genes = in_matrix([gene for genes in lists for gene in genes])
         annotation |= {"marker_gene_evidence": genes} if genes else {}
         fields = {f"cell2text_{name}": _plain(row[name]) for name in GROUP_FIELDS if _present(row, name) is not None}
         annotation |= {"author_annotation_fields": fields} if fields else {}

@@ -8,7 +8,7 @@ from declining_cell2text import is_description
 
 
 TEXT, CANDIDATES = "text", "cell_type_candidates"
-MARKERS, SUMMARY = "marker_genes", "summary"  # of groups
+MARKERS, EVIDENCE_GENES, SUMMARY = "marker_genes", "evidence_genes", "summary"  # of groups
 
 
 def has_description(rows: pd.DataFrame) -> np.ndarray:
