@@ -129,7 +129,7 @@ class QuestionAnswerer:
             tasks.CANDIDATES: lambda: group_answers.group_candidates(found, self.types),
         }
         if asked.task in (tasks.DESCRIBE, tasks.CELL_TYPE, tasks.COMPOSITION):
-            return group_answers.composition(found)
+            return group_answers.composition(found, self.model.config)
         return answers.get(asked.task, lambda: self._about_any(found, asked))()
 
     def _about_any(self, found: CellPredictions, asked: Understood) -> Wording:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cell2text.describe.group_types import GroupTypes
 from cell2text.language.fields import Claim
 from cell2text.language.writing import pathway_words
 from cell2text.ontology.terms import label_of
@@ -25,12 +26,16 @@ from cell2text.questions.wording import (
     label_notes,
     listed,
     type_value,
+    with_probability,
 )
 from declining_cell2text import TYPE_THRESHOLD
 
 
-def composition(predictions: CellPredictions) -> Wording:
-    """Word which types a group has, and what most of its cells have in common."""
+def composition(predictions: CellPredictions, config=None) -> Wording:
+    """Word which types a group has, and what most of its cells have in common.
+
+    With the configuration of the model, the calibrated type of the whole group is added.
+    """
     counts = Counter(claim.name for claim in predictions.types if claim is not None)
     claims = {claim.name: claim for claim in predictions.types if claim is not None}
     n_named = counts.total()
@@ -44,7 +49,20 @@ def composition(predictions: CellPredictions) -> Wording:
     common = common_type(predictions.types)
     if common is not None and len(order) > 1:
         text += f" At least {COMMON_SHARE:.0%} of them are of the type {label_of(common)}."
-    return Wording(text + _common_pathways(predictions), values)
+    return Wording(text + _type_of_group(predictions, config) + _common_pathways(predictions), values)
+
+
+def _type_of_group(predictions: CellPredictions, config) -> str:
+    """Word the type that the probabilities of all cells give the group, and whether its cells disagree."""
+    group = None if config is None else GroupTypes.of_model(config, 1)
+    if group is None or predictions.probabilities is None:
+        return ""
+    group.add(np.zeros(len(predictions), dtype=np.int64), predictions.probabilities)
+    (found,) = group.decide()
+    name = ""
+    if found.name is not None:
+        name = f" The group as a whole is named {with_probability(found.name, found.probability)}."
+    return name + (f" {found.heterogeneity}" if found.heterogeneity else "")
 
 
 def _mean_named(predictions: CellPredictions, name: str) -> float | None:
