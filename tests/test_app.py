@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import time
 from pathlib import Path
 
 import anndata as ad
@@ -18,6 +19,7 @@ from cell2text.app.details import cell_details
 from cell2text.app.experiment import read_experiment
 from cell2text.app.export import export
 from cell2text.app.handlers import Handlers
+from cell2text.app.layout import KEPT, layout_path
 from cell2text.app.opening import check_openable, open_experiment
 from cell2text.app.options import AppOptions
 from cell2text.app.questions import answer
@@ -114,6 +116,43 @@ def test_points_of_a_sampled_map_lead_to_the_rows_of_the_file(path):
     for wrong in ([10], [-1], ["1"], [True], None, [1.5], {"0": 1}):
         with pytest.raises(UserError, match="integers from 0 to 9"):
             sampled.rows_of_points(wrong)
+
+
+def test_a_computed_map_is_kept_and_only_used_for_the_same_cells(path, tmp_path, monkeypatch):
+    adata = ad.read_h5ad(path)
+    del adata.obsm["X_umap"]
+    source = tmp_path / "cells.h5ad"
+    adata.write_h5ad(source)
+    calls = []
+
+    def computed(described, rows, key, seed):
+        calls.append(seed)
+        return np.full((len(rows), 2), float(seed)) + np.arange(len(rows))[:, None], KEPT
+
+    monkeypatch.setattr("cell2text.app.layout.embedding_layout", computed)
+    first, second = read_experiment(source), read_experiment(source)
+    assert calls == [0] and np.allclose(first.positions, second.positions) and second.map_name == KEPT
+    read_experiment(source, seed=1)
+    read_experiment(source, max_cells=20)
+    assert calls == [0, 1, 0]
+    layout_path(source).write_bytes(b"damaged")
+    read_experiment(source)
+    assert len(calls) == 4
+
+
+def test_a_page_that_waits_for_the_file_shows_how_far_it_is(desk, monkeypatch):
+    opened, seen = desk._open, []
+
+    def slowly(source, folder, on_progress):
+        on_progress("Describing cells", 5, 60)
+        time.sleep(1.0)
+        return opened(source, folder, on_progress)
+
+    monkeypatch.setattr(desk, "_open", slowly)
+    desk.open_ahead()
+    time.sleep(0.1)
+    session = desk.start(lambda *stage: seen.append(stage))
+    assert session is not None and ("Describing cells", 5, 60) in seen
 
 
 def test_a_cell_shows_its_text_probabilities_genes_and_pathways(experiment):

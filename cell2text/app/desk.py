@@ -6,8 +6,9 @@ Knows nothing of a browser. Depends on `opening` and on `session`.
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 from cell2text.app.corrections import Corrections
 from cell2text.app.experiment import Experiment
@@ -19,6 +20,7 @@ from cell2text.errors import UserError
 
 
 UPLOAD_SUFFIXES = (".h5ad", ".h5", ".loom", ".h5mu", ".csv", ".tsv", ".txt", ".gz")
+POLL_SECONDS = 0.3
 MAX_NAME = 100  # characters of an uploaded file's name that are kept
 
 
@@ -43,12 +45,13 @@ class Desk:
         self.folder = Path(tempfile.mkdtemp(prefix="cell2text-app-"))
         self._shared: Experiment | None = None
         self._corrections: Corrections | None = None
-        self._lock = Lock()
+        self._lock, self._stage = Lock(), ("Opening the file", 0, 0)
 
     def start(self, on_progress: OnProgress | None = None) -> Session | None:
         """Return a new session about the file of the command line; None without one.
 
-        The file is opened at the first call, and described if it is not described yet; calls meanwhile wait.
+        The file is opened at the first call, and described if it is not described yet; calls meanwhile wait, and report
+        how far it is.
 
         Raises
         ------
@@ -57,14 +60,31 @@ class Desk:
         """
         if self.source is None:
             return None
-        with self._lock:
+        report = on_progress or (lambda stage, done, total: None)
+        while not self._lock.acquire(timeout=POLL_SECONDS):
+            report(*self._stage)
+        try:
             if self._shared is None:
-                self._shared = self._open(self.source, None, on_progress)
+                self._shared = self._open(self.source, None, lambda *stage: self._report(report, *stage))
             if self.options.shared:
                 return Session(self._shared)
             if self._corrections is None:
                 self._corrections = Corrections(journal_path(self._shared.path))
             return Session(self._shared, self._corrections)
+        finally:
+            self._lock.release()
+
+    def open_ahead(self) -> None:
+        """Open the file of the command line in the background, before the first page asks for it."""
+        Thread(target=self._open_ahead, daemon=True).start()
+
+    def _open_ahead(self) -> None:
+        with suppress(UserError):  # the page opens the file again, and shows the error
+            self.start()
+
+    def _report(self, report: OnProgress, *stage) -> None:
+        self._stage = stage
+        report(*stage)
 
     def open_upload(self, path: str | os.PathLike, on_progress: OnProgress | None = None) -> Session:
         """Return a session about an uploaded file, which is copied into a folder of its own.

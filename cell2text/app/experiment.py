@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from cell2text.app.counts import CellCounts
+from cell2text.app.layout import kept_layout
 from cell2text.describe.colours import MISSING_COLOUR, coloured_labels, number_palette, scaled_numbers
-from cell2text.describe.described_file import Described, embedding_layout, read_described
+from cell2text.describe.described_file import Described, read_described
 from cell2text.errors import UserError, UserKeyError
 from cell2text.language.fields import FIELDS
 
@@ -184,6 +185,8 @@ def read_experiment(
 ) -> Experiment:  # fmt: skip
     """Read a described experiment, and place its cells on a map.
 
+    A map that is computed is kept beside the file as `NAME.map.npz`.
+
     Parameters
     ----------
     path
@@ -225,7 +228,7 @@ def read_experiment(
     if n > max_cells:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
     stage("Placing cells on the map")
-    positions, map_name = embedding_layout(described, rows, key, seed)
+    positions, map_name = kept_layout(described, rows, key, seed)
     notes = []
     if len(rows) < n:
         notes.append(f"The map shows a random sample of {len(rows):,} of {n:,} cells.")

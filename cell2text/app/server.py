@@ -115,6 +115,7 @@ def serve(source: str | os.PathLike | None = None, options: AppOptions | None = 
             f"host={options.host!r}: other machines can reach the app. It has no login: everyone who reaches it sees "
             "the cells and can correct labels."
         )
+    desk.open_ahead()
     return RunningApp(desk, blocks, url)
 
 
