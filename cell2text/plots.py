@@ -46,10 +46,18 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def svg(figure: Figure) -> str:
-    """Return a figure as SVG text. Equal figures give equal texts."""
-    content = io.StringIO()
+def svg(figure: Figure, *, tight: bool = False) -> str:
+    """Return a figure as SVG text. Equal figures give equal texts.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    tight
+        Fit the page to everything that is drawn. By default, the page is the figure.
+    """
+    content, box = io.StringIO(), "tight" if tight else None
     with rc_context({"svg.hashsalt": "cell2text", "svg.fonttype": "none", "font.size": 9}):
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=box)
     text = content.getvalue()
     return text[text.index("<svg") :]

@@ -275,6 +275,10 @@ def test_exports_hold_the_corrections_and_leave_the_input_alone(path, experiment
     assert json.loads(journal)["by"] == "=cmd()"
     table = pd.read_csv(export(experiment, corrections, tmp_path / "out.csv"), index_col=0)
     assert table.loc["cell5", "cell2text_corrected_by"] == "'=cmd()" and len(table) == N_CELLS
+    cas = json.loads(export(experiment, corrections, tmp_path / "out.json").read_text())
+    cells = {one["cell_label"]: one["cell_ids"] for one in cas["annotations"]}
+    assert "cell5" in cells["natural killer cell"] and "cell5" not in cells.get(predicted, [])
+    assert cas["description"].endswith("Labels of 1 cells were corrected by hand by =cmd().")
     assert digest(path) == before
     read_experiment(tmp_path / "out.h5ad").close()  # an export can be opened again
     for out, message in (

@@ -23,6 +23,7 @@ from cell2text.inference.cell_types import CellTypes
 from concepts_cell2text import ConceptNames
 from declining_cell2text import EMPTY_CELL_TEXT, declined_text
 
+from .app_files import described_cells
 from .browser import headless_browser, text_of, wait_until
 from .conftest import run_cli
 
@@ -220,6 +221,27 @@ def test_the_page_shows_candidates_and_counts_cells_without_a_named_type(tmp_pat
     shown = [data["candidate_texts"][code] for code in data["candidates"]]
     assert shown[0] == shown[3] == "mature T cell (0.25)" and shown[1] == ""
     assert "1 got a reason instead of a cell type (1 ambient RNA)" in page and "<b>58</b>described" in page
+
+
+def test_a_dot_plot_shows_the_marker_genes_of_the_groups(tmp_path):
+    described_cells().write_h5ad(tmp_path / "d.h5ad")
+    pages = [write_report(tmp_path / "d.h5ad", tmp_path / f"{i}.html", groupby="label").read_text() for i in (1, 2)]
+    plot = re.search(r'<div class="wide markers">(.*?)</div>', pages[0], re.S)[1]
+    assert "Marker genes by label" in pages[0] and "kidney" in plot and ("B2M" in plot or "HLA-B" in plot)
+    assert "<img" not in plot and "&lt;img" in plot  # the name of the other group
+    assert plot == re.search(r'<div class="wide markers">(.*?)</div>', pages[1], re.S)[1]
+
+
+def test_the_page_shows_evidence_and_says_why_there_are_no_marker_genes(tmp_path):
+    adata = described_adata()
+    adata.obs["cell2text_evidence"] = ["T cell: CD3D* (+1.2), B2M (-0.2) | hypoxia: VEGFA (+0.1)", *[None] * 59]
+    adata.obs["cell2text_absent_markers"] = ["CD3E, CD8A", *[None] * 59]
+    adata.write_h5ad(tmp_path / "d.h5ad")
+    page = write_report(tmp_path / "d.h5ad", tmp_path / "d.html").read_text()
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
+    assert data["evidence_texts"][data["evidence"][0]].startswith("T cell: CD3D*")
+    assert [data["absent_texts"][code] for code in data["absent"][:2]] == ["CD3E, CD8A", ""]
+    assert "No plot of marker genes: " in page and 'class="wide markers"' not in page
 
 
 def test_a_map_of_many_cells_shows_a_sample_and_says_so(described, tmp_path):

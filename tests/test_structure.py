@@ -89,7 +89,7 @@ LAYERS = {
     "describe": DATA | {"evidence", "inference", "loading", "models"},
     "exchange": DATA | {"describe", "evidence"},
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
-    "app": DATA | {"describe", "evidence", "inference", "loading", "models", "publish", "questions"},
+    "app": DATA | {"describe", "evidence", "exchange", "inference", "loading", "models", "publish", "questions"},
     "tl": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}

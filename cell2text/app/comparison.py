@@ -5,12 +5,12 @@ Markers come from scanpy where it is installed. Depends on `experiment` and `cou
 
 import warnings
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 
 from cell2text.app.experiment import Experiment
+from cell2text.describe.group_markers import COUNTS_PER_CELL, has_scanpy
 from cell2text.errors import UserError
 from statements_cell2text import TYPES
 
@@ -165,29 +165,24 @@ def _mean_probabilities(experiment: Experiment, groups: list[np.ndarray]) -> lis
 
 def _markers(experiment: Experiment, groups: list[np.ndarray], notes: list[str]) -> tuple[list[Marker], list[Marker]]:
     """Return markers of both groups by scanpy's Wilcoxon test on log-normalised counts."""
-    if find_spec("scanpy") is None:
+    if not has_scanpy():
         notes.append("Markers need scanpy: pip install scanpy.")
         return [], []
     apart = [np.setdiff1d(rows, other) for rows, other in zip(groups, groups[::-1])]
     if min(map(len, apart)) < MIN_CELLS_FOR_MARKERS:
         notes.append(f"Markers need at least {MIN_CELLS_FOR_MARKERS} cells that are in one group only.")
         return [], []
-    import anndata as ad
     import scanpy as sc
 
     rows = np.concatenate(apart)
     order = np.argsort(rows)
     labels = np.repeat(["first", "second"], [len(one) for one in apart])[order]
-    counts, genes = experiment.counts.read_model_genes(rows[order])
+    adata = experiment.counts.read_model_genes(rows[order])
+    adata.obs["group"] = pd.Categorical(labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scanpy and anndata warn about names and future defaults
-        adata = ad.AnnData(
-            counts.astype(np.float32),
-            obs=pd.DataFrame({"group": pd.Categorical(labels)}, index=order.astype(str)),
-            var=pd.DataFrame(index=genes),
-        )
         adata = adata[:, np.asarray((adata.X > 0).sum(axis=0)).ravel() >= MIN_CELLS_FOR_MARKERS].copy()
-        sc.pp.normalize_total(adata, target_sum=1e4)
+        sc.pp.normalize_total(adata, target_sum=COUNTS_PER_CELL)
         sc.pp.log1p(adata)
         sc.tl.rank_genes_groups(adata, "group", method="wilcoxon", pts=True)
         tables = [sc.get.rank_genes_groups_df(adata, group) for group in ("first", "second")]

@@ -4,17 +4,18 @@ The file stays open for reading, and the model loads at first use. Depends on `d
 `signatures` for pathway scores, on `evidence` for the genes behind statements.
 """
 
-from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
 from cell2text.describe.evidence import EvidenceFinder
+from cell2text.describe.group_markers import read_counts
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.provenance import reading_options
 from cell2text.describe.ranked_cells import RankedCells
@@ -95,16 +96,10 @@ class CellCounts:
         with self.lock:
             return self.source.read_counts(rows)
 
-    def read_model_genes(self, rows: np.ndarray) -> tuple[sp.csr_matrix, list[str]]:
-        """Return raw counts of the genes in the vocabulary, and the genes: symbols, Ensembl ids where ambiguous."""
+    def read_model_genes(self, rows: np.ndarray) -> ad.AnnData:
+        """Return raw counts of the genes in the vocabulary, with gene symbols as names."""
         with self.lock:
-            ranker, vocabulary = self.reader.ranker, self.loaded[1].gene_vocabulary
-            columns = np.flatnonzero(ranker.column_tokens >= 0)
-            tokens = np.asarray(ranker.column_tokens)[columns]
-            symbols = self.gene_names(tokens)
-            twice = {symbol for symbol, n in Counter(symbols).items() if n > 1}
-            names = [vocabulary.tokens[token] if symbol in twice else symbol for token, symbol in zip(tokens, symbols)]
-            return ranker.collapse(self.read(rows))[:, columns], names
+            return read_counts(self.reader, rows)
 
     def rank(self, rows: np.ndarray) -> RankedCells:
         """Return ranked cells, whose rows are ascending."""

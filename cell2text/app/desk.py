@@ -19,6 +19,7 @@ from cell2text.describe.options import DescribeOptions
 from cell2text.errors import UserError
 
 
+EXPORT_SUFFIXES = (".h5ad", ".csv", ".json")
 UPLOAD_SUFFIXES = (".h5ad", ".h5", ".loom", ".h5mu", ".csv", ".tsv", ".txt", ".gz")
 POLL_SECONDS = 0.3
 MAX_NAME = 100  # characters of an uploaded file's name that are kept
@@ -112,7 +113,7 @@ class Desk:
     def export_path(self, session: Session, suffix: str) -> Path:
         """Return a new path for an export, in a folder of its own within `folder`."""
         stem = session.experiment.path.stem.removesuffix(".described")
-        return Path(tempfile.mkdtemp(dir=self.folder)) / safe_name(f"{stem}.curated{suffix}")
+        return Path(tempfile.mkdtemp(dir=self.folder)) / safe_name(f"{stem}.curated{suffix}", EXPORT_SUFFIXES)
 
     def close_session(self, session: Session | None) -> None:
         """Close the file of a session, unless others use it."""
@@ -146,7 +147,7 @@ def journal_path(described: Path) -> Path:
     return described.with_name(f"{described.stem}.corrections.jsonl")
 
 
-def safe_name(name: str) -> str:
+def safe_name(name: str, suffixes: tuple[str, ...] = UPLOAD_SUFFIXES) -> str:
     """Return the last part of a path as a name without special characters; raise a `UserError` for unknown suffixes.
 
     Examples
@@ -156,6 +157,6 @@ def safe_name(name: str) -> str:
     """
     last = name.replace("\\", "/").rpartition("/")[2]
     kept = "".join(one if one.isascii() and (one.isalnum() or one in "._-") else "_" for one in last).lstrip(".")
-    if not kept.lower().endswith(UPLOAD_SUFFIXES):
-        raise UserError(f"{last[:MAX_NAME]!r}: expected a file that ends in one of {', '.join(UPLOAD_SUFFIXES)}.")
+    if not kept.lower().endswith(suffixes):
+        raise UserError(f"{last[:MAX_NAME]!r}: expected a file that ends in one of {', '.join(suffixes)}.")
     return kept[-MAX_NAME:].lstrip(".")

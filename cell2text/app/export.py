@@ -1,11 +1,13 @@
-"""Write a copy of a described experiment with its corrections, as h5ad or csv. The described file is never changed.
+"""Write a copy of a described experiment with its corrections, as h5ad, csv or CAS JSON.
 
-Depends on `corrections` for the columns, and on anndata.
+The described file is never changed. Depends on `corrections` for the columns, on `exchange` for CAS, and on anndata.
 """
 
+import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -13,14 +15,16 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from cell2text.app.corrections import Corrections
+from cell2text.app.corrections import BY, CURATED, Corrections
 from cell2text.app.experiment import Experiment
 from cell2text.errors import UserError
+from cell2text.exchange.cas import cell_annotations
 from cell2text.files import atomic_path, check_output_folder
+from cell2text.language.described import CANDIDATES
 from cell2text.sources.stored_columns import column_names
 
 
-FORMATS = (".h5ad", ".csv")
+FORMATS = (".h5ad", ".csv", ".json")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would execute such a cell
 
 
@@ -36,7 +40,7 @@ def export(experiment: Experiment, corrections: Corrections, out: str | os.PathL
     out
         A path that ends in `.h5ad`, for a copy of the described file with the columns of
         :meth:`~cell2text.app.corrections.Corrections.columns` in `obs` and the journal in `uns`; or in `.csv`, for one
-        row per cell.
+        row per cell; or in `.json`, for the Cell Annotation Schema (CAS) with the corrected labels.
 
     Returns
     -------
@@ -71,6 +75,8 @@ def export(experiment: Experiment, corrections: Corrections, out: str | os.PathL
     with atomic_path(out) as partial:
         if out.suffix == ".csv":
             _write_csv(experiment, columns, partial)
+        elif out.suffix == ".json":
+            _write_cas(experiment, corrections, partial)
         else:
             _write_h5ad(experiment, corrections, columns, partial)
     return out
@@ -87,6 +93,24 @@ def _write_csv(experiment: Experiment, columns: pd.DataFrame, out: Path) -> None
 def _harmless(value):
     """Return a text that no spreadsheet takes for a formula; other values unchanged."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+
+def _write_cas(experiment: Experiment, corrections: Corrections, out: Path) -> None:
+    """Write annotations whose corrected labels have no confidence, and name who corrected them."""
+    cells, curated = experiment.cells.copy(), corrections.columns(experiment.cells)
+    for name in ("cell_type", "cell_type_ontology_term_id"):
+        cells[name] = curated[name.replace("cell_type", CURATED)].to_numpy()
+    changed = curated[BY].notna().to_numpy()
+    for name in ("type_probability", CANDIDATES):
+        if name in cells:
+            cells[name] = cells[name].astype(object).where(~changed, None)
+    if "type_probability" in cells:
+        cells["type_probability"] = cells["type_probability"].astype(float)
+    annotations = cell_annotations(replace(experiment.described, cells=cells))
+    if changed.any():
+        people = ", ".join(sorted(set(curated[BY][changed])))
+        annotations["description"] += f" Labels of {int(changed.sum()):,} cells were corrected by hand by {people}."
+    out.write_text(json.dumps(annotations, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_h5ad(experiment: Experiment, corrections: Corrections, columns: pd.DataFrame, out: Path) -> None:

@@ -15,6 +15,7 @@ from cell2text.questions.words import MAX_LETTERS
 
 
 SESSION_SECONDS = 4 * 3600  # after which the session of a closed page is forgotten
+EXPORTS = {".h5ad": "h5ad", ".csv": "csv", ".json": "CAS"}
 SCOPES = [("The chosen cell", "cell"), ("The selected cells", "selection")]
 
 
@@ -131,8 +132,8 @@ class Page:
     def _add_file(self) -> None:
         with gr.Row():
             buttons = {
-                suffix: gr.Button(f"Export {suffix[1:]}", elem_id=f"export-{suffix[1:]}", min_width=120)
-                for suffix in (".h5ad", ".csv")
+                suffix: gr.Button(f"Export {name}", elem_id=f"export-{suffix[1:]}", min_width=100)
+                for suffix, name in EXPORTS.items()
             }
         self.panels["download"] = gr.File(label="Export", visible="hidden", interactive=False, elem_id="download")
         for suffix, button in buttons.items():

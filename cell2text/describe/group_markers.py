@@ -72,7 +72,7 @@ def group_markers(cells: "CellReader", groups: Groups, *, seed: int = 0) -> list
     markers: list[list[str]] = [[] for _ in groups.names]
     if len(np.unique(codes)) < 2 or not compared:
         return markers
-    table = _rank(_read_counts(cells, rows), codes, compared)
+    table = _rank(read_counts(cells, rows), codes, compared)
     for code in compared:
         of_group = table[table["group"] == str(code)]
         markers[code] = of_group["names"].head(MARKERS_PER_GROUP).tolist()
@@ -89,7 +89,7 @@ def sample_rows(groups: Groups, seed: int) -> np.ndarray:
     return np.sort(order[place < per_group])
 
 
-def _read_counts(cells: "CellReader", rows: np.ndarray) -> ad.AnnData:
+def read_counts(cells: "CellReader", rows: np.ndarray) -> ad.AnnData:
     """Return the counts of some cells on the model's genes, one column per gene symbol."""
     vocabulary, tokens = cells.processor.gene_vocabulary, cells.ranker.column_tokens
     known = np.flatnonzero(tokens >= 0)

@@ -19,7 +19,9 @@ from tqdm import tqdm
 from cell2text.describe.colours import MISSING_COLOUR, coloured_labels, number_palette
 from cell2text.describe.consensus import GroupDescriptions
 from cell2text.describe.described_file import Described, embedding_layout, flat_parameters, read_described
+from cell2text.describe.evidence import ABSENT_MARKERS, EVIDENCE
 from cell2text.describe.groups import find_groups
+from cell2text.describe.marker_plot import marker_plot
 from cell2text.describe.summary import count_reasons, reasons_text
 from cell2text.errors import UserError
 from cell2text.files import check_output_folder, write_atomically
@@ -32,7 +34,13 @@ from declining_cell2text import DECLINED_START, EMPTY_CELL_TEXT, TOO_FEW_GENES_S
 
 MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other
 MAX_GROUPS_SHOWN = 200
-STAGES = ("Reading descriptions", "Placing cells on the map", "Summarising groups", "Writing the page")
+STAGES = (
+    "Reading descriptions",
+    "Placing cells on the map",
+    "Summarising groups",
+    "Finding marker genes",
+    "Writing the page",
+)
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LOW_GENES, LOW_COUNTS_USED = 200, 0.5
 SCORES = {
@@ -101,6 +109,8 @@ def _page(source: str | os.PathLike, groupby: str | None, key: str, max_cells: i
     groups, grouped_by = _group_table(described, groupby, seed)
     column = described.column(grouped_by) if groupby or grouped_by in described.other_columns else None
     _advance(bar, next(stages))
+    markers, without_markers = _marker_plot(described, column, grouped_by, seed)
+    _advance(bar, next(stages))
     script, plot = _with_fixed_ids(*components(_cell_map(positions)))
     return render_page(
         "cell2text.describe", "described.html",
@@ -108,9 +118,23 @@ def _page(source: str | os.PathLike, groupby: str | None, key: str, max_cells: i
         resources=Resources(mode="inline", components=["bokeh"]).render_js(), script=script, plot=plot,
         data=_page_data(described, rows, column, grouped_by), summary=_summarise(described),
         groups=groups.head(MAX_GROUPS_SHOWN).to_dict("records"), n_groups=len(groups), grouped_by=grouped_by,
-        pseudobulk="pseudobulk_cell_type" in groups, mapping=svg(_coverage_figure(described.cells)),
+        pseudobulk="pseudobulk_cell_type" in groups, candidates=CANDIDATES in groups,
+        mapping=svg(_coverage_figure(described.cells)),
+        markers=markers, without_markers=without_markers,
         params=flat_parameters(described.params), low_genes=LOW_GENES, low_mapped=LOW_COUNTS_USED,
     )  # fmt: skip
+
+
+def _marker_plot(
+    described: Described, column: pd.Series | None, grouped_by: str, seed: int
+) -> tuple[str | None, str | None]:
+    """Return the dot plot of marker genes as SVG, or None and the reason for having none."""
+    values = described.cells["cell_type"].astype(object) if column is None else column
+    try:
+        groups = find_groups(values.reset_index(drop=True), grouped_by, None, seed)
+        return svg(marker_plot(described, groups, seed=seed), tight=True), None
+    except UserError as error:
+        return None, str(error)
 
 
 def _advance(bar: tqdm, stage: str) -> None:
@@ -186,6 +210,8 @@ def _page_data(described: Described, rows: np.ndarray, column: pd.Series | None,
     codes, unique = _coded_texts(cells, TEXT if TEXT in cells else "cell_type")
     candidate_codes, candidate_texts = _coded_texts(cells, CANDIDATES)
     pathway_codes, pathway_texts = _coded_texts(cells, "pathways")
+    evidence_codes, evidence_texts = _coded_texts(cells, EVIDENCE)
+    absent_codes, absent_texts = _coded_texts(cells, ABSENT_MARKERS)
     score = _score_column(described.cells)
     return {
         "names": cells.index.tolist(),
@@ -195,6 +221,10 @@ def _page_data(described: Described, rows: np.ndarray, column: pd.Series | None,
         "candidates": candidate_codes,
         "pathway_texts": pathway_texts,
         "pathways": pathway_codes,
+        "evidence_texts": evidence_texts,
+        "evidence": evidence_codes,
+        "absent_texts": absent_texts,
+        "absent": absent_codes,
         "labels": labels,
         "numbers": numbers,
         "score": score and SCORES[score],
@@ -205,7 +235,7 @@ def _page_data(described: Described, rows: np.ndarray, column: pd.Series | None,
 
 def _coded_texts(cells: pd.DataFrame, name: str) -> tuple[list[int], list[str]]:
     """Return the index of each cell's text, and the different texts; missing ones are empty."""
-    if name not in cells:  # files of earlier versions lack candidates
+    if name not in cells:  # files of earlier versions lack candidates, and evidence is optional
         return [0] * len(cells), [""]
     codes, texts = pd.factorize(cells[name].astype(object).fillna("").astype(str))
     return codes.tolist(), texts.tolist()
