@@ -2,7 +2,7 @@
 
 import pytest
 
-from cell2text.preparation.output_folder import BusyFolderError, lock_output_folder
+from cell2text.preparation.output_folder import BusyError, lock_output_folder
 
 from .preparation_runs import digest, prepare_studies
 
@@ -20,7 +20,7 @@ def test_a_finished_run_is_not_repeated_and_another_run_is_refused(studies, tmp_
 
 
 def test_a_second_run_in_the_same_folder_is_refused(studies, tmp_path):
-    with lock_output_folder(tmp_path / "out"), pytest.raises(BusyFolderError, match="is in use by another run"):
+    with lock_output_folder(tmp_path / "out"), pytest.raises(BusyError, match="is in use by another run"):
         prepare_studies(studies, tmp_path / "out")
 
 

@@ -66,11 +66,15 @@ HUB_FILES = {
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
 FLOOR = {"errors", "files"}
-DATA = FLOOR | {"example", "language", "ontology", "options", "pages", "plots", "provenance", "signatures", "sources"}
+DATA = FLOOR | {
+    "example", "language", "ontology", "options", "pages", "plots", "provenance", "signatures", "sources",
+    "spreadsheets",
+}  # fmt: skip
 LAYERS = {
     "errors": set(),
     "files": {"errors"},
     "logs": set(),
+    "spreadsheets": set(),
     "options": FLOOR,
     "registration": set(),
     "provenance": FLOOR,

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -21,11 +20,12 @@ from cell2text.errors import UserError
 from cell2text.exchange.cas import cell_annotations
 from cell2text.files import atomic_path, check_output_folder
 from cell2text.language.described import CANDIDATES
+from cell2text.sources.safety import check_store, open_hdf5
 from cell2text.sources.stored_columns import column_names
+from cell2text.spreadsheets import harmless
 
 
 FORMATS = (".h5ad", ".csv", ".json")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would execute such a cell
 
 
 def export(experiment: Experiment, corrections: Corrections, out: str | os.PathLike) -> Path:
@@ -86,13 +86,8 @@ def _write_csv(experiment: Experiment, columns: pd.DataFrame, out: Path) -> None
     named = {name: experiment.key if name == "text" else f"{experiment.key}_{name}" for name in experiment.cells}
     table = pd.concat([experiment.cells.rename(columns=named), columns], axis=1)
     table.index.name = "cell_id"
-    texts = table.reset_index().apply(lambda column: column if column.dtype.kind in "if" else column.map(_harmless))
+    texts = table.reset_index().apply(lambda column: column if column.dtype.kind in "if" else column.map(harmless))
     texts.to_csv(out, index=False)
-
-
-def _harmless(value):
-    """Return a text that no spreadsheet takes for a formula; other values unchanged."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
 def _write_cas(experiment: Experiment, corrections: Corrections, out: Path) -> None:
@@ -119,8 +114,9 @@ def _write_h5ad(experiment: Experiment, corrections: Corrections, columns: pd.Da
         if experiment.path.suffix.lower() == ".h5ad":
             shutil.copyfile(experiment.path, out)
         else:
+            check_store(experiment.path, experiment.path.name)
             ad.io.read_zarr(experiment.path).write_h5ad(out)
-        with h5py.File(out, "r+") as root:
+        with open_hdf5(out, experiment.path.name, "r+") as root:
             obs, order = root["obs"], column_names(root["obs"])
             for name, values in columns.items():
                 if name in obs:

@@ -56,6 +56,11 @@ class DescribeOptions(Options):
     fields_only: bool = option(
         False, flag="--fields", help="Write the fields read from the texts, and leave out the texts."
     )
+    plain_csv: bool = option(
+        False,
+        help="Write texts into csv files as they are. Otherwise texts that a spreadsheet would run as a formula, such "
+        "as a cell name that starts with `=`, get an apostrophe in front.",
+    )
     pathways: str | None = option(
         None, choices=("cell", "model"),
         help="Where stated pathways come from. cell: AUCell scores of the cell's own counts; model: the model's "

@@ -7,20 +7,15 @@ either. Processes find each other through the environment variables `RANK` and `
 and `torchrun` set, and wait for each other through files, so describing does not need the `train` extra.
 """
 
-import json
 import logging
 import os
-import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 
 import numpy as np
 import pandas as pd
-import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -31,20 +26,20 @@ from cell2text.describe.group_summary import group_table
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
+from cell2text.describe.shards import ShardFolder, wait_for, write_shard
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import ID, TEXT
 from cell2text.describe.thin_cells import thin_warnings
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
-from cell2text.files import atomic_path, check_output_folder, write_atomically
+from cell2text.files import check_output_folder
 from cell2text.loading import default_device, load_model, model_name
+from cell2text.sources.safety import check_unchanged, file_identity
 
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 1024  # an interrupted run recomputes at most this many; cells of a shard are sorted by length together
-PLAN_FILE = "plan.json"
-POLL_SECONDS = 0.2
 PRINTED_TEXTS, LINE_WIDTH = 5, 100
 
 
@@ -110,6 +105,7 @@ def describe_file(
     found = locate_cells(source)
     out = default_output(found) if out is None else Path(out)
     _check_output(found.url, out, overwrite=overwrite or rank > 0)  # rank 0 may have finished already
+    identity = file_identity(found.url)
     with open_cells(found, options) as opened:
         if not opened.n_cells:
             raise UserError(f"{source} holds no cells.")
@@ -120,50 +116,46 @@ def describe_file(
             logger.warning(f"{found.name}: {note}")
         describer = Describer(loaded, processor, options, cells.comparison_cell())
         params = provenance(loaded, processor, describer.conversation, options, model_name(model), cells.groups)
-        plan = {"source": _fingerprint(found.url), "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
-        folder = _open_shards_folder(out, plan, overwrite=overwrite, first=rank == 0)
-        if folder is None:
-            return None
-        starts = range(0, cells.n_cells, shard_rows)
+        plan = {"source": identity, "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
+        starts, folder = range(0, cells.n_cells, shard_rows), ShardFolder(out)
         progress_bar = tqdm(
             total=cells.n_cells if n_ranks == 1 else None, unit=" cells", disable=not progress or rank > 0
         )
-        report_progress = on_progress or (lambda done, total: None)
-        with progress_bar:
-            report_progress(0, cells.n_cells)
-            for start in starts[rank::n_ranks]:
-                stop = min(start + shard_rows, cells.n_cells)
-                path = shard_path(folder, start)
-                if not path.exists():
-                    write_shard(describer(cells.read(start, stop)), path)
-                progress_bar.update(stop - start)
-                report_progress(stop, cells.n_cells)
+
+        def describe_rows() -> None:
+            report_progress = on_progress or (lambda done, total: None)
+            with progress_bar:
+                report_progress(0, cells.n_cells)
+                for start in starts[rank::n_ranks]:
+                    stop, path = min(start + shard_rows, cells.n_cells), folder.shard(start)
+                    if not path.exists():
+                        write_shard(describer(cells.read(start, stop)), path)
+                    progress_bar.update(stop - start)
+                    report_progress(stop, cells.n_cells)
+
         if rank > 0:
+            if folder.join(plan):
+                describe_rows()
             return None
-        shards = [shard_path(folder, start) for start in starts]
-        _wait_for(shards)
-        groups = _describe_groups(describer, cells, shards)
-        summary = summarise(cells.reading(), read_shards(shards), processor.min_genes)
-    for text in thin_warnings(summary, processor.min_genes):
-        logger.warning(f"{found.name}: {text}")
-    write_output(found, out, shards, {"params": params, "reading": summary_for_uns(summary)}, groups)
-    texts = _example_texts(shards[0]) if progress and not options.fields_only else []
-    shutil.rmtree(folder)
+        with folder.hold(plan, overwrite=overwrite):
+            describe_rows()
+            shards = [folder.shard(start) for start in starts]
+            wait_for(shards)
+            groups = _describe_groups(describer, cells, shards)
+            summary = summarise(cells.reading(), read_shards(shards), processor.min_genes)
+            for text in thin_warnings(summary, processor.min_genes):
+                logger.warning(f"{found.name}: {text}")
+            added = {"params": params, "reading": summary_for_uns(summary)}
+            write_output(
+                found, folder, shards, added, groups, plain_csv=options.plain_csv,
+                check=lambda: check_unchanged(identity, found.name),
+            )  # fmt: skip
+            texts = _example_texts(shards[0]) if progress and not options.fields_only else []
+            folder.clear()
     encoding = sys.stdout.encoding or "utf-8"
     for text in [*texts, *([summary_line(summary)] if progress else [])]:
         print(text.encode(encoding, "replace").decode(encoding))
     return out
-
-
-def shard_path(folder: Path, start: int) -> Path:
-    """Return the path of the shard whose first row is `start`."""
-    return folder / f"rows-{start:010d}.parquet"
-
-
-def write_shard(table: pa.Table, path: Path) -> None:
-    """Write a shard; other processes see the complete file or none."""
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
 
 
 def _describe_groups(
@@ -199,73 +191,8 @@ def _check_output(source: str, out: Path, *, overwrite: bool) -> None:
         raise UserError(
             f"out={str(out)!r} is the input or lies inside it, and the input is never changed. Choose another path."
         )
-    resumes = (_shards_folder(out) / PLAN_FILE).exists()  # then the table of groups may exist before `out` does
+    resumes = ShardFolder(out).has_plan  # then the table of groups may exist before `out` does
     for path in (out, groups_path(out)) if out.suffix in TABLES and not resumes else (out,):
         if path.exists() and not overwrite:
             raise UserError(f"out={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path.")
     check_output_folder(out)
-
-
-def _fingerprint(url: str) -> dict:
-    """Identify a file and its version without reading it."""
-    path = Path(url.removeprefix("file://"))
-    if not path.exists():
-        return {"url": url}
-    stat = path.stat()
-    return {"url": url, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
-
-
-def _shards_folder(out: Path) -> Path:
-    return out.with_name(f"{out.name}.describing")
-
-
-def _open_shards_folder(out: Path, plan: dict, *, overwrite: bool, first: bool) -> Path | None:
-    """Return the folder of the shards: rank 0 creates it beside the output, other ranks wait for it.
-
-    Returns None on another rank that starts after rank 0 has finished.
-
-    Raises
-    ------
-    UserError
-        If the folder belongs to a run with another input, model or options.
-    """
-    folder = _shards_folder(out)
-    path = folder / PLAN_FILE
-    text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
-    if first:
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            if not overwrite:
-                before = json.loads(path.read_text(encoding="utf-8"))
-                raise UserError(
-                    f"{folder} was left by an interrupted run with different {', '.join(_differences(before, plan))}. "
-                    "Pass overwrite=True to discard it, or finish that run first."
-                )
-            shutil.rmtree(folder)
-        folder.mkdir(exist_ok=True)
-        write_atomically(path, text)
-    started = psutil.Process().create_time()
-    while not first and not _holds(path, text):
-        if not folder.exists() and out.exists() and out.stat().st_mtime > started:
-            return None
-        time.sleep(POLL_SECONDS)
-    return folder
-
-
-def _holds(path: Path, text: str) -> bool:
-    """Return whether a file exists and holds a text."""
-    try:
-        return path.read_text(encoding="utf-8") == text
-    except FileNotFoundError:
-        return False
-
-
-def _differences(before: dict, now: dict) -> list[str]:
-    """Return the names of the settings in which two plans differ."""
-    flat = [{**{k: v for k, v in plan.items() if k != "params"}, **plan["params"]} for plan in (before, now)]
-    return sorted(name for name in {*flat[0], *flat[1]} if flat[0].get(name) != flat[1].get(name))
-
-
-def _wait_for(shards: Sequence[Path]) -> None:
-    """Wait until the other ranks have written their shards; if one dies, its launcher ends this process."""
-    while not all(path.exists() for path in shards):
-        time.sleep(POLL_SECONDS)

@@ -20,12 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cell2text.describe.evidence import EVIDENCE_COLUMNS, summarise_evidence
+from cell2text.describe.shards import ShardFolder
 from cell2text.describe.table import EMBEDDING, ID, TEXT, output_names, table_schema
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
 from cell2text.language.described import SUMMARY
 from cell2text.sources.containers import load_anndata, needs_conversion
 from cell2text.sources.discovery import SourceLocation
+from cell2text.sources.safety import check_store, open_hdf5
+from cell2text.spreadsheets import harmless
 from errors_cell2text import first_line
 
 
@@ -56,30 +59,46 @@ def groups_path(out: Path) -> Path:
 
 
 def write_output(
-    source: SourceLocation,
-    out: Path,
-    shards: Sequence[Path],
-    added: dict,
-    groups: pd.DataFrame | None = None,
-) -> None:
-    """Write the rows of all shards, and the table of groups, in the format of `out`.
+    source: SourceLocation, folder: ShardFolder, shards: Sequence[Path], added: dict,
+    groups: pd.DataFrame | None = None, *, plain_csv: bool = False, check: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Write the rows of all shards, and the table of groups, in the format of the output.
 
-    `out` is written completely or not at all.
+    Both are written inside the folder of the shards and then moved: the output is complete or as it was before.
+
+    Parameters
+    ----------
+    source
+        The input, which is copied into an output that is an AnnData.
+    folder
+        Folder of the shards, which knows the output.
+    shards
+        The shards, in the order of their rows.
+    added
+        Content of `uns["cell2text"]`.
+    groups
+        Table of groups; None without groups.
+    plain_csv
+        Write texts into csv files as they are; see :mod:`cell2text.spreadsheets`.
+    check
+        Called before the output is moved. An error that it raises leaves the former output.
     """
-    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
-    _remove(partial)
-    try:
-        if out.suffix in TABLES:
-            TABLES[out.suffix](partial, shards, added)
-            if groups is not None:  # an interruption between the two files is resumed and writes both again
-                write_groups(groups, groups_path(out))
-            else:
-                groups_path(out).unlink(missing_ok=True)  # belongs to the output that is replaced
+    out, unfinished = folder.out, folder.unfinished
+    _remove(unfinished)
+    tables = {groups_path(out): groups_path(unfinished)} if out.suffix in TABLES else {}
+    if out.suffix in TABLES:
+        TABLES[out.suffix](unfinished, shards, added, plain_csv)
+        if groups is not None:
+            write_groups(groups, groups_path(unfinished), plain_csv=plain_csv)
+    else:
+        _write_anndata(source, unfinished, shards, added, groups)
+    check()
+    for final, written in tables.items():  # an interruption between the two files is resumed and writes both again
+        if groups is not None:
+            os.replace(written, final)
         else:
-            _write_anndata(source, partial, shards, added, groups)
-        _replace(partial, out)
-    finally:
-        _remove(partial)
+            final.unlink(missing_ok=True)  # belongs to the output that is replaced
+    _replace(unfinished, out, folder.previous)
 
 
 def read_shards(shards: Sequence[Path]) -> Iterator[pa.Table]:
@@ -89,13 +108,13 @@ def read_shards(shards: Sequence[Path]) -> Iterator[pa.Table]:
         yield pq.read_table(path, columns=names)
 
 
-def write_groups(groups: pd.DataFrame, path: Path) -> None:
+def write_groups(groups: pd.DataFrame, path: Path, *, plain_csv: bool = False) -> None:
     """Write the table of groups as jsonl, parquet or csv, by the suffix of `path`."""
     with atomic_path(path) as partial:
         if path.suffix == ".parquet":
             groups.to_parquet(partial, index=False)
         elif path.suffix == ".csv":
-            groups.to_csv(partial, index=False)
+            (groups if plain_csv else groups.map(harmless)).to_csv(partial, index=False)
         else:
             groups.to_json(partial, orient="records", lines=True, force_ascii=False)
 
@@ -146,16 +165,15 @@ def write_embedding(root, name: str, shards: Sequence[Path]) -> None:
         start += len(block)
 
 
-def _replace(partial: Path, out: Path) -> None:
+def _replace(unfinished: Path, out: Path, previous: Path) -> None:
     """Rename a finished file or folder to `out`."""
     if not out.is_dir():
-        os.replace(partial, out)
+        os.replace(unfinished, out)
         return
-    before = out.with_name(f".{out.stem}.before{out.suffix}")  # a rename cannot replace a folder
-    _remove(before)
-    os.replace(out, before)
-    os.replace(partial, out)
-    _remove(before)
+    _remove(previous)  # a rename cannot replace a folder
+    os.replace(out, previous)
+    os.replace(unfinished, out)
+    _remove(previous)
 
 
 def _remove(path: Path) -> None:
@@ -168,21 +186,22 @@ def _rows(shards: Sequence[Path]) -> Iterator[dict]:
         yield from table.select(output_names(table.schema)).to_pylist()
 
 
-def _write_jsonl(out: Path, shards: Sequence[Path], added: dict) -> None:
+def _write_jsonl(out: Path, shards: Sequence[Path], added: dict, plain_csv: bool) -> None:
     with open(out, "w", encoding="utf-8") as file:
         for row in _rows(shards):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_csv(out: Path, shards: Sequence[Path], added: dict) -> None:
+def _write_csv(out: Path, shards: Sequence[Path], added: dict, plain_csv: bool) -> None:
     names = [name for name in output_names(pq.read_schema(shards[0])) if name != EMBEDDING]
     with open(out, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
-        writer.writerows(_rows(shards))
+        for row in _rows(shards):
+            writer.writerow(row if plain_csv else {name: harmless(value) for name, value in row.items()})
 
 
-def _write_parquet(out: Path, shards: Sequence[Path], added: dict) -> None:
+def _write_parquet(out: Path, shards: Sequence[Path], added: dict, plain_csv: bool) -> None:
     stored = pq.read_schema(shards[0])
     schema = pa.schema([stored.field(name) for name in output_names(stored)], {KEY: json.dumps(added)})
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
@@ -199,7 +218,7 @@ def _write_anndata(
         warnings.simplefilter("ignore")  # zarr and anndata warn about future defaults
         _copy_anndata(source, path, format_, out)
         if format_ == "h5ad":
-            with h5py.File(out, "r+") as root:
+            with open_hdf5(out, source.name, "r+") as root:
                 _add_results(root, shards, added, groups)
         else:
             _add_results_to_zarr(out, shards, added, groups)
@@ -207,7 +226,9 @@ def _write_anndata(
 
 def _copy_anndata(source: SourceLocation, path: str, format_: str, out: Path) -> None:
     if source.format == format_ and Path(path).exists() and not needs_conversion(source):
-        shutil.copytree(path, out) if Path(path).is_dir() else shutil.copyfile(path, out)
+        shutil.copytree(path, out, symlinks=True) if Path(path).is_dir() else shutil.copyfile(path, out)
+        if Path(path).is_dir():
+            check_store(out, source.name)
     else:
         adata = load_anndata(source)
         try:

@@ -6,7 +6,7 @@
     README.md                    dataset card
     .prepare/                    plan, lock and job reports of an unfinished run
 
-Depends on filelock.
+Depends on `files` for the lock.
 """
 
 import json
@@ -15,16 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from cell2text.errors import BusyError, UserError
+from cell2text.errors import UserError
+from cell2text.files import HOLDER_FILE, LOCK_FILE, lock_folder
 from cell2text.preparation.names import SPLITS
 from vocabulary_cell2text import ALIASES_FILE, VOCABULARY_FILE
 
 
 WORK_FOLDER = ".prepare"
 PLAN_FILE = "plan.json"
-LOCK_FILE = "lock"
 DATA_FOLDER = "data"
 VOCABULARY_FOLDER = "vocabulary"
 REPORT_FILE, PAGE_FILE, CARD_FILE = "report.json", "report.html", "README.md"
@@ -32,10 +30,6 @@ OUTPUT_FILES = {
     WORK_FOLDER, DATA_FOLDER, VOCABULARY_FOLDER, REPORT_FILE, PAGE_FILE, CARD_FILE, VOCABULARY_FILE, ALIASES_FILE,
 }  # fmt: skip
 PARTIAL_SUFFIX = ".partial"  # of temporary files beside the file that is written
-
-
-class BusyFolderError(BusyError):
-    """Another run uses the output folder."""
 
 
 def plan_path(folder: Path) -> Path:
@@ -74,27 +68,14 @@ def lock_output_folder(folder: Path) -> Iterator[None]:
 
     Raises
     ------
-    BusyFolderError
+    BusyError
         If another run holds the lock.
     UserError
         If the path is a file, or the folder contains files that `prepare` did not write.
     """
     _check_no_foreign_files(folder)
-    work = folder / WORK_FOLDER
-    work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BusyFolderError(
-            f"out='{folder}' is in use by another run. Wait until it ends, or choose another folder."
-        ) from error
-    try:
+    with lock_folder(folder / WORK_FOLDER, folder):
         yield
-    finally:
-        if not any(path.name != LOCK_FILE for path in work.iterdir()):
-            shutil.rmtree(work)
-        lock.release()
 
 
 def _check_no_foreign_files(folder: Path) -> None:
@@ -170,7 +151,7 @@ def remove_work_files(folder: Path) -> None:
     for path in sorted((folder / WORK_FOLDER).iterdir(), key=lambda path: path.name == PLAN_FILE):
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
+        elif path.name not in (LOCK_FILE, HOLDER_FILE):
             path.unlink()
 
 

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from cell2text.errors import UserError
 from cell2text.ontology.terms import clean_label, resolve
 from cell2text.sources.gene_tables import approved_symbols, ensembl_ids
+from cell2text.sources.safety import open_hdf5
 from genes_cell2text import names_in, text_columns
 
 
@@ -83,7 +84,11 @@ def read_profiles(
         lacks a named study.
     """
     try:
+        with open_hdf5(path, str(path)):  # checks that the file holds all of its content
+            pass
         adata = ad.read_h5ad(path)
+    except UserError:
+        raise
     except Exception as error:  # h5py and anndata raise many classes
         raise UserError(f"{path} cannot be read as h5ad: {type(error).__name__}: {error}") from error
     obs = _check_obs(path, adata.obs)

@@ -92,7 +92,7 @@ def prepare(
     ------
     BadFileError
         If a file cannot be used, unless `skip_bad_files=True`.
-    BusyFolderError
+    BusyError
         If another run uses `out`.
     UserError
         If an option is invalid, or `out` contains other files.

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 
 from cell2text.errors import UserError
+from cell2text.sources.safety import check_hdf5, check_store
 from errors_cell2text import first_line
 
 
@@ -48,12 +49,15 @@ def open_anndata(path: str | os.PathLike) -> Iterator[Any]:
         if path.suffix.lower() == ".zarr":
             import zarr
 
+            check_store(path, str(path))
             root = zarr.open_group(str(path), mode="r")
         else:
             root = h5py.File(path, "r")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be opened: it is damaged or not an AnnData ({first_line(error)}).") from error
     try:
+        if isinstance(root, h5py.File):
+            check_hdf5(root, str(path))
         if "obs" not in root or "_index" not in root["obs"].attrs:
             raise UserError(f"{path} is not an AnnData: it lacks obs (it has {sorted(root)}).")
         yield root

@@ -22,6 +22,7 @@ from cell2text.sources.blocks import check_chunks, vector_reader
 from cell2text.sources.census import open_census
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
+from cell2text.sources.safety import check_hdf5, check_store, open_hdf5
 from cell2text.sources.stored_columns import column_names
 from counts_cell2text import CscRows, CsrRows, DenseRows
 from errors_cell2text import first_line
@@ -102,11 +103,16 @@ def needs_conversion(location: SourceLocation) -> bool:
 def load_anndata(location: SourceLocation) -> ad.AnnData:
     """Read a file of any format into memory."""
     if location.format == "zarr":
+        check_store(location.url.removeprefix("file://"), location.name)
         return ad.io.read_zarr(location.url)
     if location.format == "h5ad":
         compression = "gzip" if location.url.lower().endswith(".gz") else None
         with fsspec.open(location.url, "rb", compression=compression) as file:
-            return ad.io.read_h5ad(io.BytesIO(file.read()) if compression else file)
+            content = io.BytesIO(file.read()) if compression else file
+            with open_hdf5(content, location.name):
+                pass
+            content.seek(0)
+            return ad.io.read_h5ad(content)
     from cell2text.sources.readers import read_anndata
 
     return read_anndata(location).adata
@@ -163,12 +169,15 @@ class StoredAnnData:
             if self.location.format == "zarr":
                 import zarr
 
+                check_store(self.location.url.removeprefix("file://"), self.location.name)
                 return zarr.open_group(self.location.url, mode="r")
             self._file = fsspec.open(self.location.url, "rb").open()
             if self.location.url.lower().endswith(".gz"):
                 self._file = io.BytesIO(self._decompressed())
             local = self._file.name if self.location.url.startswith("file://") and hasattr(self._file, "name") else None
-            return h5py.File(local or self._file, "r")
+            root = h5py.File(local or self._file, "r")
+            check_hdf5(root, self.location.name)
+            return root
         except BadFileError:
             raise
         except Exception as error:  # fsspec, zarr and HDF5 each raise their own classes

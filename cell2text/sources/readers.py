@@ -25,6 +25,7 @@ from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.file_kinds import HDF5_SIGNATURE, HEAD_BYTES, explain_content, is_10x_group
 from cell2text.sources.gene_names import share_of_genes
 from cell2text.sources.market_matrix import read_10x_mtx, smallest_exact
+from cell2text.sources.safety import open_hdf5
 from cell2text.sources.text_matrix import read_text_matrix
 from counts_cell2text import assemble, check_structure
 from errors_cell2text import first_line
@@ -148,7 +149,7 @@ def _read_hdf5(location: SourceLocation) -> LoadedCells:
         if explanation:
             raise BadFileError(location.name, explanation)
         file.seek(0)
-        with h5py.File(file, "r") as root:
+        with open_hdf5(file, location.name) as root:
             if location.format == "10x_h5":
                 return _read_10x_h5(location, root)
             return _read_loom(location, root) if location.format == "loom" else _read_h5mu(location, root)
