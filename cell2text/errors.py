@@ -14,9 +14,18 @@ from collections.abc import Callable, Mapping
 from errors_cell2text import UserError, UserKeyError
 
 
-# Faults of the file system that a user can correct: a path or a permission (exit code 2), or a full disk (1).
-_WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Numbers of faults of the file system that a user can correct: paths and permissions (exit code 2), full disks (1).
+_WRONG_PATH = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EROFS,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EXDEV,
+}  # fmt: skip
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Libraries that read what users pass; an error class of theirs means that they could not read it.
+_READERS = {
+    "anndata", "bz2", "datasets", "gzip", "h5py", "huggingface_hub", "jinja2", "json", "lzma", "numcodecs", "pyarrow",
+    "safetensors_rust", "tiledb", "tokenizers", "yaml", "zarr", "zlib",
+}  # fmt: skip
+MAX_WORDS = 300
 _NEEDS_QUOTES = re.compile(r"^$|[\s;&|<>*?]")  # in a shell
 
 
@@ -38,7 +47,8 @@ def exit_code(error: BaseException) -> int | None:
 
     Returns
     -------
-    2 for wrong usage, input or paths; 1 for a run that memory, disk or network stopped; None for anything else.
+    2 for wrong usage, paths, and input that a library cannot read; 1 for a run that memory, disk or network stopped;
+    None for anything else, which is a fault of the package.
 
     Examples
     --------
@@ -47,16 +57,20 @@ def exit_code(error: BaseException) -> int | None:
     >>> exit_code(ZeroDivisionError()) is None
     True
     """
-    if isinstance(error, (UserError, *_WRONG_PATH)):
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _WRONG_PATH):
         return 2
-    if isinstance(error, RunStoppedError) or (isinstance(error, OSError) and error.errno in _DISK_FULL):
+    # Libraries raise an OSError without a number for what a server or the cache could not deliver.
+    if isinstance(error, (RunStoppedError, OSError, MemoryError)):
         return 1
-    # Libraries raise a bare OSError, without a number, for what a server or the cache could not deliver.
-    return 1 if type(error) is OSError and error.errno is None else None
+    if isinstance(error, (UnicodeError, RecursionError)) or type(error).__module__.partition(".")[0] in _READERS:
+        return 2
+    return None
 
 
-def guard(program: str, action: Callable[[], object], *, flags: Mapping[str, str], verbose: bool = False) -> int:
-    """Run a command and return its exit code; print an expected error as one message on standard error.
+def guard(
+    program: str, action: Callable[[], object], *, flags: Mapping[str, str], verbose: bool = False, debug: bool = False
+) -> int:
+    """Run a command and return its exit code; print an error as one message on standard error.
 
     Parameters
     ----------
@@ -68,11 +82,13 @@ def guard(program: str, action: Callable[[], object], *, flags: Mapping[str, str
         Flag of each parameter of the command, such as `{"layer": "--layer"}`; see :func:`as_flags`.
     verbose
         Print the traceback as well.
+    debug
+        Raise faults of the package, for which :func:`exit_code` returns None, instead of printing them.
 
     Raises
     ------
     Exception
-        Any error for which :func:`exit_code` returns None: a fault of the package, with its traceback.
+        A fault of the package, with `debug`.
 
     Examples
     --------
@@ -83,12 +99,12 @@ def guard(program: str, action: Callable[[], object], *, flags: Mapping[str, str
         action()
     except Exception as error:
         code = exit_code(error)
-        if code is None:
+        if code is None and debug:
             raise
         if verbose:
             traceback.print_exc()
         print(f"{program}: {as_flags(message_of(error), flags)}", file=sys.stderr)
-        return code
+        return 1 if code is None else code
     return 0
 
 
@@ -100,11 +116,27 @@ def message_of(error: BaseException) -> str:
     >>> message_of(FileNotFoundError(2, "No such file or directory", "cells.h5ad"))
     'cells.h5ad: No such file or directory.'
     """
+    code = exit_code(error)
+    if code is None:
+        return (
+            f"An error that should not happen: {_kind_and_words(error)}. Run the command again with --verbose, and "
+            "report what it prints."
+        )
+    if isinstance(error, MemoryError):
+        return f"The memory is full ({_kind_and_words(error)}). Pass fewer cells at once."
+    if code == 2 and not isinstance(error, (UserError, OSError)):
+        return f"The input cannot be read ({_kind_and_words(error)}). It is damaged, or not what its name says."
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return f"The disk is full ({error}). Free some space and run the same command again to resume."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     return str(error)
+
+
+def _kind_and_words(error: BaseException) -> str:
+    """Return the class and the first line of an error, at most `MAX_WORDS` characters."""
+    words = next(iter(str(error).splitlines()), "").strip()
+    return f"{type(error).__name__}{': ' if words else ''}{words[:MAX_WORDS]}"
 
 
 def flags_of(parameters, *, dashes: bool = True) -> dict[str, str]:

@@ -15,6 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 from cell2text.describe import DescribeOptions
+from cell2text.describe.shards import ShardFolder
 from cell2text.describe.table import table_schema
 from cell2text.describe.writers import write_output
 from cell2text.sources.discovery import find_sources
@@ -126,5 +127,7 @@ def described_files(tmp_path_factory):
     shard = folder / "described.parquet"
     pq.write_table(pa.table(columns, schema=schema), shard)
     for suffix in ("h5ad", "zarr", "jsonl", "csv"):
-        write_output(find_sources([str(path)])[0], folder / f"described.{suffix}", [shard], {"model": "mini"})
+        out = ShardFolder(folder / f"described.{suffix}")
+        out.path.mkdir()
+        write_output(find_sources([str(path)])[0], out, [shard], {"model": "mini"})
     return folder

@@ -17,7 +17,7 @@ from cell2text import tl
 from cell2text.describe import DescribeOptions, describe_file
 from cell2text.describe.engine import Describer
 from cell2text.describe.ranked_cells import RankedCells
-from cell2text.describe.run import shard_path
+from cell2text.describe.shards import ShardFolder
 from cell2text.errors import UserError
 from declining_cell2text import EMPTY_CELL_TEXT
 
@@ -143,13 +143,13 @@ def test_a_resumed_run_describes_only_missing_shards(model, experiment, tmp_path
     from cell2text.describe import run
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write_output", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(run, "write_output", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             describe_file(experiment, tmp_path / "o.csv", model=str(model), options=FAST, progress=False, shard_rows=10)
     folder = tmp_path / "o.csv.describing"
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert len(before) == 3
-    shard_path(folder, 10).unlink()
+    ShardFolder(tmp_path / "o.csv").shard(10).unlink()
     with pytest.raises(ValueError, match="left by an interrupted run with different options. Pass overwrite=True"):
         describe_file(experiment, tmp_path / "o.csv", model=str(model), progress=False, shard_rows=10)
     written = []

@@ -1,8 +1,11 @@
 """Errors: exit codes, messages, and parameters rewritten as flags."""
 
 import errno
+import json
 
+import pyarrow as pa
 import pytest
+import yaml
 
 from cell2text.errors import (
     RunStoppedError,
@@ -26,7 +29,16 @@ from cell2text.errors import (
         (RunStoppedError("x"), 1),
         (OSError(errno.ENOSPC, "No space left on device"), 1),
         (OSError("The Hub cannot be reached."), 1),
-        (OSError(errno.EIO, "Input/output error"), None),
+        (OSError(errno.EIO, "Input/output error"), 1),
+        (OSError(errno.EROFS, "Read-only file system", "a"), 2),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a"), 2),
+        (OSError(errno.EFBIG, "File too large"), 1),
+        (MemoryError(), 1),
+        (RecursionError("maximum recursion depth exceeded"), 2),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), 2),
+        (json.JSONDecodeError("Expecting value", "", 0), 2),
+        (yaml.YAMLError("bad"), 2),
+        (pa.ArrowInvalid("bad"), 2),
         (ValueError("x"), None),
         (KeyError("x"), None),
     ],
@@ -36,12 +48,27 @@ def test_exit_codes_separate_users_faults_from_ours(error, code):
     assert exit_code(error) == code
 
 
-def test_a_fault_of_the_package_is_raised():
+def test_a_fault_of_the_package_is_one_line_without_a_traceback(capsys):
     def fail():
-        raise ZeroDivisionError
+        raise ZeroDivisionError("division by zero\nsecond line")
 
+    assert guard("cell2text", fail, flags={}) == 1
+    printed = capsys.readouterr().err
+    assert printed == (
+        "cell2text: An error that should not happen: ZeroDivisionError: division by zero. Run the command again with "
+        "--verbose, and report what it prints.\n"
+    )
+    assert guard("cell2text", fail, flags={}, verbose=True) == 1
+    assert capsys.readouterr().err.startswith("Traceback")
     with pytest.raises(ZeroDivisionError):
-        guard("cell2text", fail, flags={})
+        guard("train_sft.py", fail, flags={}, debug=True)
+
+
+def test_input_that_a_library_cannot_read_is_one_line(capsys):
+    assert guard("cell2text", lambda: json.loads("[" * 100_000), flags={}) == 2
+    assert guard("cell2text", lambda: yaml.safe_load("{"), flags={}) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("cell2text: The input cannot be read (") and len(line) < 500
 
 
 def test_an_expected_error_is_one_line_with_flags(capsys):

@@ -16,7 +16,7 @@ from cell2text.describe import DescribeOptions, describe_file
 from cell2text.describe.consensus import describe_groups
 from cell2text.describe.groups import find_groups
 from cell2text.describe.ranked_cells import RankedCells
-from cell2text.describe.run import shard_path
+from cell2text.describe.shards import ShardFolder
 from cell2text.describe.table import make_table
 from cell2text.inference.cell_types import CellTypes
 from cell2text.language.described import has_description
@@ -254,7 +254,7 @@ def test_a_run_killed_while_describing_groups_keeps_its_shards(clustered, model,
         patch.setattr(run, "group_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
-    assert shard_path(tmp_path / "o.csv.describing", 0).exists() and not out.exists()
+    assert ShardFolder(tmp_path / "o.csv").shard(0).exists() and not out.exists()
     monkeypatch.setattr(run, "write_shard", None)  # no shard is described again
     describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
     assert len(texts_of_csv(out)) == N_CELLS and (tmp_path / "o.groups.csv").exists()

@@ -57,7 +57,7 @@ class ShardFolder:
     def hold(self, plan: dict, *, overwrite: bool) -> Iterator[None]:
         """Hold the lock, and keep the shards of an interrupted run with the same plan, during the block.
 
-        A run that ends before its first shard leaves nothing.
+        A run that is refused, or ends before its first shard, leaves nothing.
 
         Parameters
         ----------
@@ -79,6 +79,9 @@ class ShardFolder:
             write_atomically(self.path / PLAN_FILE, _as_text(plan))
             try:
                 yield
+            except UserError:  # the shards are of no use for the corrected input
+                self.clear()
+                raise
             finally:
                 _remove(self.unfinished)
                 if not any(self.path.glob("rows-*.parquet")):

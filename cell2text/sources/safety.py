@@ -98,7 +98,7 @@ def check_store(path: str | os.PathLike, name: str) -> None:
     BadFileError
         If a file or folder inside is a symbolic link.
     """
-    for folder, folders, files in os.walk(path):
+    for folder, folders, files in os.walk(os.fspath(path)):
         for entry in (*folders, *files):
             if os.path.islink(os.path.join(folder, entry)):
                 place = os.path.relpath(os.path.join(folder, entry), path)

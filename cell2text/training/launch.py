@@ -81,7 +81,7 @@ def run(script: str, main: Callable[[], None], options: Iterable[type] = ()) -> 
             flags.update(flags_of(_option_names(options), dashes=False))
 
     with _log_to_stderr():
-        return guard(script, action, flags=flags)
+        return guard(script, action, flags=flags, debug=True)
 
 
 def _option_names(options: Iterable[type]) -> set[str]:
