@@ -137,4 +137,37 @@ def _check_logits_kept(model, language_model, sample, expected) -> None:
         )
 
 
-__all__ = ["assemble", "check_encoder_fits", "drop_pooler"]
+def check_loaded(model, report: dict, *, allow_mismatched: bool = False):
+    """Raise unless every weight of a model was loaded and is finite.
+
+    transformers fills weights that a file lacks with random numbers, and a model with such weights writes texts as if
+    nothing were wrong.
+
+    Args:
+        model (`PreTrainedModel`): The loaded model.
+        report (`dict`): What `from_pretrained` returns for `output_loading_info=True`.
+        allow_mismatched (`bool`): Accept weights of another shape, as `ignore_mismatched_sizes=True` asks for.
+
+    Raises:
+        UserError: If weights are missing, unexpected, of another shape, or not finite.
+    """
+    name = model.config._name_or_path
+    kinds = {"missing_keys": "lacks", "unexpected_keys": "has unknown"}
+    if not allow_mismatched:
+        kinds["mismatched_keys"] = "has misshapen"
+    for key, words in kinds.items():
+        found = sorted(str(weight) for weight in report.get(key) or ())
+        if found:
+            raise UserError(
+                f"model={name!r} {words} weights ({len(found)}, first: {found[0]}). It is damaged, or its config.json "
+                "belongs to another model. Save or download it again."
+            )
+    for weight, values in model.named_parameters():
+        if values.is_floating_point() and not values.is_meta and not bool(values.isfinite().all()):
+            raise UserError(
+                f"model={name!r} has weights that are not finite numbers (first: {weight}). It is damaged, or its "
+                "training diverged."
+            )
+
+
+__all__ = ["assemble", "check_encoder_fits", "check_loaded", "drop_pooler"]

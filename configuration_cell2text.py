@@ -32,6 +32,16 @@ except ImportError:
 
 ProjectorType = Literal["mlp", "perceiver", "pooled", "concepts"]
 
+# Ceilings of encoder and language model: a configuration of somebody else must not fill the memory.
+LARGEST_SIZES = {
+    "num_hidden_layers": 1_000,
+    "hidden_size": 100_000,
+    "intermediate_size": 500_000,
+    "num_attention_heads": 10_000,
+    "vocab_size": 5_000_000,
+    "max_position_embeddings": 20_000_000,
+}
+
 
 class Cell2TextConfig(PreTrainedConfig):
     r"""Configuration of a [`Cell2TextForConditionalGeneration`].
@@ -145,6 +155,7 @@ class Cell2TextConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         kwargs.pop("type_reliability", None)  # of models saved before their types were calibrated
         super().__post_init__(**kwargs)
+        check_sizes(self.cell_config, self.text_config)
         if self.num_cell_tokens < 1:
             raise UserError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")
         if self.projector_hidden_size is not None and self.projector_hidden_size < 1:
@@ -174,6 +185,15 @@ class Cell2TextConfig(PreTrainedConfig):
     def concept_groups(self) -> dict[str, list[str]]:
         """Names of `cell_concepts` by group, in the column order of concept tensors."""
         return self.concepts.groups
+
+
+def check_sizes(*configs) -> None:
+    """Raise `UserError` if a configuration asks for a model beyond any that exists, which would fill the memory."""
+    for config in configs:
+        for name, most in LARGEST_SIZES.items():
+            value = getattr(config, name, None)
+            if isinstance(value, int) and value > most:
+                raise UserError(f"{name}={value:,} of the {config.model_type} part: expected at most {most:,}.")
 
 
 Cell2TextConfig.register_for_auto_class()

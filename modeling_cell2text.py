@@ -41,9 +41,9 @@ except ImportError:
     from projectors_cell2text import PROJECTORS, init_projector
 
 try:
-    from .assembly_cell2text import assemble, drop_pooler
+    from .assembly_cell2text import assemble, check_loaded, drop_pooler
 except ImportError:
-    from assembly_cell2text import assemble, drop_pooler
+    from assembly_cell2text import assemble, check_loaded, drop_pooler
 
 
 PIPELINE_FILES = ("pipeline_cell2text.py", "generation_cell2text.py")
@@ -107,11 +107,12 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_loaded(model, report, allow_mismatched=kwargs.get("ignore_mismatched_sizes", False))
         # Loading replaces every parameter, which undoes the freezing in `__init__`.
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.base_model.freeze_cell_encoder(model.config.freeze_cell_encoder)
-        return loaded
+        return (model, report) if wants_report else model
 
     def save_pretrained(self, save_directory, **kwargs):
         # transformers registers a class under one Auto class only and does not save a pipeline's file.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cell2text.errors import UserError
 from cell2text.models import MINI, MINI_NAME
+from errors_cell2text import first_line
 
 
 if TYPE_CHECKING:
@@ -124,7 +125,6 @@ def _check_content(name: str, folder: Path) -> None:
 def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor"]:
     """Load a model onto a device; see :func:`load`."""
     check_model_folder(name)
-    import torch
     from transformers import AutoModel, AutoProcessor
 
     from assembly_cell2text import check_encoder_fits
@@ -132,15 +132,20 @@ def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalG
     path = MINI if name is None else Path(name).expanduser()
     local = path.is_dir()
     source = str(path) if local else str(name)
+    target = _device(device)
     try:
         with _no_weight_bars():
             model = AutoModel.from_pretrained(source)
             processor = AutoProcessor.from_pretrained(source)
+    except (UserError, MemoryError):
+        raise
     except OSError as error:
         if local:
-            raise
+            raise _damaged(source, error) from error
         reason = str(error).strip().split("\n")[0]
         raise OSError(f"model={source!r}: no folder of this name, and the Hub does not provide it: {reason}") from error
+    except Exception as error:  # transformers, tokenizers and safetensors raise many classes
+        raise _damaged(source, error) from error
     if model.config.model_type != "cell2text":
         raise UserError(f"model={source!r} is a model of type {model.config.model_type!r}. Expected type 'cell2text'.")
     if name is None:  # results name the model, not the folder of its installation
@@ -151,7 +156,52 @@ def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalG
             f"model={source!r}: the model makes {model.config.num_cell_tokens} features per cell, but its processor "
             f"expects {processor.num_cell_tokens}. Save both from the same training run."
         )
-    return model.to(torch.device(device)).eval(), processor
+    _check_prompt(model, processor, source)
+    try:
+        return model.to(target).eval(), processor
+    except (RuntimeError, AssertionError) as error:  # no driver, no such GPU
+        raise UserError(f"device={device!r} cannot be used ({first_line(error)}). Pass device='cpu'.") from error
+
+
+def _device(name: str):
+    """Return a torch device; raise `UserError` unless the name is that of one."""
+    import torch
+
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name!r} is not a device. Expected cpu, cuda, or cuda:1.") from error
+
+
+def _damaged(source: str, error: Exception) -> UserError:
+    return UserError(
+        f"model={source!r} cannot be loaded ({type(error).__name__}: {first_line(error)}). A file of it is damaged or "
+        "belongs to another model. Save or download it again."
+    )
+
+
+def _check_prompt(model, processor, source: str) -> None:
+    """Raise `UserError` unless the processor's prompt has tokens that the model knows, and a place for a cell."""
+    known = model.get_input_embeddings().weight.shape[0]
+    try:
+        ids = processor.apply_chat_template(
+            [processor.conversation()], tokenize=True, return_dict=False, add_generation_prompt=True
+        )[0]
+    except UserError:
+        raise
+    except Exception as error:  # a chat template can raise anything
+        raise _damaged(source, error) from error
+    if processor.cell_token_id != model.config.cell_token_id or max(ids, default=0) >= known:
+        raise UserError(
+            f"model={source!r}: the tokenizer does not belong to the model (cell token {processor.cell_token_id}, "
+            f"expected {model.config.cell_token_id}; largest token {max(ids, default=0):,} of {known:,}). Save both "
+            "from the same training run."
+        )
+    if ids.count(processor.cell_token_id) != processor.num_cell_tokens:
+        raise UserError(
+            f"model={source!r}: its chat template writes {ids.count(processor.cell_token_id)} placeholders for a cell, "
+            f"expected {processor.num_cell_tokens}. Restore chat_template.jinja."
+        )
 
 
 @contextmanager

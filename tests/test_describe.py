@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -137,6 +138,20 @@ def test_a_killed_run_of_two_processes_resumes_to_the_same_output(model, experim
         printed, _ = process.communicate()
         assert process.returncode == 0 and (out.name in printed) == (rank == 0), printed
     assert out.read_bytes() == whole.read_bytes() and not folder.exists()
+
+
+def test_a_terminated_run_leaves_shards_and_no_lock(model, experiment, tmp_path):
+    out, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.describing"
+    arguments = (experiment, "--model", model, "--out", out, "--max-new-tokens", 10, "--quiet", "--shard-rows", 1)
+    process = command(*arguments, wait=False)
+    while not list(folder.glob("rows-*.parquet")) and process.poll() is None:
+        time.sleep(0.001)
+    process.terminate()
+    process.communicate()
+    names = {path.name for path in folder.iterdir()}
+    assert process.returncode == 128 + signal.SIGTERM and "plan.json" in names and not out.exists()
+    assert all(name == "plan.json" or name.startswith("rows-") for name in names)
+    assert command(*arguments).returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
 def test_a_resumed_run_describes_only_missing_shards(model, experiment, tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """Loading a model: what is wrong with a folder is said before anything is loaded."""
 
+import json
+import os
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import cell2text
 from cell2text.errors import UserError
@@ -86,3 +89,63 @@ def test_progress_bars_of_the_caller_stay_on(saved):
     before = are_progress_bars_disabled(), logging.is_progress_bar_enabled()
     cell2text.load(saved, device="cpu")
     assert (are_progress_bars_disabled(), logging.is_progress_bar_enabled()) == before
+
+
+def damaged_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def damaged_config(folder, **changes):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        part, _, key = name.rpartition("__")
+        (content[part] if part else content)[key] = value
+    path.write_text(json.dumps(content))
+
+
+PROJECTOR = "model.projector.mlp.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: damaged_weights(folder, lambda w: w.pop(PROJECTOR)), rf"lacks weights \(1, first: {PROJECTOR}"),
+        (
+            lambda folder: damaged_weights(folder, lambda w: w.update(extra=w[PROJECTOR].clone())),
+            "has unknown weights .*extra",
+        ),
+        (lambda folder: damaged_weights(folder, lambda w: w[PROJECTOR].fill_(float("nan"))), "not finite"),
+        (lambda folder: damaged_weights(folder, lambda w: w[PROJECTOR].view(-1)[:1].fill_(float("inf"))), "not finite"),
+        (
+            lambda folder: damaged_weights(folder, lambda w: w.update({PROJECTOR: w[PROJECTOR][1:].clone()})),
+            "cannot be loaded|misshapen",
+        ),
+        (lambda folder: os.truncate(folder / "model.safetensors", 5_000), "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"{}" * 40), "cannot be loaded"),
+        (lambda folder: damaged_config(folder, text_config__num_hidden_layers=10**7), "num_hidden_layers=10,000,000"),
+        (lambda folder: damaged_config(folder, cell_config__vocab_size=10**12), "vocab_size="),
+        (lambda folder: damaged_config(folder, text_config__hidden_size="wide"), "cannot be loaded"),
+        (lambda folder: damaged_config(folder, cell_token_id=3), "tokenizer does not belong to the model"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("{% for"), "cannot be loaded"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("no cell"), "writes 0 placeholders"),
+        (lambda folder: (folder / "gene_vocabulary.tsv").write_text("x"), "."),
+        (lambda folder: (folder / "processor_config.json").write_text("[]"), "cannot be loaded"),
+    ],
+)
+def test_a_damaged_model_is_refused_before_the_first_cell(saved, tmp_path, damage, message):
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        cell2text.load(folder)
+
+
+def test_other_devices_than_those_of_torch_are_refused(saved):
+    with pytest.raises(UserError, match="is not a device. Expected cpu, cuda, or cuda:1"):
+        cell2text.load(saved, device="banana")
+    with pytest.raises(UserError, match="device='cuda:7' cannot be used|device='cuda:7'"):
+        cell2text.load(saved, device="cuda:7")

@@ -6,6 +6,7 @@ package. Depends on typer only: a command imports its libraries after it has che
 
 import functools
 import inspect
+import signal
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -105,4 +106,11 @@ def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable
 
 def run() -> None:
     """Run the command line: the entry point `cell2text`."""
+    signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End as after Ctrl-C: every `with` block is left, so that locks and temporary files are removed."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)

@@ -19,6 +19,7 @@ from cell2text.preparation.jobs import close_sources
 from cell2text.preparation.plan import load_plan
 
 
+DASK_TIMEOUT_SECONDS = 10
 MAX_PENDING_JOBS = 64
 JobRunner = Callable[[Callable, Path, str, str], None]
 
@@ -80,7 +81,13 @@ def _connect_to_dask(scheduler: str):
         from distributed import Client
     except ImportError as error:
         raise UserError(f'dask_scheduler={scheduler!r} needs Dask: pip install "cell2text[dask]".') from error
-    return Client(scheduler)
+    try:
+        return Client(scheduler, timeout=DASK_TIMEOUT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UserError(
+            f"dask_scheduler={scheduler!r} does not answer within {DASK_TIMEOUT_SECONDS} seconds "
+            f"({type(error).__name__}). Expected the address of a running scheduler, such as tcp://HOST:8786."
+        ) from error
 
 
 def _run_calls(executor: Executor, calls: list[tuple], bar: tqdm) -> None:
