@@ -1,6 +1,6 @@
 """Publish a trained model on the Hub: all files that loading it needs, its card and its results, and nothing else.
 
-Depends on huggingface_hub only.
+Depends on huggingface_hub, and on safetensors to check the weights.
 """
 
 import json
@@ -8,18 +8,32 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
+import numpy as np
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+import errors_cell2text
 from cell2text.errors import UserError
+from errors_cell2text import first_line
 
 
-# Folders that a run leaves beside its model. A name that ends in a dash is a prefix.
-SKIPPED_FOLDERS = ("adapter", "base", "checkpoint-", "data", "data_cache", "runs", "logs")
-SKIPPED_FILES = {"predictions.jsonl", "concept_pretraining.json"}
-SUFFIXES = {".json", ".jinja", ".md", ".model", ".py", ".safetensors", ".tsv", ".txt"}
+# Everything that loading a model needs, and the results that its card quotes. Code files are those that the
+# configuration names. A run leaves other files beside them, and so do users.
+MODEL_FILES = {
+    "LICENSE", "README.md", "added_tokens.json", "chat_template.jinja", "config.json", "gene_aliases.tsv",
+    "gene_vocabulary.tsv", "generation_config.json", "merges.txt", "model.safetensors.index.json",
+    "processor_config.json", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab.json", "vocab.txt", "evaluation/metrics.json", "evaluation/report.md",
+}  # fmt: skip
+ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+# Shapes of access tokens and private keys.
+SECRETS = re.compile(
+    rb"hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[A-Z0-9]{16}|"
+    rb"xox[abp]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
 # What transformers follows when it downloads the code of a model; importing transformers would take seconds.
 RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE)
 RESULTS_FOLDER = ".eval_results"  # yaml files that the Hub shows as evaluation results
@@ -59,7 +73,8 @@ def files_to_push(folder: str | os.PathLike, *, adapter: bool = False) -> list[U
     Raises
     ------
     UserError
-        If the folder lacks what others need to load the model: safetensors weights, code, a processor, a card.
+        If the folder lacks what others need to load the model: safetensors weights, code, a processor, a card; if a
+        file of it is a symbolic link, holds weights that cannot be read, or holds an access token.
 
     Examples
     --------
@@ -74,28 +89,66 @@ def files_to_push(folder: str | os.PathLike, *, adapter: bool = False) -> list[U
     root = folder / "adapter" if adapter else folder
     if not root.is_dir():
         raise UserError(f"{root} is not a folder." + (" The run trained no adapter." if adapter else ""))
-    names = (path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file())
-    files = {name.as_posix(): root / name for name in names if _is_published(name)}
-    if adapter:  # card and results lie beside the merged model
-        of_run = [folder / "README.md", *sorted((folder / RESULTS_FOLDER).glob("*.yaml"))]
-        files |= {path.relative_to(folder).as_posix(): path for path in of_run if path.is_file()}
+    allowed = ADAPTER_FILES if adapter else MODEL_FILES | _code_files(root / "config.json")
+    files = {name: root / name for name in sorted(allowed) if (root / name).is_file()}
+    if not adapter:
+        files |= {path.name: path for path in sorted(root.iterdir()) if WEIGHTS.fullmatch(path.name)}
+    of_run = [folder / "README.md", *sorted((folder / RESULTS_FOLDER).glob("*.yaml"))]
+    files |= {path.relative_to(folder).as_posix(): path for path in of_run if path.is_file()}
     missing = {name: content for name, content in _required(root, files, adapter=adapter).items() if name not in files}
     if missing:
         lacking = ", ".join(f"{name} ({content})" for name, content in sorted(missing.items()))
         raise UserError(f"{root} cannot be published: it lacks {lacking}.")
-    return [Upload(path, name) for name, path in sorted(files.items())]
+    uploads = [Upload(path, name) for name, path in sorted(files.items())]
+    for upload in uploads:
+        _check_upload(upload)
+    return uploads
 
 
-def _is_published(name: PurePath) -> bool:
-    """Return whether a file, named relative to the model's folder, is part of the model or its results."""
-    first = name.parts[0]
-    if first == RESULTS_FOLDER:
-        return len(name.parts) == 2 and name.suffix == ".yaml"
-    in_skipped_folder = len(name.parts) > 1 and any(
-        first == folder or (folder.endswith("-") and first.startswith(folder)) for folder in SKIPPED_FOLDERS
-    )
-    hidden = any(part.startswith((".", "__")) for part in name.parts)
-    return name.suffix in SUFFIXES and not in_skipped_folder and not hidden and name.name not in SKIPPED_FILES
+def left_out(folder: str | os.PathLike, uploads: Sequence[Upload]) -> list[str]:
+    """Return the names of the files in a model's folder that are not uploaded, sorted; hidden ones are omitted."""
+    root, sent = Path(folder), {upload.path for upload in uploads}
+    names = (path.relative_to(root) for path in root.rglob("*") if path.is_file() and path not in sent)
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def _check_upload(upload: Upload) -> None:
+    """Raise a `UserError` for a link, for weights that cannot be read, and for a file that holds a secret."""
+    own_code = Path(errors_cell2text.__file__).with_name(upload.path.name)
+    if upload.path.is_symlink() and not (own_code.is_file() and upload.path.samefile(own_code)):
+        raise UserError(
+            f"{upload.path} is a symbolic link, and what it leads to is not published. Replace it by a file."
+        )
+    if upload.path.suffix == ".safetensors":
+        _check_weights(upload.path)
+        return
+    with open(upload.path, "rb") as file:
+        match = SECRETS.search(file.read())
+    if match:
+        raise UserError(
+            f"{upload.path} holds what looks like an access token or a private key ({match[0][:6].decode()}...). "
+            "Remove it, and revoke it if it was ever shared."
+        )
+
+
+def _check_weights(path: Path) -> None:
+    """Raise a `UserError` unless a file holds finite weights."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="np") as weights:
+            names = list(weights.keys())
+            broken = next((name for name in names if not _is_finite(weights, name)), None)
+    except Exception as error:  # safetensors has one class for all faults
+        raise UserError(f"{path} cannot be read as safetensors ({first_line(error)}). Save the model again.") from error
+    if not names or broken:
+        raise UserError(f"{path} holds {'weights that are not finite: ' + broken if broken else 'no weights'}.")
+
+
+def _is_finite(weights, name: str) -> bool:
+    if weights.get_slice(name).get_dtype() not in ("F16", "F32", "F64"):  # NumPy has no bfloat16
+        return True
+    return bool(np.isfinite(weights.get_tensor(name)).all())
 
 
 def _required(root: Path, names, *, adapter: bool) -> dict[str, str]:
@@ -129,7 +182,7 @@ def _code_files(config: Path) -> set[str]:
         path = config.with_name(f"{module}.py")
         if path.is_file():
             found |= set(RELATIVE_IMPORT.findall(path.read_text(encoding="utf-8")))
-    return {f"{module}.py" for module in found}
+    return {f"{module}.py" for module in found if module.isidentifier()}
 
 
 def push(

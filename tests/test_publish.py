@@ -158,7 +158,8 @@ def test_a_dry_run_lists_the_files_and_uploads_nothing(saved, tmp_path):
     with stand_in() as hub:
         done = command("push", saved, "lab/model", "--dry-run", hub=hub, home=tmp_path / "home")
         assert not hub.created and not hub.commits
-    listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in done.stdout.splitlines()}
+    lines = [line.split() for line in done.stdout.splitlines() if not line.startswith("Not uploaded: ")]
+    listed = {name: int(size.replace(",", "")) for size, name in lines}
     assert listed == {upload.name: upload.size for upload in files_to_push(saved)}
     assert {
         "config.json",
@@ -278,3 +279,63 @@ def test_a_space_of_a_model_describes_uploads_and_other_content_is_refused(saved
         with pytest.raises(UserError, match="expected|Expected"):
             space_files(content, "x")
     assert run_cli("push", saved, "lab/x", "--space", "--tag", "v1") == 2
+
+
+STRAY = (
+    "credentials.json", "token.txt", "keys/id_rsa.txt", "wandb/run.json", "tensorboard/events.json", "patients.tsv",
+    "evil.py", "old/model.safetensors", "old/config.json", "notes.md", "sub/modeling_cell2text.py",
+)  # fmt: skip
+
+
+def test_only_files_of_the_model_are_uploaded(saved, capsys):
+    before = [upload.name for upload in files_to_push(saved)]
+    for name in STRAY:
+        (saved / name).parent.mkdir(exist_ok=True)
+        (saved / name).write_text("x")
+    assert [upload.name for upload in files_to_push(saved)] == before
+    assert run_cli("push", saved, "lab/model", "--dry-run") == 0
+    assert "Not uploaded: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["README.md", "tokenizer.json", "model.safetensors", "evaluation/metrics.json"])
+def test_symbolic_links_are_not_followed(saved, tmp_path, name):
+    target = tmp_path / "outside"
+    (saved / name).replace(target)
+    (saved / name).symlink_to(target)
+    with pytest.raises(UserError, match="is a symbolic link, and what it leads to is not published"):
+        files_to_push(saved)
+
+
+def test_a_link_to_code_of_the_package_is_published_and_another_is_not(saved, tmp_path):
+    path = saved / "modeling_cell2text.py"
+    path.unlink()
+    path.symlink_to(PROJECT / "modeling_cell2text.py")
+    assert "modeling_cell2text.py" in [upload.name for upload in files_to_push(saved)]
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        files_to_push(saved)
+
+
+@pytest.mark.parametrize(
+    "secret", ["hf_" + "a" * 34, "ghp_" + "b" * 36, "AKIA" + "C" * 16, "-----BEGIN RSA PRIVATE KEY-----"]
+)
+@pytest.mark.parametrize("name", ["README.md", "config.json", ".eval_results/cell2text.yaml"])
+def test_a_secret_in_a_file_of_the_model_is_not_uploaded(saved, name, secret):
+    path = saved / name
+    if path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"note": secret}))
+    else:
+        path.write_text(path.read_text() + f"# {secret}\n")
+    with pytest.raises(UserError, match="looks like an access token or a private key") as caught:
+        files_to_push(saved)
+    assert secret not in str(caught.value)
+
+
+def test_weights_that_cannot_be_read_are_not_uploaded(saved):
+    path = saved / "model.safetensors"
+    content = path.read_bytes()
+    for damaged in (content[:1000], b"x" * 100, b"", content[:-4]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read as safetensors"):
+            files_to_push(saved)

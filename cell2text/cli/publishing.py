@@ -10,6 +10,9 @@ from cell2text.errors import UserError
 from cell2text.files import check_input
 
 
+MAX_SHOWN = 5  # names of files that are not uploaded
+
+
 @command()
 def push(
     folder: Annotated[
@@ -34,11 +37,16 @@ def push(
     if space:
         _push_app(folder, repository, adapter=adapter, private=private, tag=tag, dry_run=dry_run)
         return
-    from cell2text.publish import files_to_push
+    from cell2text.publish import files_to_push, left_out
     from cell2text.publish import push as push_model
 
-    for file in files_to_push(Path(folder), adapter=adapter):
+    files = files_to_push(Path(folder), adapter=adapter)
+    for file in files:
         typer.echo(f"{file.size:>14,}  {file.name}")
+    others = left_out(folder, files)
+    if others:
+        shown = ", ".join(others[:MAX_SHOWN]) + (", ..." if len(others) > MAX_SHOWN else "")
+        typer.echo(f"Not uploaded: {len(others):,} other files ({shown}).")
     if not dry_run:
         typer.echo(push_model(Path(folder), repository, adapter=adapter, private=private, tag=tag))
 
