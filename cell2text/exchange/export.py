@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 
 import anndata as ad
-import h5py
 import numpy as np
 
 from cell2text.describe.described_file import Described, read_described
@@ -16,6 +15,7 @@ from cell2text.errors import UserError
 from cell2text.exchange.cas import cell_annotations
 from cell2text.exchange.cellxgene import CELL_TYPE, REQUIRED, RESERVED, SEX, UNKNOWN, cellxgene_columns
 from cell2text.files import atomic_path, check_output_folder, write_atomically
+from cell2text.sources.safety import open_hdf5
 from cell2text.sources.stored_columns import column_names
 
 
@@ -117,7 +117,7 @@ def _write_cellxgene(described: Described, out: Path, *, replace: bool, min_prob
     }
     with atomic_path(out) as partial:
         shutil.copyfile(described.path, partial)
-        with h5py.File(partial, "r+") as root, warnings.catch_warnings():
+        with open_hdf5(partial, str(described.path), "r+") as root, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # anndata warns about future defaults
             order = column_names(root["obs"])
             for name, new in renamed.items():
