@@ -189,12 +189,11 @@ def test_a_run_killed_between_the_two_tables_resumes(clustered, model, tmp_path,
 
     out, beside = tmp_path / "o.csv", tmp_path / "o.groups.csv"
 
-    def killed(groups, path, real=writers.write_groups):
-        real(groups, path)
+    def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(writers, "write_groups", killed)
+        patch.setattr(writers, "_replace", killed)
         with pytest.raises(KeyboardInterrupt):
             describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
     assert beside.exists() and not out.exists()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cell2text.preparation.output_folder import BusyError, lock_output_folder
+from cell2text.errors import BusyError
+from cell2text.preparation.output_folder import lock_output_folder
 
 from .preparation_runs import digest, prepare_studies
 
