@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cell2text.describe.group_types import MAX_DISAGREEMENT
 from cell2text.describe.thin_cells import LOW_COVERAGE
 from cell2text.evaluation.named_types import NAMED_TYPE_METRICS
 from cell2text.evaluation.report import SYSTEM_NAMES
@@ -501,3 +502,39 @@ def test_time_and_memory_of_the_app_are_quoted():
         assert row(page, start)[1:] == [form.format(one[name]) for one in found]
     assert all(one["requests_to_other_hosts"] == 0 for one in found)
     assert found[-1]["cells_on_map"] == 20_000
+
+
+def test_the_consensus_of_groups_is_quoted_with_its_verdict():
+    found, calibration = results("group_consensus"), results("group_calibration")
+    page = (GUIDES / "describe.md").read_text(encoding="utf-8")
+    every, text = found["all"], prose(page)
+    for way in ("consensus", "majority of texts", "summed counts"):
+        figures = every[way]
+        expected = [with_interval(figures[key]) for key in ("named_true", "named_depth", "exact")]
+        error = with_interval(figures["ece"]) if "ece" in figures else ""
+        assert row(page, f"{way} |")[1:] == [f"{figures['groups_right']} of {every['groups']}", *expected, error]
+    difference = every["consensus minus majority"]["right"]
+    value, low, high = map(percent, (difference["difference"], *difference["interval"]))
+    assert f"the difference is {value} points ({low} to {high})" in text
+    assert every["consensus"]["groups_right"] == every["majority of texts"]["groups_right"] and "not more" in text
+    left_out = calibration["left_out"]
+    mean, majority = (percent(left_out[way]["right"]) for way in ("mean", "majority of texts"))
+    assert f"{mean} % of the groups have a true type, and {majority} % by majority" in text
+
+
+def test_flags_of_heterogeneous_groups_are_quoted():
+    text = prose((GUIDES / "describe.md").read_text(encoding="utf-8"))
+    shares = results("group_calibration")["flagged"]
+    one, few, half = (
+        percent(shares[kind][str(MAX_DISAGREEMENT)])
+        for kind in ("one label", "20% of another label", "50% of another label")
+    )
+    assert f"covariance of the two probabilities is below -{MAX_DISAGREEMENT}" in text
+    assert f"it flags {one} % of the groups of one label, {few} % of those with 20 % of another label" in text
+    assert f"and {half} % of mixtures of two halves" in text
+    mixed, pure = (
+        results("group_consensus")["flagged"]["mixed"],
+        results("group_consensus")["flagged"]["at least 80 % one label"],
+    )
+    assert f"it flags {mixed['flagged']} of {mixed['clusters']} mixed clusters" in text
+    assert f"and {pure['flagged']} of {pure['clusters']} clusters with at least 80 % of one label" in text
