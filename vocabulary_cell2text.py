@@ -202,26 +202,36 @@ class GeneVocabulary:
 
     @classmethod
     def _from_text(cls, path: str, aliases_path: str | None) -> "GeneVocabulary":
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = _read_lines(path)
         header = re.fullmatch(r"# max_genes=(\d+)", lines[0]) if lines else None
         if header is None or tuple(lines[1:2]) != ("\t".join(_VOCABULARY_COLUMNS),):
             raise UserError(
-                f"{path} is not a gene vocabulary: expected the columns {_VOCABULARY_COLUMNS}, found {lines[:2]}."
+                f"{path} is not a gene vocabulary: expected the columns {_VOCABULARY_COLUMNS}, found "
+                f"{str(lines[:2])[:300]}."
             )
         rows = [line.split("\t") for line in lines[2:]]
         for number, row in enumerate(rows):
             if len(row) != len(_VOCABULARY_COLUMNS) or row[0] != str(number):
-                raise UserError(f"{path} is damaged: line {number + 3} reads {row}, expected token {number}.")
+                raise UserError(
+                    f"{path} is damaged: line {number + 3} reads {str(row)[:300]}, expected token {number}."
+                )
         aliases = {}
         if aliases_path is not None:
-            alias_lines = Path(aliases_path).read_text(encoding="utf-8").splitlines()[1:]
-            aliases = dict(line.split("\t") for line in alias_lines)
+            pairs = [line.split("\t") for line in _read_lines(aliases_path)[1:]]
+            if any(len(pair) != 2 for pair in pairs):
+                raise UserError(f"{aliases_path} is damaged: expected two columns, a name and an Ensembl id.")
+            aliases = dict(pairs)
+        try:
+            medians = np.array([float(row[2] or "nan") for row in rows])
+            max_genes = int(header[1])
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {str(error)[:300]}.") from error
         return cls(
             tokens=[row[1] for row in rows],
-            medians=np.array([float(row[2] or "nan") for row in rows]),
+            medians=medians,
             symbols=[row[3] for row in rows],
             aliases=aliases,
-            max_genes=int(header[1]),
+            max_genes=max_genes,
         )
 
     @classmethod
@@ -265,6 +275,14 @@ class GeneVocabulary:
             aliases={name: gene for name, gene in {**further, **aliases}.items() if name not in names},
             max_genes=max_genes,
         )
+
+
+def _read_lines(path) -> list[str]:
+    """Return the lines of a text file; raise `UserError` if it is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: it is not UTF-8 text ({error.reason}).") from error
 
 
 def _find_dictionary(name_or_path, table: str, suffix: str, hub_kwargs: dict) -> str | None:

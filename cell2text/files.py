@@ -5,9 +5,10 @@ Depends on the standard library, and on filelock when a folder is locked.
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cell2text.errors import BusyError, UserError
@@ -58,6 +59,11 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing happens if it does not exist."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def lock_folder(folder: Path, out: str | os.PathLike) -> Iterator[None]:
     """Create a folder and hold its lock during the block; remove the folder afterwards if nothing else is in it.
@@ -90,11 +96,13 @@ def lock_folder(folder: Path, out: str | os.PathLike) -> Iterator[None]:
         write_atomically(folder / HOLDER_FILE, json.dumps(holder) + "\n")
         yield
     finally:
-        (folder / HOLDER_FILE).unlink(missing_ok=True)
-        (folder / LOCK_FILE).unlink(missing_ok=True)  # while it is held, so that no other run holds a removed lock
-        if not any(folder.iterdir()):
-            folder.rmdir()
-        lock.release()
+        try:
+            (folder / HOLDER_FILE).unlink(missing_ok=True)
+            (folder / LOCK_FILE).unlink(missing_ok=True)  # while it is held, so that no other run holds a removed lock
+            with suppress(OSError):  # it holds other files, or another run has just begun
+                folder.rmdir()
+        finally:
+            lock.release()
 
 
 def _acquire(folder: Path, out: str | os.PathLike):

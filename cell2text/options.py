@@ -60,6 +60,9 @@ def option(
     return field(default=default, metadata={"option": declared})
 
 
+MAX_WORDS = 300  # characters of a library's message that are shown
+
+
 class Options:
     """Base of dataclasses whose fields are declared with :func:`option`.
 
@@ -86,8 +89,8 @@ class Options:
 
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"Cannot read the configuration {path}: {error}") from error
+        except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"Cannot read the configuration {path}: {str(error)[:MAX_WORDS]}") from error
         if not isinstance(content, Mapping):
             raise UserError(f"{path} holds a {type(content).__name__}. Expected options, such as `split: donor`.")
         known = [declared.name for declared in fields(cls)]  # type: ignore[arg-type]

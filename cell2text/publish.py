@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -31,8 +30,8 @@ ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # Shapes of access tokens and private keys.
 SECRETS = re.compile(
-    rb"hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[A-Z0-9]{16}|"
-    rb"xox[abp]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    rb"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|AKIA[A-Z0-9]{16}|"
+    rb"sk-(?:\w+-)?[A-Za-z0-9]{30,}|xox[abp]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----)"
 )
 # What transformers follows when it downloads the code of a model; importing transformers would take seconds.
 RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE)
@@ -101,7 +100,7 @@ def files_to_push(folder: str | os.PathLike, *, adapter: bool = False) -> list[U
         raise UserError(f"{root} cannot be published: it lacks {lacking}.")
     uploads = [Upload(path, name) for name, path in sorted(files.items())]
     for upload in uploads:
-        _check_upload(upload)
+        check_upload(upload, folder)
     return uploads
 
 
@@ -112,10 +111,19 @@ def left_out(folder: str | os.PathLike, uploads: Sequence[Upload]) -> list[str]:
     return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
 
 
-def _check_upload(upload: Upload) -> None:
-    """Raise a `UserError` for a link, for weights that cannot be read, and for a file that holds a secret."""
+def check_upload(upload: Upload, folder: Path) -> None:
+    """Raise a `UserError` for a link, for weights that cannot be read, and for a file that holds a secret.
+
+    Parameters
+    ----------
+    upload
+        The file.
+    folder
+        The folder that is published. Links to files inside of it, and to code of the package, are accepted.
+    """
     own_code = Path(errors_cell2text.__file__).with_name(upload.path.name)
-    if upload.path.is_symlink() and not (own_code.is_file() and upload.path.samefile(own_code)):
+    is_own_code = own_code.is_file() and upload.path.samefile(own_code)
+    if not is_own_code and (upload.path.is_symlink() or folder.resolve() not in upload.path.resolve().parents):
         raise UserError(
             f"{upload.path} is a symbolic link, and what it leads to is not published. Replace it by a file."
         )
@@ -136,7 +144,7 @@ def _check_weights(path: Path) -> None:
     from safetensors import safe_open
 
     try:
-        with safe_open(path, framework="np") as weights:
+        with safe_open(path, framework="pt") as weights:
             names = list(weights.keys())
             broken = next((name for name in names if not _is_finite(weights, name)), None)
     except Exception as error:  # safetensors has one class for all faults
@@ -146,9 +154,10 @@ def _check_weights(path: Path) -> None:
 
 
 def _is_finite(weights, name: str) -> bool:
-    if weights.get_slice(name).get_dtype() not in ("F16", "F32", "F64"):  # NumPy has no bfloat16
+    kind = weights.get_slice(name).get_dtype()
+    if kind not in ("F16", "F32", "F64", "BF16"):
         return True
-    return bool(np.isfinite(weights.get_tensor(name)).all())
+    return bool(weights.get_tensor(name).isfinite().all())
 
 
 def _required(root: Path, names, *, adapter: bool) -> dict[str, str]:

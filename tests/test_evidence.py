@@ -1,6 +1,7 @@
 """Evidence: the genes that a statement rests on, known markers, and what a user sees of both."""
 
 import json
+import time
 
 import anndata as ad
 import numpy as np
@@ -312,3 +313,10 @@ def test_evaluate_reports_the_evidence(packaged, tmp_path, capsys):
     assert metrics["evidence"]["loss_without_5"] > 0
     report = (tmp_path / "evaluation" / "report.md").read_text()
     assert "## Evidence for cell types" in report and "loss without 5 evidence genes" in report
+
+
+def test_a_hostile_line_of_evidence_is_read_quickly():
+    started = time.perf_counter()
+    assert read_evidence("T cell: " + "A" * 200_000) == []
+    assert read_evidence("T cell: A (+1.2.3)") == read_evidence("T cell: " + "A" * 200 + " (+1.0)") == []
+    assert time.perf_counter() - started < 1

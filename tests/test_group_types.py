@@ -283,3 +283,9 @@ def test_a_group_without_a_type_or_descriptions_is_summarised():
     row = {"group": "9", "n_cells": 1, "n_described": 0, "cell_type": None, "cell_type_n": 0}
     found = summarise_groups(pd.DataFrame([row]), "leiden")[0]
     assert found == "Group 9 of leiden (1 cell) has no cell type. None of its cells has a description."
+
+
+def test_a_part_without_any_probabilities_adds_nothing(hierarchy):
+    types = GroupTypes(hierarchy, 2)
+    types.add(np.array([0, 1, -1]), np.full((3, 0), np.nan, dtype=np.float32))
+    assert types.decide() == [GroupType(), GroupType()]

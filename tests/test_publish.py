@@ -340,3 +340,17 @@ def test_weights_that_cannot_be_read_are_not_uploaded(saved):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read as safetensors"):
             files_to_push(saved)
+
+
+def test_a_folder_behind_a_link_is_not_published(saved, tmp_path):
+    (saved / "evaluation").rename(tmp_path / "elsewhere")
+    (saved / "evaluation").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        files_to_push(saved)
+
+
+def test_words_with_dashes_are_no_secrets(saved):
+    (saved / "README.md").write_text(
+        CARD + "multi-task-learning-for-single-cell-rna-seq-data and ask-questions-of-cells-here\n"
+    )
+    assert "README.md" in [upload.name for upload in files_to_push(saved)]

@@ -255,3 +255,14 @@ def test_the_command_writes_tables_and_copies(adata, tmp_path, capsys):
     ):
         assert run_cli("score", path, "T cell", *arguments) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "pair", [("mucosal type mast cell", "mast cell"), ("transitional epithelial cell", "epithelial cell")]
+)
+def test_labels_read_from_the_same_type_are_chosen_alike_in_any_order(loaded, pair):
+    values = np.array([[0.95, 0.95]])
+    for labels in (pair, pair[::-1]):
+        scorer = LabelScorer(*loaded, list(labels))
+        found = scorer.choose(values)
+        assert found.best == [pair[1]] and found.best_probabilities[0] == pytest.approx(0.95)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import warnings
 
 import anndata as ad
 import h5py
@@ -196,3 +197,47 @@ def test_csv_files_hold_no_formulas_unless_asked_for(cells, tmp_path):
     safe, plain = (pd.read_csv(tmp_path / f"{name}.csv")["cell_id"].tolist() for name in ("safe", "plain"))
     assert safe == ["'=cmd()", "'+1", "'-1", "'@x", "plain", "a=b"] and plain == adata.obs_names.tolist()
     assert harmless(-1.0) == -1.0 and harmless(None) is None
+
+
+def test_links_to_nothing_and_to_themselves_are_refused(cells):
+    with h5py.File(cells, "r+") as root:
+        root["uns"]["loop"] = h5py.SoftLink("/uns/loop")
+        with pytest.raises(UserError, match="/uns/loop is a link to nothing, or to itself"):
+            check_hdf5(root, "cells")
+
+
+def test_the_input_is_never_the_table_of_groups_of_the_output(tmp_path):
+    lists = tmp_path / "x.groups.csv"
+    lists.write_text("cell,genes\na,CD3D CD3E\n")
+    with pytest.raises(UserError, match="its table of groups is the input"):
+        describe_file(lists, tmp_path / "x.csv", overwrite=True, progress=False)
+    assert lists.exists()
+
+
+def test_partial_files_of_a_killed_run_are_removed(cells, tmp_path):
+    folder = ShardFolder(tmp_path / "out.csv")
+    folder.path.mkdir()
+    for name in (".holder.json.7.partial", ".output.groups.csv.7.partial", ".rows-0000000000.parquet.7.partial"):
+        (folder.path / name).write_text("")
+    describe_file(cells, folder.out, progress=False)
+    assert not folder.path.exists()
+
+
+def test_a_link_to_a_store_is_replaced_by_the_output(cells, tmp_path):
+    write_zarr(cells, tmp_path / "real.zarr")
+    (tmp_path / "out.zarr").symlink_to(tmp_path / "real.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        describe_file(cells, tmp_path / "out.zarr", overwrite=True, progress=False)
+    assert not (tmp_path / "out.zarr").is_symlink() and (tmp_path / "real.zarr").exists()
+
+
+def test_a_search_is_written_as_csv_without_formulas_and_never_over_its_input(cells, tmp_path):
+    adata = ad.read_h5ad(cells)
+    adata.obs_names = [f"=cmd{i}" for i in range(6)]
+    adata.write_h5ad(cells)
+    before = cells.read_bytes()
+    assert run_cli("search", cells, "pancreatic A cells", "--out", cells, "--overwrite") == 2
+    assert cells.read_bytes() == before
+    assert run_cli("search", cells, "pancreatic A cells", "--out", tmp_path / "found.csv") == 0
+    assert pd.read_csv(tmp_path / "found.csv")["cell"].str.startswith("'=").all()

@@ -165,3 +165,18 @@ def test_of_genes_that_share_a_symbol_the_first_one_keeps_it():
     tokens = ["<pad>", "<mask>", "ENSG00000015479", "ENSG00000280987"]
     vocabulary = GeneVocabulary(tokens, np.array([np.nan, np.nan, 1.0, 1.0]), ["", "", "MATR3", "MATR3"])
     assert vocabulary.map_genes(["MATR3", "ENSG00000280987"])[0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("\t", "x\t"), ("1.", "1.inf"), ("max_genes=", "max_genes=" + "9" * 5000), ("\t", "\xff\t")],
+)
+def test_a_damaged_file_of_a_vocabulary_is_refused_in_one_line(tmp_path, before, after):
+    make_vocabulary().save_pretrained(tmp_path)
+    path = tmp_path / "gene_vocabulary.tsv"
+    text = path.read_text()
+    place = text.rindex(before)
+    path.write_bytes((text[:place] + after + text[place + len(before) :]).encode("latin-1"))
+    with pytest.raises(ValueError, match="damaged|positive median") as caught:
+        GeneVocabulary.from_pretrained(tmp_path)
+    assert len(str(caught.value)) < 800 and type(caught.value).__name__ == "UserError"

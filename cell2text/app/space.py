@@ -13,7 +13,7 @@ import cell2text
 from cell2text.app.opening import is_described
 from cell2text.errors import UserError
 from cell2text.loading import check_model_folder
-from cell2text.publish import Upload, files_to_push
+from cell2text.publish import Upload, check_upload, files_to_push
 
 
 CELLS, MODEL = "cells.h5ad", "model"
@@ -105,6 +105,7 @@ def space_files(content: str | Path, title: str) -> list[Upload | GeneratedFile]
         source, model, about = None, MODEL, "Upload raw counts of human cells; a model describes them."
     elif content.suffix.lower() == ".h5ad" and is_described(content):
         shown = [Upload(content, CELLS)]
+        check_upload(shown[0], content.parent)
         source, model, about = CELLS, None, f"The described cells of {_one_line(content.name)}."
     else:
         raise UserError(f"{content}: expected an .h5ad file that `cell2text describe` wrote, or the folder of a model.")

@@ -106,18 +106,20 @@ def search(
     if out is not None:
         check_output_folder(out)
     _check(source, model)
-    from pathlib import Path
-
     from cell2text.files import write_atomically
+    from cell2text.questions.run import check_scores_output
     from cell2text.questions.run import search as search_in
+    from cell2text.spreadsheets import harmless
 
-    if out is not None and Path(out).exists() and not overwrite:
-        raise UserError(f"out={out!r} exists. Pass overwrite=True to replace it, or choose another path.")
+    if out is not None:
+        if not out.endswith(".csv"):
+            raise UserError(f"out={out!r}: expected a name that ends in .csv.")
+        check_scores_output(source, out, overwrite=overwrite)
     table = search_in(source, query, model, n=n, options=chosen, device=device)
     if out is None:
         typer.echo(table.to_string(index=False))
         return
-    write_atomically(out, table.to_csv(index=False))
+    write_atomically(out, table.map(harmless).to_csv(index=False))
     typer.echo(f"Wrote {out}.")
 
 

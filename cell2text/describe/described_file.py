@@ -111,6 +111,11 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
         index = read_texts(root["obs"][index_name(root["obs"])])
         uns = ad.io.read_elem(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
         maps = {name: _read_matrix(root["obsm"][name]) for name in (*MAPS, f"X_{key}") if name in root["obsm"]}
+    short = next((name for name, values in maps.items() if len(values) != len(index)), None)
+    if short is not None:
+        raise UserError(
+            f"{path}: obsm[{short!r}] has {len(maps[short]):,} rows for {len(index):,} cells. The file is damaged."
+        )
     uns = uns if isinstance(uns, dict) else {}
     params, groups = uns.get("params"), uns.get("groups")
     return Described(

@@ -122,6 +122,8 @@ class GroupTypes:
         probabilities
             Calibrated type probabilities, shape (n_cells, n_types); NaN for cells without any.
         """
+        if not probabilities.shape[1]:  # no cell of this part has probabilities
+            return
         known = (codes >= 0) & np.isfinite(probabilities).all(axis=1)
         for code in np.unique(codes[known]):
             values = probabilities[known & (codes == code)].astype(np.float64)

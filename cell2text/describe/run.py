@@ -187,12 +187,14 @@ def _check_output(source: str, out: Path, *, overwrite: bool) -> None:
     """Raise a `UserError` if writing the output would change the input or replace another file."""
     format_of(out)
     inside = Path(source.removeprefix("file://")).resolve()
-    if out.resolve() == inside or inside in out.resolve().parents:
+    written = (out, groups_path(out)) if out.suffix in TABLES else (out,)
+    if any(path.resolve() == inside or inside in path.resolve().parents for path in written):
         raise UserError(
-            f"out={str(out)!r} is the input or lies inside it, and the input is never changed. Choose another path."
+            f"out={str(out)!r} or its table of groups is the input or lies inside it, and the input is never changed. "
+            "Choose another path."
         )
     resumes = ShardFolder(out).has_plan  # then the table of groups may exist before `out` does
-    for path in (out, groups_path(out)) if out.suffix in TABLES and not resumes else (out,):
+    for path in (out,) if resumes else written:
         if path.exists() and not overwrite:
             raise UserError(f"out={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path.")
     check_output_folder(out)

@@ -5,12 +5,13 @@
     rows-*.parquet           described cells, each file complete or absent
     output.*                 the output while it is written
 
-Only these files are ever removed. Depends on filelock, psutil and pyarrow.
+    before.*                 the former output while a new one replaces it
+
+Only these files, and temporary files of theirs, are ever removed. Depends on filelock, psutil and pyarrow.
 """
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cell2text.errors import UserError
-from cell2text.files import atomic_path, lock_folder, write_atomically
+from cell2text.files import atomic_path, lock_folder, remove, write_atomically
 
 
 PLAN_FILE = "plan.json"
 POLL_SECONDS = 0.2
 _OWN_FILE = re.compile(
-    r"plan\.json|rows-\d{10}\.parquet|(output|before)(\.groups)?\.\w+|\.(plan\.json|rows-\d{10}\.parquet)\.\d+\.partial"
+    r"plan\.json|rows-\d{10}\.parquet|(output|before)(\.groups)?\.\w+|\.(plan\.json|holder\.json|rows-\d{10}\.parquet|output(\.groups)?\.\w+)\.\d+\.partial"
 )
 
 
@@ -83,7 +84,7 @@ class ShardFolder:
                 self.clear()
                 raise
             finally:
-                _remove(self.unfinished)
+                remove(self.unfinished)
                 if not any(self.path.glob("rows-*.parquet")):
                     self.clear()
 
@@ -91,7 +92,7 @@ class ShardFolder:
         """Remove the files of this run, and no others."""
         for path in sorted(self.path.iterdir()):
             if _OWN_FILE.fullmatch(path.name):
-                _remove(path)
+                remove(path)
 
     def join(self, plan: dict) -> bool:
         """Wait until the first process has written its plan; return False if it has finished already."""
@@ -134,10 +135,6 @@ def wait_for(shards: Sequence[Path]) -> None:
 
 def _as_text(plan: dict) -> str:
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _holds(path: Path, text: str) -> bool:

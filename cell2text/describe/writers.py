@@ -23,7 +23,7 @@ from cell2text.describe.evidence import EVIDENCE_COLUMNS, summarise_evidence
 from cell2text.describe.shards import ShardFolder
 from cell2text.describe.table import EMBEDDING, ID, TEXT, output_names, table_schema
 from cell2text.errors import UserError
-from cell2text.files import atomic_path
+from cell2text.files import atomic_path, remove
 from cell2text.language.described import SUMMARY
 from cell2text.sources.containers import load_anndata, needs_conversion
 from cell2text.sources.discovery import SourceLocation
@@ -84,7 +84,7 @@ def write_output(
         Called before the output is moved. An error that it raises leaves the former output.
     """
     out, unfinished = folder.out, folder.unfinished
-    _remove(unfinished)
+    remove(unfinished)
     tables = {groups_path(out): groups_path(unfinished)} if out.suffix in TABLES else {}
     if out.suffix in TABLES:
         TABLES[out.suffix](unfinished, shards, added, plain_csv)
@@ -170,14 +170,11 @@ def _replace(unfinished: Path, out: Path, previous: Path) -> None:
     if not out.is_dir():
         os.replace(unfinished, out)
         return
-    _remove(previous)  # a rename cannot replace a folder
+    remove(previous)  # a rename cannot replace a folder
     os.replace(out, previous)
     os.replace(unfinished, out)
-    _remove(previous)
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    os.utime(out)  # a copied store keeps the time of its source, and late processes look at the time
+    remove(previous)
 
 
 def _rows(shards: Sequence[Path]) -> Iterator[dict]:

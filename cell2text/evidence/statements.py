@@ -128,10 +128,8 @@ def read_evidence(line: str) -> list[tuple[str, list[GeneEvidence]]]:
     found = []
     for part in line.split(" | "):
         value, _, genes = part.rpartition(": ")
-        entries = [
-            GeneEvidence(gene, float(contribution), is_marker=bool(sign))
-            for gene, sign, contribution in _GENE.findall(genes)
-        ]
+        matches = filter(None, map(_GENE.fullmatch, genes.split(", ")))
+        entries = [GeneEvidence(match[1], float(match[3]), is_marker=bool(match[2])) for match in matches]
         if value and entries:
             found.append((value, entries))
     return found
@@ -171,7 +169,7 @@ def evidence_sentences(evidence: Sequence[StatementEvidence], n_genes: int = 3) 
     return " ".join(sentences)
 
 
-_GENE = re.compile(rf"(\S+?)({re.escape(MARKER_SIGN)}?) \(([+-][\d.]+(?:e[+-]\d+)?)\)")
+_GENE = re.compile(rf"(\S{{1,100}}?)({re.escape(MARKER_SIGN)}?) \(([+-]\d+(?:\.\d+)?(?:e[+-]\d+)?)\)")
 
 
 def _format_gene(gene: GeneEvidence) -> str:

@@ -4,6 +4,7 @@ CELLxGENE reads cell types from `cell_type_ontology_term_id`, and adds their nam
 `cell_type`. Depends on the Cell Ontology's terms in the descriptions.
 """
 
+import numpy as np
 import pandas as pd
 
 from cell2text.errors import UserError
@@ -53,7 +54,8 @@ def cellxgene_columns(cells: pd.DataFrame, *, min_probability: float = 0.0) -> p
     found = {name: _terms(cells, name) for name in (CELL_TYPE, SEX)}
     found[CELL_TYPE] = found[CELL_TYPE].where(found[CELL_TYPE].str.startswith("CL:"), UNKNOWN)
     if min_probability > 0:
-        sure = cells["type_probability"].astype(float) >= min_probability
+        stated = cells.get("type_probability", pd.Series(np.nan, index=cells.index))
+        sure = stated.astype(float) >= min_probability
         found[CELL_TYPE] = found[CELL_TYPE].where(sure, UNKNOWN)
     return pd.DataFrame(found, index=cells.index).astype("category")
 

@@ -168,6 +168,8 @@ class CellPredictor:
             fields.append(read_fields(text) if described else Fields())
             if not described:
                 reasons[row] = reasons[row] or text
+            elif fields[row].cell_type is None:
+                reasons[row] = "The text of the model names no cell type."
         return fields
 
 

@@ -25,7 +25,7 @@ from cell2text.describe.provenance import provenance
 from cell2text.describe.writers import TABLES, write_groups
 from cell2text.errors import UserError
 from cell2text.files import atomic_path
-from cell2text.loading import default_device, load_model, load_or_reuse
+from cell2text.loading import default_device, load_model, load_or_reuse, model_name
 from cell2text.questions.answer import EVIDENCE, Answer
 from cell2text.questions.answering import QuestionAnswerer
 from cell2text.questions.evidence_answers import N_GENES
@@ -50,8 +50,12 @@ def _reader_of(
     """Open cells; yield their reader, the model, its processor and its name."""
     if isinstance(source, (str, os.PathLike)):
         with open_cells(locate_cells(source), options) as opened:
-            loaded, processor = load_model(model, device or default_device())
-            yield _checked(opened.reader(processor, options, loaded.config.concepts)), loaded, processor, str(model)
+            if isinstance(model, tuple):
+                loaded, processor, name = load_or_reuse(model)
+            else:
+                loaded, processor = load_model(model, device or default_device())
+                name = model_name(model)
+            yield _checked(opened.reader(processor, options, loaded.config.concepts)), loaded, processor, name
         return
     cells = open_anndata(source, options)
     loaded, processor, name = load_or_reuse(model)

@@ -17,7 +17,7 @@ from cell2text.describe.run import ROWS_PER_SHARD
 from cell2text.errors import UserError
 from cell2text.inference.concepts import predict_concepts
 from cell2text.questions.likelihood import StatementScorer, as_probability, statement_of
-from cell2text.questions.model_types import BROADER, NARROWER, TEXT, MappedLabel, ModelTypes, nested_labels
+from cell2text.questions.model_types import BROADER, NARROWER, ROUTES, TEXT, MappedLabel, ModelTypes, nested_labels
 from cell2text.questions.words import check_text
 from statements_cell2text import TYPES
 
@@ -172,7 +172,7 @@ def choose_labels(
     n_labels = probabilities.shape[1]
     places = np.arange(n_labels)
     distinct = np.ones(n_labels, dtype=bool) if same is None else np.asarray(same) == places
-    is_root = distinct & ~nested.any(axis=0)
+    is_root = distinct & ~nested[distinct].any(axis=0)
     values = np.nan_to_num(probabilities, nan=0.0)
     if texts is not None:
         left = 1 - np.minimum(values[:, is_root & ~texts].sum(axis=1), 1.0)
@@ -200,9 +200,19 @@ def _walk_down(values: np.ndarray, allowed: np.ndarray, nested: np.ndarray) -> i
 
 
 def twins(labels: Sequence[MappedLabel]) -> list[int]:
-    """Return for each label the column of the first one that is read from the same types."""
-    first: dict[tuple, int] = {}
-    return [first.setdefault(label.types or (label.label,), column) for column, label in enumerate(labels)]
+    """Return for each label the column that stands for all labels that are read from the same types.
+
+    It is the label whose probability is the most direct one, in the order of `ROUTES`; the first of equal ones.
+    """
+    order = sorted(range(len(labels)), key=lambda column: (ROUTES.index(labels[column].route), column))
+    chosen: dict[tuple, int] = {}
+    for column in order:
+        chosen.setdefault(_key(labels[column]), column)
+    return [chosen[_key(label)] for label in labels]
+
+
+def _key(label: MappedLabel) -> tuple[str, ...]:
+    return label.types or (label.label,)
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:

@@ -218,11 +218,14 @@ def _explain_file(fs, path: str) -> str | None:
 
 def _read_hdf5(fs, path: str, read):
     """Apply a function to an open HDF5 file; return None if the file is not HDF5 or is damaged."""
+    from cell2text.sources.checks import BadFileError
     from cell2text.sources.safety import open_hdf5
 
     try:
         with fs.open(path, "rb") as file, open_hdf5(file, path) as root:
             return read(root)
+    except BadFileError:
+        raise
     except (OSError, KeyError, RuntimeError, ValueError):
         return None
 

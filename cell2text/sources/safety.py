@@ -75,6 +75,7 @@ def check_hdf5(root: h5py.File, name: str) -> None:
             if isinstance(link, h5py.ExternalLink):
                 raise _leads_elsewhere(name, place, f"is a link to {link.filename!r}")
             if not isinstance(link, h5py.HardLink):
+                _check_resolves(group, key, name, place)
                 continue  # a link within the file leads to an object that is checked where it is stored
             element = group[key]
             if isinstance(element, h5py.Group):
@@ -151,6 +152,13 @@ def check_unchanged(before: dict, name: str) -> None:
         return
     what = "removed" if "bytes" in before and "bytes" not in now else "changed"
     raise BadFileError(name, f"was {what} while it was read. Nothing was written; run the command again.")
+
+
+def _check_resolves(group: h5py.Group, key: str, name: str, place: str) -> None:
+    try:
+        group[key]
+    except (KeyError, RuntimeError, OSError) as error:
+        raise BadFileError(name, f"{place} is a link to nothing, or to itself. The file is damaged.") from error
 
 
 def _check_dataset(dataset: h5py.Dataset, name: str, place: str) -> None:
