@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import os
 import re
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 import cell2text
 from cell2text.app.comparison import compare_groups
@@ -19,10 +23,11 @@ from cell2text.app.details import cell_details
 from cell2text.app.experiment import read_experiment
 from cell2text.app.export import export
 from cell2text.app.handlers import Handlers
-from cell2text.app.layout import KEPT, layout_path
+from cell2text.app.layout import KEPT, _read, layout_path
 from cell2text.app.opening import check_openable, open_experiment
 from cell2text.app.options import AppOptions
-from cell2text.app.questions import answer
+from cell2text.app.questions import Exchange, answer
+from cell2text.app.server import UPLOADS, serve
 from cell2text.app.session import Session
 from cell2text.app.tools import tools
 from cell2text.describe.options import DescribeOptions
@@ -140,6 +145,17 @@ def test_a_computed_map_is_kept_and_only_used_for_the_same_cells(path, tmp_path,
     assert len(calls) == 4
 
 
+def test_a_kept_map_with_any_damaged_byte_is_ignored(tmp_path):
+    path, positions = tmp_path / "cells.map.npz", np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    np.savez_compressed(path, positions=positions, fingerprint="cells-0")
+    content = path.read_bytes()
+    assert np.array_equal(_read(path, "cells-0", 50), positions)
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        found = _read(path, "cells-0", 50)
+        assert found is None or np.array_equal(found, positions), place
+
+
 def test_a_page_that_waits_for_the_file_shows_how_far_it_is(desk, monkeypatch):
     opened, seen = desk._open, []
 
@@ -176,6 +192,20 @@ def test_a_cell_shows_its_text_probabilities_genes_and_pathways(experiment):
         *(gene.gene for gene in of_type.genes),
     }
     assert not set(of_type.present_markers) & set(of_type.absent_markers)
+
+
+@pytest.mark.parametrize("text", ["", "; ", "T cell", "T cell (likely)", "T cell (nan)", "T cell (7)", " (0.5)"])
+def test_candidates_that_cannot_be_read_are_left_out(path, text):
+    experiment = read_experiment(path)
+    row = int(np.flatnonzero(experiment.cells["type_probability"].notna())[0])
+    cells = experiment.described.cells
+    cells["cell_type_candidates"] = cells["cell_type_candidates"].astype(object)
+    column = cells.columns.get_loc("cell_type_candidates")
+    cells.iloc[row, column] = f"{text}; B cell (0.25)"
+    found = cell_details(experiment, row)
+    assert [bar.name for bar in found.types if bar.role == "candidate"] == ["B cell"]
+    cells.iloc[row, column] = text
+    assert not [bar for bar in cell_details(experiment, row).types if bar.role == "candidate"]
 
 
 def test_a_file_without_counts_shows_what_is_stored_and_says_why(path, tmp_path):
@@ -260,6 +290,52 @@ def test_corrections_are_kept_in_a_journal_with_who_and_when(tmp_path):
         Corrections(journal)
 
 
+def test_apps_that_correct_the_same_file_keep_the_corrections_of_each_other(tmp_path):
+    journal = tmp_path / "cells.corrections.jsonl"
+    apps = [Corrections(journal) for _ in range(4)]
+    with ThreadPoolExecutor(len(apps)) as pool:
+        for i in range(len(apps)):
+            for j in range(5):
+                pool.submit(apps[i].add, [f"cell{i}-{j}"], [None], "B cell", by=f"user {i}")
+    assert len(Corrections(journal).current) == 20
+    apps[0].add(["last"], [None], "T cell", by="Ada")
+    assert len(apps[0].journal) == 21
+    assert apps[1].withdraw(["last"], by="Bo") == 1 and "last" not in Corrections(journal).current
+
+
+def test_corrections_that_cannot_be_saved_change_nothing(tmp_path, monkeypatch):
+    journal = tmp_path / "cells.corrections.jsonl"
+    corrections = Corrections(journal)
+    corrections.add(["a"], [None], "B cell", by="Ada")
+    before, written = corrections.journal, journal.read_text()
+
+    def full_disk(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cell2text.app.corrections.write_atomically", full_disk)
+        for change in (
+            lambda: corrections.add(["b"], [None], "T cell", by="Ada"), lambda: corrections.withdraw(["a"], by="Ada")
+        ):  # fmt: skip
+            with pytest.raises(UserError, match="cannot be saved.*No space left on device"):
+                change()
+    assert corrections.journal == before and journal.read_text() == written
+    monkeypatch.setattr("cell2text.app.corrections.LOCK_SECONDS", 0.1)
+    with FileLock(journal.with_name(f".{journal.name}.lock")), pytest.raises(UserError, match="cannot be saved"):
+        Corrections(journal).add(["b"], [None], "T cell", by="Bo")
+
+
+def test_cells_of_the_same_name_cannot_be_corrected(path, tmp_path):
+    adata = ad.read_h5ad(path)
+    adata.obs_names = ["twin", "twin", *adata.obs_names[2:]]
+    adata.write_h5ad(tmp_path / "twins.h5ad")
+    session = Session(read_experiment(tmp_path / "twins.h5ad"))
+    session.choose_cell(0)
+    panels = Handlers(Desk(None, AppOptions())).correct(session, "B cell", "Ada", "cell")
+    assert "not unique (1 repeated, such as &#39;twin&#39;)" in panels["message"]
+    assert "obs_names_make_unique" in panels["message"] and not session.corrections.journal
+
+
 def test_exports_hold_the_corrections_and_leave_the_input_alone(path, experiment, tmp_path):
     before, corrections = digest(path), Corrections()
     predicted = experiment.cells["cell_type"].iloc[5]
@@ -320,6 +396,55 @@ def test_handlers_change_the_session_and_return_escaped_panels(desk):
     assert "1 corrections withdrawn" in handlers.withdraw(session, "Ada", "cell")["message"]
     again = desk.start()  # another page of the same user keeps the journal
     assert again.corrections is session.corrections and journal_path(desk._shared.path).exists()
+
+
+def test_a_question_that_fails_is_finished_with_the_reason(desk, monkeypatch):
+    def fails(experiment, rows, question, **_):
+        yield Exchange(question, "1 cell")
+        raise UserError("The counts are not raw.")
+
+    monkeypatch.setattr("cell2text.app.handlers.answer", fails)
+    handlers, session = Handlers(desk), desk.start()
+    session.choose_cell(0)
+    first, last = handlers.ask(session, "Why?", "cell")
+    assert "Answering" in first["conversation"] and "Answering" not in last["conversation"]
+    assert "The counts are not raw." in last["conversation"] and "The counts are not raw." in last["message"]
+    closed = handlers.ask(session, "And why?", "cell")
+    next(closed)
+    closed.close()  # as when the page is left
+    assert session.conversation[-1].done and "interrupted" in session.conversation[-1].notes[0]
+
+
+def test_questions_asked_at_the_same_time_keep_their_own_answers(desk):
+    handlers, session = Handlers(desk), desk.start()
+    session.choose_cell(0)
+    questions = ("What cell type is this?", "Is this a T cell?")
+    one, two = (handlers.ask(session, question, "cell") for question in questions)
+    for running in (one, two):
+        next(running)
+    *_, last = one
+    *_, last = two
+    assert [exchange.question for exchange in session.conversation] == list(questions)
+    assert all(exchange.done and exchange.answer for exchange in session.conversation)
+    assert "Answering" not in last["conversation"]
+
+
+def test_an_app_that_cannot_start_leaves_no_folder_and_no_setting(tmp_path, monkeypatch):
+    monkeypatch.setattr("cell2text.app.server.find_spec", lambda name: name)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "gradio", None)  # its import fails
+    monkeypatch.setenv(UPLOADS, "before")
+    with pytest.raises(ImportError):
+        serve(None, AppOptions())
+    assert os.environ[UPLOADS] == "before" and not list(tmp_path.glob("cell2text-app-*"))
+
+
+def test_a_closed_app_restores_the_folder_of_uploads(monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.delenv(UPLOADS, raising=False)
+    with serve(None, AppOptions()) as running:
+        assert os.environ[UPLOADS] == str(running.desk.folder / "uploads")
+    assert UPLOADS not in os.environ and not running.desk.folder.exists()
 
 
 def test_uploads_are_checked_and_never_leave_their_folder(desk, path, tmp_path):

@@ -1,11 +1,13 @@
 """Labels corrected by hand: who changed which cell to what, and when.
 
-A journal beside the described file keeps every correction, one JSON object per line, and is written atomically. The
-described file itself is never changed. Depends on the ontology for terms.
+A journal beside the described file keeps every correction, one JSON object per line. Every change is made under a file
+lock, to the journal as it then is on disk, so that several apps can correct the same file. The described file itself is
+never changed. Depends on the ontology for terms, and on filelock.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -24,6 +26,7 @@ from cell2text.ontology.terms import Term, label_index, label_of
 
 MAX_LABEL, MAX_NAME, MAX_CELLS = 200, 100, 100_000
 N_SUGGESTIONS = 5
+LOCK_SECONDS = 10.0  # longest wait for another app that writes the journal
 CURATED, FROM, BY, AT = "curated_cell_type", "corrected_from", "corrected_by", "corrected_at"
 
 
@@ -61,13 +64,13 @@ class Corrections:
     Parameters
     ----------
     path
-        Journal, one JSON object per line. It is read if it exists, and written after every change. None to keep
-        corrections in memory.
+        Journal, one JSON object per line. It is read if it exists, and before every change, which is written at once.
+        A hidden lock file lies beside it. None to keep corrections in memory.
 
     Attributes
     ----------
     journal
-        Every correction, the oldest first.
+        Every correction, the oldest first; those of other apps from the next change on.
 
     Raises
     ------
@@ -90,8 +93,7 @@ class Corrections:
     @property
     def current(self) -> dict[str, Correction]:
         """The correction of each cell that has one, by cell name."""
-        last = {one.cell_id: one for one in self.journal}
-        return {cell: one for cell, one in last.items() if one.label is not None}
+        return _current(self.journal)
 
     def add(self, cell_ids: Sequence[str], before: Sequence[str | None], label: str, *, by: str) -> Term:
         """Change the label of cells.
@@ -114,19 +116,21 @@ class Corrections:
         Raises
         ------
         UserError
-            If there are no cells, or the label or the name is empty or too long.
+            If there are no cells, the label or the name is empty or too long, or the journal cannot be written.
         """
         term = look_up(label)
-        self._write(cell_ids, before, str(term.label), term.term_id, by)
+        added = _new_corrections(cell_ids, before, str(term.label), term.term_id, by)
+        self._change(lambda current: added)
         return term
 
     def withdraw(self, cell_ids: Sequence[str], *, by: str) -> int:
         """Return cells to their predicted labels; the journal keeps the corrections. Return how many had one."""
-        current = self.current
-        found = [cell for cell in cell_ids if cell in current]
-        if found:
-            self._write(found, [current[cell].before for cell in found], None, None, by)
-        return len(found)
+
+        def withdrawn(current: dict[str, Correction]) -> list[Correction]:
+            found = [cell for cell in cell_ids if cell in current]
+            return _new_corrections(found, [current[cell].before for cell in found], None, None, by) if found else []
+
+        return len(self._change(withdrawn))
 
     def columns(self, cells: pd.DataFrame) -> pd.DataFrame:
         """Return the columns for `obs`: the curated cell type of every cell, and what was corrected by whom and when.
@@ -156,26 +160,62 @@ class Corrections:
 
     def journal_text(self) -> str:
         """Return the journal, one JSON object per line."""
-        return "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.journal)
+        return _as_lines(self.journal)
 
-    def _write(
-        self, cell_ids: Sequence[str], before: Sequence, label: str | None, term_id: str | None, by: str
-    ) -> None:
-        """Add a correction of each cell to the journal."""
-        if not len(cell_ids):
-            raise UserError("No cell is selected: click a cell, or select cells on the map.")
-        if len(cell_ids) > MAX_CELLS:
-            raise UserError(f"{len(cell_ids):,} cells are selected: expected at most {MAX_CELLS:,}.")
-        person = _clean(by, "Your name", MAX_NAME)
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._lock:
-            added = [
-                Correction(str(cell), label, term_id, old if isinstance(old, str) else None, person, at)
-                for cell, old in zip(cell_ids, before)
-            ]
-            self.journal = [*self.journal, *added]
-            if self.path is not None:
-                write_atomically(self.path, self.journal_text())
+    def _change(self, change: Callable[[dict[str, Correction]], list[Correction]]) -> list[Correction]:
+        """Add to the journal what a function returns for the current corrections, and return it."""
+        with self._lock, _held(self.path):
+            journal = self.journal if self.path is None or not self.path.exists() else _read_journal(self.path)
+            added = change(_current(journal))
+            journal = [*journal, *added]
+            if self.path is not None and added:
+                write_atomically(self.path, _as_lines(journal))
+            self.journal = journal
+        return added
+
+
+@contextmanager
+def _held(path: Path | None) -> Iterator[None]:
+    """Hold the lock of a journal; raise a `UserError` if it cannot be locked or written. None needs no lock."""
+    from filelock import FileLock
+
+    if path is None:
+        yield
+        return
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS):
+            yield
+    except OSError as error:  # also a lock that another app does not release
+        raise UserError(
+            f"{path}: the corrections cannot be saved ({error}). Nothing was changed. Check that the folder is "
+            "writable and the disk has space, and try again; or export a copy of the file and correct that."
+        ) from error
+
+
+def _new_corrections(
+    cell_ids: Sequence[str], before: Sequence, label: str | None, term_id: str | None, by: str
+) -> list[Correction]:
+    """Return a correction of each cell, made now."""
+    if not len(cell_ids):
+        raise UserError("No cell is selected: click a cell, or select cells on the map.")
+    if len(cell_ids) > MAX_CELLS:
+        raise UserError(f"{len(cell_ids):,} cells are selected: expected at most {MAX_CELLS:,}.")
+    person = _clean(by, "Your name", MAX_NAME)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return [
+        Correction(str(cell), label, term_id, old if isinstance(old, str) else None, person, at)
+        for cell, old in zip(cell_ids, before)
+    ]
+
+
+def _current(journal: Sequence[Correction]) -> dict[str, Correction]:
+    """Return the last correction of each cell, without withdrawn ones."""
+    last = {one.cell_id: one for one in journal}
+    return {cell: one for cell, one in last.items() if one.label is not None}
+
+
+def _as_lines(journal: Sequence[Correction]) -> str:
+    return "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in journal)
 
 
 def look_up(label: str) -> Term:

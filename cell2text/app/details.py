@@ -160,10 +160,18 @@ def _stored_types(stored) -> list[TypeBar]:
     if isinstance(named, str) and probability is not None and np.isfinite(probability):
         bars.append(TypeBar(named, float(probability), "named"))
     candidates = stored.get(CANDIDATES)
-    for part in candidates.split("; ") if isinstance(candidates, str) else ():
-        name, _, value = part.rpartition(" (")
-        bars.append(TypeBar(name, float(value.rstrip(")")), "candidate"))
-    return bars
+    parts = candidates.split("; ") if isinstance(candidates, str) else ()
+    return bars + [bar for bar in map(_candidate, parts) if bar is not None]
+
+
+def _candidate(part: str) -> TypeBar | None:
+    """Return a candidate from `NAME (PROBABILITY)`, None for any other text, which a file of others may hold."""
+    name, _, value = part.rpartition(" (")
+    try:
+        probability = float(value.removesuffix(")"))
+    except ValueError:
+        return None
+    return TypeBar(name, probability, "candidate") if name and 0 <= probability <= 1 else None
 
 
 def _types(experiment: Experiment, stored, concepts: dict[str, np.ndarray]) -> list[TypeBar]:

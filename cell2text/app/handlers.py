@@ -6,7 +6,6 @@ user can correct becomes a message. Depends on the modules of this package, not 
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,12 +15,13 @@ from cell2text.app.desk import Desk
 from cell2text.app.details import CellDetails, cell_details
 from cell2text.app.export import export
 from cell2text.app.opening import OnProgress
-from cell2text.app.questions import answer
+from cell2text.app.questions import Exchange, answer
 from cell2text.app.session import GROUPS, Session
 from cell2text.errors import UserError
 
 
 NO_FILE = "No file is open: open one in the tab File."
+INTERRUPTED = "The answer was interrupted: ask again."
 Panels = dict[str, object]
 
 
@@ -114,19 +114,26 @@ class Handlers:
 
     def ask(self, session: Session | None, question: str, scope: str) -> Iterator[Panels]:
         """Answer a question about the chosen cell, the selected cells or both groups, piece by piece."""
+        exchange: Exchange | None = None
         try:
             if session is None:
                 raise UserError(NO_FILE)
             rows, second = session.rows_to_ask(scope)
-            kept = None
             seed = self.desk.options.seed
-            for exchange in answer(session.experiment, rows, question or "", second=second, seed=seed):
-                if kept is None:
-                    session.remember(exchange)
-                kept = session.conversation[-1] = replace(exchange)
+            for part in answer(session.experiment, rows, question or "", second=second, seed=seed):
+                if exchange is None:
+                    session.remember(part)
+                exchange = part
                 yield {"conversation": rendering.conversation_html(session), "message": rendering.message_html("")}
         except UserError as error:
-            yield {"message": rendering.message_html(str(error), is_error=True)}
+            shown: Panels = {"message": rendering.message_html(str(error), is_error=True)}
+            if exchange is not None:
+                exchange.stop(str(error))
+                shown["conversation"] = rendering.conversation_html(session)
+            yield shown
+        finally:
+            if exchange is not None and not exchange.done:  # the page was closed, or a fault
+                exchange.stop(INTERRUPTED)
 
     @guarded
     def set_group(self, session: Session, name: str) -> Panels:
@@ -149,7 +156,7 @@ class Handlers:
     @guarded
     def correct(self, session: Session, label: str, by: str, scope: str) -> Panels:
         """Change the label of the chosen cell or of the selected cells."""
-        rows = session.rows_in(scope)
+        rows = session.rows_to_correct(scope)
         before = session.experiment.cells["cell_type"].astype(object).iloc[rows].tolist()
         term = session.corrections.add(session.experiment.names[rows].tolist(), before, label, by=by)
         text = f"{len(rows):,} {'cell' if len(rows) == 1 else 'cells'} corrected to {term.label}."

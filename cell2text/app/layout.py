@@ -6,6 +6,7 @@ Depends on `describe.described_file`, which computes the map. A kept map is used
 import hashlib
 import io
 import os
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -64,7 +65,7 @@ def _read(path: Path, fingerprint: str, n: int) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             positions, found = file["positions"], str(file["fingerprint"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # none, or damaged
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError):  # none, or damaged
         return None
     valid = found == fingerprint and positions.shape == (n, 2) and bool(np.isfinite(positions).all())
     return positions if valid else None

@@ -44,11 +44,16 @@ class Exchange:
     notes: list[str] = field(default_factory=list)
     done: bool = False
 
+    def stop(self, reason: str) -> None:
+        """End the answer where it is, with the reason as a note."""
+        self.notes.append(reason)
+        self.done = True
+
 
 def answer(
     experiment: Experiment, rows: np.ndarray, question: str, *, second: np.ndarray | None = None, seed: int = 0
 ) -> Iterator[Exchange]:
-    """Yield the answer to a question as it grows.
+    """Yield the answer to a question as it grows: the same exchange every time.
 
     Parameters
     ----------

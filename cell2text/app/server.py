@@ -6,6 +6,8 @@ Depends on Gradio, the `app` extra.
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 
 from cell2text.app.desk import Desk
@@ -19,8 +21,8 @@ from cell2text.loading import check_model_folder
 logger = logging.getLogger(__name__)
 
 THREADS = 4  # requests that compute at the same time
-# Read by Gradio when it is imported: no statistics, and no folder for uploads that others share.
-SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}  # read when Gradio is imported
+UPLOADS = "GRADIO_TEMP_DIR"  # where Gradio keeps uploads
 # Colours of Gradio whose contrast is below 4.5 to 1, darkened or lightened.
 READABLE = {
     "button_primary_background_fill": "#1f5fa8",
@@ -45,10 +47,12 @@ class RunningApp:
         The page.
     url
         Its address.
+    opened
+        What `close` undoes: the page, the setting of Gradio's folder, and the desk.
     """
 
-    def __init__(self, desk: Desk, blocks, url: str):
-        self.desk, self.blocks, self.url = desk, blocks, url
+    def __init__(self, desk: Desk, blocks, url: str, opened: ExitStack):
+        self.desk, self.blocks, self.url, self._opened = desk, blocks, url, opened
 
     def wait(self) -> None:
         """Serve until the process is interrupted."""
@@ -59,8 +63,7 @@ class RunningApp:
 
     def close(self) -> None:
         """Stop serving, and remove temporary files."""
-        self.blocks.close(verbose=False)
-        self.desk.close()
+        self._opened.close()
 
     def __enter__(self) -> "RunningApp":
         return self
@@ -90,13 +93,24 @@ def serve(source: str | os.PathLike | None = None, options: AppOptions | None = 
     if source is not None:
         check_openable(source, key=options.key, options=DescribeOptions(species=options.species))
     _check_libraries(options)
-    desk = Desk(source, options)
-    os.environ.update(SETTINGS | {"GRADIO_TEMP_DIR": str(desk.folder / "uploads")})
+    with ExitStack() as opened:  # undone if anything fails until the app is served
+        desk = Desk(source, options)
+        opened.callback(desk.close)
+        opened.enter_context(_uploads_in(str(desk.folder / "uploads")))
+        blocks, url = _launch(desk, opened)
+        desk.open_ahead()
+        return RunningApp(desk, blocks, url, opened.pop_all())
+
+
+def _launch(desk: Desk, opened: ExitStack):
+    """Serve the page of a desk; return it with its address. `opened` closes it."""
+    os.environ.update(SETTINGS)
     import gradio as gr
 
     from cell2text.app.page import Page, static
 
-    blocks = Page(desk).blocks
+    options, blocks = desk.options, Page(desk).blocks
+    opened.callback(blocks.close, verbose=False)
     blocks.queue(default_concurrency_limit=THREADS)
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     theme = theme.set(**READABLE)
@@ -108,15 +122,27 @@ def serve(source: str | os.PathLike | None = None, options: AppOptions | None = 
             mcp_server=options.mcp, inbrowser=False, show_error=False,
         )  # fmt: skip
     except OSError as error:
-        desk.close()
         raise UserError(f"port={options.port}: the app cannot listen there ({error}). Choose another port.") from error
     if options.is_public:
         logger.warning(
             f"host={options.host!r}: other machines can reach the app. It has no login: everyone who reaches it sees "
             "the cells and can correct labels."
         )
-    desk.open_ahead()
-    return RunningApp(desk, blocks, url)
+    return blocks, url
+
+
+@contextmanager
+def _uploads_in(folder: str) -> Iterator[None]:
+    """Let Gradio keep uploads in a folder that others do not share; afterwards restore what the environment says."""
+    before = os.environ.get(UPLOADS)
+    os.environ[UPLOADS] = folder
+    try:
+        yield
+    finally:
+        if os.environ.get(UPLOADS) == folder:  # another app may have set its own
+            os.environ.pop(UPLOADS)
+            if before is not None:
+                os.environ[UPLOADS] = before
 
 
 def _check_libraries(options: AppOptions) -> None:

@@ -98,6 +98,17 @@ class Session:
             raise UserError("No cells are selected: draw a lasso or a box on the map, or select the cells of a label.")
         return self.selection
 
+    def rows_to_correct(self, scope: str) -> np.ndarray:
+        """Return the rows of `rows_in`; raise a `UserError` if several cells of the file have the same name."""
+        names = self.experiment.cells.index
+        if not names.is_unique:
+            repeated = names[names.duplicated()]
+            raise UserError(
+                f"Cell names are not unique ({len(repeated):,} repeated, such as {repeated[0]!r}), and a correction "
+                "refers to a cell by name. Call adata.obs_names_make_unique(), describe the file again and open it."
+            )
+        return self.rows_in(scope)
+
     def rows_to_ask(self, scope: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the rows that a question is about: those of `rows_in`, or of both groups for `scope="groups"`."""
         if scope != "groups":
@@ -108,4 +119,5 @@ class Session:
 
     def remember(self, exchange: Exchange) -> None:
         """Add an exchange to the conversation; the oldest are forgotten after `MAX_EXCHANGES`."""
-        self.conversation = [*self.conversation, exchange][-MAX_EXCHANGES:]
+        self.conversation.append(exchange)  # in place, for questions that are asked at the same time
+        del self.conversation[:-MAX_EXCHANGES]
