@@ -170,7 +170,7 @@ def _markers(experiment: Experiment, groups: list[np.ndarray], notes: list[str])
         return [], []
     apart = [np.setdiff1d(rows, other) for rows, other in zip(groups, groups[::-1])]
     if min(map(len, apart)) < MIN_CELLS_FOR_MARKERS:
-        notes.append(f"Markers need at least {MIN_CELLS_FOR_MARKERS} cells that are in one group only.")
+        notes.append(f"Markers need at least {MIN_CELLS_FOR_MARKERS} cells per group that are not in the other group.")
         return [], []
     import scanpy as sc
 
@@ -188,7 +188,7 @@ def _markers(experiment: Experiment, groups: list[np.ndarray], notes: list[str])
         tables = [sc.get.rank_genes_groups_df(adata, group) for group in ("first", "second")]
     best = _best(tables[0], swapped=False), _best(tables[1], swapped=True)
     if not any(best):
-        notes.append(f"No gene has an adjusted p value below {MAX_P}; more cells per group help.")
+        notes.append(f"No gene has an adjusted p value below {MAX_P}. Larger groups can show smaller differences.")
     return best
 
 

@@ -287,7 +287,7 @@ def _read_journal(path: Path) -> list[Correction]:
             raise ValueError("a line lacks fields of a correction")
         return [Correction(**row) for row in rows]
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not a journal of corrections ({error}). Move it away.") from error
+        raise UserError(f"{path} is not a journal of corrections ({error}). Move it to another folder.") from error
 
 
 def corrected_rows(corrections: Corrections, names: np.ndarray) -> np.ndarray:

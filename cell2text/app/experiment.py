@@ -164,7 +164,7 @@ class Experiment:
         """
         text = name.strip()
         if not text:
-            raise UserError("No name: type the name of a cell, or a part of it.")
+            raise UserError("The name is empty: type the name of a cell, or a part of it.")
         exact = np.flatnonzero(self.names == text)
         found = exact if len(exact) else np.flatnonzero([text.casefold() in str(one).casefold() for one in self.names])
         if len(found) != 1:
@@ -227,7 +227,7 @@ def read_experiment(
     rows = np.arange(n)
     if n > max_cells:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_cells, replace=False))
-    stage("Placing cells on the map")
+    stage("Computing the map")
     positions, map_name = kept_layout(described, rows, key, seed)
     notes = []
     if len(rows) < n:

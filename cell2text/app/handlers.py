@@ -20,7 +20,7 @@ from cell2text.app.session import GROUPS, Session
 from cell2text.errors import UserError
 
 
-NO_FILE = "No file is open: open one in the tab File."
+NO_FILE = "No file is open: open one in the File tab."
 INTERRUPTED = "The answer was interrupted: ask again."
 Panels = dict[str, object]
 

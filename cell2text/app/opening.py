@@ -85,7 +85,8 @@ def open_experiment(
     Raises
     ------
     UserError
-        If the file can neither be read as a description nor be described, or another description is in the way.
+        If the file can neither be read as a description nor be described, or its description would replace that of
+        other cells.
 
     Examples
     --------
@@ -126,8 +127,9 @@ def _description_of(
         source, out, model=model, options=options, progress=False, shard_rows=CELLS_PER_STEP,
         on_progress=lambda done, total: report("Describing cells", done, total),
     )  # fmt: skip
-    where = f"was written to {out}" if folder is None else "is kept in a temporary folder until the app ends: export it"
-    return out, [f"{Path(source).name} was not described: its description {where}."]
+    temporary = "a temporary folder. The folder is removed when the app ends: export the file"
+    where = str(out) if folder is None else temporary
+    return out, [f"{Path(source).name} had no descriptions. The app wrote them to {where}."]
 
 
 def _folder_of(location: SourceLocation) -> Path:
@@ -142,7 +144,7 @@ def _check_describes(out: Path, found: SourceLocation, options: DescribeOptions)
     with open_cells(found, options) as opened:
         names = opened.source.read_cell_names(np.arange(opened.n_cells)) if hasattr(opened, "source") else ()
     if list(map(str, names)) != list(map(str, described.cells.index)):
-        raise UserError(f"{out} exists and describes other cells. Move it away, or open it instead.")
+        raise UserError(f"{out} exists and describes other cells. Move it to another folder, or open it instead.")
 
 
 def _check_key(source: str | os.PathLike, key: str) -> None:

@@ -31,13 +31,13 @@ class AppOptions(Options):
     key: str = option("cell2text", help="Prefix of the described columns: `key_added` of cell2text.tl.describe.")
     host: str = option(
         "127.0.0.1",
-        help="Address to listen on. Other machines reach the app on any other address, without a login.",
+        help="Address to listen on. With any other address, other machines can open the app without a login.",
     )
     port: int | None = option(
         None, minimum=1, maximum=65_535, help="Port to listen on; the first free one from 7860 on if omitted."
     )
     species: str = option(
-        "human", choices=("human", "mouse"), help="Species of the cells of a file that is described: human or mouse."
+        "human", choices=("human", "mouse"), help="Species of the cells in a file without descriptions: human or mouse."
     )
     max_cells: int = option(
         20_000, minimum=1, help="Maximum number of cells on the map; a random sample if there are more."
@@ -45,10 +45,10 @@ class AppOptions(Options):
     max_upload: int = option(500, minimum=1, help="Largest file that a browser may upload, in MB.")
     seed: int = option(0, minimum=0, maximum=2**32 - 1, help="Random seed for samples of cells and for UMAP.")
     mcp: bool = option(
-        False, help="Serve three functions as MCP tools as well, for language models; needs pip install mcp."
+        False, help="Also serve three functions as MCP tools for language models; needs pip install mcp."
     )
     shared: bool = option(
-        False, help="Keep every user's corrections in memory, apart from those of others, as a public app should."
+        False, help="Keep each user's corrections separate and in memory only; recommended for a public app."
     )
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from cell2text.questions.words import MAX_LETTERS
 
 SESSION_SECONDS = 4 * 3600  # after which the session of a closed page is forgotten
 EXPORTS = {".h5ad": "h5ad", ".csv": "csv", ".json": "CAS"}
-SCOPES = [("The chosen cell", "cell"), ("The selected cells", "selection")]
+SCOPES = [("Chosen cell", "cell"), ("Selected cells", "selection")]
 
 
 @cache
@@ -72,7 +72,7 @@ class Page:
         with gr.Row():
             self.colour = gr.Dropdown([], label="Colour by", elem_id="colour", min_width=180, interactive=True)
             find = gr.Textbox(
-                label="Find a cell by its name", elem_id="find", max_length=200, max_lines=1, min_width=180,
+                label="Find a cell by name", elem_id="find", max_length=200, max_lines=1, min_width=180,
                 submit_btn="Find",
             )  # fmt: skip
         cells = self.panels["map"] = gr.HTML(
@@ -114,13 +114,13 @@ class Page:
         self._connect(compare.click, self.handlers.compare, [], ["comparison"], shows_progress=True)
 
     def _add_corrections(self) -> None:
-        scope = gr.Radio(SCOPES, value="cell", label="Correct", elem_id="correct-scope")
+        scope = gr.Radio(SCOPES, value="cell", label="Cells to correct", elem_id="correct-scope")
         label = gr.Textbox(label="Cell type", elem_id="label", max_length=200, max_lines=1)
         self.panels["term"] = _panel("term")
         by = gr.Textbox(label="Your name", elem_id="by", max_length=100, max_lines=1)
         with gr.Row():
-            save = gr.Button("Save the label", variant="primary", elem_id="save", min_width=120)
-            withdraw = gr.Button("Withdraw the correction", elem_id="withdraw", min_width=120)
+            save = gr.Button("Save label", variant="primary", elem_id="save", min_width=120)
+            withdraw = gr.Button("Withdraw correction", elem_id="withdraw", min_width=120)
         self.panels["corrections"] = _panel("corrections")
         label.change(
             self._updates(lambda session, text: self.handlers.look_up(text)), [self.session, label],

@@ -94,7 +94,7 @@ def answer(
     random = np.random.default_rng(seed)
     sampled = [np.sort(random.choice(one, MAX_CELLS, replace=False)) if len(one) > MAX_CELLS else one for one in groups]
     if max(map(len, groups)) > MAX_CELLS:
-        exchange.notes.append(f"{MAX_CELLS} random cells of each larger group answered.")
+        exchange.notes.append(f"The answer uses at most {MAX_CELLS} random cells per group.")
     counts = experiment.counts
     cells = [counts.rank(one) for one in sampled]
     with counts.lock:

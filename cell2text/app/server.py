@@ -122,10 +122,12 @@ def _launch(desk: Desk, opened: ExitStack):
             mcp_server=options.mcp, inbrowser=False, show_error=False,
         )  # fmt: skip
     except OSError as error:
-        raise UserError(f"port={options.port}: the app cannot listen there ({error}). Choose another port.") from error
+        raise UserError(
+            f"port={options.port}: the app cannot listen on this port ({error}). Choose another port."
+        ) from error
     if options.is_public:
         logger.warning(
-            f"host={options.host!r}: other machines can reach the app. It has no login: everyone who reaches it sees "
+            f"host={options.host!r}: other machines can reach the app. It has no login: everyone who can open it sees "
             "the cells and can correct labels."
         )
     return blocks, url

@@ -114,7 +114,7 @@ class Session:
         if scope != "groups":
             return self.rows_in(scope), None
         if set(self.groups) != set(GROUPS):
-            raise UserError("Set both groups first, in the tab Compare.")
+            raise UserError("Groups A and B are not both set: set them in the Compare tab.")
         return self.groups[GROUPS[0]], self.groups[GROUPS[1]]
 
     def remember(self, exchange: Exchange) -> None:

@@ -144,7 +144,7 @@ def read_query(
 
 def _notes(claims: Sequence[SearchClaim]) -> list[str]:
     labels = [label for claim in claims for label in claim.labels if label.route == BROADER]
-    return [f"The model has no concept of {one.name}; {' and '.join(one.types)} stands in for it." for one in labels]
+    return [f"The model has no concept of {one.name}; {' and '.join(one.types)} is used instead." for one in labels]
 
 
 def _corrected(word: str) -> str:

@@ -32,19 +32,21 @@ def type_evidence(model, processor, cells: RankedCells, text: str) -> Wording:
     found = explain(cells.cells, [text], [statements], measured=cells.measured, expressed=cells.expressed)[0]
     words = evidence_sentences(found, N_GENES)
     if not words:
-        return Wording("No gene of the cell raises the probability of its named type, or its text names none.")
+        return Wording(
+            "The cell has no evidence: its text names no type, or no gene raises the probability of the type."
+        )
     is_complete = cells.expressed is not None or len(cells.cells[0]) < processor.max_genes
     return Wording(" ".join([words, *_marker_sentences(found[0], is_complete)]), _values(found[0]))
 
 
 def for_one_cell_only() -> Wording:
     """Word that evidence is found for one cell at a time."""
-    return Wording("The genes that a statement rests on are found for one cell at a time: ask about one cell.")
+    return Wording("Evidence genes are computed for one cell at a time: ask about one cell.")
 
 
 def _marker_sentences(evidence: StatementEvidence, is_complete: bool) -> list[str]:
     """Return sentences on known markers; `is_complete` says that all expressed genes of the cell are known."""
-    absent = "that it does not express" if is_complete else "that are not among the genes that the model reads"
+    absent = "that it does not express" if is_complete else "that are not among the genes read by the model"
     sentences = []
     if evidence.present_markers:
         sentences.append(f"Known markers that the cell expresses: {enumerated(evidence.present_markers)}.")

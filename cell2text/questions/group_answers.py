@@ -40,7 +40,7 @@ def composition(predictions: CellPredictions, config=None) -> Wording:
     claims = {claim.name: claim for claim in predictions.types if claim is not None}
     n_named = counts.total()
     if not n_named:
-        return Wording(f"No type is named for any of the {len(predictions):,} cells.")
+        return Wording(f"None of the {len(predictions):,} cells has a named type.")
     order = sorted(counts, key=lambda name: (-counts[name], name))
     values = [type_value(claims[name], _mean_named(predictions, name), counts[name]) for name in order]
     shown = enumerated([f"{name} ({counts[name]:,})" for name in order[:SHOWN]])
@@ -48,7 +48,7 @@ def composition(predictions: CellPredictions, config=None) -> Wording:
     text = f"{n_named:,} of {len(predictions):,} cells have a named type: {shown}{rest}."
     common = common_type(predictions.types)
     if common is not None and len(order) > 1:
-        text += f" At least {COMMON_SHARE:.0%} of them are of the type {label_of(common)}."
+        text += f" At least {100 * COMMON_SHARE:.0f} % of them have the type {label_of(common)} or a type below it."
     return Wording(text + _type_of_group(predictions, config) + _common_pathways(predictions), values)
 
 
@@ -80,7 +80,7 @@ def _common_pathways(predictions: CellPredictions) -> str:
     if not found:
         return ""
     words = enumerated([pathway_words(name) for name in found])
-    return f" Among the two most active pathways of at least half of the cells: {words}."
+    return f" Pathways that at least half of the cells have among their two most active: {words}."
 
 
 def are_type(
@@ -92,7 +92,7 @@ def are_type(
         return found
     share = (found.values[0].n_cells or 0) / len(predictions)
     verdict = YES if share >= COMMON_SHARE and not asked.qualifiers else NO if share <= 1 - COMMON_SHARE else UNCLEAR
-    opening = {YES: "Yes", NO: "No", UNCLEAR: "In part"}[verdict]
+    opening = {YES: "Yes", NO: "No", UNCLEAR: "Partly"}[verdict]
     return Wording(f"{opening}: {found.text}", found.values, verdict, found.notes)
 
 

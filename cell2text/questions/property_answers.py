@@ -24,8 +24,8 @@ def sex(predictions: CellPredictions, asked: str | None = None) -> Wording:
     if len(predictions) == 1:
         if not known:
             return Wording(
-                "The cell does not show the sex of its donor: it has too few counts of XIST and genes of the Y "
-                "chromosome.", verdict=UNCLEAR if asked else None,
+                "The sex of the donor is unclear: the cell's counts of XIST and of genes of the Y chromosome do not "
+                "show it.", verdict=UNCLEAR if asked else None,
             )  # fmt: skip
         verdict = None if asked is None else YES if known[0] == asked else NO
         opening = "" if verdict is None else f"{verdict.capitalize()}: the" if verdict else "The"
@@ -51,7 +51,7 @@ def pathways(predictions: CellPredictions, asked: Sequence[str] = ()) -> Wording
         text = f"Its most active pathways are {words}." if len(order) > 1 else f"Its most active pathway is {words}."
     else:
         words = enumerated([f"{pathway_words(name)} ({counts[name]:,})" for name in order[:SHOWN]])
-        text = f"Pathways by the number of cells that have them among their two most active: {words}."
+        text = f"Most frequent among the cells' two most active pathways, with the number of cells: {words}."
     if not asked:
         return Wording(text, values)
     n = sum(not set(asked).isdisjoint(names) for names in predictions.pathways)
@@ -66,7 +66,7 @@ def pathways(predictions: CellPredictions, asked: Sequence[str] = ()) -> Wording
 def profile(predictions: CellPredictions, names: Sequence[str]) -> Wording:
     """Word whether profiles are those of one cell, of two cells or of ambient RNA."""
     if predictions.profiles is None:
-        return Wording("The model has no concepts for doublets and ambient RNA, so it cannot say.")
+        return Wording("The model has no concepts for doublets and ambient RNA, so it cannot answer.")
     filled = predictions.profiles[~np.isnan(predictions.profiles).any(axis=1)]
     if not len(filled):
         return Wording(str(predictions.reasons[0]))
@@ -79,7 +79,7 @@ def profile(predictions: CellPredictions, names: Sequence[str]) -> Wording:
     ]
     if one:
         parts = [with_probability(PROFILE_WORDS.get(value.name, value.name), value.probability) for value in values]
-        return Wording(f"The profile is most likely that of {parts[0]}, before {enumerated(parts[1:])}.", values)
+        return Wording(f"The profile is most likely that of {parts[0]}, followed by {enumerated(parts[1:])}.", values)
     parts = [f"{best[i]:,} of {PROFILE_WORDS.get(names[i], names[i])}" for i in order if best[i]]
     return Wording(f"Of {len(filled):,} profiles, {enumerated(parts)}.", values)
 

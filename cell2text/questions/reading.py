@@ -110,7 +110,7 @@ def _rows_of_names(names: np.ndarray, cells: str | Sequence[str], parameter: str
     missing = sorted(set(wanted) - set(names[found].astype(str)))
     if missing:
         raise UserError(
-            f"{parameter}: {len(missing):,} of {len(set(wanted)):,} names are not those of a cell: {_some(missing)}. "
+            f"{parameter}: {len(missing):,} of {len(set(wanted)):,} names do not match any cell: {_some(missing)}. "
             f"The first cell is {str(names[0])!r}."
         )
     if len(found) > len(set(wanted)):

@@ -269,4 +269,4 @@ def _twin_notes(labels: Sequence[MappedLabel]) -> list[str]:
     if not pairs:
         return []
     shown = "; ".join(f"{one!r} and {other!r}" for one, other in pairs[:5])
-    return [f"Labels that the model cannot tell apart, of which the first is chosen: {shown}."]
+    return [f"The model cannot distinguish some labels, and the first of them is chosen: {shown}."]

@@ -35,7 +35,7 @@ def confidence(predictions: CellPredictions, *, is_calibrated: bool) -> Wording:
     value = named_type(predictions)
     named = f"The model names this cell {with_article(value.name)}"
     if value.probability is None:
-        return Wording(f"{named}. It has no concepts of cell types, and so no probability of the type.", [value])
+        return Wording(f"{named}. It has no concepts of cell types, so it gives no probability.", [value])
     if not is_calibrated:
         return Wording(f"{named} with a probability of {value.probability:.2f}, which is not calibrated.", [value])
     return Wording(
@@ -122,7 +122,7 @@ def _rounded(probability: float, is_bound: bool) -> str:
 
 def _more_probable(found: Sequence[tuple[MappedLabel, float]]) -> str:
     names = [with_probability(with_article(label.name), value) for label, value in found]
-    return f"The most probable of these types is {names[0]}, before {enumerated(names[1:])}."
+    return f"The most probable of these types is {names[0]}, followed by {enumerated(names[1:])}."
 
 
 def _is_type_by_name(
@@ -144,4 +144,4 @@ def _is_type_by_name(
 
 def _unknown_type(labels: Sequence[MappedLabel]) -> str:
     names = enumerated([label.name for label in labels])
-    return f"The model has no concept of {names}, nor of a broader or narrower type, so it cannot say."
+    return f"The model has no concept of {names}, or of a broader or narrower type, so it cannot answer."

@@ -108,15 +108,16 @@ def label_notes(labels: Sequence[MappedLabel], qualifiers: Sequence[str] = ()) -
         more = f" and {len(label.types) - SHOWN} more" if len(label.types) > SHOWN else ""
         if label.route == NARROWER:
             notes.append(
-                f"The model has no concept of {label.name}. Its probability is that of narrower types: {joined}{more}."
+                f"The model has no concept of {label.name}. Its probability is computed from narrower types: "
+                f"{joined}{more}."
             )
         elif label.route == BROADER:
             notes.append(
-                f"The model has no concept of {label.name}. The probability is that of {joined}, which is broader: an "
+                f"The model has no concept of {label.name}. The probability is that of the broader type {joined}, an "
                 "upper bound."
             )
     if qualifiers:
-        notes.append(f"Words that the answer does not depend on: {', '.join(word[:30] for word in qualifiers)}.")
+        notes.append(f"Words that the answer ignores: {', '.join(word[:30] for word in qualifiers)}.")
     return notes
 
 
@@ -133,18 +134,18 @@ def not_stated(field: str) -> Wording:
     """Word that the model does not state a field."""
     name = FULL_NAMES.get(field, field)
     return Wording(
-        f"The model does not state the {name}: it was not trained on it, because it cannot be read reliably from the "
-        "profile of a cell of an unknown study. See the annotation of the experiment."
+        f"The model does not state the {name}. It was not trained to, because the profile of a cell from an unseen "
+        "study does not show it reliably. See the annotation of the experiment."
     )
 
 
 def help_text() -> str:
     """Return the questions that are answered."""
-    return "Questions that are answered:" + "".join(f"\n- {question}" for question in ANSWERED_QUESTIONS)
+    return "Questions that can be answered:" + "".join(f"\n- {question}" for question in ANSWERED_QUESTIONS)
 
 
 def outside(asked: Understood) -> Wording:
     """Word that a question is outside of what the model answers."""
-    unknown = f" Words without a meaning here: {', '.join(word[:30] for word in asked.unknown[:SHOWN])}."
+    unknown = f" Words that are not recognised: {', '.join(word[:30] for word in asked.unknown[:SHOWN])}."
     text = f"The model cannot answer this question.{unknown if asked.unknown else ''} {help_text()}"
     return Wording(text)
