@@ -226,6 +226,7 @@ def mutate_hdf5(path: Path, rng: np.random.Generator) -> None:
             elif kind == 2:
                 del root[name]
                 root[name] = h5py.ExternalLink(str(path.parent.parent / "secret.h5"), "/obs")
+                return  # a further mutation would write through the link
             elif kind == 3:
                 del root[name]
                 root[name] = h5py.SoftLink("/" + names[rng.integers(len(names))])

@@ -5,6 +5,7 @@ memory. Every other format is read into memory by `readers`. `open_source` retur
 rules on counts and genes. Depends on anndata, h5py and fsspec; zarr is imported when a store is opened.
 """
 
+import functools
 import gzip
 import hashlib
 import io
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from cell2text.errors import UserError
 from cell2text.sources.blocks import check_chunks, vector_reader
 from cell2text.sources.census import open_census
 from cell2text.sources.checks import BadFileError
@@ -116,6 +118,21 @@ def load_anndata(location: SourceLocation) -> ad.AnnData:
     from cell2text.sources.readers import read_anndata
 
     return read_anndata(location).adata
+
+
+def _names_damage(read):
+    """Decorate a method of `StoredAnnData`, so that an error of a library names the file."""
+
+    @functools.wraps(read)
+    def checked(self, *args):
+        try:
+            return read(self, *args)
+        except UserError:
+            raise
+        except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
+            raise self.error(f"cannot be read: it is damaged ({first_line(error)}).") from error
+
+    return checked
 
 
 class LoadedFile(AnnDataContainer):
@@ -218,6 +235,7 @@ class StoredAnnData:
         layers = self.root["layers"]
         return next(layers[key] for key in layers if f"layers[{key!r}]" == name)
 
+    @_names_damage
     def read_var(self, name: str) -> pd.DataFrame:
         """Read the index and the text columns of the `var` that names the columns of a matrix."""
         group = self.root["raw"]["var"] if name == "raw.X" else self.root["var"]
@@ -231,6 +249,7 @@ class StoredAnnData:
         """Return the names of the columns of `obs`."""
         return column_names(self.root["obs"])
 
+    @_names_damage
     def read_obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Read columns of all cells as categories of text, one row per cell; missing values stay missing."""
         values = {}
@@ -240,6 +259,7 @@ class StoredAnnData:
             values[name] = column.astype(str).where(present).astype("category")
         return pd.DataFrame(values, index=pd.RangeIndex(self.n_cells))
 
+    @_names_damage
     def read_cell_names(self, rows: np.ndarray) -> np.ndarray:
         """Read the names of the cells `rows`, ascending."""
         if not len(rows):
