@@ -191,7 +191,8 @@ def test_the_packaged_vocabulary_knows_former_symbols(mini):
 def test_the_packaged_aliases_are_those_of_the_tables(mini):
     assert mini.aliases == aliases_for(mini.tokens, mini.symbols) and len(mini.aliases) > 40_000
     assert not set(mini.aliases) & set(mini.symbols) and set(mini.aliases.values()) <= set(mini.tokens)
-    assert all(symbol for token, symbol in zip(mini.tokens, mini.symbols) if token.startswith("ENSG"))
+    unnamed = [token for token, symbol in zip(mini.tokens, mini.symbols) if token.startswith("ENSG") and not symbol]
+    assert len(unnamed) == 29  # no study that fitted the vocabulary names them
 
 
 def test_aliases_are_approved_symbols_that_a_vocabulary_lacks_and_further_names():

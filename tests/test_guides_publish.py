@@ -31,8 +31,8 @@ def folder(tmp_path):
     (run / "README.md").write_text(CARD)
     lora = shutil.copytree(run, tmp_path / "runs" / "lora")
     (lora / "adapter").mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (lora / "adapter" / name).write_text("{}")
+    (lora / "adapter" / "adapter_config.json").write_text("{}")
+    shutil.copyfile(run / "model.safetensors", lora / "adapter" / "adapter_model.safetensors")
     return tmp_path
 
 
