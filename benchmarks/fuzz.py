@@ -324,7 +324,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=10_000, help="number of inputs over all kinds")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS), help="defaults to all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the mutations")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="json file; written if all kinds are read")
     args = parser.parse_args()
     global _PROCESSOR
     _PROCESSOR = cell2text.load(device="cpu")[1]
@@ -339,7 +340,7 @@ def main() -> None:
         total.update({key: value for key, value in one.items() if key != "examples"})
     if set(args.kinds) == set(KINDS):
         content = {"seed": args.seed, "total": dict(total), "kinds": found}
-        write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
+        write_atomically(args.out, json.dumps(content, indent=1) + "\n")
     print(dict(total))
 
 
