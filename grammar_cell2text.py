@@ -49,6 +49,20 @@ def with_article(name: str) -> str:
     return f"{'an' if vowel else 'a'} {name}"
 
 
+def enumeration(names) -> str:
+    """Return names as an enumeration.
+
+    Examples:
+
+    ```python
+    >>> enumeration(["CD3D"]), enumeration(["CD3D", "CD3E", "IL7R"])
+    ('CD3D', 'CD3D, CD3E and IL7R')
+
+    ```
+    """
+    return names[0] if len(names) == 1 else f"{LIST_COMMA.join(names[:-1])}{LIST_AND}{names[-1]}"
+
+
 def subtype_sentence(subtype: str, probability: str) -> str:
     """Return the sentence on the likely subtype.
 

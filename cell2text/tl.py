@@ -53,8 +53,8 @@ def describe(
     layer
         Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
-        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
-        contains most genes.
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most
+        genes in the vocabulary.
     prompt
         A question, a task such as `"annotate"` or `"ask:tissue"`, or the path of a JSON file with a conversation; see
         :func:`cell2text.inference.prompts.build_conversation`. Defaults to the model's own prompt.
@@ -205,8 +205,8 @@ def embed(
     layer
         Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
-        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
-        contains most genes.
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most
+        genes in the vocabulary.
     key_added
         Key in `.obsm`.
     allow_fractional
@@ -313,7 +313,7 @@ def explain(
     source = _open(chosen, options, copy=False)
     reader = CellReader(source, processor, options, loaded.config.concepts)
     describer = Describer(loaded, processor, replace(options, evidence=None))
-    find_evidence = EvidenceFinder(loaded, processor, describer.conversation, options)
+    find_evidence = EvidenceFinder(loaded, processor, describer.conversation, n_genes)
     frames = []
     for start in range(0, source.n_cells, ROWS_PER_SHARD):
         ranked = reader.read(start, min(start + ROWS_PER_SHARD, source.n_cells))
@@ -348,8 +348,8 @@ def ask(
     layer
         Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
-        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
-        contains most genes.
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most
+        genes in the vocabulary.
     allow_fractional
         Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
     species
@@ -403,8 +403,8 @@ def score(
     layer
         Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
-        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
-        contains most genes.
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most
+        genes in the vocabulary.
     allow_fractional
         Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
     species
@@ -474,8 +474,8 @@ def search(
     layer
         Layer with the raw counts, `"X"`, or `"raw"` for `adata.raw`. Defaults to the matrix that holds integers.
     gene_key
-        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column of which the vocabulary
-        contains most genes.
+        Column of `var` with Ensembl ids or gene symbols, or `"index"`. Defaults to the column with the most
+        genes in the vocabulary.
     allow_fractional
         Accept non-integer counts, such as expected counts of RSEM. By default, they raise an error.
     species

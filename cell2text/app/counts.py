@@ -19,6 +19,7 @@ from cell2text.describe.group_markers import read_counts
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.provenance import reading_options
 from cell2text.describe.ranked_cells import RankedCells
+from cell2text.evidence.counts import gene_symbol
 from cell2text.evidence.statements import StatementEvidence
 from cell2text.inference.concepts import predict_concepts
 from cell2text.inference.prompts import build_conversation
@@ -109,7 +110,7 @@ class CellCounts:
     def gene_names(self, tokens: np.ndarray) -> list[str]:
         """Return the symbol of each gene token, its Ensembl id if it has none."""
         vocabulary = self.loaded[1].gene_vocabulary
-        return [vocabulary.symbols[token] or vocabulary.tokens[token] for token in tokens]
+        return [gene_symbol(vocabulary, int(token)) for token in tokens]
 
     def pathway_scores(self, rows: np.ndarray) -> np.ndarray | None:
         """Return AUCell scores of the Hallmark sets, shape (len(rows), n_sets); None if the file has too few genes."""
@@ -132,8 +133,8 @@ class CellCounts:
     def evidence_finder(self) -> EvidenceFinder:
         """What finds the genes behind the statements of a text."""
         model, processor = self.loaded
-        options = self.evidence_reader.options
-        return EvidenceFinder(model, processor, build_conversation(processor, options.prompt), options)
+        conversation = build_conversation(processor, self.evidence_reader.options.prompt)
+        return EvidenceFinder(model, processor, conversation, EVIDENCE_GENES)
 
     def evidence(self, row: int, text: str) -> list[StatementEvidence]:
         """Return the evidence for each statement of a cell's text; empty for a text that is no description."""

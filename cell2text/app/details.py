@@ -212,7 +212,7 @@ def _top_genes(experiment: Experiment, cells: RankedCells) -> list[str]:
 
 
 def _pathways(experiment: Experiment, row: int, stored) -> list[PathwayScore]:
-    """Return the highest scores of gene sets of which the file has enough genes; empty for files with few genes."""
+    """Return the highest scores of gene sets that the file covers; empty for files with few genes."""
     scores = experiment.counts.pathway_scores(np.array([row]))
     if scores is None:
         return []

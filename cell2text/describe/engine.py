@@ -54,7 +54,9 @@ class Describer:
         self.types = CellTypes(model.config.concepts, model.config.uninformative_types)
         self.evidence = None
         if options.evidence is not None:
-            self.evidence = EvidenceFinder(model, processor, self.conversation, options)
+            self.evidence = EvidenceFinder(
+                model, processor, self.conversation, options.evidence, in_text=options.evidence_in_text
+            )
 
     def __call__(self, cells: RankedCells) -> pa.Table:
         """Return one row per cell, in order; see :func:`cell2text.describe.table.table_schema`."""

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 import pyarrow as pa
 
-from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.table import TEXT
 from cell2text.evidence.explainer import Explainer
@@ -40,14 +39,14 @@ class EvidenceFinder:
         A Cell2Text model on its device, and its processor.
     conversation
         The prompt of the texts.
-    options
-        `evidence` is the number of genes per statement; `evidence_in_text` adds sentences to the texts.
+    n_genes
+        Number of genes per statement.
+    in_text
+        Add sentences that name the genes to the texts.
     """
 
-    def __init__(self, model, processor, conversation: list[dict], options: DescribeOptions):
-        assert options.evidence is not None
-        self.explainer = Explainer(model, processor, conversation, n_genes=options.evidence)
-        self.in_text = options.evidence_in_text
+    def __init__(self, model, processor, conversation: list[dict], n_genes: int, *, in_text: bool = False):
+        self.explainer, self.in_text = Explainer(model, processor, conversation, n_genes=n_genes), in_text
 
     def __call__(self, cells: RankedCells, texts: Sequence[str | None]) -> list[list[StatementEvidence]]:
         """Return the evidence of each cell; none for cells without a description."""

@@ -13,7 +13,8 @@ from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.table import TEXT
 from cell2text.errors import UserError
-from cell2text.evidence.attribution import ConceptScore, GeneAttribution, TextScore
+from cell2text.evidence.attribution import ConceptScore, GeneAttribution
+from cell2text.evidence.explainer import words_in_text
 from cell2text.evidence.faithfulness import StatedCell, faithfulness
 from cell2text.evidence.statements import Statement
 from cell2text.language.parsing import read_fields
@@ -97,7 +98,8 @@ def stated_cells(adata: AnnData, model, processor, options: DescribeOptions) -> 
         claim = read_fields(text).cell_type if text and is_description(text) else None
         if claim is None or (known and claim.name not in known):
             continue
-        start = text.find(claim.label)
-        score = ConceptScore(CELL_TYPE, claim.name) if known else TextScore(text, start, start + len(claim.label))
-        found.append(StatedCell(cell, score, Statement(CELL_TYPE, claim.name, claim.term_id), donor))
+        statement = Statement(CELL_TYPE, claim.name, claim.term_id, claim.label)
+        score = ConceptScore(CELL_TYPE, claim.name) if known else words_in_text(text, statement)
+        if score is not None:
+            found.append(StatedCell(cell, score, statement, donor))
     return found

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cell2text.describe.groups import Groups
+from cell2text.evidence.counts import gene_symbol
 
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def group_markers(cells: "CellReader", groups: Groups, *, seed: int = 0) -> list
     Parameters
     ----------
     cells
-        Reader of the cells, of which at most `CELLS_PER_GROUP` per group and about `MAX_CELLS` in all are read.
+        Reader of the cells. It reads at most `CELLS_PER_GROUP` cells per group and about `MAX_CELLS` in all.
     groups
         Groups of all cells.
     seed
@@ -93,7 +94,7 @@ def read_counts(cells: "CellReader", rows: np.ndarray) -> ad.AnnData:
     """Return the counts of some cells on the model's genes, one column per gene symbol."""
     vocabulary, tokens = cells.processor.gene_vocabulary, cells.ranker.column_tokens
     known = np.flatnonzero(tokens >= 0)
-    names = [vocabulary.symbols[token] or vocabulary.tokens[token] for token in tokens[known]]
+    names = [gene_symbol(vocabulary, int(token)) for token in tokens[known]]
     first = ~pd.Index(names).duplicated()
     blocks = [cells.ranker.collapse(block)[:, known[first]] for _, block in cells.source.blocks(rows)]
     counts = sp.csr_matrix(sp.vstack(blocks), dtype=np.float32)

@@ -12,9 +12,10 @@ from cell2text.describe.engine import Describer
 from cell2text.describe.group_markers import group_markers
 from cell2text.describe.group_types import GroupTypes
 from cell2text.describe.inputs import CellReader
+from cell2text.errors import UserError
 from cell2text.language.described import CANDIDATES, EVIDENCE_GENES, MARKERS, SUMMARY
 from cell2text.ontology.graph import load_graph
-from grammar_cell2text import with_article
+from grammar_cell2text import enumeration, with_article
 
 
 def group_table(describer: Describer, cells: CellReader, tables, types: GroupTypes | None = None) -> pd.DataFrame:
@@ -30,9 +31,15 @@ def group_table(describer: Describer, cells: CellReader, tables, types: GroupTyp
         Rows of all cells in their order; see :func:`cell2text.describe.consensus.describe_groups`.
     types
         Sums of the cells' type probabilities if `tables` lack them.
+
+    Raises
+    ------
+    UserError
+        If the reader has no groups.
     """
     groups = cells.groups
-    assert groups is not None  # callers have groups to describe
+    if groups is None:
+        raise UserError("The cells are not grouped. Pass groupby='COLUMN'.")
     types = types or GroupTypes.of_model(describer.model.config, len(groups.names))
     frame = describe_groups(groups, tables, describer(cells.pseudobulk(groups)), types)
     markers = group_markers(cells, groups, seed=cells.options.seed)
@@ -81,7 +88,7 @@ def _summary(row: Mapping, column: str, evidence: Sequence[str]) -> str:
         _value(row, "heterogeneity"),
         _pseudobulk_sentence(row),
         _pathway_sentence(row),
-        f"The model's evidence for it is {_enumerate(evidence)}."
+        f"The model's evidence for it is {enumeration(evidence)}."
         if any(evidence) and _value(row, "cell_type")
         else None,
         _marker_sentence(row),
@@ -105,7 +112,7 @@ def _candidate_sentence(row: Mapping) -> str | None:
     where = "below it" if _value(row, "cell_type") else "overall"
     names = candidates.split("; ")
     nouns = "type {} is" if len(names) == 1 else "types {} are"
-    return f"The most probable {nouns.format(where)} {_enumerate(names)}."
+    return f"The most probable {nouns.format(where)} {enumeration(names)}."
 
 
 def _agreement_sentence(row: Mapping) -> str | None:
@@ -131,12 +138,12 @@ def _pseudobulk_sentence(row: Mapping) -> str | None:
 
 def _pathway_sentence(row: Mapping) -> str | None:
     pathways = _value(row, "pathways")
-    return pathways and f"At least half of its described cells name {_enumerate(pathways.split('; '))} as most active."
+    return pathways and f"At least half of its described cells name {enumeration(pathways.split('; '))} as most active."
 
 
 def _marker_sentence(row: Mapping) -> str | None:
     markers = _value(row, MARKERS)
-    return markers and f"It expresses {_enumerate(markers.split('; '))} more than the other groups."
+    return markers and f"It expresses {enumeration(markers.split('; '))} more than the other groups."
 
 
 def _value(row: Mapping, name: str):
@@ -147,7 +154,3 @@ def _value(row: Mapping, name: str):
 
 def _count(n: int, noun: str = "cell") -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -21,6 +21,7 @@ from source_cell2text import CellSource
 
 
 GROUPS_PER_BLOCK = 64
+SHOWN_NAMES = 5  # of cells or values in a message
 
 
 class CellReader:
@@ -153,8 +154,17 @@ def find_cell(names: Sequence[str] | np.ndarray, name: str) -> int:
     return int(found[0])
 
 
-def cell_positions(names: Sequence[str], chosen: str | Sequence[str]) -> list[int]:
+def cell_positions(names: np.ndarray, cells: str | Sequence[str], parameter: str = "cells") -> np.ndarray:
     """Return the rows of cells by their names, in the order given; a single name is a list of one.
+
+    Parameters
+    ----------
+    names
+        Names of all cells.
+    cells
+        The names to find. A name that is given twice counts once.
+    parameter
+        Name of the parameter in messages.
 
     Raises
     ------
@@ -163,17 +173,29 @@ def cell_positions(names: Sequence[str], chosen: str | Sequence[str]) -> list[in
 
     Examples
     --------
-    >>> cell_positions(["a", "b", "c"], ["c", "a"])
+    >>> cell_positions(np.array(["a", "b", "c"]), ["c", "a"]).tolist()
     [2, 0]
     """
-    wanted = [chosen] if isinstance(chosen, str) else [str(name) for name in chosen]
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(map(str, names)):
-        rows.setdefault(name, []).append(row)
-    missing = [name for name in wanted if len(rows.get(name, ())) != 1]
-    if missing or not wanted:
+    wanted = [cells] if isinstance(cells, str) else list(cells)
+    if not wanted or not all(isinstance(name, str) for name in wanted):
+        raise UserError(f"{parameter}={wanted[:SHOWN_NAMES]}: expected the name of a cell, or a list of names.")
+    wanted, texts = list(dict.fromkeys(wanted)), np.asarray(names).astype(str)
+    found = np.flatnonzero(np.isin(texts, wanted))
+    missing = sorted(set(wanted) - set(texts[found]))
+    if missing:
         raise UserError(
-            f"cells: {len(missing):,} of {len(wanted):,} names do not belong to exactly one of the {len(names):,} cells"
-            f"{f' (first: {missing[0]!r})' if missing else ''}. Pass names from adata.obs_names."
+            f"{parameter}: {len(missing):,} of {len(wanted):,} names do not match any cell: {some_names(missing)}. The "
+            f"first cell is {texts[0]!r}."
         )
-    return [rows[name][0] for name in wanted]
+    if len(found) > len(wanted):
+        raise UserError(
+            f"{parameter}: several cells have the same name among {some_names(wanted)}. Make the names unique."
+        )
+    row_of = dict(zip(texts[found].tolist(), found.tolist()))
+    return np.array([row_of[name] for name in wanted], dtype=np.int64)
+
+
+def some_names(values: Sequence[str]) -> str:
+    """Return the first values as text."""
+    shown = ", ".join(repr(str(value)[:80]) for value in values[:SHOWN_NAMES])
+    return shown if len(values) <= SHOWN_NAMES else f"{shown}, ... ({len(values):,} values)"

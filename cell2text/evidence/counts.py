@@ -69,19 +69,20 @@ class CountEvidence:
         counts, ranks = self.genes.collapse(counts), self.genes.collapse(ranks)
         found: list[dict] = []
         for row, (names, sex) in enumerate(zip(pathways, sexes)):
-            ranking = ranks[row].toarray().ravel() if names and self.scorer is not None else np.zeros(0)
-            evidence: dict = {
-                (PATHWAYS, pathway_words(name).casefold()): (AUCELL, self._pathway(ranking, name)) for name in names
-            }
+            evidence: dict = {}
+            if names and self.scorer is not None:
+                ranking = ranks[row].toarray().ravel()
+                for name in names:
+                    genes = self._pathway(self.scorer, ranking, name)
+                    evidence[PATHWAYS, pathway_words(name).casefold()] = (AUCELL, genes)
             if sex is not None and self.sex_genes is not None:
                 columns = self.sex_genes.xist if sex == FEMALE else self.sex_genes.y
                 evidence[SEX, sex] = (COUNTS, self._best(columns, counts[row].toarray().ravel()[columns]))
             found.append(evidence)
         return found
 
-    def _pathway(self, ranking: np.ndarray, name: str) -> list[GeneEvidence]:
-        assert self.scorer is not None
-        columns = self.scorer.columns[self.scorer.gene_sets.names.index(name)]
+    def _pathway(self, scorer: PathwayScorer, ranking: np.ndarray, name: str) -> list[GeneEvidence]:
+        columns = scorer.columns[scorer.gene_sets.names.index(name)]
         gains = np.where(ranking[columns] > 0, gene_gains(ranking, columns), 0.0)
         return self._best(columns, gains)
 

@@ -83,7 +83,7 @@ class Explainer:
                 elif self.groups:
                     if (name := self._concept(statement)) is not None:
                         of_concepts.append((row, place, ConceptScore(statement.field, name)))
-                elif (score := _words(text, statement)) is not None:
+                elif (score := words_in_text(text, statement)) is not None:
                     of_texts.append((row, place, score))
         attribution = self.attribution
         of_model: list[tuple[str, Sequence[tuple], list[np.ndarray]]] = [
@@ -149,7 +149,7 @@ def _arguments(cells: Sequence[np.ndarray], items: Sequence[tuple]) -> tuple[lis
     return [cells[row] for row, _, _ in items], [score for _, _, score in items]
 
 
-def _words(text: str, statement: Statement) -> TextScore | None:
+def words_in_text(text: str, statement: Statement) -> TextScore | None:
     """Return the place of a statement's words in its text; None if it does not hold them."""
     for words in (statement.words, statement.value):
         start = text.casefold().find(words.casefold()) if words else -1

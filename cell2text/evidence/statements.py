@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cell2text.language.fields import FIELDS, Fields
-from grammar_cell2text import BECAUSE, LIST_AND, LIST_COMMA
+from grammar_cell2text import BECAUSE, enumeration
 
 
 PATHWAYS = "pathways"
@@ -165,7 +165,7 @@ def evidence_sentences(evidence: Sequence[StatementEvidence], n_genes: int = 3) 
     for one in evidence:
         genes = [gene.gene for gene in one.genes[:n_genes] if gene.contribution > 0]
         if genes:
-            sentences.append(f"{_capitalised(one.statement.value)} {BECAUSE} {_enumeration(genes)}.")
+            sentences.append(f"{_capitalised(one.statement.value)} {BECAUSE} {enumeration(genes)}.")
     return " ".join(sentences)
 
 
@@ -178,7 +178,3 @@ def _format_gene(gene: GeneEvidence) -> str:
 
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _enumeration(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{LIST_COMMA.join(names[:-1])}{LIST_AND}{names[-1]}"

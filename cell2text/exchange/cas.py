@@ -111,7 +111,7 @@ def cell_annotations(
         column = described.groups_column
         description = f"Cell type of each group of {column}, predicted by Cell2Text from all of its cells."
         labelsets.append({"name": column, "description": description} | algorithm)
-        annotations += _group_labels(described, column)
+        annotations += _group_labels(described, described.groups, column)
     return {
         "title": title,
         "author_name": author,
@@ -199,10 +199,9 @@ def _evidence_genes(cells: pd.DataFrame, label: str) -> list[str]:
     return sorted(counts, key=lambda gene: (-counts[gene], gene))[:N_EVIDENCE_GENES]
 
 
-def _group_labels(described: Described, column: str) -> list[dict]:
+def _group_labels(described: Described, groups: pd.DataFrame, column: str) -> list[dict]:
     """Return one annotation per group."""
-    groups, found = described.groups, []
-    assert groups is not None
+    found = []
     in_matrix = matrix_genes(described.path)
     values = described.column(column).map(str, na_action="ignore").to_numpy(dtype=object)
     names = described.cells.index.astype(str).to_numpy()

@@ -7,7 +7,7 @@ fields are omitted from the text.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 from cell2text.language.fields import NORMAL
@@ -17,8 +17,6 @@ from grammar_cell2text import (
     DISEASE_LINK,
     DONOR,
     HEALTHY,
-    LIST_AND,
-    LIST_COMMA,
     ORIGIN_VERB,
     POSSESSIVE,
     POSSESSIVE_PRONOUN,
@@ -28,6 +26,7 @@ from grammar_cell2text import (
     TISSUE_LINK,
     TYPE_VERB,
     compared_types,
+    enumeration,
     subtype_sentence,
     with_article,
 )
@@ -112,7 +111,7 @@ def pathway_sentence(row: Mapping) -> str | None:
     if not names:
         return None
     verb = f"{ACTIVE_PATHWAY} is" if len(names) == 1 else f"{ACTIVE_PATHWAY}s are"
-    return f"{POSSESSIVE} {verb} {_enumerate_words(names)}."
+    return f"{POSSESSIVE} {verb} {enumeration(names)}."
 
 
 def _with_pronoun(sentence: str) -> str:
@@ -172,10 +171,6 @@ def pathway_words(name: str) -> str:
         if word
     )
     return text.replace("beta catenin", "beta-catenin").replace("TGF beta", "TGF-beta")
-
-
-def _enumerate_words(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{LIST_COMMA.join(names[:-1])}{LIST_AND}{names[-1]}"
 
 
 def _with_the(tissue: str) -> str:

@@ -42,7 +42,7 @@ class SearchClaim:
     words
         Words of the query that state it.
     names
-        Alternatives, one of which a cell must have: labels of cell types, names of gene sets, a sex, or a value.
+        Alternatives; a cell must have one of them: labels of cell types, names of gene sets, a sex, or a value.
     column
         Column of `obs`, for `"obs"`.
     is_negated

@@ -8,7 +8,8 @@ from cell2text.ontology.terms import label_of
 from cell2text.questions.answer import NO, UNCLEAR, YES, AnswerValue, Wording
 from cell2text.questions.group_answers import composition
 from cell2text.questions.predictions import CellPredictions
-from cell2text.questions.wording import common_type, enumerated, is_above, named_type, stated_name
+from cell2text.questions.wording import common_type, is_above, named_type, stated_name
+from grammar_cell2text import enumeration
 
 
 def compare_cells(text: str, first: CellPredictions, second: CellPredictions) -> Wording:
@@ -64,9 +65,9 @@ def _compared_pathways(first: CellPredictions, second: CellPredictions) -> list[
         return []
     shared = [pathway_words(name) for name in one if name in other]
     if len(shared) == len(one) == len(other):
-        return [f"The most active pathways of both are {enumerated(shared)}."]
-    texts = [enumerated(list(map(pathway_words, names))) for names in (one, other)]
-    also = f" Both have {enumerated(shared)}." if shared else ""
+        return [f"The most active pathways of both are {enumeration(shared)}."]
+    texts = [enumeration(list(map(pathway_words, names))) for names in (one, other)]
+    also = f" Both have {enumeration(shared)}." if shared else ""
     return [f"The most active pathways of the first cell are {texts[0]}, those of the second {texts[1]}.{also}"]
 
 

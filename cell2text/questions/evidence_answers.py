@@ -8,7 +8,7 @@ from cell2text.evidence.explainer import CELL_TYPE, Explainer
 from cell2text.evidence.statements import StatementEvidence, evidence_sentences, statements_of
 from cell2text.language.parsing import read_fields
 from cell2text.questions.answer import AnswerValue, Wording
-from cell2text.questions.wording import enumerated
+from grammar_cell2text import enumeration
 
 
 N_GENES = 5
@@ -49,9 +49,9 @@ def _marker_sentences(evidence: StatementEvidence, is_complete: bool) -> list[st
     absent = "that it does not express" if is_complete else "that are not among the genes read by the model"
     sentences = []
     if evidence.present_markers:
-        sentences.append(f"Known markers that the cell expresses: {enumerated(evidence.present_markers)}.")
+        sentences.append(f"Known markers that the cell expresses: {enumeration(evidence.present_markers)}.")
     if evidence.absent_markers:
-        sentences.append(f"Known markers {absent}: {enumerated(evidence.absent_markers)}.")
+        sentences.append(f"Known markers {absent}: {enumeration(evidence.absent_markers)}.")
     return sentences
 
 

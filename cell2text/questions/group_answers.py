@@ -22,13 +22,13 @@ from cell2text.questions.wording import (
     SHOWN,
     candidate_value,
     common_type,
-    enumerated,
     label_notes,
     listed,
     type_value,
     with_probability,
 )
 from declining_cell2text import TYPE_THRESHOLD
+from grammar_cell2text import enumeration
 
 
 def composition(predictions: CellPredictions, config=None) -> Wording:
@@ -43,7 +43,7 @@ def composition(predictions: CellPredictions, config=None) -> Wording:
         return Wording(f"None of the {len(predictions):,} cells has a named type.")
     order = sorted(counts, key=lambda name: (-counts[name], name))
     values = [type_value(claims[name], _mean_named(predictions, name), counts[name]) for name in order]
-    shown = enumerated([f"{name} ({counts[name]:,})" for name in order[:SHOWN]])
+    shown = enumeration([f"{name} ({counts[name]:,})" for name in order[:SHOWN]])
     rest = f", and {len(order) - SHOWN:,} more types" if len(order) > SHOWN else ""
     text = f"{n_named:,} of {len(predictions):,} cells have a named type: {shown}{rest}."
     common = common_type(predictions.types)
@@ -79,7 +79,7 @@ def _common_pathways(predictions: CellPredictions) -> str:
     found = sorted(name for name, n in counts.items() if n >= PATHWAY_SHARE * len(predictions))
     if not found:
         return ""
-    words = enumerated([pathway_words(name) for name in found])
+    words = enumeration([pathway_words(name) for name in found])
     return f" Pathways that at least half of the cells have among their two most active: {words}."
 
 

@@ -13,8 +13,9 @@ from cell2text.language.parsing import read_fields
 from cell2text.language.writing import pathway_words
 from cell2text.questions.answer import NO, UNCLEAR, YES, AnswerValue, Wording
 from cell2text.questions.predictions import CellPredictions
-from cell2text.questions.wording import FULL_NAMES, PROFILE_WORDS, SHOWN, enumerated, with_probability
+from cell2text.questions.wording import FULL_NAMES, PROFILE_WORDS, SHOWN, with_probability
 from declining_cell2text import is_description
+from grammar_cell2text import enumeration
 
 
 def sex(predictions: CellPredictions, asked: str | None = None) -> Wording:
@@ -32,7 +33,9 @@ def sex(predictions: CellPredictions, asked: str | None = None) -> Wording:
         return Wording(f"{opening or 'The'} donor is {known[0]}.", [AnswerValue("sex", known[0])], verdict)
     parts = [f"{counts[name]:,} come from a {name} donor" for name in known]
     rest = counts[None]
-    text = f"Of {len(predictions):,} cells, {enumerated([*parts, f'{rest:,} do not show the sex'] if rest else parts)}."
+    text = (
+        f"Of {len(predictions):,} cells, {enumeration([*parts, f'{rest:,} do not show the sex'] if rest else parts)}."
+    )
     return Wording(text, [AnswerValue("sex", name, n_cells=counts[name]) for name in known])
 
 
@@ -47,10 +50,10 @@ def pathways(predictions: CellPredictions, asked: Sequence[str] = ()) -> Wording
     one = len(predictions) == 1
     values = [AnswerValue("pathway", name, n_cells=None if one else counts[name]) for name in order[: 2 * SHOWN]]
     if one:
-        words = enumerated([pathway_words(name) for name in order])
+        words = enumeration([pathway_words(name) for name in order])
         text = f"Its most active pathways are {words}." if len(order) > 1 else f"Its most active pathway is {words}."
     else:
-        words = enumerated([f"{pathway_words(name)} ({counts[name]:,})" for name in order[:SHOWN]])
+        words = enumeration([f"{pathway_words(name)} ({counts[name]:,})" for name in order[:SHOWN]])
         text = f"Most frequent among the cells' two most active pathways, with the number of cells: {words}."
     if not asked:
         return Wording(text, values)
@@ -79,9 +82,9 @@ def profile(predictions: CellPredictions, names: Sequence[str]) -> Wording:
     ]
     if one:
         parts = [with_probability(PROFILE_WORDS.get(value.name, value.name), value.probability) for value in values]
-        return Wording(f"The profile is most likely that of {parts[0]}, followed by {enumerated(parts[1:])}.", values)
+        return Wording(f"The profile is most likely that of {parts[0]}, followed by {enumeration(parts[1:])}.", values)
     parts = [f"{best[i]:,} of {PROFILE_WORDS.get(names[i], names[i])}" for i in order if best[i]]
-    return Wording(f"Of {len(filled):,} profiles, {enumerated(parts)}.", values)
+    return Wording(f"Of {len(filled):,} profiles, {enumeration(parts)}.", values)
 
 
 def origin(texts: Sequence[str], field: str) -> Wording:
@@ -94,6 +97,6 @@ def origin(texts: Sequence[str], field: str) -> Wording:
     if not counts:
         return Wording(f"No text of the {len(texts):,} cells states the {FULL_NAMES.get(field, field)}.")
     order = sorted(counts, key=lambda name: (-counts[name], name))
-    shown = enumerated([f"{name} ({counts[name]:,})" for name in order[:SHOWN]])
+    shown = enumeration([f"{name} ({counts[name]:,})" for name in order[:SHOWN]])
     values = [AnswerValue(field, name, terms[name], None, counts[name]) for name in order]
     return Wording(f"The texts of {counts.total():,} of {len(texts):,} cells state {shown}.", values)

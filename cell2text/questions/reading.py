@@ -6,14 +6,11 @@ import numpy as np
 from anndata import AnnData
 
 from cell2text.describe.gene_lists import GeneListReader
-from cell2text.describe.inputs import CellReader
+from cell2text.describe.inputs import CellReader, cell_positions, some_names
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError, UserKeyError
 from source_cell2text import AnnDataContainer, CellSource
-
-
-SHOWN_NAMES = 5  # in messages
 
 
 def rank_cells(adata: AnnData, model, processor, options: DescribeOptions | None = None) -> RankedCells:
@@ -72,7 +69,7 @@ def read_selected(
     UserError
         If a name or a column does not exist, a name is not unique, or no cell has the values.
     """
-    rows = np.arange(reader.n_cells) if cells is None else _rows_of_names(cell_names(reader), cells, parameter)
+    rows = np.arange(reader.n_cells) if cells is None else np.sort(cell_positions(cell_names(reader), cells, parameter))
     for column, value in (where or {}).items():
         rows = _rows_with_value(reader, rows, column, str(value))
     if isinstance(reader, GeneListReader):
@@ -97,28 +94,6 @@ def _rows_with_value(reader: CellReader | GeneListReader, rows: np.ndarray, colu
     if not (values == value).any():
         raise UserError(
             f"where={column!r}: none of {len(rows):,} cells has the value {value!r}. The column holds "
-            f"{_some(sorted(set(values)))}."
+            f"{some_names(sorted(set(values)))}."
         )
     return rows[values == value]
-
-
-def _rows_of_names(names: np.ndarray, cells: str | Sequence[str], parameter: str) -> np.ndarray:
-    wanted = [cells] if isinstance(cells, str) else list(cells)
-    if not wanted or not all(isinstance(name, str) for name in wanted):
-        raise UserError(f"{parameter}={wanted[:SHOWN_NAMES]}: expected the name of a cell, or a list of names.")
-    found = np.flatnonzero(np.isin(names.astype(str), wanted))
-    missing = sorted(set(wanted) - set(names[found].astype(str)))
-    if missing:
-        raise UserError(
-            f"{parameter}: {len(missing):,} of {len(set(wanted)):,} names do not match any cell: {_some(missing)}. "
-            f"The first cell is {str(names[0])!r}."
-        )
-    if len(found) > len(set(wanted)):
-        raise UserError(f"{parameter}: several cells have the same name among {_some(wanted)}. Make the names unique.")
-    return found
-
-
-def _some(values: Sequence[str]) -> str:
-    """Return the first values as text."""
-    shown = ", ".join(repr(str(value)[:80]) for value in values[:SHOWN_NAMES])
-    return shown if len(values) <= SHOWN_NAMES else f"{shown}, ... ({len(values):,} values)"

@@ -15,7 +15,6 @@ from cell2text.questions.predictions import CellPredictions
 from cell2text.questions.understanding import Understood
 from cell2text.questions.wording import (
     candidate_value,
-    enumerated,
     is_above,
     label_notes,
     listed,
@@ -25,7 +24,7 @@ from cell2text.questions.wording import (
     verdict_of,
     with_probability,
 )
-from grammar_cell2text import with_article
+from grammar_cell2text import enumeration, with_article
 
 
 def confidence(predictions: CellPredictions, *, is_calibrated: bool) -> Wording:
@@ -122,7 +121,7 @@ def _rounded(probability: float, is_bound: bool) -> str:
 
 def _more_probable(found: Sequence[tuple[MappedLabel, float]]) -> str:
     names = [with_probability(with_article(label.name), value) for label, value in found]
-    return f"The most probable of these types is {names[0]}, followed by {enumerated(names[1:])}."
+    return f"The most probable of these types is {names[0]}, followed by {enumeration(names[1:])}."
 
 
 def _is_type_by_name(
@@ -143,5 +142,5 @@ def _is_type_by_name(
 
 
 def _unknown_type(labels: Sequence[MappedLabel]) -> str:
-    names = enumerated([label.name for label in labels])
+    names = enumeration([label.name for label in labels])
     return f"The model has no concept of {names}, or of a broader or narrower type, so it cannot answer."

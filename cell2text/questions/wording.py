@@ -18,7 +18,7 @@ from cell2text.questions.model_types import BROADER, NARROWER, MappedLabel
 from cell2text.questions.predictions import CellPredictions
 from cell2text.questions.understanding import Understood
 from declining_cell2text import TYPE_THRESHOLD
-from grammar_cell2text import with_article
+from grammar_cell2text import enumeration, with_article
 
 
 SHOWN = 5  # values of an enumeration
@@ -46,7 +46,8 @@ ANSWERED_QUESTIONS = (
 def named_type(predictions: CellPredictions, row: int = 0) -> AnswerValue:
     """Return the named type of a cell as a value."""
     claim, probability = predictions.types[row], predictions.named_probabilities[row]
-    assert claim is not None
+    if claim is None:
+        raise ValueError(f"Cell {row} has no named type.")
     return type_value(claim, None if np.isnan(probability) else float(probability))
 
 
@@ -68,14 +69,9 @@ def with_probability(name: str, probability: float | None) -> str:
     return f"{name} (below 0.01)" if probability < 0.005 else f"{name} ({probability:.2f})"
 
 
-def enumerated(parts: Sequence[str]) -> str:
-    """Return texts as an enumeration: "a, b and c"."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
 def listed(values: Sequence[AnswerValue]) -> str:
     """Return values with their probabilities as an enumeration."""
-    return enumerated([with_probability(with_article(value.name), value.probability) for value in values])
+    return enumeration([with_probability(with_article(value.name), value.probability) for value in values])
 
 
 def stated_name(predictions: CellPredictions, row: int = 0) -> str:
@@ -104,7 +100,7 @@ def label_notes(labels: Sequence[MappedLabel], qualifiers: Sequence[str] = ()) -
     """Return notes on labels that are not types of the model themselves, and on words that were left out."""
     notes = []
     for label in labels:
-        joined = enumerated(list(label.types[:SHOWN])) if label.types else ""
+        joined = enumeration(list(label.types[:SHOWN])) if label.types else ""
         more = f" and {len(label.types) - SHOWN} more" if len(label.types) > SHOWN else ""
         if label.route == NARROWER:
             notes.append(
