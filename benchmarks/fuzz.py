@@ -34,7 +34,7 @@ from cell2text.describe.options import DescribeOptions
 from cell2text.errors import exit_code
 from cell2text.evaluation.predictions import check_rows, read_rows
 from cell2text.files import write_atomically
-from cell2text.loading import check_model_folder
+from cell2text.loading import check_model_folder, damage_named
 from cell2text.models import MINI
 from cell2text.preparation.config import PrepareConfig
 from cell2text.signatures.gene_sets import hallmark_gene_sets, read_gmt
@@ -150,7 +150,8 @@ def read_config(path: Path) -> None:
     from transformers import AutoConfig
 
     check_model_folder(path.parent)
-    AutoConfig.from_pretrained(path.parent)
+    with damage_named(str(path.parent)):
+        AutoConfig.from_pretrained(path.parent)
 
 
 KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {

@@ -133,19 +133,9 @@ def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalG
     local = path.is_dir()
     source = str(path) if local else str(name)
     target = _device(device)
-    try:
-        with _no_weight_bars():
-            model = AutoModel.from_pretrained(source)
-            processor = AutoProcessor.from_pretrained(source)
-    except (UserError, MemoryError):
-        raise
-    except OSError as error:
-        if local:
-            raise _damaged(source, error) from error
-        reason = str(error).strip().split("\n")[0]
-        raise OSError(f"model={source!r}: no folder of this name, and the Hub does not provide it: {reason}") from error
-    except Exception as error:  # transformers, tokenizers and safetensors raise many classes
-        raise _damaged(source, error) from error
+    with damage_named(source, local=local), _no_weight_bars():
+        model = AutoModel.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source)
     if model.config.model_type != "cell2text":
         raise UserError(f"model={source!r} is a model of type {model.config.model_type!r}. Expected type 'cell2text'.")
     if name is None:  # results name the model, not the folder of its installation
@@ -161,6 +151,30 @@ def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalG
         return model.to(target).eval(), processor
     except (RuntimeError, AssertionError) as error:  # no driver, no such GPU
         raise UserError(f"device={device!r} cannot be used ({first_line(error)}). Pass device='cpu'.") from error
+
+
+@contextmanager
+def damage_named(source: str, *, local: bool = True) -> Iterator[None]:
+    """Raise an error that names the model, if a library cannot read a file of it.
+
+    Parameters
+    ----------
+    source
+        Folder or Hub id of the model.
+    local
+        Whether it is a folder; otherwise an `OSError` means that the Hub does not provide it.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except OSError as error:
+        if local:
+            raise _damaged(source, error) from error
+        reason = str(error).strip().split("\n")[0]
+        raise OSError(f"model={source!r}: no folder of this name, and the Hub does not provide it: {reason}") from error
+    except Exception as error:  # transformers, tokenizers and safetensors raise many classes
+        raise _damaged(source, error) from error
 
 
 def _device(name: str):
