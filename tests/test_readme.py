@@ -61,7 +61,7 @@ def test_packaged_model_knows_as_many_types_as_the_readme_says():
     terms, text = config["cell_concepts"]["hierarchical"]["cell_type"], " ".join(README.split())
     assert f"knows {len(terms)} terms of the Cell Ontology" in text
     simulated = results("mini_rows")["simulated"]["types_without_real_cells"]
-    assert f"{simulated} cell types it learned from simulated cells alone" in text
+    assert f"It learned {simulated} cell types from simulated cells alone" in text
 
 
 def test_links_lead_to_files():
