@@ -1,6 +1,6 @@
-"""Correct generated texts so that they state the cell type, likely subtype and sex that were decided.
+"""Correct generated texts so that they state the cell type, likely subtype, sex and pathways that were decided.
 
-A small language model can slip on a rare type, on a digit or on the sex. Depends on `grammar_cell2text.py` only.
+A small language model can slip on a rare type, a digit, the sex or a pathway. Depends on `grammar_cell2text.py` only.
 """
 
 import re
@@ -17,6 +17,7 @@ try:
         SUBJECT,
         SUBTYPE_VERB,
         TYPE_VERB,
+        active_pathways,
         compared_types,
         subtype_sentence,
         with_article,
@@ -31,6 +32,7 @@ except ImportError:
         SUBJECT,
         SUBTYPE_VERB,
         TYPE_VERB,
+        active_pathways,
         compared_types,
         subtype_sentence,
         with_article,
@@ -39,6 +41,7 @@ except ImportError:
 
 FEMALE, MALE, UNKNOWN = "female", "male", "unknown"
 TYPE_START, ORIGIN_START = f"{SUBJECT} {TYPE_VERB} ", f" {PRONOUN} {ORIGIN_VERB} "
+SUBTYPE_START = f" {PRONOUN} {SUBTYPE_VERB} "
 PATHWAYS_START = f" {POSSESSIVE_PRONOUN} {ACTIVE_PATHWAY}"
 _COMPARED_TYPES = re.compile(
     r"^(?:The first cell is an? .+? and the second cell is an? |Both cells are of the type ).+?\.(?= |$)"
@@ -46,7 +49,6 @@ _COMPARED_TYPES = re.compile(
 _NEXT_SENTENCE = re.compile(f"{ORIGIN_START}|{PATHWAYS_START}")
 _BARE_DONOR = ORIGIN_START + "a {} " + f"{DONOR}."
 _SEX = re.compile(rf"\b(?:{FEMALE}|{MALE}) {DONOR}")
-_SUBTYPE_SENTENCE = re.compile(rf" {PRONOUN} {SUBTYPE_VERB} an? .+? \([01]\.\d\d\)\.")
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,21 @@ class StatedType:
         probability (`float`): Probability of the likely subtype.
         sex (`str`, *optional*): `"female"`, `"male"`, or `"unknown"` for a text without a sex. If omitted, the text
             keeps the sex that it states.
+        pathways (`tuple[str, ...]`, *optional*): The most active pathways. If omitted, the text keeps those that it
+            names.
     """
 
     named: str
     subtype: str | None = None
     probability: float = 0.0
     sex: str | None = None
+    pathways: tuple[str, ...] | None = None
 
     def correct(self, text: str, type_names: set[str]) -> str:
-        """Return a text about one cell that states this type, this likely subtype and this sex.
+        """Return a text about one cell that states this type, this likely subtype, this sex and these pathways.
 
-        A small language model can slip on a rare type, a digit or the sex. Sentences of the controlled language that
-        differ from the statement are replaced; a definition is dropped with the type that it defines.
+        Sentences of the controlled language that differ from the statement are replaced; a definition is dropped with
+        the type that it defines.
 
         Args:
             text (`str`): A description, or a bare name of a type. Other texts are returned as they are.
@@ -91,11 +96,11 @@ class StatedType:
             return text
         rest = _NEXT_SENTENCE.search(text)
         head, tail = (text[: rest.start()], text[rest.start() :]) if rest else (text, "")
-        head = _SUBTYPE_SENTENCE.sub("", head)
+        head = head.partition(SUBTYPE_START)[0]
         begin = f"{TYPE_START}{with_article(self.named)}"
         if not head.startswith((f"{begin}:", f"{begin}.")):
             head = f"{begin}."
-        return head + self._subtype_sentence() + self._with_sex(tail)
+        return head + self.subtype_sentence + self._with_pathways(self._with_sex(tail))
 
     def _with_sex(self, tail: str) -> str:
         """Return the sentences on origin and pathways with this sex."""
@@ -107,7 +112,16 @@ class StatedType:
             return _BARE_DONOR.format(self.sex) + tail
         return _SEX.sub(f"{self.sex} {DONOR}", tail)
 
-    def _subtype_sentence(self) -> str:
+    def _with_pathways(self, tail: str) -> str:
+        """Return the sentences on origin and pathways with these pathways, if there is a sentence on pathways."""
+        if self.pathways is None or PATHWAYS_START not in tail:
+            return tail
+        before = tail.partition(PATHWAYS_START)[0]
+        return f"{before} {POSSESSIVE_PRONOUN} {active_pathways(self.pathways)}" if self.pathways else before
+
+    @property
+    def subtype_sentence(self) -> str:
+        """The sentence about the likely subtype, with a space in front; empty without a subtype."""
         if self.subtype is None:
             return ""
         return f" {subtype_sentence(self.subtype, f'{self.probability:.2f}')}"

@@ -26,6 +26,23 @@ except ImportError:
 
 
 @dataclass
+class CellSummary:
+    """What a text or an annotation needs of cells, without the states of their genes.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(batch, n_cells, num_cell_tokens, text_hidden)`): Projected cells.
+        means (`torch.FloatTensor` of shape `(batch, n_cells, cell_hidden)`):
+            Mean of the encoder's states at the projected layer over the tokens of each cell.
+        concepts (`torch.FloatTensor` of shape `(batch, n_cells, n_concepts)`, *optional*):
+            See [`Cell2TextCellOutput`].
+    """
+
+    features: torch.Tensor
+    means: torch.Tensor
+    concepts: torch.Tensor | None
+
+
+@dataclass
 class Cell2TextCellOutput(BaseModelOutputWithPooling):
     """Outputs of the encoder and the projector.
 
@@ -64,6 +81,7 @@ class CellEncodingMixin:
     gene_mask: Any
     cell_encoder: Any
     projector: Any
+    training: bool
 
     @can_return_tuple
     def get_cell_features(
@@ -102,16 +120,75 @@ class CellEncodingMixin:
         if concept_overrides is not None:
             self._concept_names().check_overrides(concept_overrides)
             inputs.append(concept_overrides.flatten(0, 1))
-        features, concepts = self.projector(*inputs), None
-        if self.config.projector_type == "concepts":
-            features, concepts = features
+        features, concepts = self._as_batch(self.projector(*inputs), states.shape[:2])
         return Cell2TextCellOutput(
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=features.unflatten(0, states.shape[:2]),
+            pooler_output=features,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            concepts=None if concepts is None else concepts.unflatten(0, states.shape[:2]),
+            concepts=concepts,
         )
+
+    def _as_batch(self, projected, shape) -> tuple:
+        """Return a projector's features and concepts with the shape `(batch, n_cells, ...)`."""
+        if self.config.projector_type == "concepts":
+            return tuple(values.unflatten(0, shape) for values in projected)
+        return projected.unflatten(0, shape), None
+
+    @torch.no_grad()
+    def summarise_cells(
+        self,
+        cell_input_ids: torch.LongTensor,
+        cell_attention_mask: torch.Tensor | None = None,
+        concept_overrides: torch.FloatTensor | None = None,
+    ) -> CellSummary:
+        """Encode and project cells, and average the states of their genes.
+
+        The features are those of [`~Cell2TextModel.get_cell_features`]. With an encoder that looks genes up in a table,
+        the averages are computed from the table, without a state for every gene of every cell.
+
+        Args:
+            cell_input_ids, cell_attention_mask, concept_overrides: See [`~Cell2TextModel.get_cell_features`].
+        """
+        ids, mask = self._as_cell_batch(cell_input_ids, cell_attention_mask)
+        table = self._known_gene_table()
+        if table is None:
+            outputs = self.get_cell_features(ids, mask, concept_overrides=concept_overrides, return_dict=True)
+            visible = mask.unsqueeze(-1)
+            means = (outputs.last_hidden_state * visible).sum(dim=2) / visible.sum(dim=2).clamp(min=1)
+            return CellSummary(outputs.pooler_output, means, outputs.concepts)
+        shape = ids.shape[:2]
+        ids, mask, gene_mask = self.gene_mask(ids.flatten(0, 1), mask.flatten(0, 1))
+        means = nn.functional.embedding_bag(ids, table, per_sample_weights=mask.to(table.dtype), mode="sum")
+        means = means / mask.sum(-1, keepdim=True).clamp(min=1)
+        table = table.to(next(self.projector.parameters()).dtype)
+        inputs = [self.projector.mean_of_genes(table, ids, gene_mask), gene_mask]
+        if concept_overrides is not None:
+            self._concept_names().check_overrides(concept_overrides)
+            inputs.append(concept_overrides.flatten(0, 1))
+        features, concepts = self._as_batch(self.projector.project_mean(*inputs), shape)
+        return CellSummary(features, means.unflatten(0, shape), concepts)
+
+    @property
+    def looks_genes_up(self) -> bool:
+        """Whether :meth:`summarise_cells` looks genes up in a table."""
+        return self._known_gene_table() is not None
+
+    @torch.no_grad()
+    def _known_gene_table(self) -> torch.Tensor | None:
+        """Return :meth:`gene_table` for a projector that reads the mean of genes.
+
+        The table is computed once for as long as the encoder's weights stay as they are.
+        """
+        if self.training or not hasattr(self.projector, "mean_of_genes"):
+            return None
+        state = [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version, weight.dtype, weight.device)
+            for weight in self.cell_encoder.parameters()
+        ]
+        if getattr(self, "_gene_table_of", None) != state:
+            self._gene_table, self._gene_table_of = self.gene_table(), state
+        return self._gene_table
 
     def get_cell_concepts(
         self, cell_input_ids: torch.LongTensor, cell_attention_mask: torch.Tensor | None = None
@@ -177,10 +254,10 @@ class CellEncodingMixin:
         """
         tables: Any = getattr(self.cell_encoder, "embeddings", None)
         layers = getattr(self.cell_encoder.config, "num_hidden_layers", None)
-        if layers != 0 or not hasattr(tables, "LayerNorm"):
+        if layers != 0 or not hasattr(tables, "LayerNorm") or type(tables.word_embeddings) is not nn.Embedding:
             return None
         positions = tables.position_embeddings.weight
-        if positions.requires_grad or bool(positions.any()):
+        if (positions.requires_grad and torch.is_grad_enabled()) or bool(positions.any()):
             return None
         return tables.dropout(tables.LayerNorm(tables.word_embeddings.weight + tables.token_type_embeddings.weight[0]))
 

@@ -1,22 +1,26 @@
 """Generate texts for many cells from one prompt; used by the pipeline, `cell2text describe` and `cell2text.tl`.
 
-Keys and values of the tokens before the first cell are computed once and reused. Finished rows are removed from the
-batch, so that no decoding step is spent on them.
+The language model of a model with hierarchical cell types reads nothing but a statement about each cell. Cells whose
+statements differ at most in the probability of the subtype share a text, which is decoded once; the probability is
+written into it.
 """
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 
 try:
     from .correction_cell2text import StatedType, correct_comparison
 except ImportError:
     from correction_cell2text import StatedType, correct_comparison
+
+try:
+    from .decoding_cell2text import GREEDY, GreedyDecoder
+except ImportError:
+    from decoding_cell2text import GREEDY, GreedyDecoder
 
 try:
     from .errors_cell2text import UserError
@@ -32,16 +36,9 @@ except ImportError:
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
 GENES_AT_ONCE = 131_072
 GENES_AT_ONCE_ON_CPU = 8_192  # larger batches overflow the CPU caches
-COMPACT_AT = 0.25  # share of finished rows at which they are removed; removal copies the cache of the others
-# Arguments of `generate` that the greedy loop of this file supports; any other argument calls `generate` instead.
-GREEDY = {
-    "max_new_tokens",
-    "do_sample",
-    "suppress_tokens",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "min_new_tokens",
-}
+TEXTS_AT_ONCE = 32
+SHARED_PERCENT = 60  # the probability of a subtype that the language model reads, in a text that cells share
+KNOWN_TEXTS = 16_384  # texts of statements that are kept for later batches
 
 
 @dataclass
@@ -103,7 +100,8 @@ def encode_cells(
         processor (`Cell2TextProcessor`): Its processor.
         prompts (`list[list]`): Ranked cells of each prompt; every prompt has the same number of cells.
         genes_at_once (`int`, *optional*): Maximum number of gene tokens, padding included, per encoder batch; a batch
-            holds at least one prompt. Defaults to 8,192 on a CPU and to 131,072 on other devices.
+            holds at least one prompt. Defaults to 8,192 on a CPU, and to 131,072 on other devices and for an encoder
+            that looks genes up in a table.
         concept_overrides (`np.ndarray` of shape `(n, n_cells, n_concepts)`, *optional*): Values that replace the
             predicted concept probabilities of each cell; NaN keeps the prediction.
 
@@ -119,7 +117,8 @@ def encode_cells(
     ```
     """
     if genes_at_once is None:
-        genes_at_once = GENES_AT_ONCE_ON_CPU if model.device.type == "cpu" else GENES_AT_ONCE
+        small = model.device.type == "cpu" and not model.looks_genes_up
+        genes_at_once = GENES_AT_ONCE_ON_CPU if small else GENES_AT_ONCE
     parts = []
     longest = max(len(cell) for cells in prompts for cell in cells) * len(prompts[0])
     size = max(1, genes_at_once // max(1, longest))
@@ -128,13 +127,10 @@ def encode_cells(
         if concept_overrides is not None:
             batch["concept_overrides"] = torch.as_tensor(concept_overrides[start : start + size])
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        outputs, mask = model.get_cell_features(**batch), batch["cell_attention_mask"]
-        states, genes = outputs.last_hidden_state[:, 0], mask[:, 0].unsqueeze(-1)
-        means = (states * genes).sum(dim=1) / genes.sum(dim=1).clamp(min=1)
-        concepts = outputs.concepts
-        if concepts is None:
-            concepts = means.new_empty(*batch["cell_attention_mask"].shape[:2], 0)
-        parts.append((outputs.pooler_output, mask.any(-1, keepdim=True), means.float().cpu(), concepts.float().cpu()))
+        cells, mask = model.summarise_cells(**batch), batch["cell_attention_mask"]
+        concepts = cells.means.new_empty(*mask.shape[:2], 0) if cells.concepts is None else cells.concepts
+        means = cells.means[:, 0]
+        parts.append((cells.features, mask.any(-1, keepdim=True), means.float().cpu(), concepts.float().cpu()))
     features, mask, means, concepts = (torch.cat(part) for part in zip(*parts))
     return CellFeatures(features, mask, means.numpy(), concepts)
 
@@ -148,6 +144,7 @@ class CellTextGenerator:
         conversation (`list[dict]`, *optional*): Chat of the prompt, with one block per cell. Defaults to the
             processor's prompt about one cell.
         genes_at_once (`int`, *optional*): See :func:`encode_cells`.
+        texts_at_once (`int`, *optional*): Maximum number of texts that are decoded together. Defaults to 32.
         **generate_kwargs: Arguments of `generate`. Defaults to greedy decoding of at most 160 new tokens.
 
     Raises:
@@ -160,9 +157,10 @@ class CellTextGenerator:
         processor,
         conversation: list[dict] | None = None,
         genes_at_once: int | None = None,
+        texts_at_once: int | None = None,
         **generate_kwargs,
     ):
-        self.genes_at_once = genes_at_once
+        self.genes_at_once, self.texts_at_once = genes_at_once, texts_at_once or TEXTS_AT_ONCE
         self.model, self.processor, self.options = model.eval(), processor, {**DEFAULTS, **generate_kwargs}
         self.conversation = conversation or processor.conversation()
         ids = processor.apply_chat_template([self.conversation], tokenize=True, add_generation_prompt=True)[0]
@@ -171,10 +169,17 @@ class CellTextGenerator:
         self.n_cells = len(placeholders) // processor.num_cell_tokens
         if self.n_cells == 0:
             raise UserError("The prompt has no cell: expected at least one {'type': 'cell'} block in its chat.")
-        self.n_shared = int(placeholders[0])
         self.statements = CellStatements(model.config)
-        self.greedy = not self.options["do_sample"] and set(self.options) <= GREEDY
-        self._shared: Any = None
+        self.decoder = None
+        if not self.options["do_sample"] and set(self.options) <= GREEDY:
+            self.decoder = GreedyDecoder(model, self.prompt, int(placeholders[0]), self.options)
+        self._known: dict[bytes, tuple[str, float]] = {}
+        self.type_names = set(model.config.concept_groups.get("cell_type", ()))
+
+    @property
+    def shares_texts(self) -> bool:
+        """Whether cells with equal statements get one text that is decoded once."""
+        return self.decoder is not None and self.statements.decides
 
     def __call__(self, prompts: list[list], concept_overrides: np.ndarray | None = None) -> GeneratedTexts:
         """Generate one text per prompt.
@@ -215,18 +220,47 @@ class CellTextGenerator:
         stated = np.array([row for row, reason in enumerate(reasons) if reason is None], dtype=np.int64)
         if not len(stated):
             return generated
-        described, features = described[stated], features[stated]
-        ids, generated.confidence[described], generated.steps = self._decode(features)
-        generated.useful = sum(map(len, ids))
-        for i, row, tokens in zip(described, stated, ids):
-            text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-            generated.texts[i] = self._correct(text, statements[row])
+        texts = self._write(features[stated], [statements[row] for row in stated], generated)
+        for i, (text, probability) in zip(described[stated], texts):
+            generated.texts[i], generated.confidence[i] = text, probability
         return generated
+
+    def _write(self, cells: CellFeatures, stated: list[tuple], generated: GeneratedTexts) -> list[tuple[str, float]]:
+        """Return the text of each prompt with its probability, and add the computed steps to `generated`.
+
+        The digits of a subtype's probability are no part of what cells share: `_correct` writes them. Should a model
+        write them elsewhere, its text is decoded again from the cell's own digits.
+        """
+        if not self.shares_texts:
+            return self._decode(cells.features, cells.mask, generated)
+        shared = self._decode_statements(self.statements.encode(cells.concepts, SHARED_PERCENT), generated)
+        texts = [(self._correct(text, types), probability) for (text, probability), types in zip(shared, stated)]
+        digits = f"0.{SHARED_PERCENT}"
+        own = [row for row, (text, _) in enumerate(texts) if digits in _without_subtypes(text, stated[row])]
+        if own:
+            again = self._decode_statements(self.statements.encode(cells.concepts[own]), generated)
+            for row, (text, probability) in zip(own, again):
+                texts[row] = self._correct(text, stated[row]), probability
+        return texts
+
+    def _decode_statements(self, encoded: torch.Tensor, generated: GeneratedTexts) -> list[tuple[str, float]]:
+        """Return the text of each encoded statement with its probability; equal statements are decoded once."""
+        keys = [row.tobytes() for row in (2 * encoded).byte().flatten(1).numpy()]  # values are 0, 0.5 or 1
+        if len(self._known) > KNOWN_TEXTS:
+            self._known.clear()
+        new = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._known}
+        rows = sorted(new.values())
+        if rows:
+            features = self.model.project_statements(encoded[rows].flatten(0, 1).to(self.model.device))
+            features = features.unflatten(0, (len(rows), -1))
+            mask = torch.ones(*features.shape[:2], 1, dtype=torch.bool, device=features.device)
+            self._known.update(zip((keys[row] for row in rows), self._decode(features, mask, generated)))
+        return [self._known[key] for key in keys]
 
     def _correct(self, text: str, stated: tuple[StatedType, ...]) -> str:
         """Return a text that names the types of its cells as the probabilities do."""
         if len(stated) == 1:
-            return stated[0].correct(text, set(self.model.config.concept_groups["cell_type"]))
+            return stated[0].correct(text, self.type_names)
         return correct_comparison(text, *stated) if len(stated) == 2 else text
 
     def _check_overrides(self, concept_overrides: np.ndarray | None, n_prompts: int) -> None:
@@ -261,64 +295,32 @@ class CellTextGenerator:
         )
 
     @torch.inference_mode()
-    def _decode(self, cells: "CellFeatures") -> tuple[list[list[int]], list[float], int]:
+    def _decode(self, features, mask, generated: GeneratedTexts) -> list[tuple[str, float]]:
+        """Return a newly decoded text for each prompt, with its probability; see :meth:`_write`."""
+        texts: list[tuple[str, float]] = []
+        for start in range(0, len(mask), self.texts_at_once):
+            part = slice(start, start + self.texts_at_once)
+            tokens, probabilities, steps = self._decode_batch(features[part], mask[part])
+            written = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            texts += [(text.strip(), probability) for text, probability in zip(written, probabilities)]
+            generated.steps += steps
+            generated.useful += sum(map(len, tokens))
+        return texts
+
+    def _decode_batch(self, features, mask) -> tuple[list[list[int]], Sequence[float], int]:
         """Return the tokens of each text, end included, the texts' probabilities and the number of computed steps."""
-        prompts = self.prompt.expand(len(cells.mask), -1)
-        inputs = {"cell_embeds": cells.features, "cell_attention_mask": cells.mask}
-        if not self.greedy:
-            ids = self.model.generate(
-                input_ids=prompts, attention_mask=torch.ones_like(prompts), **inputs, **self.options
-            )
-            generated = ids[:, len(self.prompt) :]
-            return generated.tolist(), [float("nan")] * len(generated), generated.numel()
-        cache = self._shared_cache(len(prompts))
-        outputs = self.model(
-            input_ids=prompts[:, self.n_shared :], cache=cache, use_cache=True, logits_to_keep=1, **inputs
-        )
-        return self._greedy(prompts, outputs.logits[:, -1], cache)
+        if self.decoder is not None:
+            decoded = self.decoder(features, mask)
+            return decoded.tokens, decoded.probabilities, decoded.steps
+        prompts = self.prompt.expand(len(mask), -1)
+        inputs = {"cell_embeds": features, "cell_attention_mask": mask}
+        ids = self.model.generate(input_ids=prompts, attention_mask=torch.ones_like(prompts), **inputs, **self.options)
+        tokens = ids[:, len(self.prompt) :].tolist()
+        return tokens, [float("nan")] * len(tokens), sum(map(len, tokens))
 
-    def _shared_cache(self, n_rows: int):
-        """Return keys and values of the tokens before the first cell, repeated for `n_rows` rows."""
-        if self._shared is None:
-            self._shared = DynamicCache(config=self.model.config.text_config)
-            if self.n_shared:
-                shared = self.prompt[None, : self.n_shared]
-                self.model(input_ids=shared, cache=self._shared, use_cache=True, logits_to_keep=1)
-        cache = copy.deepcopy(self._shared)
-        if self.n_shared:
-            cache.batch_repeat_interleave(n_rows)
-        return cache
 
-    def _greedy(self, prompts, logits, cache):
-        """Decode greedily from the prompts' last logits; see `_decode` for the result."""
-        config = copy.deepcopy(self.model.generation_config)
-        config.update(**self.options)
-        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        ends = torch.tensor([end for end in ends if end is not None], dtype=torch.long, device=prompts.device)
-        processors = self.model._get_logits_processor(config, prompts.shape[1], device=prompts.device)
-        generated: list[list[int]] = [[] for _ in prompts]
-        log_probabilities = np.zeros(len(prompts))
-        rows = np.arange(len(prompts))  # the prompt of each row of the batch
-        finished = np.zeros(len(prompts), dtype=bool)
-        steps, ids = 0, prompts
-        while True:
-            scores = processors(ids, logits.float())
-            tokens = scores.argmax(-1)
-            token_scores = scores.log_softmax(-1).gather(1, tokens[:, None])[:, 0].cpu().numpy()
-            ends_row = torch.isin(tokens, ends).cpu().numpy()
-            for place, token in enumerate(tokens.tolist()):
-                if not finished[place]:
-                    generated[rows[place]].append(token)
-                    log_probabilities[rows[place]] += token_scores[place]
-            finished |= ends_row
-            if finished.all() or ids.shape[1] - prompts.shape[1] + 1 >= config.max_new_tokens:
-                break
-            ids = torch.cat([ids, tokens[:, None]], dim=1)
-            if finished.mean() >= COMPACT_AT:
-                unfinished = torch.from_numpy(np.flatnonzero(~finished)).to(ids.device)
-                cache.batch_select_indices(unfinished)
-                ids = ids[unfinished]
-                rows, finished = rows[~finished], finished[~finished]
-            logits = self.model(input_ids=ids[:, -1:], cache=cache, use_cache=True).logits[:, -1]
-            steps += len(ids)
-        return generated, list(np.exp(log_probabilities)), steps + len(prompts)
+def _without_subtypes(text: str, stated: tuple[StatedType, ...]) -> str:
+    """Return a text without the sentences about likely subtypes, whose digits are those of the cell."""
+    for one in stated:
+        text = text.replace(one.subtype_sentence, "") if one.subtype_sentence else text
+    return text

@@ -27,6 +27,14 @@ DISEASE_LINK = "with"  # a donor with asthma
 STAGE_LINK = "in"  # a donor in adulthood
 BECAUSE = "is stated because of"  # T cell is stated because of CD3D and CD3E.
 LIST_COMMA, LIST_AND = ", ", " and "
+_COLLECTIONS = re.compile(r"^(HALLMARK|REACTOME|KEGG_MEDICUS|KEGG|BIOCARTA|PID|WP|GOBP|GOCC|GOMF)_")
+# Words of gene-set names that are not simply written in lower case.
+_GENE_SET_WORDS = {
+    "AKT": "Akt", "DN": "(genes down)", "DNA": "DNA", "E2F": "E2F", "G2M": "G2/M", "IL2": "IL-2", "IL6": "IL-6",
+    "JAK": "JAK", "KRAS": "KRAS", "MTOR": "mTOR", "MTORC1": "mTORC1", "MYC": "MYC", "NFKB": "NF-kB", "NOTCH": "Notch",
+    "P53": "p53", "PI3K": "PI3K", "RNA": "RNA", "STAT3": "STAT3", "STAT5": "STAT5", "TGF": "TGF", "TNFA": "TNF-alpha",
+    "UP": "(genes up)", "UV": "UV", "V1": "(set 1)", "V2": "(set 2)", "WNT": "Wnt",
+}  # fmt: skip
 _PRONOUNCED_ACRONYMS = ("LAMP", "MAIT", "NET", "SIRP")  # read as words, not letter by letter
 
 
@@ -75,6 +83,44 @@ def subtype_sentence(subtype: str, probability: str) -> str:
     ```
     """
     return f"{PRONOUN} {SUBTYPE_VERB} {with_article(subtype)} ({probability})."
+
+
+@cache
+def pathway_words(name: str) -> str:
+    """Write a gene set's name in words.
+
+    Examples:
+
+    ```python
+    >>> pathway_words("HALLMARK_TNFA_SIGNALING_VIA_NFKB")
+    'TNF-alpha signaling via NF-kB'
+
+    ```
+    """
+    words = _COLLECTIONS.sub("", name).split("_")
+    text = " ".join(
+        _GENE_SET_WORDS.get(
+            word, word if any(letter.isdigit() or letter.islower() for letter in word) else word.lower()
+        )
+        for word in words
+        if word
+    )
+    return text.replace("beta catenin", "beta-catenin").replace("TGF beta", "TGF-beta")
+
+
+def active_pathways(names) -> str:
+    """Return what follows the possessive in the sentence on the most active pathways.
+
+    Examples:
+
+    ```python
+    >>> active_pathways(["HALLMARK_HYPOXIA", "HALLMARK_MYC_TARGETS_V1"])
+    'most active pathways are hypoxia and MYC targets (set 1).'
+
+    ```
+    """
+    verb = f"{ACTIVE_PATHWAY} is" if len(names) == 1 else f"{ACTIVE_PATHWAY}s are"
+    return f"{verb} {enumeration([pathway_words(name) for name in names])}."
 
 
 def compared_types(first: str, second: str) -> str:

@@ -46,7 +46,7 @@ except ImportError:
     from assembly_cell2text import assemble, check_loaded, drop_pooler
 
 
-PIPELINE_FILES = ("pipeline_cell2text.py", "generation_cell2text.py")
+PIPELINE_FILES = ("pipeline_cell2text.py", "generation_cell2text.py", "decoding_cell2text.py")
 GENERATING_CLASS = "modeling_cell2text.Cell2TextForConditionalGeneration"
 AUTO_MAP = {
     "AutoConfig": "configuration_cell2text.Cell2TextConfig",
@@ -322,6 +322,19 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
     def get_cell_features(self, cell_input_ids, cell_attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
         """See [`Cell2TextModel.get_cell_features`]."""
         return self.model.get_cell_features(cell_input_ids, cell_attention_mask, **kwargs)
+
+    @property
+    def looks_genes_up(self) -> bool:
+        """See [`Cell2TextModel.looks_genes_up`]."""
+        return self.model.looks_genes_up
+
+    def summarise_cells(self, cell_input_ids, cell_attention_mask=None, concept_overrides=None):
+        """See [`Cell2TextModel.summarise_cells`]."""
+        return self.model.summarise_cells(cell_input_ids, cell_attention_mask, concept_overrides)
+
+    def project_statements(self, encoded):
+        """Return what the language model reads for encoded statements; see [`StatementEncoder`]."""
+        return self.model.projector.project_statements(encoded)
 
     def get_cell_concepts(self, cell_input_ids, cell_attention_mask=None):
         """See [`Cell2TextModel.get_cell_concepts`]."""

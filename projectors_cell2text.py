@@ -59,11 +59,13 @@ class Cell2TextPooledProjector(nn.Module):
         self.output_norm = nn.LayerNorm(text_size)
 
     def forward(self, states, gene_mask):
+        return self.project_mean(self.mean_of_states(states, gene_mask))
+
+    def mean_of_states(self, states, gene_mask) -> torch.Tensor:
+        """Return the pooled genes of each cell, shape `(cells, pooled_size)`."""
         weights = self._weights(gene_mask).to(states.dtype)
         pooled = (states * weights.unsqueeze(-1)).sum(1) / weights.sum(-1, keepdim=True).clamp(min=1e-6)
-        if self.has_cls:
-            pooled = torch.cat([states[:, 0], pooled], dim=-1)
-        return self.project_mean(pooled)
+        return torch.cat([states[:, 0], pooled], dim=-1) if self.has_cls else pooled
 
     def _weights(self, gene_mask) -> torch.Tensor:
         ranks = torch.arange(gene_mask.shape[1], device=gene_mask.device) - int(self.has_cls)
@@ -80,7 +82,7 @@ class Cell2TextPooledProjector(nn.Module):
         means = sums / weights.sum(-1, keepdim=True).clamp(min=1e-6)
         return torch.cat([table[ids[:, 0]], means], dim=-1) if self.has_cls else means
 
-    def project_mean(self, pooled) -> torch.Tensor:
+    def project_mean(self, pooled, gene_mask=None) -> torch.Tensor:
         """Return features of shape `(cells, num_cell_tokens, text_hidden)` for the pooled genes of cells."""
         return self.output_norm(self.mlp(pooled).unflatten(-1, (self.num_cell_tokens, -1)))
 
@@ -120,12 +122,24 @@ class Cell2TextConceptProjector(nn.Module):
 
         `concept_overrides` of that shape replace the predicted probabilities; NaN keeps the prediction.
         """
-        concepts = self.predict_concepts(states, gene_mask)
+        return self.project_mean(self.pooled.mean_of_states(states, gene_mask), gene_mask, concept_overrides)
+
+    def mean_of_genes(self, table, ids, gene_mask) -> torch.Tensor:
+        """See [`Cell2TextPooledProjector.mean_of_genes`]."""
+        return self.pooled.mean_of_genes(table, ids, gene_mask)
+
+    def project_mean(self, pooled, gene_mask, concept_overrides=None):
+        """Do the same as `forward` for the pooled genes of cells."""
+        concepts = self.predict_concepts(pooled, gene_mask)
         if concept_overrides is not None:
             concepts = torch.where(concept_overrides.isnan(), concepts, concept_overrides.to(concepts.dtype))
         encoded = self._weighted(concepts) if self.statements is None else self.statements(concepts)
-        features = self.codes(encoded).unflatten(-1, (self.num_cell_tokens, -1))
-        return self.output_norm(features), concepts
+        return self.project_statements(encoded), concepts
+
+    def project_statements(self, encoded) -> torch.Tensor:
+        """Return features for encoded statements, shape `(cells, n_columns)`; see [`StatementEncoder`]."""
+        features = self.codes(encoded.to(self.codes.weight.dtype)).unflatten(-1, (self.num_cell_tokens, -1))
+        return self.output_norm(features)
 
     def _weighted(self, concepts: torch.Tensor) -> torch.Tensor:
         weighted = {
@@ -134,13 +148,13 @@ class Cell2TextConceptProjector(nn.Module):
         }
         return self.names.join(weighted)
 
-    def predict_concepts(self, states, gene_mask) -> torch.Tensor:
-        """Return concept probabilities, shape `(cells, n_concepts)`.
+    def predict_concepts(self, pooled, gene_mask) -> torch.Tensor:
+        """Return concept probabilities for the pooled genes of cells, shape `(cells, n_concepts)`.
 
         Those of a `multiclass` group add up to 1. In a `hierarchical` group a name is at most as probable as a name
         above it.
         """
-        features = self.pooled(states, gene_mask).flatten(1)
+        features = self.pooled.project_mean(pooled).flatten(1)
         probabilities = {}
         for group, head in self.heads.items():
             logits = head(features)
@@ -155,7 +169,7 @@ class Cell2TextConceptProjector(nn.Module):
         They keep a gradient where a probability is so close to 0 or 1 that its own gradient vanishes.
 
         Args:
-            states, gene_mask: See [`~Cell2TextConceptProjector.predict_concepts`].
+            states, gene_mask: As for `forward`.
             group (`str`): Group of the names.
             columns (`torch.LongTensor` of shape `(cells,)`): Index of each cell's name in its group.
         """

@@ -34,7 +34,7 @@ except ImportError:
     from declining_cell2text import MIN_SUBTYPE_PROBABILITY, TYPE_THRESHOLD, declined_text
 
 
-TYPES, SEX_GROUP = "cell_type", "sex"
+TYPES, SEX_GROUP, PATHWAYS = "cell_type", "sex", "pathways"
 # The multi-class group that says what a profile is, and its names.
 PROFILE_GROUP = "profile"
 ONE_CELL, TWO_CELLS, AMBIENT, NO_CELL = "one cell", "two cells", "ambient RNA", "no cell"
@@ -228,9 +228,28 @@ class CellStatements:
 
     def __init__(self, config):
         self.names, self.threshold = config.concepts, config.type_threshold
-        self.hierarchy = None
+        self.hierarchy, self._encoder = None, None
         if TYPES in self.names.hierarchical:
             self.hierarchy = TypeHierarchy(self.names, TYPES, config.uninformative_types)
+            self._encoder = StatementEncoder(self.names, self.threshold, config.uninformative_types)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the language model reads statements, as that of a model with hierarchical cell types does."""
+        return self.hierarchy is not None
+
+    def encode(self, concepts: torch.Tensor, percent: int | None = None) -> torch.Tensor:
+        """Encode what the language model reads about the cells of each prompt.
+
+        Args:
+            concepts (`torch.FloatTensor` of shape `(n_prompts, n_cells, n_concepts)`):
+                Concept probabilities of the cells of each prompt, float32 on the CPU.
+            percent (`int`, *optional*): See [`StatementEncoder`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(n_prompts, n_cells, n_columns)`: 0, 0.5 or 1.
+        """
+        return self._encoder(concepts.flatten(0, 1), percent).unflatten(0, concepts.shape[:2])
 
     def __call__(self, concepts: torch.Tensor) -> list[tuple["StatedType | str", ...]]:
         """Return the statement or the reason of each cell.
@@ -253,12 +272,13 @@ class CellStatements:
         decision, names = self.hierarchy.decide(probabilities, self.threshold), self.hierarchy.names
         kinds = self._kinds(by_group.get(PROFILE_GROUP), decision.named)
         sexes = self._sexes(by_group.get(SEX_GROUP), len(concepts))
+        pathways = self._pathways(by_group.get(PATHWAYS), len(concepts))
         subtypes, values = decision.subtype.tolist(), decision.subtype_probability.tolist()
         found: list[StatedType | str] = []
         for row, (kind, named) in enumerate(zip(kinds, decision.named.tolist())):
             if kind is None:
                 subtype = names[subtypes[row]] if subtypes[row] >= 0 else None
-                found.append(StatedType(names[named], subtype, values[row], sexes[row]))
+                found.append(StatedType(names[named], subtype, values[row], sexes[row], pathways[row]))
             elif kind == TWO_CELLS:
                 found.append(declined_text("two_profiles", self._two_types(probabilities[row])))
             else:
@@ -271,6 +291,17 @@ class CellStatements:
         if probabilities is None or set(names) != {FEMALE, MALE, UNKNOWN}:
             return [None] * n_cells
         return [names[column] for column in probabilities.argmax(-1).tolist()]
+
+    def _pathways(self, probabilities: torch.Tensor | None, n_cells: int) -> list[tuple[str, ...] | None]:
+        """Return the pathways that the language model reads, the most active first; `None` for a model without any."""
+        if probabilities is None:
+            return [None] * n_cells
+        names, leading = self.names.groups[PATHWAYS], _leading(probabilities)
+        order = leading.argsort(dim=-1, descending=True, stable=True)[:, :N_PATHWAYS]
+        return [
+            tuple(names[column] for column, weight in zip(columns, weights) if weight > 0)
+            for columns, weights in zip(order.tolist(), leading.gather(-1, order).tolist())
+        ]
 
     def _kinds(self, profile: torch.Tensor | None, named: torch.Tensor) -> list[str | None]:
         """Return what keeps each cell from a type: a name of the group `profile`; `None` for cells with a type."""
@@ -316,8 +347,11 @@ class StatementEncoder:
         )
         self._device: object = torch.device("cpu")
 
-    def __call__(self, concepts: torch.Tensor) -> torch.Tensor:
-        """Return statements of shape `(n_cells, n_columns)` for probabilities of shape `(n_cells, n_concepts)`."""
+    def __call__(self, concepts: torch.Tensor, percent: int | None = None) -> torch.Tensor:
+        """Return statements of shape `(n_cells, n_columns)` for probabilities of shape `(n_cells, n_concepts)`.
+
+        `percent`, from 20 to 99, replaces the probability of every subtype.
+        """
         if self._device != concepts.device:
             for hierarchy in self.hierarchies.values():
                 hierarchy.to(concepts.device)
@@ -325,20 +359,21 @@ class StatementEncoder:
         parts = []
         for group, values in self.names.split(concepts.float()).items():
             if group in self.hierarchies:
-                parts += self._encode_types(self.hierarchies[group].decide(values, self.threshold), values.shape[-1])
+                decision = self.hierarchies[group].decide(values, self.threshold)
+                parts += self._encode_types(decision, values.shape[-1], percent)
             elif group in self.names.multiclass:
                 parts.append(one_hot(values.argmax(-1), values.shape[-1]))
             else:
                 parts.append(_leading(values))
         return torch.cat(parts, dim=-1).to(concepts.dtype)
 
-    def _encode_types(self, decision: TypeDecision, n_names: int) -> list[torch.Tensor]:
-        percent = (decision.subtype_probability * 100).round().long().clamp(20, 99) - 20
-        percent = percent.masked_fill(decision.subtype < 0, -1)
+    def _encode_types(self, decision: TypeDecision, n_names: int, percent: int | None) -> list[torch.Tensor]:
+        percents = (decision.subtype_probability * 100).round().long().clamp(20, 99)
+        percents = percents if percent is None else torch.full_like(percents, percent)
         return [
             one_hot(decision.named, n_names),
             one_hot(decision.subtype, n_names),
-            one_hot(percent, len(SUBTYPE_PROBABILITIES)),
+            one_hot((percents - 20).masked_fill(decision.subtype < 0, -1), len(SUBTYPE_PROBABILITIES)),
         ]
 
 

@@ -37,7 +37,8 @@ def model(tmp_path_factory):
     model = make_model(processor=processor)
     generator = CellTextGenerator(model, processor, max_new_tokens=10)
     cells = processor.rank_encode(make_adata(N_CELLS))
-    ids = generator._decode(encode_cells(model, processor, [[cell] for cell in cells]))[0]
+    encoded = encode_cells(model, processor, [[cell] for cell in cells])
+    ids = generator.decoder(encoded.features, encoded.mask).tokens
     common = max({token for row in ids for token in row[1:]}, key=lambda token: sum(token in row[1:] for row in ids))
     model.generation_config.eos_token_id = [3, common]
     model.save_pretrained(folder)

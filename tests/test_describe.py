@@ -1,6 +1,7 @@
 """Describe a file: equal texts for any batches and processes, output formats, resuming, and input errors."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -19,7 +20,7 @@ from cell2text.describe import DescribeOptions, describe_file
 from cell2text.describe.engine import Describer
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.shards import ShardFolder
-from cell2text.errors import UserError
+from cell2text.errors import RunStoppedError, UserError
 from declining_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
@@ -56,6 +57,10 @@ def test_texts_do_not_depend_on_batch_shard_order_or_process(model, experiment, 
         experiment, tmp_path / "b.jsonl", model=str(model), options=options, progress=False, shard_rows=7
     )
     assert texts_of(one) == texts_of(other) and len(set(texts_of(one))) > 5
+    two = describe_file(
+        experiment, tmp_path / "two.jsonl", model=str(model), options=FAST, progress=False, shard_rows=7, processes=2
+    )
+    assert two.read_bytes() == one.read_bytes() and not (tmp_path / "two.jsonl.describing").exists()
     adata = ad.read_h5ad(experiment)[::-1].copy()
     tl.describe(adata, str(model), max_new_tokens=10, batch_size=5)
     assert adata.obs["cell2text"].tolist() == texts_of(one)[::-1]
@@ -154,8 +159,41 @@ def test_a_terminated_run_leaves_shards_and_no_lock(model, experiment, tmp_path)
     assert command(*arguments)[1] == 0 and [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
+def test_a_killed_worker_ends_the_run_which_resumes_to_the_same_output(model, experiment, tmp_path, monkeypatch):
+    from cell2text.describe import shard_writing
+
+    options = {"model": str(model), "options": FAST, "progress": False, "shard_rows": 7}
+    expected = describe_file(experiment, tmp_path / "expected.csv", **options).read_bytes()
+    parent = os.getpid()
+
+    def die_at_the_end(table, path, real=shard_writing.write_shard):
+        if os.getpid() != parent and path.name == "rows-0000000021.parquet":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(table, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_writing, "write_shard", die_at_the_end)
+        with pytest.raises(RunStoppedError, match="A worker process was killed.*with a smaller processes="):
+            describe_file(experiment, tmp_path / "o.csv", processes=2, **options)
+    assert not (tmp_path / "o.csv").exists() and (tmp_path / "o.csv.describing").exists()
+    assert describe_file(experiment, tmp_path / "o.csv", processes=2, **options).read_bytes() == expected
+
+
+def test_an_error_in_a_worker_is_that_of_one_process(model, experiment, tmp_path):
+    adata = ad.read_h5ad(experiment)
+    adata.X[25, 3] = np.nan
+    adata.write_h5ad(tmp_path / "nan.h5ad")
+    for processes in (1, 2):
+        with pytest.raises(ValueError, match="NaN"):
+            describe_file(
+                tmp_path / "nan.h5ad", tmp_path / "o.csv", model=str(model), options=FAST, progress=False,
+                shard_rows=7, processes=processes,
+            )  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nan.h5ad"]
+
+
 def test_a_resumed_run_describes_only_missing_shards(model, experiment, tmp_path, monkeypatch):
-    from cell2text.describe import run
+    from cell2text.describe import run, shard_writing
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "write_output", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -169,7 +207,9 @@ def test_a_resumed_run_describes_only_missing_shards(model, experiment, tmp_path
         describe_file(experiment, tmp_path / "o.csv", model=str(model), progress=False, shard_rows=10)
     written = []
     monkeypatch.setattr(
-        run, "write_shard", lambda table, path, real=run.write_shard: written.append(path.name) or real(table, path)
+        shard_writing,
+        "write_shard",
+        lambda table, path, real=shard_writing.write_shard: written.append(path.name) or real(table, path),
     )
     describe_file(experiment, tmp_path / "o.csv", model=str(model), options=FAST, progress=False, shard_rows=10)
     assert written == ["rows-0000000010.parquet"] and pd.read_csv(tmp_path / "o.csv").shape[0] == N_CELLS

@@ -246,7 +246,7 @@ def test_numbers_that_are_not_groups_raise():
 
 
 def test_a_run_killed_while_describing_groups_keeps_its_shards(clustered, model, tmp_path, monkeypatch):
-    from cell2text.describe import run
+    from cell2text.describe import run, shard_writing
 
     out = tmp_path / "o.csv"
     with monkeypatch.context() as patch:
@@ -254,7 +254,7 @@ def test_a_run_killed_while_describing_groups_keeps_its_shards(clustered, model,
         with pytest.raises(KeyboardInterrupt):
             describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
     assert ShardFolder(tmp_path / "o.csv").shard(0).exists() and not out.exists()
-    monkeypatch.setattr(run, "write_shard", None)  # no shard is described again
+    monkeypatch.setattr(shard_writing, "write_shard", None)  # no shard is described again
     describe_file(clustered, out, model=str(model), options=BY_CLUSTER, progress=False)
     assert len(texts_of_csv(out)) == N_CELLS and (tmp_path / "o.groups.csv").exists()
 

@@ -143,9 +143,9 @@ def test_caching_the_prompt_prefix_does_not_change_texts(text):
     model = make_model(processor=processor, text=text)
     cells = [[cell] for cell in processor.rank_encode(make_adata(4))]
     cached = CellTextGenerator(model, processor, max_new_tokens=8)
-    assert cached.n_shared > 5
+    assert cached.decoder.n_shared > 5
     uncached = CellTextGenerator(model, processor, max_new_tokens=8)
-    uncached.n_shared = 0
+    uncached.decoder.n_shared = 0
     assert cached(cells).texts == uncached(cells).texts == cached(cells).texts
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cell2text.language.writing import compare_cells, describe_row, pathway_words, with_article
+from cell2text.language.writing import compare_cells, describe_row, with_article
 from cell2text.ontology.definitions import term_definition
 from cell2text.ontology.life_stages import LIFE_STAGES
 from cell2text.ontology.terms import ontology_parser
 from cell2text.signatures.gene_sets import read_gmt
+from grammar_cell2text import pathway_words
 
 from .conftest import shared_path
 

@@ -263,7 +263,7 @@ def test_the_app_is_published_as_a_space_that_serves_described_cells(tmp_path, c
     serving = (folder / "app.py").read_text().replace('host="0.0.0.0", port=7860, ', "").replace(").wait()", ")")
     done = subprocess.run(
         [sys.executable, "-c", f"{serving}\nimport cell2text, sys; print(cell2text.__file__)\n{OPENED_SPACE}"],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""},
+        cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split("\n")[0].startswith(str(folder)) and done.stdout.split("\n")[1] == str(N_CELLS)

@@ -224,7 +224,7 @@ def test_gene_sets_are_found_under_their_common_names(text, names):
 
 
 def test_every_hallmark_set_is_found_under_its_own_name_and_its_words():
-    from cell2text.language.writing import pathway_words
+    from grammar_cell2text import pathway_words
 
     for name in HALLMARK:
         for text in (name, pathway_words(name)):

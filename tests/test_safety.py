@@ -101,9 +101,9 @@ def test_stores_with_symbolic_links_are_refused(cells, tmp_path):
 
 
 def test_an_input_that_changes_while_it_is_read_is_refused(cells, tmp_path, monkeypatch):
-    from cell2text.describe import run
+    from cell2text.describe import shard_writing
 
-    def change(table, path, real=run.write_shard):
+    def change(table, path, real=shard_writing.write_shard):
         real(table, path)
         with open(cells, "r+b") as file:
             file.seek(-1, os.SEEK_END)
@@ -112,7 +112,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(cells, tmp_path, monk
     out = tmp_path / "out.csv"
     out.write_text("old")
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write_shard", change)
+        patch.setattr(shard_writing, "write_shard", change)
         monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
         with pytest.raises(UserError, match=r"cells: was changed while it was read"):
             describe_file(cells, out, overwrite=True, progress=False)
@@ -137,9 +137,9 @@ def test_removal_and_replacement_are_changes(cells, tmp_path):
 
 def test_a_second_run_into_the_same_output_says_who_holds_it(cells, tmp_path, monkeypatch):
     out, errors = tmp_path / "out.csv", []
-    from cell2text.describe import run
+    from cell2text.describe import shard_writing
 
-    def second(table, path, real=run.write_shard):
+    def second(table, path, real=shard_writing.write_shard):
         real(table, path)
 
         def start():
@@ -148,11 +148,11 @@ def test_a_second_run_into_the_same_output_says_who_holds_it(cells, tmp_path, mo
             errors.append(str(caught.value))
 
         thread = threading.Thread(target=start)
-        monkeypatch.setattr(run, "write_shard", real)
+        monkeypatch.setattr(shard_writing, "write_shard", real)
         thread.start()
         thread.join()
 
-    monkeypatch.setattr(run, "write_shard", second)
+    monkeypatch.setattr(shard_writing, "write_shard", second)
     describe_file(cells, out, progress=False)
     assert f"(process {os.getpid()} on " in errors[0] and len(pd.read_csv(out)) == 6
     assert not ShardFolder(out).path.exists()

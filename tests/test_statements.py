@@ -97,7 +97,7 @@ def test_cells_without_ground_for_a_type_are_declined(profile, masses, text):
     concepts = torch.cat([probabilities(**masses)[0], torch.zeros(3), kinds])
     [(found,)] = CellStatements(config)(concepts.view(1, 1, -1))
     if text is None:
-        assert found == StatedType("T cell")
+        assert found == StatedType("T cell", pathways=())
     else:
         assert found.startswith("No cell type is assigned: ") and text in found
 
@@ -190,6 +190,12 @@ TAIL = " It comes from a male donor. Its most active pathways are A and B."
     [
         ("This cell is a T cell: a lymphocyte." + TAIL, "This cell is a T cell: a lymphocyte. {subtype}" + TAIL),
         ("This cell is a T cell. It is most likely a B cell (0.61)." + TAIL, "This cell is a T cell. {subtype}" + TAIL),
+        (
+            "This cell is a T cell: a cell. It is most likely a CD8 T cell (0. It is most likely a CD8 T cell (0.7)."
+            + TAIL,
+            "This cell is a T cell: a cell. {subtype}" + TAIL,
+        ),
+        ("This cell is a T cell. It is most likely a CD8 T cell (0" + TAIL, "This cell is a T cell. {subtype}" + TAIL),
         ("This cell is a B cell: of B lineage." + TAIL, "This cell is a T cell. {subtype}" + TAIL),
         ("This cell is a T cell of some kind", "This cell is a T cell. {subtype}"),
         ("B cell", "T cell"),
@@ -227,6 +233,30 @@ def test_slips_of_the_language_model_are_corrected(text, expected):
 def test_texts_state_the_sex_of_the_statement(sex, text, expected):
     stated = StatedType("T cell", sex=sex)
     assert stated.correct("This cell is a T cell." + text, set()) == "This cell is a T cell." + expected
+
+
+@pytest.mark.parametrize(
+    ("pathways", "text", "expected"),
+    [
+        (("HALLMARK_HYPOXIA", "a"), TAIL, TAIL.replace("A and B", "hypoxia and a")),
+        (("b",), TAIL, TAIL.replace("pathways are A and B", "pathway is b")),
+        ((), TAIL, " It comes from a male donor."),
+        (None, TAIL, TAIL),
+        (("b",), " It comes from a male donor.", " It comes from a male donor."),
+    ],
+)
+def test_texts_name_the_pathways_of_the_statement(pathways, text, expected):
+    stated = StatedType("T cell", pathways=pathways)
+    assert stated.correct("This cell is a T cell." + text, set()) == "This cell is a T cell." + expected
+
+
+@pytest.mark.parametrize(("activities", "expected"), [([0.2, 0.9, 0.05], ("B", "A")), ([0.05, 0.02, 0.3], ("C",))])
+def test_statements_hold_the_leading_pathways(activities, expected):
+    config = Cell2TextConfig(cell_concepts=NAMES.to_dict(), uninformative_types=["cell"])
+    one_cell = torch.tensor([float(name == "one cell") for name in PROFILES])
+    concepts = torch.cat([probabilities(T_cell=1.0)[0], torch.tensor(activities), one_cell])
+    [(found,)] = CellStatements(config)(concepts.view(1, 1, -1))
+    assert found.pathways == expected
 
 
 def test_comparisons_name_the_types_of_both_cells():

@@ -62,12 +62,18 @@ HUB_FILES = {
         "errors_cell2text",
         "projectors_cell2text",
     },
-    "generation_cell2text": {"correction_cell2text", "errors_cell2text", "statements_cell2text"},
+    "decoding_cell2text": set(),
+    "generation_cell2text": {
+        "correction_cell2text",
+        "decoding_cell2text",
+        "errors_cell2text",
+        "statements_cell2text",
+    },
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
 FLOOR = {"errors", "files"}
 DATA = FLOOR | {
-    "example", "language", "ontology", "options", "pages", "plots", "provenance", "signatures", "sources",
+    "example", "language", "ontology", "options", "pages", "plots", "processes", "provenance", "signatures", "sources",
     "spreadsheets",
 }  # fmt: skip
 LAYERS = {
@@ -76,6 +82,7 @@ LAYERS = {
     "logs": set(),
     "spreadsheets": set(),
     "options": FLOOR,
+    "processes": {"errors"},
     "registration": set(),
     "provenance": FLOOR,
     "plots": set(),

@@ -25,6 +25,10 @@ POLL_SECONDS = 0.3
 MAX_NAME = 100  # characters of an uploaded file's name that are kept
 
 
+class ClosedError(Exception):
+    """The app was closed while a file was being opened."""
+
+
 class Desk:
     """Opens experiments and starts sessions.
 
@@ -47,6 +51,7 @@ class Desk:
         self._shared: Experiment | None = None
         self._corrections: Corrections | None = None
         self._lock, self._stage = Lock(), ("Opening the file", 0, 0)
+        self._closing = False
 
     def start(self, on_progress: OnProgress | None = None) -> Session | None:
         """Return a new session about the file of the command line; None without one.
@@ -77,13 +82,16 @@ class Desk:
 
     def open_ahead(self) -> None:
         """Open the file of the command line in the background, before the first page asks for it."""
-        Thread(target=self._open_ahead, daemon=True).start()
+        # Not a daemon: the interpreter would stop it at its end in the middle of a read, and HDF5 stay locked for good.
+        Thread(target=self._open_ahead).start()
 
     def _open_ahead(self) -> None:
-        with suppress(UserError):  # the page opens the file again, and shows the error
+        with suppress(UserError, ClosedError):  # the page opens the file again, and shows the error
             self.start()
 
     def _report(self, report: OnProgress, *stage) -> None:
+        if self._closing:
+            raise ClosedError
         self._stage = stage
         report(*stage)
 
@@ -122,7 +130,8 @@ class Desk:
             shutil.rmtree(session.experiment.path.parent, ignore_errors=True)
 
     def close(self) -> None:
-        """Close the file of the command line, and remove all temporary files."""
+        """Close the file of the command line, and remove all temporary files; opening it ends at its next step."""
+        self._closing = True
         if self._shared is not None:
             self._shared.close()
         shutil.rmtree(self.folder, ignore_errors=True)

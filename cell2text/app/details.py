@@ -14,8 +14,8 @@ from cell2text.evidence.statements import StatementEvidence
 from cell2text.inference.cell_types import CellTypes
 from cell2text.language.described import CANDIDATES, TEXT
 from cell2text.language.fields import FIELDS, TERM_FIELDS, Claim
-from cell2text.language.writing import pathway_words
 from cell2text.signatures.aucell import MIN_COVERAGE
+from grammar_cell2text import pathway_words
 from statements_cell2text import TYPES
 
 

@@ -57,6 +57,14 @@ def describe(
     device: Annotated[
         str | None, typer.Option(help="Device, such as cpu or cuda:1; the GPU if there is one, otherwise the CPU.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of processes on a CPU, with one thread each; one per core if omitted. It does not change the "
+            "texts.",
+        ),
+    ] = None,
     quiet: bool = False,
 ) -> None:
     """Describe every cell of an experiment: texts, ontology terms and embeddings, added to a copy of the input."""
@@ -77,7 +85,7 @@ def describe(
 
     written = describe_file(
         source, out, model=model, options=chosen, overwrite=overwrite, device=device, progress=not quiet,
-        shard_rows=shard_rows,
+        shard_rows=shard_rows, processes=processes,
     )  # fmt: skip
     if written is not None:
         typer.echo(f"Wrote {written}.")

@@ -26,7 +26,8 @@ from cell2text.describe.group_summary import group_table
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
-from cell2text.describe.shards import ShardFolder, wait_for, write_shard
+from cell2text.describe.shard_writing import CellProgress, ShardWriter, WorkerArguments, write_shards
+from cell2text.describe.shards import ShardFolder, wait_for
 from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import ID, TEXT
 from cell2text.describe.thin_cells import thin_warnings
@@ -47,6 +48,7 @@ def describe_file(
     source: str | os.PathLike, out: str | os.PathLike | None = None, *, model: str | None = None,
     options: DescribeOptions | None = None, overwrite: bool = False, device: str | None = None,
     progress: bool = True, shard_rows: int = ROWS_PER_SHARD, on_progress: Callable[[int, int], object] | None = None,
+    processes: int | None = 1,
 ) -> Path | None:  # fmt: skip
     """Describe every cell of a file and write the result to a new file.
 
@@ -76,6 +78,9 @@ def describe_file(
     on_progress
         Called with the number of described cells and the number of all cells: before the first shard, and after each
         shard. None for no calls.
+    processes
+        Number of processes on this machine, each of which describes shards on one thread of the CPU; None for one per
+        core. On a GPU there is always one. Texts do not depend on it.
 
     Returns
     -------
@@ -98,8 +103,9 @@ def describe_file(
     >>> describe_file(f"{folder}/cells.h5ad", f"{folder}/texts.csv", options=options, progress=False).name
     'texts.csv'
     """
-    if shard_rows < 1:
-        raise UserError(f"shard_rows={shard_rows}: expected at least 1.")
+    for name, value in (("shard_rows", shard_rows), ("processes", processes)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value}: expected at least 1.")
     options = options or DescribeOptions()
     rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = locate_cells(source)
@@ -114,7 +120,8 @@ def describe_file(
         cells = opened.reader(processor, options, loaded.config.concepts)
         for note in cells.reading()["notes"]:
             logger.warning(f"{found.name}: {note}")
-        describer = Describer(loaded, processor, options, cells.comparison_cell())
+        comparison = cells.comparison_cell()
+        describer = Describer(loaded, processor, options, comparison)
         params = provenance(loaded, processor, describer.conversation, options, model_name(model), cells.groups)
         plan = {"source": identity, "rows": cells.n_cells, "shard_rows": shard_rows, "params": params}
         starts, folder = range(0, cells.n_cells, shard_rows), ShardFolder(out)
@@ -122,16 +129,13 @@ def describe_file(
             total=cells.n_cells if n_ranks == 1 else None, unit=" cells", disable=not progress or rank > 0
         )
 
+        writer = ShardWriter(cells, describer, out, shard_rows)
+        arguments = WorkerArguments(found, options, (loaded, processor), comparison, out, shard_rows)
+
         def describe_rows() -> None:
-            report_progress = on_progress or (lambda done, total: None)
             with progress_bar:
-                report_progress(0, cells.n_cells)
-                for start in starts[rank::n_ranks]:
-                    stop, path = min(start + shard_rows, cells.n_cells), folder.shard(start)
-                    if not path.exists():
-                        write_shard(describer(cells.read(start, stop)), path)
-                    progress_bar.update(stop - start)
-                    report_progress(stop, cells.n_cells)
+                counted = CellProgress(cells.n_cells, on_progress, progress_bar)
+                write_shards(writer, arguments, starts[rank::n_ranks], processes, counted)
 
         if rank > 0:
             if folder.join(plan):

@@ -9,11 +9,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from cell2text.evidence.statements import AUCELL, COUNTS, PATHWAYS, GeneEvidence
-from cell2text.language.writing import pathway_words
 from cell2text.signatures.aucell import gene_gains
 from cell2text.signatures.pathways import PathwayScorer
 from cell2text.signatures.sex import FEMALE, SexGenes
 from cell2text.sources.gene_tables import approved_symbols
+from grammar_cell2text import pathway_words
 from ranking_cell2text import MappedGenes
 
 

@@ -12,6 +12,8 @@ import torch
 MEMORY_SHARE = 0.4  # of the free memory; the rest is left for short-lived tensors
 MAX_PROMPTS = {"cpu": 32, "cuda": 256}  # larger batches are not faster
 MAX_GENE_TOKENS = {"cpu": 8_192, "cuda": 262_144}
+MAX_LOOKUPS = 262_144  # gene tokens of an encoder that looks genes up in a table, which needs no states of genes
+BYTES_PER_LOOKUP = 64
 
 Result = TypeVar("Result")
 
@@ -114,8 +116,10 @@ def gene_tokens_that_fit(model, max_genes: int, free_bytes: int) -> int:
     """
     config, size = model.config.cell_config, next(model.model.cell_encoder.parameters()).element_size()
     bytes_per_gene = (12 * config.hidden_size + 3 * config.intermediate_size) * size + 4 * max_genes
-    gene_tokens = int(MEMORY_SHARE * free_bytes) // bytes_per_gene
-    return max(1, min(gene_tokens, MAX_GENE_TOKENS.get(model.device.type, 8_192)))
+    most = MAX_GENE_TOKENS.get(model.device.type, 8_192)
+    if model.looks_genes_up:
+        bytes_per_gene, most = BYTES_PER_LOOKUP, MAX_LOOKUPS
+    return max(1, min(int(MEMORY_SHARE * free_bytes) // bytes_per_gene, most))
 
 
 def _shortest_first(cells: Sequence) -> np.ndarray:

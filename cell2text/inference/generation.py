@@ -9,6 +9,9 @@ from cell2text.inference.batch_size import LengthSortedBatches, free_memory, gen
 from generation_cell2text import CellTextGenerator, GeneratedTexts
 
 
+CELLS_PER_TEXT = 32  # cells that are encoded together for each text of a batch, if cells share texts
+
+
 class BatchedTextGenerator:
     """Generate one text per cell with greedy decoding, for any number of cells.
 
@@ -54,7 +57,8 @@ class BatchedTextGenerator:
         self.generator = CellTextGenerator(model, processor, conversation, gene_tokens, max_new_tokens=max_new_tokens)
         if batch_size is None:
             batch_size = prompts_that_fit(model, len(self.generator.prompt) + max_new_tokens, free_bytes)
-        self.batches = LengthSortedBatches(batch_size, gene_tokens)
+        self.cells_per_text = CELLS_PER_TEXT if self.generator.shares_texts else 1
+        self.batches = LengthSortedBatches(batch_size * self.cells_per_text, gene_tokens)
         self.comparison_cell, self.comparison_overrides = comparison_cell, comparison_overrides
 
     def __call__(self, cells: Sequence, concept_overrides: np.ndarray | None = None) -> GeneratedTexts:
@@ -91,6 +95,7 @@ class BatchedTextGenerator:
 
         def generate(indices: np.ndarray, gene_tokens: int | None) -> GeneratedTexts:
             self.generator.genes_at_once = gene_tokens
+            self.generator.texts_at_once = max(1, self.batches.batch_size // self.cells_per_text)
             chosen = None if overrides is None else overrides[indices]
             return self.generator([[cells[i], *second] for i in indices], chosen)
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from cell2text.language.fields import FIELD_GRAPHS, NORMAL, Claim
-from cell2text.language.writing import pathway_words
 from cell2text.ontology.life_stages import LIFE_STAGES
 from cell2text.ontology.mentions import find_mentions, longest_mention
 from cell2text.ontology.terms import label_of, resolve
+from grammar_cell2text import pathway_words
 
 
 # "adulthood" is part of "late adulthood": longer stages first.

@@ -8,12 +8,10 @@ fields are omitted from the text.
 
 import re
 from collections.abc import Mapping
-from functools import cache
 
 from cell2text.language.fields import NORMAL
 from cell2text.ontology.terms import clean_label
 from grammar_cell2text import (
-    ACTIVE_PATHWAY,
     DISEASE_LINK,
     DONOR,
     HEALTHY,
@@ -25,21 +23,11 @@ from grammar_cell2text import (
     SUBJECT,
     TISSUE_LINK,
     TYPE_VERB,
+    active_pathways,
     compared_types,
-    enumeration,
     subtype_sentence,
     with_article,
 )
-
-
-_COLLECTIONS = re.compile(r"^(HALLMARK|REACTOME|KEGG_MEDICUS|KEGG|BIOCARTA|PID|WP|GOBP|GOCC|GOMF)_")
-# Words of gene-set names that are not simply written in lower case.
-_GENE_SET_WORDS = {
-    "AKT": "Akt", "DN": "(genes down)", "DNA": "DNA", "E2F": "E2F", "G2M": "G2/M", "IL2": "IL-2", "IL6": "IL-6",
-    "JAK": "JAK", "KRAS": "KRAS", "MTOR": "mTOR", "MTORC1": "mTORC1", "MYC": "MYC", "NFKB": "NF-kB", "NOTCH": "Notch",
-    "P53": "p53", "PI3K": "PI3K", "RNA": "RNA", "STAT3": "STAT3", "STAT5": "STAT5", "TGF": "TGF", "TNFA": "TNF-alpha",
-    "UP": "(genes up)", "UV": "UV", "V1": "(set 1)", "V2": "(set 2)", "WNT": "Wnt",
-}  # fmt: skip
 
 
 def describe_row(row: Mapping) -> str | None:
@@ -107,11 +95,8 @@ def donor_phrase(row: Mapping) -> str | None:
 
 def pathway_sentence(row: Mapping) -> str | None:
     """Write the most active pathways; None if the row has none."""
-    names = [pathway_words(name) for name in row.get("pathways") or ()]
-    if not names:
-        return None
-    verb = f"{ACTIVE_PATHWAY} is" if len(names) == 1 else f"{ACTIVE_PATHWAY}s are"
-    return f"{POSSESSIVE} {verb} {enumeration(names)}."
+    names = row.get("pathways") or ()
+    return f"{POSSESSIVE} {active_pathways(names)}" if names else None
 
 
 def _with_pronoun(sentence: str) -> str:
@@ -151,26 +136,6 @@ def _compare_diseases(first: str, second: str) -> str:
         return f"Both cells come from {'healthy donors' if first == NORMAL else f'donors with {first}'}."
     donors = ["a healthy donor" if disease == NORMAL else f"a donor with {disease}" for disease in (first, second)]
     return f"The first cell comes from {donors[0]} and the second cell from {donors[1]}."
-
-
-@cache
-def pathway_words(name: str) -> str:
-    """Write a gene set's name in words.
-
-    Examples
-    --------
-    >>> pathway_words("HALLMARK_TNFA_SIGNALING_VIA_NFKB")
-    'TNF-alpha signaling via NF-kB'
-    """
-    words = _COLLECTIONS.sub("", name).split("_")
-    text = " ".join(
-        _GENE_SET_WORDS.get(
-            word, word if any(letter.isdigit() or letter.islower() for letter in word) else word.lower()
-        )
-        for word in words
-        if word
-    )
-    return text.replace("beta catenin", "beta-catenin").replace("TGF beta", "TGF-beta")
 
 
 def _with_the(tissue: str) -> str:

@@ -3,24 +3,22 @@
 Dask (extra `dask`) is imported when a scheduler is given.
 """
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 
 from tqdm import tqdm
 
-from cell2text.errors import RunStoppedError, UserError
+from cell2text.errors import UserError
 from cell2text.preparation.jobs import close_sources
 from cell2text.preparation.plan import load_plan
+from cell2text.processes import exit_with_parent, run_calls
 
 
 DASK_TIMEOUT_SECONDS = 10
-MAX_PENDING_JOBS = 64
+SMALLER = "with a smaller workers= or cells_per_shard="
 JobRunner = Callable[[Callable, Path, str, str], None]
 
 
@@ -54,7 +52,7 @@ def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iter
     elif workers > 1:
         context = get_context("forkserver")
         context.set_forkserver_preload(["cell2text.preparation.jobs"])
-        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_exit_with_parent)
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=exit_with_parent)
 
     def run(job: Callable, folder: Path, identity: str, unit: str) -> None:
         jobs = load_plan(str(folder), identity).jobs
@@ -64,7 +62,7 @@ def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iter
                 for number in range(len(jobs)):
                     bar.update(job(address, identity, number))
                 return
-            _run_calls(executor, [(job, address, identity, number) for number in range(len(jobs))], bar)
+            run_calls(executor, [(job, address, identity, number) for number in range(len(jobs))], bar.update, SMALLER)
 
     try:
         yield run
@@ -88,39 +86,3 @@ def _connect_to_dask(scheduler: str):
             f"dask_scheduler={scheduler!r} does not answer within {DASK_TIMEOUT_SECONDS} seconds "
             f"({type(error).__name__}). Expected the address of a running scheduler, such as tcp://HOST:8786."
         ) from error
-
-
-def _run_calls(executor: Executor, calls: list[tuple], bar: tqdm) -> None:
-    """Run calls, at most `MAX_PENDING_JOBS` at a time; on the first error, wait for those that are running."""
-    pending: set[Future] = set()
-    queue = iter(calls)
-    try:
-        while True:
-            while len(pending) < MAX_PENDING_JOBS and (call := next(queue, None)) is not None:
-                pending.add(executor.submit(*call))
-            if not pending:
-                return
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                bar.update(future.result())
-    except BrokenProcessPool as error:
-        raise RunStoppedError(
-            "A worker process was killed, most likely because memory ran out. Run the same command again to resume, "
-            "with a smaller workers= or cells_per_shard=."
-        ) from error
-    finally:
-        for future in pending:
-            future.cancel()
-        wait(pending)  # a job that is still running must not write after the plan changes
-
-
-def _exit_with_parent() -> None:
-    """End this worker process when its parent is killed, so that it does not write while the next run does."""
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=watch, daemon=True).start()

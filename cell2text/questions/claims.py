@@ -7,11 +7,11 @@ are kept, so that they can be reported. Depends on `type_names` and `pathway_nam
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cell2text.language.writing import pathway_words
 from cell2text.questions.model_types import BROADER, TEXT, MappedLabel, ModelTypes
 from cell2text.questions.pathway_names import find_pathways
 from cell2text.questions.type_names import find_cell_types
 from cell2text.questions.words import NEGATIONS, cell_type_words, check_text, corrected, singular, word_set, words_of
+from grammar_cell2text import pathway_words
 
 
 TYPE, PATHWAY, SEX, COLUMN = "cell_type", "pathway", "sex", "obs"

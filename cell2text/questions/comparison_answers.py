@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from cell2text.language.fields import Claim
-from cell2text.language.writing import pathway_words
 from cell2text.ontology.terms import label_of
 from cell2text.questions.answer import NO, UNCLEAR, YES, AnswerValue, Wording
 from cell2text.questions.group_answers import composition
 from cell2text.questions.predictions import CellPredictions
 from cell2text.questions.wording import common_type, is_above, named_type, stated_name
-from grammar_cell2text import enumeration
+from grammar_cell2text import enumeration, pathway_words
 
 
 def compare_cells(text: str, first: CellPredictions, second: CellPredictions) -> Wording:

@@ -10,7 +10,6 @@ import numpy as np
 
 from cell2text.describe.group_types import GroupTypes
 from cell2text.language.fields import Claim
-from cell2text.language.writing import pathway_words
 from cell2text.ontology.terms import label_of
 from cell2text.questions.answer import NO, UNCLEAR, YES, Wording
 from cell2text.questions.model_types import MappedLabel, ModelTypes
@@ -28,7 +27,7 @@ from cell2text.questions.wording import (
     with_probability,
 )
 from declining_cell2text import TYPE_THRESHOLD
-from grammar_cell2text import enumeration
+from grammar_cell2text import enumeration, pathway_words
 
 
 def composition(predictions: CellPredictions, config=None) -> Wording:

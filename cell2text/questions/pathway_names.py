@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from cell2text.language.writing import pathway_words
 from cell2text.questions.words import singular
+from grammar_cell2text import pathway_words
 
 
 MAX_NAME_WORDS = 6

@@ -10,12 +10,11 @@ import numpy as np
 
 from cell2text.inference.probabilities import round_to_four_digits
 from cell2text.language.parsing import read_fields
-from cell2text.language.writing import pathway_words
 from cell2text.questions.answer import NO, UNCLEAR, YES, AnswerValue, Wording
 from cell2text.questions.predictions import CellPredictions
 from cell2text.questions.wording import FULL_NAMES, PROFILE_WORDS, SHOWN, with_probability
 from declining_cell2text import is_description
-from grammar_cell2text import enumeration
+from grammar_cell2text import enumeration, pathway_words
 
 
 def sex(predictions: CellPredictions, asked: str | None = None) -> Wording:

@@ -15,13 +15,13 @@ from cell2text.describe.inputs import CellReader
 from cell2text.errors import UserError
 from cell2text.inference.concepts import predict_concepts
 from cell2text.inference.probabilities import round_to_four_digits
-from cell2text.language.writing import pathway_words
 from cell2text.questions.claims import COLUMN, PATHWAY, SEX, TYPE, SearchClaim, SearchQuery, read_query
 from cell2text.questions.model_types import ModelTypes
 from cell2text.questions.scoring import parts_of
 from cell2text.questions.words import words_of
 from cell2text.signatures.gene_sets import GeneSets, hallmark_gene_sets
 from cell2text.signatures.pathways import PathwayScorer
+from grammar_cell2text import pathway_words
 from source_cell2text import CellSource
 from statements_cell2text import SEX_GROUP, TYPES
 

@@ -1,0 +1,1 @@
+../../../decoding_cell2text.py

@@ -1,0 +1,182 @@
+"""Greedy decoding: a cache that grows in place, and drafts that are verified; neither changes a text."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache
+
+import cell2text
+from decoding_cell2text import DraftTable, InPlaceLayer
+from generation_cell2text import CellTextGenerator, encode_cells
+
+from .tiny import make_adata, make_model, make_processor
+
+
+@pytest.fixture(scope="module")
+def packaged():
+    model, processor = cell2text.load()
+    cells = processor.rank_encode(cell2text.example_cells(unseen=True))
+    return model, processor, cells[::5]
+
+
+@pytest.fixture(scope="module")
+def encoded(packaged):
+    model, processor, cells = packaged
+    return encode_cells(model, processor, [[cell] for cell in cells])
+
+
+class Silent(DraftTable):
+    """Drafts nothing."""
+
+    def propose(self, texts, finished, limit):
+        return [[] for _ in texts]
+
+
+def passes(monkeypatch, model) -> list[int]:
+    """Collect the number of tokens of every pass through the language model."""
+    lengths, forward = [], model.forward
+
+    def counted(*args, **kwargs):
+        lengths.append(kwargs["input_ids"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    return lengths
+
+
+def decoder_of(model, processor, drafts=None, **options):
+    decoder = CellTextGenerator(model, processor, **options).decoder
+    decoder.drafts = decoder.drafts if drafts is None else drafts
+    return decoder
+
+
+def test_drafts_of_earlier_texts_save_passes_and_leave_texts_as_they_are(packaged, encoded, monkeypatch):
+    model, processor, _ = packaged
+    plain = decoder_of(model, processor, Silent())
+    expected = plain(encoded.features, encoded.mask)
+    lengths = passes(monkeypatch, model)
+    plain(encoded.features, encoded.mask)
+    without, decoder = len(lengths), decoder_of(model, processor)
+    decoder(encoded.features[:20], encoded.mask[:20])
+    lengths.clear()
+    found = decoder(encoded.features, encoded.mask)
+    assert found.tokens == expected.tokens and len(lengths) < 0.8 * without and max(lengths[1:]) > 5
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4)
+
+
+def test_wrong_drafts_change_nothing(packaged, encoded):
+    model, processor, _ = packaged
+    expected = decoder_of(model, processor, Silent())(encoded.features, encoded.mask)
+    decoder, tokens = decoder_of(model, processor), expected.tokens
+    decoder.drafts.learn([[*text[: len(text) // 2], *reversed(text[len(text) // 2 :])] for text in tokens])
+    assert decoder(encoded.features, encoded.mask).tokens == tokens
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9, 40])
+def test_no_text_is_longer_than_its_limit(packaged, encoded, limit):
+    model, processor, _ = packaged
+    expected = decoder_of(model, processor, Silent(), max_new_tokens=limit)(encoded.features, encoded.mask).tokens
+    decoder = decoder_of(model, processor, max_new_tokens=limit)
+    for _ in range(2):  # the second time with drafts
+        found = decoder(encoded.features, encoded.mask).tokens
+        assert found == expected and max(map(len, found)) <= limit
+
+
+@pytest.mark.parametrize("options", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"min_new_tokens": 5}])
+@pytest.mark.parametrize("text", ["llama", "gemma3"])
+def test_texts_equal_those_of_generate_where_nothing_can_be_drafted(options, text):
+    processor = make_processor()
+    model = make_model(processor=processor, text=text)
+    cells = processor.rank_encode(make_adata(6))
+    decoder = decoder_of(model, processor, max_new_tokens=12, **options)
+    features = encode_cells(model, processor, [[cell] for cell in cells])
+    inputs = processor.apply_chat_template(
+        [processor.conversation()] * len(cells), tokenize=True, return_dict=True, return_tensors="pt",
+        add_generation_prompt=True, processor_kwargs={"cells": [[cell] for cell in cells]},
+    )  # fmt: skip
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=12, **options)[:, inputs["input_ids"].shape[1] :]
+    for _ in range(2):
+        found = decoder(features.features, features.mask).tokens
+        assert found == [row[: len(text)] for row, text in zip(ids.tolist(), found)]
+
+
+def test_a_layer_that_grows_in_place_holds_what_a_dynamic_one_holds():
+    torch.manual_seed(0)
+    grown, plain = DynamicCache(), DynamicCache()
+    grown.layers = [InPlaceLayer()]
+    for step, length in enumerate([5, 1, 70, 1, 3]):
+        keys, values = torch.randn(2, len(range(4 - (step > 2))), 2, length, 8).unbind(0)
+        states = [cache.update(keys, values, 0) for cache in (grown, plain)]
+        for mine, theirs in zip(*states):
+            assert torch.equal(mine, theirs)
+        if step == 2:
+            for cache in (grown, plain):
+                cache.batch_select_indices(torch.tensor([0, 2, 3]))
+        if step == 3:
+            for cache in (grown, plain):
+                cache.crop(-2)
+    assert grown.get_seq_length() == plain.get_seq_length() == 78
+
+
+def test_a_draft_ends_where_texts_have_differed():
+    drafts = DraftTable()
+    drafts.learn([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7, 8]])
+    assert drafts.propose([[], [1, 2]], np.zeros(2, dtype=bool), 99) == [
+        [1, 2, 3],
+        [3, 4],
+    ]  # the median of four and two
+    assert drafts.propose([[1, 2, 3, 4, 7]], np.zeros(1, dtype=bool), 99) == [[8]]
+    assert drafts.propose([[1, 2], [9, 9, 9]], np.array([False, True]), 3) == [[], []]
+
+
+def test_cells_share_texts_and_keep_the_digits_and_the_order_of_their_own(packaged):
+    model, processor, cells = packaged
+    generator = CellTextGenerator(model, processor)
+    together = generator([[cell] for cell in cells])
+    assert len(generator._known) <= len(set(together.texts)) < len(cells)
+    backwards = CellTextGenerator(model, processor)([[cell] for cell in cells[::-1]])
+    assert backwards.texts[::-1] == together.texts
+    alone = [CellTextGenerator(model, processor)([[cell]]).texts[0] for cell in cells[:8]]
+    assert alone == together.texts[:8]
+    digits = [text.partition(" (0.")[2][:2] for text in together.texts if " (0." in text]
+    assert len(set(digits)) > 1
+    assert generator([[cell] for cell in cells]).steps == 0  # all texts are known
+
+
+def test_digits_outside_of_the_sentence_on_subtypes_are_those_of_the_cell(packaged, monkeypatch):
+    model, processor, cells = packaged
+    generator = CellTextGenerator(model, processor)
+    decoded = []
+
+    def decode(encoded, generated):
+        decoded.append(len(encoded))
+        return [("A likelihood of 0.60." if len(decoded) == 1 else "A likelihood of 0.47.", 1.0)] * len(encoded)
+
+    monkeypatch.setattr(generator, "_decode_statements", decode)
+    described = [text for text in generator([[cell] for cell in cells]).texts if text.startswith("A likelihood")]
+    assert set(described) == {"A likelihood of 0.47."} and decoded == [len(described)] * 2
+
+
+def test_cells_of_a_table_are_summarised_without_states_of_genes(packaged):
+    model, processor, cells = packaged
+    batch = {name: torch.as_tensor(value) for name, value in processor.pad_cells([[c] for c in cells]).items()}
+    with torch.no_grad():
+        outputs = model.get_cell_features(**batch)
+    summary, mask = model.summarise_cells(**batch), batch["cell_attention_mask"][..., None]
+    assert model.looks_genes_up
+    torch.testing.assert_close(summary.features, outputs.pooler_output, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(summary.concepts, outputs.concepts, atol=1e-5, rtol=1e-4)
+    means = (outputs.last_hidden_state * mask).sum(2) / mask.sum(2)
+    torch.testing.assert_close(summary.means, means, atol=1e-5, rtol=1e-4)
+
+
+def test_the_table_follows_the_weights_and_other_encoders_have_none():
+    model, processor = cell2text.load()
+    cells = processor.pad_cells([[cell] for cell in processor.rank_encode(cell2text.example_cells(unseen=True)[:3])])
+    batch = {name: torch.as_tensor(value) for name, value in cells.items()}
+    before = model.summarise_cells(**batch).means
+    with torch.no_grad():
+        model.model.cell_encoder.embeddings.LayerNorm.weight.mul_(2)
+        model.model.cell_encoder.embeddings.LayerNorm.bias.mul_(2)
+    torch.testing.assert_close(model.summarise_cells(**batch).means, 2 * before, atol=1e-5, rtol=1e-4)
+    assert not model.train().looks_genes_up and not make_model(processor=make_processor()).looks_genes_up
