@@ -343,5 +343,8 @@ def _read_pickled_table(path: str | None) -> dict:
 def _write_atomically(path: Path, text: str):
     """Write a file beside its target and rename it, so that a reader never sees half a file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ A `UserError` is raised where the fault is known. Library code names parameters 
 import errno
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -106,6 +107,16 @@ def guard(
         print(f"{program}: {as_flags(message_of(error), flags)}", file=sys.stderr)
         return 1 if code is None else code
     return 0
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: every `with` block removes its locks and temporary files."""
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def message_of(error: BaseException) -> str:

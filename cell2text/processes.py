@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
-from cell2text.errors import RunStoppedError
+from cell2text.errors import RunStoppedError, exit_on_sigterm
 
 
 MAX_PENDING_CALLS = 64
@@ -112,11 +112,6 @@ def _start_worker(workers: int, prepare: Callable, arguments: tuple) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_WORLD_SIZE"] = str(workers * int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
-    signal.signal(signal.SIGTERM, _end)
+    exit_on_sigterm()
     exit_with_parent()
     prepare(*arguments)
-
-
-def _end(number: int, frame: object) -> None:
-    """Leave the running call's `with` blocks, which remove temporary files."""
-    raise SystemExit(128 + number)

@@ -59,7 +59,7 @@ def command_line(studies, out, *more):
 
 
 def test_a_killed_run_of_four_workers_resumes_with_the_same_output(studies, prepared, tmp_path):
-    """benchmarks/kill.py does this ten times; here once, when some jobs are done."""
+    """benchmarks/interruptions.py does this many times; here once, when some jobs are done."""
     (studies / "mix.yaml").write_text(yaml.safe_dump({"split": "donor", "tasks": MIX, "cells_per_shard": 25}))
     out = tmp_path / "out"
     process = subprocess.Popen(command_line(studies, out, "--workers", "4"), start_new_session=True)

@@ -145,6 +145,7 @@ def test_hub_files_need_no_more_than_the_core(name):
         "dataclasses",
         "functools",
         "hashlib",
+        "inspect",
         "itertools",
         "os",
         "pathlib",

@@ -6,13 +6,12 @@ package. Depends on typer only: a command imports its libraries after it has che
 
 import functools
 import inspect
-import signal
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from cell2text.errors import UserError, flags_of, guard
+from cell2text.errors import UserError, exit_on_sigterm, flags_of, guard
 from cell2text.logs import show_messages
 from cell2text.options import flag_parameters, flags_of_options, from_flags
 
@@ -106,11 +105,5 @@ def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable
 
 def run() -> None:
     """Run the command line: the entry point `cell2text`."""
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_sigterm()
     app()
-
-
-def _terminate(number: int, frame: object) -> None:
-    """End as after Ctrl-C: every `with` block is left, so that locks and temporary files are removed."""
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)

@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from textwrap import wrap
 from typing import Any, Literal, get_args, get_origin
 
-from cell2text.errors import RunStoppedError, UserError, flags_of, guard
+from cell2text.errors import RunStoppedError, UserError, exit_on_sigterm, flags_of, guard
 
 
 GLOO_SETTLING_SECONDS = 0.5
@@ -41,6 +41,7 @@ def run_script(
     arguments
         Dataclass of the package's own options, which the help lists.
     """
+    exit_on_sigterm()
     argv = sys.argv[1:]
     if {"-h", "--help"} & set(argv):
         print(help_text(description, arguments))

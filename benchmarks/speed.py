@@ -1,0 +1,220 @@
+"""Compare the speed of `cell2text describe` with that of another commit, cell by cell and stage by stage.
+
+    PYTHONPATH=. python benchmarks/speed.py --before COMMIT FILE...      # benchmarks/results/speed.json
+    PYTHONPATH=. python benchmarks/speed.py --before COMMIT FILE --only encoder language_model
+
+`describe` and `fields` run the command's function in a process of its own on one thread, in turn for both commits, and
+count processor seconds of the whole process: those of a part of the cells are subtracted from those of more cells, so
+that imports and loading count in neither. `processes` compares the wall time of one and two processes. `encoder` is the
+stage from ranked genes to concepts, `language_model` the decoding of 48 tokens by a randomly initialised model of the
+shape of SmolLM2-135M at batch size 32. Figures are medians; ratios are of runs in turn on the same machine.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from cell2text.files import write_atomically
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results" / "speed.json"
+PARTS = (256, 2_304)  # cells whose seconds are compared
+CELLS_OF_PROCESSES = 12_288
+DESCRIBE = """
+import sys, torch
+torch.set_num_threads(1)
+from cell2text.describe.options import DescribeOptions
+from cell2text.describe.run import describe_file
+source, out, fields = sys.argv[1:]
+options = DescribeOptions(allow_fractional=True, fields_only=fields == "fields")
+describe_file(source, out, options=options, progress=False, overwrite=True, device="cpu")
+"""
+ENCODE = """
+import sys, time, anndata, torch, cell2text
+from cell2text.inference.batch_size import free_memory, gene_tokens_that_fit
+from generation_cell2text import encode_cells
+torch.set_num_threads(1)
+model, processor = cell2text.load(device="cpu")
+cells = sorted(processor.rank_encode(anndata.read_h5ad(sys.argv[1]), allow_fractional=True), key=len)
+prompts = [[cell] for cell in cells if processor.reason_not_described(cell) is None]
+tokens = gene_tokens_that_fit(model, processor.max_genes, free_memory(model.device))
+for _ in range(2):
+    started = time.process_time()
+    for start in range(0, len(prompts), 512):
+        encode_cells(model, processor, prompts[start : start + 512], tokens)
+print((time.process_time() - started) / len(prompts))
+"""
+DECODE = """
+import sys, time, anndata, torch, cell2text
+from transformers import BertConfig, LlamaConfig
+from generation_cell2text import CellTextGenerator
+from modeling_cell2text import Cell2TextForConditionalGeneration
+torch.set_num_threads(1)
+torch.manual_seed(0)
+_, processor = cell2text.load(device="cpu")
+encoder = BertConfig(vocab_size=len(processor.gene_vocabulary), hidden_size=64, num_hidden_layers=1,
+    num_attention_heads=2, intermediate_size=64, max_position_embeddings=processor.max_genes, pad_token_id=0)
+language_model = LlamaConfig(vocab_size=49_152, hidden_size=576, intermediate_size=1_536, num_hidden_layers=30,
+    num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+    pad_token_id=0)
+model = Cell2TextForConditionalGeneration.from_components(encoder, language_model, processor).eval()
+cells = processor.rank_encode(anndata.read_h5ad(sys.argv[1])[:64].copy(), allow_fractional=True)
+prompts = [[cell] for cell in cells if processor.reason_not_described(cell) is None][:32]
+generator = CellTextGenerator(model, processor, max_new_tokens=48, min_new_tokens=48)
+started = time.process_time()
+generator(prompts)
+print(time.process_time() - started)
+"""
+
+
+def process(code: str, tree: Path, *arguments: object) -> dict:
+    """Run code of a tree of the project in a process of its own; return its seconds, peak memory and output."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {"PYTHONWARNINGS": "ignore"}
+    started = time.monotonic()
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=tree, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    printed, errors = running.stdout.read(), running.stderr.read()
+    _, status, usage = os.wait4(running.pid, 0)
+    if status:
+        raise RuntimeError(errors[-2000:])
+    seconds = usage.ru_utime + usage.ru_stime
+    return {
+        "cpu": seconds,
+        "wall": time.monotonic() - started,
+        "MiB": usage.ru_maxrss / 1024,
+        "printed": printed.strip(),
+    }
+
+
+def tree_of(commit: str, folder: Path) -> Path:
+    """Extract a commit of the project."""
+    archive = subprocess.run(["git", "archive", commit], cwd=PROJECT, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="tar")
+    return folder
+
+
+def parts_of(source: Path, folder: Path) -> list[Path]:
+    """Write random cells of a file to files of `PARTS` cells."""
+    adata = ad.read_h5ad(source)
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    paths = []
+    for n_cells in PARTS:
+        paths.append(folder / f"{source.stem}_{n_cells}.h5ad")
+        adata[np.sort(order[:n_cells])].copy().write_h5ad(paths[-1])
+    return paths
+
+
+def describing(mode: str, trees: dict[str, Path], source: Path, folder: Path, repetitions: int) -> dict:
+    """Measure cells per processor second of both trees, and compare what they write."""
+    small, large = parts_of(source, folder)
+    cells = {path: ad.read_h5ad(path, backed="r").n_obs for path in (small, large)}
+    rates: dict[str, list[float]] = {name: [] for name in trees}
+    memory = {}
+    for _ in range(repetitions):
+        for name, tree in trees.items():
+            few, many = (process(DESCRIBE, tree, path, folder / f"{name}.csv", mode) for path in (small, large))
+            rates[name].append((cells[large] - cells[small]) / (many["cpu"] - few["cpu"]))
+            memory[name] = many["MiB"]
+    before, now = (pd.read_csv(folder / f"{name}.csv").fillna("") for name in trees)
+    compared = [name for name in before if name in now]
+    return {
+        "cells": cells[large],
+        "cells_per_cpu_second": {name: median(found) for name, found in rates.items()},
+        "ratio": median(now / before for before, now in zip(*rates.values())),
+        "ratios": [now / before for before, now in zip(*rates.values())],
+        "peak_MiB": memory,
+        "cells_that_differ": {name: int((before[name] != now[name]).sum()) for name in compared},
+    }
+
+
+def processes(tree: Path, source: Path, folder: Path, repetitions: int) -> dict:
+    """Measure the wall time of one and two processes of the present commit."""
+    adata = ad.read_h5ad(source)
+    rows = np.arange(CELLS_OF_PROCESSES) % adata.n_obs
+    path = folder / "many.h5ad"
+    many = ad.AnnData(adata.X[rows], var=adata.var, obs=pd.DataFrame(index=[f"cell{i}" for i in range(len(rows))]))
+    many.write_h5ad(path)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(repetitions):
+        for number in seconds:
+            code = DESCRIBE.replace('device="cpu"', f'device="cpu", processes={number}')
+            seconds[number].append(process(code, tree, path, folder / f"{number}.csv", "text")["wall"])
+    return {
+        "cells": len(rows),
+        "wall_seconds": {str(number): median(found) for number, found in seconds.items()},
+        "ratio": median(one / two for one, two in zip(*seconds.values())),
+        "same_bytes": (folder / "1.csv").read_bytes() == (folder / "2.csv").read_bytes(),
+    }
+
+
+def stage(code: str, trees: dict[str, Path], source: Path, repetitions: int) -> dict:
+    """Compare the seconds that a script prints for both trees."""
+    seconds: dict[str, list[float]] = {name: [] for name in trees}
+    for _ in range(repetitions):
+        for name, tree in trees.items():
+            seconds[name].append(float(process(code, tree, source)["printed"]))
+    return {
+        "seconds": {name: median(found) for name, found in seconds.items()},
+        "ratio": median(before / now for before, now in zip(*seconds.values())),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="h5ad files of raw counts")
+    parser.add_argument("--before", required=True, help="commit to compare with")
+    parser.add_argument("--repetitions", type=int, default=3)
+    names = ("encoder", "language_model", "processes", "describe", "fields")
+    parser.add_argument("--only", nargs="*", choices=names, default=names)
+    args = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trees = {"before": tree_of(args.before, folder / "before"), "now": tree_of("HEAD", folder / "now")}
+        results["commit_before"] = args.before
+        first = args.files[0].resolve()
+        measures = {
+            "encoder": lambda: stage(ENCODE, trees, parts_of(first, folder)[1], args.repetitions),
+            "language_model": lambda: stage(DECODE, trees, first, args.repetitions),
+            "processes": lambda: processes(trees["now"], first, folder, args.repetitions),
+            "describe": lambda: {
+                file.stem: describing("text", trees, file.resolve(), folder, args.repetitions) for file in args.files
+            },
+            "fields": lambda: {
+                file.stem: describing("fields", trees, file.resolve(), folder, args.repetitions) for file in args.files
+            },
+        }
+        for measure in args.only:
+            results[measure] = rounded(measures[measure]())
+            print(json.dumps({measure: results[measure]}, indent=1), flush=True)
+            write_atomically(RESULTS, json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
+def rounded(values: object) -> object:
+    """Return numbers with four digits, within dictionaries and lists."""
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [rounded(value) for value in values]
+    return float(f"{values:.4g}") if isinstance(values, float) else values
+
+
+if __name__ == "__main__":
+    main()
