@@ -4,13 +4,15 @@
     PYTHONPATH=. python benchmarks/fuzz.py --inputs 300 --kinds h5ad vocabulary
 
 Each input is a small valid file with one to four mutations: bytes flipped, removed, inserted or repeated, the file
-cut, HDF5 arrays and attributes replaced by extreme values, texts nested or made huge. It is read in a child process
+cut, HDF5 arrays and attributes replaced by extreme values, texts nested or made huge. As many inputs again have changed
+bytes in `indptr` and `indices` of a sparse matrix. Each is read in a child process
 with a time limit, through the function that a command calls. Outcomes: `read`; `refused`, an error that a command
 prints in one line; `fault`, an error that should not happen; `signal`, the process died; `slow`, it took longer than
 the limit; `changed`, a file outside of the input's folder changed. The same seed gives the same inputs.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -27,6 +29,7 @@ from pathlib import Path
 import anndata as ad
 import h5py
 import numpy as np
+import zarr
 
 import cell2text
 from cell2text.describe.cell_files import locate_cells, open_cells
@@ -168,6 +171,42 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
 }
 
 
+def write_sparse(folder: Path, *, columns: bool = False, zarr: bool = False) -> Path:
+    """Write counts as CSR, or as CSC, in chunks without compression, so that each of their bytes can be changed."""
+    small = ad.read_h5ad(write_h5ad(folder))
+    (folder / "cells.h5ad").unlink()
+    small.X = small.X.tocsc() if columns else small.X.tocsr()
+    path = folder / f"cells.{'zarr' if zarr else 'h5ad'}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (small.write_zarr if zarr else small.write_h5ad)(path)
+    return path
+
+
+def flip_structure(path: Path, rng: np.random.Generator) -> None:
+    """Change one to three bytes of `indptr` or `indices`, or cut the array."""
+    root = h5py.File(path, "r+") if path.suffix == ".h5ad" else zarr.open_group(path, mode="r+")
+    name = f"X/{['indptr', 'indices'][rng.integers(2)]}"
+    values = root[name][:]
+    content = bytearray(values.tobytes())
+    for _ in range(rng.integers(1, 4)):
+        content[rng.integers(len(content))] = int(rng.integers(256))
+    values = np.frombuffer(bytes(content), dtype=values.dtype)
+    if rng.random() < 0.1:
+        values = values[: rng.integers(len(values))]
+        attributes = dict(root[name].attrs)
+        del root[name]
+        if path.suffix == ".h5ad":
+            root[name] = values
+        else:
+            root.create_array(name, data=values)
+        root[name].attrs.update(attributes)
+    else:
+        root[name][:] = values
+    if path.suffix == ".h5ad":
+        root.close()
+
+
 def mutate(path: Path, rng: np.random.Generator) -> None:
     """Change a file, or a file of a folder, in one to four places."""
     if path.is_dir():
@@ -181,6 +220,15 @@ def mutate(path: Path, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(1, 5)):
         content = mutate_bytes(content, rng)
     path.write_bytes(bytes(content))
+
+
+# Kinds whose structure arrays are attacked byte by byte.
+STRUCTURES: dict[str, Callable[[Path], Path]] = {
+    "CSR arrays": write_sparse,
+    "CSC arrays": functools.partial(write_sparse, columns=True),
+    "CSR arrays in zarr": functools.partial(write_sparse, zarr=True),
+}
+KINDS |= {name: (write, read_cells) for name, write in STRUCTURES.items()}
 
 
 def mutate_bytes(content: bytearray, rng: np.random.Generator) -> bytearray:
@@ -262,7 +310,8 @@ def run_child(kind: str, numbers: list[int], seed: int, folder: str, valid: Path
         place = Path(folder) / str(number)
         shutil.copytree(valid.parent, place)
         path = place / valid.name
-        mutate(path, np.random.default_rng([seed, sorted(KINDS).index(kind), number]))
+        change = flip_structure if kind in STRUCTURES else mutate
+        change(path, np.random.default_rng([seed, sorted(KINDS).index(kind), number]))
         reports.put((number, "started", ""))
         outcome, words = "read", ""
         try:
@@ -323,7 +372,7 @@ def fuzz(kind: str, n_inputs: int, seed: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=10_000, help="number of inputs over all kinds")
+    parser.add_argument("--inputs", type=int, default=10_000, help="number of inputs of files, and of sparse arrays")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS), help="defaults to all")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the mutations")
     parser.add_argument("--out", type=Path, default=RESULTS, help="json file; written if all kinds are read")
@@ -332,7 +381,8 @@ def main() -> None:
     _PROCESSOR = cell2text.load(device="cpu")[1]
     found = {}
     for kind in args.kinds:
-        found[kind] = fuzz(kind, args.inputs // len(args.kinds), args.seed)
+        alike = [one for one in args.kinds if (one in STRUCTURES) == (kind in STRUCTURES)]
+        found[kind] = fuzz(kind, args.inputs // len(alike), args.seed)
         print(kind, {key: value for key, value in found[kind].items() if key != "examples"}, flush=True)
         for example in found[kind]["examples"][:3]:
             print("   ", example["input"], example["outcome"], example["words"][-600:], flush=True)

@@ -13,11 +13,22 @@ from cell2text.errors import RunStoppedError, exit_on_sigterm
 
 
 MAX_PENDING_CALLS = 64
+TERMINATED = 128 + signal.SIGTERM
 
 
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> int | None:
+    """Return the peak memory of this process or of an ended child, the larger one, in MiB; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
 
 
 class ForkedWorkers(ProcessPoolExecutor):
@@ -39,9 +50,11 @@ class ForkedWorkers(ProcessPoolExecutor):
         context = get_context("fork" if sys.platform == "linux" else "spawn")
         super().__init__(workers, mp_context=context, initializer=_start_worker, initargs=(workers, prepare, arguments))
 
+    def submit(self, function: Callable, /, *arguments: object) -> Future:  # type: ignore[override]
+        return super().submit(_call_or_exit, function, *arguments)
+
     def stop(self) -> None:
-        """End the running calls as Ctrl-C would, and start no others."""
-        self.shutdown(wait=False, cancel_futures=True)
+        """End the processes; they leave the `with` blocks of their calls first."""
         for process in list((self._processes or {}).values()):
             process.terminate()
 
@@ -103,6 +116,14 @@ def exit_with_parent() -> None:
             os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+
+
+def _call_or_exit(function: Callable, *arguments: object) -> object:
+    """Call a function in a worker, and end the worker after SIGTERM: the executor would give it further calls."""
+    try:
+        return function(*arguments)
+    except SystemExit:
+        os._exit(TERMINATED)
 
 
 def _start_worker(workers: int, prepare: Callable, arguments: tuple) -> None:

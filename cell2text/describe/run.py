@@ -10,6 +10,7 @@ and `torchrun` set, and wait for each other through files, so describing does no
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -28,7 +29,7 @@ from cell2text.describe.options import DescribeOptions
 from cell2text.describe.provenance import provenance
 from cell2text.describe.shard_writing import CellProgress, ShardWriter, WorkerArguments, write_shards
 from cell2text.describe.shards import ShardFolder, wait_for
-from cell2text.describe.summary import summarise, summary_for_uns, summary_line
+from cell2text.describe.summary import speed_line, summarise, summary_for_uns, summary_line
 from cell2text.describe.table import ID, TEXT
 from cell2text.describe.thin_cells import thin_warnings
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
@@ -106,7 +107,7 @@ def describe_file(
     for name, value in (("shard_rows", shard_rows), ("processes", processes)):
         if value is not None and value < 1:
             raise UserError(f"{name}={value}: expected at least 1.")
-    options = options or DescribeOptions()
+    options, started = options or DescribeOptions(), time.monotonic()
     rank, n_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     found = locate_cells(source)
     out = default_output(found) if out is None else Path(out)
@@ -142,6 +143,7 @@ def describe_file(
                 describe_rows()
             return None
         with folder.hold(plan, overwrite=overwrite):
+            n_new = sum(min(shard_rows, cells.n_cells - start) for start in starts if not folder.shard(start).exists())
             describe_rows()
             shards = [folder.shard(start) for start in starts]
             wait_for(shards)
@@ -157,7 +159,8 @@ def describe_file(
             texts = _example_texts(shards[0]) if progress and not options.fields_only else []
             folder.clear()
     encoding = sys.stdout.encoding or "utf-8"
-    for text in [*texts, *([summary_line(summary)] if progress else [])]:
+    lines = [summary_line(summary), speed_line(n_new, time.monotonic() - started)] if progress else []
+    for text in [*texts, *lines]:
         print(text.encode(encoding, "replace").decode(encoding))
     return out
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from cell2text.describe.table import described_columns
 from cell2text.language.described import TEXT, has_description, has_result
 from cell2text.language.parsing import read_declined
+from cell2text.processes import peak_memory
 from ranking_cell2text import reading_text
 
 
@@ -116,6 +117,19 @@ def summary_line(summary: dict) -> str:
         reasons = reasons_text(summary["reasons_for_declining"])
         text += f", {summary['cells_declined']:,} declined" + (f" ({reasons})" if reasons else "")
     return f"{text}, {summary['cells_without_text']:,} without a description."
+
+
+def speed_line(n_cells: int, seconds: float) -> str:
+    """Return how many cells a run described, in what time, and the peak memory of its largest process.
+
+    Examples
+    --------
+    >>> speed_line(1000, 4.0)
+    'Described 1,000 cells in 4.0 s (250 cells per second); peak memory ... MiB per process.'
+    """
+    text = f"Described {n_cells:,} cells in {seconds:,.1f} s ({n_cells / seconds:,.0f} cells per second)"
+    memory = peak_memory()
+    return f"{text}." if memory is None else f"{text}; peak memory {memory:,} MiB per process."
 
 
 def summary_for_uns(summary: dict) -> str:
