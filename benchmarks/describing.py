@@ -1,22 +1,19 @@
-"""Measure `cell2text describe` on CPU (targets 12 and 13): batching, padding, memory, and resuming after a kill.
+"""Measure `cell2text describe` on CPU (targets 12 and 13): batching, padding and memory.
 
     python benchmarks/describing.py runs/default                  # writes benchmarks/results/describing.json
     python benchmarks/describing.py runs/default batches memory   # only these
     python benchmarks/describing.py runs/default files --files ../shared/data
 
 Ratios compare alternating measurements on one thread within one run, as the median of five. Cells are the packaged
-example cells; memory is measured on synthetic cells. `kills` ends a run of two processes at ten random moments and
-restarts it. `files` describes every file of a folder by cell type, and opens and plots the output with scanpy.
+example cells; memory is measured on synthetic cells. `files` describes every file of a folder by cell type, and opens
+and plots the output with scanpy.
 """
 
 import argparse
 import json
-import os
-import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import anndata as ad
@@ -39,7 +36,6 @@ RESULTS = Path(__file__).resolve().parent / "results" / "describing.json"
 N_CELLS, BATCH_SIZE = 64, 32
 MEMORY_CELLS = (5_000, 50_000)
 PLOTTED_CELLS = 2_000
-KILL_CELLS, KILL_SHARD_ROWS, N_KILLS, SHARD_PATTERN = 320, 32, 10, "rows-*.parquet"
 PEAK = """
 import sys
 import cell2text.describe as module
@@ -120,55 +116,6 @@ def repeated(part: ad.AnnData, n_cells: int) -> ad.AnnData:
     return ad.AnnData(counts, obs=pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)]), var=part.var)
 
 
-def kills(model_name: str) -> dict:
-    """Measure target 13: compare killed and resumed runs of two processes with an undisturbed run of one."""
-    lot = random.Random(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source, undisturbed = folder / "cells.h5ad", folder / "undisturbed.jsonl"
-        adata = example_cells()
-        adata[np.random.default_rng(0).choice(adata.n_obs, KILL_CELLS, replace=False)].copy().write_h5ad(source)
-        for process in start_ranks(source, undisturbed, model_name, 1):
-            process.wait()
-        found = {"moments": 0, "killed": 0, "in_the_middle": 0, "equal": 0}
-        for moment in range(N_KILLS):
-            out = folder / f"{moment}.jsonl"
-            shards = folder / f"{out.name}.describing"
-            processes = start_ranks(source, out, model_name, 2)
-            kill_after = lot.randrange(KILL_CELLS // KILL_SHARD_ROWS)
-            while (
-                any(process.poll() is None for process in processes)
-                and len(list(shards.glob(SHARD_PATTERN))) < kill_after
-            ):
-                time.sleep(0.001)
-            time.sleep(lot.uniform(0, 0.3))
-            running = [process.poll() is None for process in processes]
-            for process in processes:
-                process.kill()
-                process.wait()
-            left = list(shards.glob(SHARD_PATTERN))
-            for process in start_ranks(source, out, model_name, 2):
-                process.wait()
-            found["moments"] += 1
-            found["killed"] += any(running)
-            found["in_the_middle"] += 0 < len(left) < KILL_CELLS // KILL_SHARD_ROWS
-            found["equal"] += out.read_bytes() == undisturbed.read_bytes()
-    return found
-
-
-def start_ranks(source: Path, out: Path, model_name: str, ranks: int) -> list[subprocess.Popen]:
-    command = [sys.executable, "-m", "cell2text.describe", str(source), "--model", model_name, "--out", str(out)]
-    options = ["--shard-rows", str(KILL_SHARD_ROWS), "--allow-fractional", "--device", "cpu", "--quiet"]
-    return [
-        subprocess.Popen(
-            [*command, *options],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(ranks)
-    ]
-
-
 def files(model_name: str, folder: str, pictures: Path) -> dict:
     """Describe every file of a folder, check that its input is unchanged, and plot it."""
     import scanpy as sc
@@ -209,7 +156,6 @@ TARGETS = {
         "12 same text in any order": lambda r: r["texts_equal_in_any_order_and_batch"] == 1,
     },
     "memory": {"13 growth <= 10 %": lambda r: r["growth"] <= 0.1},
-    "kills": {"13 killed runs end with the same bytes": lambda r: r["equal"] == r["moments"] == r["killed"]},
     "files": {"every file": lambda r: len(r) > 0},
 }
 
@@ -225,7 +171,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in args.names or ("batches", "memory", "kills"):
+    for name in args.names or ("batches", "memory"):
         options = {"folder": args.files, "pictures": args.pictures} if name == "files" else {}
         measured = globals()[name](args.model, **options)
         bars = {bar: bool(is_met(measured)) for bar, is_met in TARGETS[name].items()}

@@ -7,6 +7,7 @@ import signal
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import fsspec
@@ -348,3 +349,17 @@ def test_describing_again_removes_columns_of_earlier_versions(model, experiment,
         progress=False,
     )  # fmt: skip
     assert not {"cell2text_confidence", "cell2text_mapped_fraction"} & set(ad.read_h5ad(out).obs)
+
+
+def test_the_number_of_processes_follows_cores_memory_shards_and_device(monkeypatch):
+    from cell2text.describe import shard_writing
+
+    monkeypatch.setattr(shard_writing, "available_cores", lambda: 8)
+    monkeypatch.setattr(shard_writing.psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * 2**30))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    number = shard_writing.number_of_processes
+    assert [number(None, "cpu", 100), number(None, "cpu", 3), number(12, "cpu", 100), number(None, "cuda", 9)] == [
+        5, 3, 12, 1,
+    ]  # fmt: skip
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert number(None, "cpu", 100) == 1

@@ -112,7 +112,7 @@ def test_memory_of_preparation_is_quoted_with_its_verdicts(benchmarks):
 
 
 def test_other_results_of_preparation_are_quoted_with_their_verdicts(benchmarks):
-    found, bars, killed = measured("preparation"), results("preparation"), results("kill")
+    found, bars = measured("preparation"), results("preparation")
     writing, arrow = found["writing"], "6 arrow_over_from_generator_of"
     rows = {
         "Writing Arrow shards, relative to `Dataset.from_generator` on lists": (
@@ -133,7 +133,6 @@ def test_other_results_of_preparation_are_quoted_with_their_verdicts(benchmarks)
             )
             for kind in KINDS
         },
-        "Killed runs that end": (f"{killed['equal']} of {killed['killed']}", killed["equal"] == killed["killed"]),
     }  # fmt: skip
     for start, (value, met) in rows.items():
         assert row(benchmarks, start)[2:] == [value, verdicts([met])]
@@ -177,13 +176,12 @@ def test_results_of_training_are_quoted_with_their_verdicts(benchmarks):
 def test_results_of_describing_are_quoted_with_their_verdicts(benchmarks):
     found, bars = measured("describing"), results("describing")
     met = {name: bar for part in bars.values() for name, bar in part["bars"].items()}
-    batches, kills, files = found["batches"], found["kills"], found["files"]
+    batches, files = found["batches"], found["files"]
     rows = {
         "Cells per second": (f"{batches['batch_32_over_batch_1']:.2f}", "12 batch 32 >= 6 times batch 1"),
         "Prompt tokens": (f"{batches['prompt_tokens_over_real_ones']:.2f}", "12 prompt padding <= 1.1"),
         "Texts equal": ("all" if batches["texts_equal_in_any_order_and_batch"] == 1 else "not all", "12 same text in any order"),
         "Growth of peak memory": (f"{percent(found['memory']['growth'])} %", "13 growth <= 10 %"),
-        "Killed runs of two": (f"{kills['equal']} of {kills['moments']}", "13 killed runs end with the same bytes"),
     }  # fmt: skip
     for start, (value, name) in rows.items():
         assert row(benchmarks, start)[2:] == [value, verdicts([met[name]])]
@@ -192,6 +190,60 @@ def test_results_of_describing_are_quoted_with_their_verdicts(benchmarks):
     assert f"would take {batches['steps_over_tokens_if_no_row_were_cut']:.2f} if they stayed" in text
     cells = [n for name, n in files.items() if name.endswith(" cells")]
     assert f"all {sum(cells):,} cells of {len(cells)} reference files" in text
+
+
+def test_the_speed_of_description_is_quoted_with_its_verdicts(benchmarks):
+    found = results("speed")
+    ratios = {
+        "Ranked genes to concepts, relative": (8, found["encoder"]["ratio"]),
+        "Decoding with a language model": (1.8, found["language_model"]["ratio"]),
+        "Two processes, relative": (1.8, found["processes"]["ratio"]),
+    }
+    for mode, name, target, cells in (("describe", "describe", 4, 140), ("fields", "describe --fields", 10, 167)):
+        for file, one in found[mode].items():
+            ratios[f"`{name}`, {file}, relative"] = (target, one["ratio"])
+            ratios[f"`{name}`, {file}, cells"] = (cells, one["cells_per_cpu_second"]["now"])
+    for start, (target, value) in ratios.items():
+        digits = 0 if target > 100 else 1
+        assert row(benchmarks, start)[1:] == [
+            str(target),
+            f"{value:.{digits}f}",
+            "yes" if value >= target else "**no**",
+        ]
+    assert found["processes"]["same_bytes"] and f"git show {found['commit_before']}" in benchmarks
+    for mode in ("describe", "fields"):
+        for one in found[mode].values():
+            differ = {name for name, n_cells in one["cells_that_differ"].items() if n_cells}
+            assert differ <= {"text", "pathways", "type_probability", "cell_type_candidates"}
+
+
+def test_interruptions_are_quoted_and_leave_nothing(benchmarks):
+    found = results("interruptions")
+    names = {
+        "describe": "`describe`, one process", "describe_2": "`describe`, two processes",
+        "prepare": "`prepare`, four workers", "train": "`train_sft.py`",
+    }  # fmt: skip
+    for command, start in names.items():
+        counts = {experiment: of_commands.get(command) for experiment, of_commands in found.items()}
+        cells = {name: "" if one is None else f"{one['equal']} of {one['times']}" for name, one in counts.items()}
+        stopped = counts["terminate"]
+        left = stopped["processes_left"] + stopped["files_left"]
+        expected = [cells["kill"], cells["terminate"], str(left), cells["disk"], cells["crowd"]]
+        assert row(benchmarks, start)[1:] == expected and left == 0
+        for one in filter(None, counts.values()):
+            assert one["equal"] == one["times"]
+    for one in found["disk"].values():
+        assert one["no_half_file"] == one["times"] and one["said_in_one_line"] == one["full"]
+    assert found["crowd"]["describe"]["told_who"] == found["crowd"]["describe"]["one_finished"] == 20
+
+
+def test_outcomes_of_fuzzing_are_quoted(benchmarks):
+    for kind, found in results("fuzz")["kinds"].items():
+        bad = sum(found.get(name, 0) for name in ("fault", "signal", "slow", "changed"))
+        counts = [found["inputs"], found.get("read", 0), found.get("refused", 0), bad]
+        assert row(benchmarks, f"{kind} |")[1:] == [f"{count:,}" for count in counts]
+    total = results("fuzz")["total"]
+    assert total["inputs"] >= 10_000 and set(total) <= {"inputs", "read", "refused"}
 
 
 def test_ontology_similarity_is_quoted(benchmarks):

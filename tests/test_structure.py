@@ -200,7 +200,7 @@ def test_dependencies_are_declared():
         "yaml": "pyyaml",
     }
     scripts = [*PROJECT.glob("benchmarks/*.py"), *PROJECT.glob("recipes/*/*.py")]
-    siblings = {path.stem for path in scripts}
+    siblings = {path.stem for path in [*scripts, *PROJECT.glob("*.py")]}
     import sys
 
     for path in [*PROJECT.glob("*.py"), *PROJECT.glob("cell2text/**/*.py"), *scripts]:

@@ -81,7 +81,7 @@ def describe_file(
         shard. None for no calls.
     processes
         Number of processes on this machine, each of which describes shards on one thread of the CPU; None for one per
-        core. On a GPU there is always one. Texts do not depend on it.
+        core, if memory suffices. On a GPU there is always one. Texts do not depend on it.
 
     Returns
     -------

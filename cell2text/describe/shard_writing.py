@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from tqdm import tqdm
 
 from cell2text.describe.cell_files import open_cells
@@ -17,6 +18,9 @@ from cell2text.describe.ranked_cells import RankedCells
 from cell2text.describe.shards import ShardFolder, write_shard
 from cell2text.processes import ForkedWorkers, available_cores, run_calls
 from cell2text.sources.discovery import SourceLocation
+
+
+BYTES_PER_WORKER = 2**30  # free memory that a process needs beside the shared weights, at most
 
 
 @dataclass
@@ -85,7 +89,8 @@ def number_of_processes(processes: int | None, device_type: str, n_shards: int) 
     if device_type != "cpu":
         return 1
     if processes is None:
-        processes = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        free_bytes = psutil.virtual_memory().available
+        processes = min(available_cores(), free_bytes // BYTES_PER_WORKER) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(processes, n_shards))
 
 
