@@ -9,7 +9,7 @@ from cell2text.inference.batch_size import LengthSortedBatches, free_memory, gen
 from generation_cell2text import CellTextGenerator, GeneratedTexts
 
 
-CELLS_PER_TEXT = 32  # cells that are encoded together for each text of a batch, if cells share texts
+CELLS_AT_ONCE = 1_024  # cells whose texts are decoded together, once each, if cells share texts
 
 
 class BatchedTextGenerator:
@@ -29,7 +29,7 @@ class BatchedTextGenerator:
     comparison_overrides
         Concept overrides of the comparison cell, shape (n_concepts,); see `__call__`.
     batch_size
-        Cells per batch. Chosen from the free memory if None.
+        Texts that are decoded together. Chosen from the free memory if None.
     max_new_tokens
         Maximum number of generated tokens per text.
 
@@ -57,8 +57,9 @@ class BatchedTextGenerator:
         self.generator = CellTextGenerator(model, processor, conversation, gene_tokens, max_new_tokens=max_new_tokens)
         if batch_size is None:
             batch_size = prompts_that_fit(model, len(self.generator.prompt) + max_new_tokens, free_bytes)
-        self.cells_per_text = CELLS_PER_TEXT if self.generator.shares_texts else 1
-        self.batches = LengthSortedBatches(batch_size * self.cells_per_text, gene_tokens)
+        self.texts_at_once = batch_size
+        cells_at_once = max(batch_size, CELLS_AT_ONCE) if self.generator.shares_texts else batch_size
+        self.batches = LengthSortedBatches(cells_at_once, gene_tokens)
         self.comparison_cell, self.comparison_overrides = comparison_cell, comparison_overrides
 
     def __call__(self, cells: Sequence, concept_overrides: np.ndarray | None = None) -> GeneratedTexts:
@@ -95,7 +96,7 @@ class BatchedTextGenerator:
 
         def generate(indices: np.ndarray, gene_tokens: int | None) -> GeneratedTexts:
             self.generator.genes_at_once = gene_tokens
-            self.generator.texts_at_once = max(1, self.batches.batch_size // self.cells_per_text)
+            self.generator.texts_at_once = min(self.texts_at_once, self.batches.batch_size)
             chosen = None if overrides is None else overrides[indices]
             return self.generator([[cells[i], *second] for i in indices], chosen)
 
