@@ -85,14 +85,16 @@ def process(code: str, tree: Path, *arguments: object) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= {"PYTHONWARNINGS": "ignore"}
     started = time.monotonic()
-    running = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=tree, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    printed, errors = running.stdout.read(), running.stderr.read()
-    _, status, usage = os.wait4(running.pid, 0)
-    if status:
-        raise RuntimeError(errors[-2000:])
+    with tempfile.TemporaryFile("w+") as errors:
+        running = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)], cwd=tree, env=environment, stdout=subprocess.PIPE,
+            stderr=errors, text=True,
+        )  # fmt: skip
+        printed = running.stdout.read()
+        _, status, usage = os.wait4(running.pid, 0)
+        if status:
+            errors.seek(0)
+            raise RuntimeError(errors.read()[-2000:])
     seconds = usage.ru_utime + usage.ru_stime
     return {
         "cpu": seconds,

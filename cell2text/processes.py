@@ -62,8 +62,8 @@ class ForkedWorkers(ProcessPoolExecutor):
 def run_calls(executor: Executor, calls: Iterable[Sequence], advance: Callable[[int], object], hint: str) -> None:
     """Run calls, a bounded number at a time.
 
-    On the first error, the calls that have not started are cancelled, and those that are running are awaited; forked
-    workers are told to stop if this process is.
+    On the first error, calls that have not started are cancelled, and running calls are awaited. If this process is
+    interrupted, forked workers stop as well.
 
     Parameters
     ----------

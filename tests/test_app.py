@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -169,6 +170,26 @@ def test_a_page_that_waits_for_the_file_shows_how_far_it_is(desk, monkeypatch):
     time.sleep(0.1)
     session = desk.start(lambda *stage: seen.append(stage))
     assert session is not None and ("Describing cells", 5, 60) in seen
+
+
+def test_closing_the_app_ends_the_opening_of_its_file(desk, monkeypatch):
+    stopped = threading.Event()
+
+    def describe_for_long(source, folder, on_progress):
+        try:
+            while True:
+                on_progress("Describing cells", 5, 60)
+                time.sleep(0.01)
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(desk, "_open", describe_for_long)
+    desk.open_ahead()
+    # A daemon thread can be frozen at exit while it holds the lock of HDF5.
+    (opening,) = (thread for thread in threading.enumerate() if "_open_ahead" in thread.name)
+    assert not opening.daemon
+    desk.close()
+    assert stopped.wait(10)
 
 
 def test_a_cell_shows_its_text_probabilities_genes_and_pathways(experiment):

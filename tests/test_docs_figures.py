@@ -210,7 +210,11 @@ def test_the_speed_of_description_is_quoted_with_its_verdicts(benchmarks):
     for mode in ("describe", "fields"):
         for one in found[mode].values():
             differ = {name for name, n_cells in one["cells_that_differ"].items() if n_cells}
-            assert differ <= {"text", "pathways", "type_probability", "cell_type_candidates"}
+            assert differ <= {"text", "pathways", "type_probability"}
+    first, second = (one["cells_that_differ"] for one in found["describe"].values())
+    text = prose(benchmarks)
+    assert f"{first['text']} of kang_pbmc_sle and {second['text']} of pbmc3k differ" in text
+    assert f"in {first['type_probability']} and {second['type_probability']} cells" in text
 
 
 def test_scale_follows_from_the_measured_rates():
@@ -238,7 +242,7 @@ def test_interruptions_are_quoted_and_leave_nothing(benchmarks):
         for one in filter(None, counts.values()):
             assert one["equal"] == one["times"]
     for one in found.get("disk", {}).values():
-        assert one["no_half_file"] == one["times"] and one["said_in_one_line"] == one["full"]
+        assert not one["partial_output"] and one["said_in_one_line"] == one["full"]
     assert found["crowd"]["describe"]["told_who"] == found["crowd"]["describe"]["one_finished"] == 20
 
 

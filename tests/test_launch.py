@@ -1,6 +1,9 @@
 """The command line of the training scripts: help, options, precision, threads, warnings."""
 
+import os
+import signal
 import sys
+import time
 import warnings
 from dataclasses import fields
 
@@ -37,6 +40,26 @@ def test_help_lists_the_scripts_own_options_once_and_refers_to_the_libraries(scr
     assert "huggingface.co/docs/trl" in text and "--help_all" in text and len(text.splitlines()) < 130
     others = {field.name for kind in (SFTConfig, ModelConfig, TrainingArguments) for field in fields(kind)}
     assert not any(f"\n  --{name} " in text for name in others - {field.name for field in fields(arguments)})
+
+
+def test_sigterm_leaves_the_blocks_of_a_script(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    before, left = signal.signal(signal.SIGTERM, signal.SIG_DFL), []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            left.append(True)
+
+    try:
+        run_script("train.py", "", None, None, Cell2TextArguments)  # a script sets the handler before anything else
+        with pytest.raises(SystemExit) as stopped:
+            work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 128 + signal.SIGTERM and left
 
 
 def test_help_all_lists_the_options_of_every_library(capsys):

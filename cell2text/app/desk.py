@@ -82,7 +82,8 @@ class Desk:
 
     def open_ahead(self) -> None:
         """Open the file of the command line in the background, before the first page asks for it."""
-        # Not a daemon: the interpreter would stop it at its end in the middle of a read, and HDF5 stay locked for good.
+        # Not a daemon thread: the interpreter would freeze it at exit, perhaps while it holds the lock of HDF5, and
+        # then wait for that lock forever.
         Thread(target=self._open_ahead).start()
 
     def _open_ahead(self) -> None:

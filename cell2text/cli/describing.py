@@ -61,8 +61,8 @@ def describe(
         int | None,
         typer.Option(
             min=1,
-            help="Number of processes on a CPU, with one thread each; one per core, if memory suffices, if omitted. "
-            "It does not change the texts.",
+            help="Number of processes on a CPU, each with one thread; one per core if omitted, fewer if memory is "
+            "short. It does not change the texts.",
         ),
     ] = None,
     quiet: bool = False,

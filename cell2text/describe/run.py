@@ -80,8 +80,8 @@ def describe_file(
         Called with the number of described cells and the number of all cells: before the first shard, and after each
         shard. None for no calls.
     processes
-        Number of processes on this machine, each of which describes shards on one thread of the CPU; None for one per
-        core, if memory suffices. On a GPU there is always one. Texts do not depend on it.
+        Number of processes on a CPU; each describes shards on one thread. None starts one per core, fewer if memory is
+        short. A GPU is always used by one process. Texts do not depend on it.
 
     Returns
     -------
