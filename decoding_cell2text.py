@@ -2,7 +2,8 @@
 
 Keys and values of the tokens before the first cell are computed once and reused. New keys and values are written in
 place, finished rows are removed from the batch, and tokens that earlier texts make likely are verified in one pass
-instead of one by one.
+instead of one by one. On a GPU, where launching the kernels of a step takes longer than running them, a compiled step
+with a cache of fixed size is faster for large language models.
 """
 
 import copy
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, SuppressTokensLogitsProcessor
+from transformers import DynamicCache, StaticCache, SuppressTokensLogitsProcessor
 from transformers.cache_utils import DynamicLayer
 
 
@@ -21,6 +22,7 @@ ROOM = 64  # positions by which a cache grows
 CONTEXTS = (8, 3)  # numbers of tokens that a draft is looked up by, the first that is known
 MAX_CONTEXTS = 500_000
 MAX_DRAFT = 24
+STEPS_BETWEEN_CHECKS = 8  # compiled steps until the next look at which texts have ended, which waits for the GPU
 NO_TOKEN, AMBIGUOUS = -1, -2
 # Arguments of `generate` that `GreedyDecoder` supports.
 GREEDY = {
@@ -175,6 +177,83 @@ class GreedyDecoder:
         )
 
 
+class CompiledDecoder(GreedyDecoder):
+    """Greedy decoding with a compiled step and a cache of fixed size.
+
+    `torch.compile` turns a step into one CUDA graph on a GPU. Shapes do not change between steps and batches: smaller
+    batches are filled up, and rows stay until all texts have ended. Texts are those of [`GreedyDecoder`], up to ties of
+    the rounding. Options that look at earlier tokens, such as `repetition_penalty`, are decoded without compilation.
+
+    Args:
+        model, prompt, n_shared, options: See [`GreedyDecoder`].
+    """
+
+    def __init__(self, model, prompt: torch.Tensor, n_shared: int, options: dict):
+        super().__init__(model, prompt, n_shared, options)
+        self._n_rows = 0
+        self._cache: Any = None
+        self._compiled_step: Any = None
+
+    @torch.inference_mode()
+    def __call__(self, features: torch.Tensor, mask: torch.Tensor) -> DecodedTexts:
+        processors = self.model._get_logits_processor(self.config, len(self.prompt), device=self.prompt.device)
+        if not all(isinstance(processor, SuppressTokensLogitsProcessor) for processor in processors):
+            return super().__call__(features, mask)
+        self._make_room(len(mask))
+        filled = torch.arange(self._n_rows, device=mask.device).clamp(max=len(mask) - 1)
+        prompts = self.prompt.expand(self._n_rows, -1)
+        outputs = self.model(
+            input_ids=prompts,
+            cell_embeds=features[filled],
+            cell_attention_mask=mask[filled],
+            cache=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        tokens, log_probabilities = self._choose(outputs.logits[:, -1], processors)
+        chosen, scores = [tokens], [log_probabilities]
+        ends = torch.tensor(sorted(self.ends), device=tokens.device)
+        ended = torch.isin(tokens, ends)
+        while len(chosen) < self.config.max_new_tokens:
+            if len(chosen) % STEPS_BETWEEN_CHECKS == 0 and ended.all():
+                break
+            torch.compiler.cudagraph_mark_step_begin()
+            tokens, log_probabilities = (part.clone() for part in self._compiled_step(tokens[:, None], processors))
+            chosen.append(tokens)
+            scores.append(log_probabilities)
+            ended |= torch.isin(tokens, ends)
+        return self._cut(torch.stack(chosen, 1)[: len(mask)], torch.stack(scores, 1)[: len(mask)], len(chosen))
+
+    def _make_room(self, n_rows: int) -> None:
+        """Make an empty cache for at least `n_rows` rows, and compile the step for it."""
+        if n_rows > self._n_rows:
+            self._n_rows = n_rows
+            length = len(self.prompt) + self.config.max_new_tokens
+            self._cache = StaticCache(config=self.model.config.text_config, max_cache_len=length)
+            self._compiled_step = torch.compile(self._step, mode="reduce-overhead", dynamic=False)
+        else:
+            self._cache.reset()
+
+    def _step(self, tokens: torch.Tensor, processors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the token that follows the last one of each row, and its log-probability."""
+        outputs = self.model(input_ids=tokens, cache=self._cache, use_cache=True, logits_to_keep=1)
+        return self._choose(outputs.logits[:, -1], processors)
+
+    def _choose(self, logits: torch.Tensor, processors) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = processors(None, logits.float())
+        best, tokens = scores.max(-1)
+        return tokens, best - scores.logsumexp(-1)
+
+    def _cut(self, tokens: torch.Tensor, scores: torch.Tensor, n_steps: int) -> DecodedTexts:
+        """Return the texts up to their ends."""
+        texts, log_probabilities = [], []
+        for row, values in zip(tokens.tolist(), scores.double().cpu().numpy()):
+            length = next((place + 1 for place, token in enumerate(row) if token in self.ends), len(row))
+            texts.append(row[:length])
+            log_probabilities.append(values[:length].sum())
+        return DecodedTexts(texts, np.exp(log_probabilities), n_steps * self._n_rows)
+
+
 class _Rows:
     """The rows of a batch: the text of each so far, and which positions of the cache belong to it."""
 
@@ -291,4 +370,4 @@ class DraftTable:
         return draft
 
 
-__all__ = ["DecodedTexts", "GreedyDecoder", "InPlaceLayer"]
+__all__ = ["CompiledDecoder", "DecodedTexts", "GreedyDecoder", "InPlaceLayer"]

@@ -18,9 +18,9 @@ except ImportError:
     from correction_cell2text import StatedType, correct_comparison
 
 try:
-    from .decoding_cell2text import GREEDY, GreedyDecoder
+    from .decoding_cell2text import GREEDY, CompiledDecoder, GreedyDecoder
 except ImportError:
-    from decoding_cell2text import GREEDY, GreedyDecoder
+    from decoding_cell2text import GREEDY, CompiledDecoder, GreedyDecoder
 
 try:
     from .errors_cell2text import UserError
@@ -145,6 +145,8 @@ class CellTextGenerator:
             processor's prompt about one cell.
         genes_at_once (`int`, *optional*): See :func:`encode_cells`.
         texts_at_once (`int`, *optional*): Maximum number of texts that are decoded together. Defaults to 32.
+        compiled (`bool`, defaults to `False`): Whether greedy decoding compiles its step; see
+            [`~decoding_cell2text.CompiledDecoder`].
         **generate_kwargs: Arguments of `generate`. Defaults to greedy decoding of at most 160 new tokens.
 
     Raises:
@@ -158,6 +160,7 @@ class CellTextGenerator:
         conversation: list[dict] | None = None,
         genes_at_once: int | None = None,
         texts_at_once: int | None = None,
+        compiled: bool = False,
         **generate_kwargs,
     ):
         self.genes_at_once, self.texts_at_once = genes_at_once, texts_at_once or TEXTS_AT_ONCE
@@ -172,7 +175,8 @@ class CellTextGenerator:
         self.statements = CellStatements(model.config)
         self.decoder = None
         if not self.options["do_sample"] and set(self.options) <= GREEDY:
-            self.decoder = GreedyDecoder(model, self.prompt, int(placeholders[0]), self.options)
+            decoder = CompiledDecoder if compiled else GreedyDecoder
+            self.decoder = decoder(model, self.prompt, int(placeholders[0]), self.options)
         self._known: dict[bytes, tuple[str, float]] = {}
         self.type_names = set(model.config.concept_groups.get("cell_type", ()))
 

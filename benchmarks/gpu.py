@@ -5,7 +5,7 @@
 
 Training: a model of the size of Llama-3.2-1B with LoRA and a frozen encoder of the size of Geneformer-V2-104M, with
 random weights, cached encoder states, bfloat16 and the trainer of `train_sft.py`. Generation: 150 tokens per cell in
-batches of 128 cells, including the encoder, with a static cache.
+batches of 128 cells, including the encoder, with and without `describe --compile`.
 """
 
 import argparse
@@ -29,6 +29,8 @@ from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.components import train_tokenizer
 from cell2text.training.state_cache import CellStateCache, open_or_build
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
+from decoding_cell2text import DraftTable
+from generation_cell2text import CellTextGenerator, encode_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
 from vocabulary_cell2text import SPECIAL_TOKENS, GeneVocabulary
@@ -45,6 +47,7 @@ TOY_LLAMA = LLAMA_1B | {
 }  # fmt: skip
 ANSWER = "This cell is a B cell. It comes from the blood of a healthy donor. " * 6
 MEASURED_WINDOWS = 3
+CELLS_AT_ONCE = 128
 
 
 def build_model(toy: bool) -> tuple[Cell2TextForConditionalGeneration, Cell2TextProcessor]:
@@ -120,24 +123,27 @@ def train(model, processor, rows: Dataset, cache: CellStateCache, folder: str, *
     }
 
 
-def describe(model, processor, rows: Dataset, *, toy: bool) -> float:
-    """Return the number of cells described per second."""
-    cells = [row[0] for row in rows["cells"]][: 4 if toy else 128]
-    inputs = processor.apply_chat_template(
-        [processor.conversation()] * len(cells), tokenize=True, return_dict=True, return_tensors="pt",
-        add_generation_prompt=True, processor_kwargs={"cells": [[np.array(cell)] for cell in cells]},
-    ).to(model.device)  # fmt: skip
-    tokens = 4 if toy else 150
-    seconds = []
-    for _ in range(MEASURED_WINDOWS + 1):
-        start = time.perf_counter()
-        model.eval().generate(
-            **inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False, cache_implementation="static"
-        )
-        if not toy:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return len(cells) / median(seconds[1:])
+def describe(model, processor, rows: Dataset, *, toy: bool) -> dict[str, float]:
+    """Return the cells described per second by single steps and by compiled ones, and the share of equal texts.
+
+    Texts of a model with random weights never end, and no text is drafted from an earlier batch.
+    """
+    cells = [[np.array(row[0])] for row in rows["cells"][: 4 if toy else CELLS_AT_ONCE]]
+    speeds, texts = {}, {}
+    for name, compiled in (("steps", False), ("compiled_steps", True)):
+        options = {"max_new_tokens": 4 if toy else 150, "texts_at_once": len(cells), "compiled": compiled}
+        decoder = CellTextGenerator(model, processor, **options).decoder
+        decoder.ends = set()
+        seconds = []
+        for _ in range(MEASURED_WINDOWS + 1):
+            decoder.drafts = DraftTable()
+            start = time.perf_counter()
+            encoded = encode_cells(model, processor, cells)
+            texts[name] = decoder(encoded.features, encoded.mask).tokens  # on the CPU: the GPU is done
+            seconds.append(time.perf_counter() - start)
+        speeds[f"described_cells_per_second_{name}"] = len(cells) / median(seconds[1:])
+    equal = np.mean([one == other for one, other in zip(*texts.values())])
+    return speeds | {"share_of_equal_texts": float(equal)}
 
 
 def main() -> int:
@@ -161,10 +167,10 @@ def main() -> int:
     measured = {f"training_{name}": value for name, value in real.items()}
     # Batches differ in size, so tokens are compared, not steps.
     measured["share_of_time_waiting_for_data"] = max(0.0, 1 - real["tokens_per_second"] / repeated["tokens_per_second"])
-    measured["described_cells_per_second"] = describe(model, processor, rows, toy=toy)
+    measured |= describe(model, processor, rows, toy=toy)
     targets = {
         "14 training >= 30 % of peak": measured.get("training_share_of_peak_flops", 0.0) >= 0.3,
-        "14 description >= 70 cells/s": measured["described_cells_per_second"] >= 70,
+        "14 description >= 70 cells/s": measured["described_cells_per_second_compiled_steps"] >= 70,
         "14 waiting <= 5 %": measured["share_of_time_waiting_for_data"] <= 0.05,
     }
     shapes = {"encoder": GENEFORMER["V2-104M"], "language_model": LLAMA_1B}

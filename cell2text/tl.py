@@ -39,7 +39,8 @@ def describe(
     compare_to: str | None = None, key_added: str = "cell2text", batch_size: int | None = None,
     max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
     allow_fractional: bool = False, species: str = "human", pathways: str | None = None, sex: str | None = None,
-    evidence: int | None = None, evidence_in_text: bool = False, seed: int = 0, copy: bool = False,
+    evidence: int | None = None, evidence_in_text: bool = False, compile: bool = False, seed: int = 0,
+    copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Describe every cell.
 
@@ -84,6 +85,8 @@ def describe(
         Number of genes to report as evidence for each statement. Defaults to none.
     evidence_in_text
         Also name these genes in sentences at the end of each text.
+    compile
+        Compile the decoding step, which pays off for a large language model on a GPU.
     seed
         Random seed for sampling cells within a group.
     copy
@@ -146,7 +149,8 @@ def describe(
     options = DescribeOptions(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
         batch_size=batch_size, max_new_tokens=max_new_tokens, groupby=groupby, cells_per_group=cells_per_group,
-        species=species, pathways=pathways, sex=sex, evidence=evidence, evidence_in_text=evidence_in_text, seed=seed,
+        species=species, pathways=pathways, sex=sex, evidence=evidence, evidence_in_text=evidence_in_text,
+        compile=compile, seed=seed,
     )  # fmt: skip
     source = _open(adata, options, copy=copy)
     described = adata.uns.get(key_added)

@@ -24,10 +24,12 @@ from cell2text.training.concept_targets import (
     uninformative_types,
 )
 from cell2text.training.gene_embeddings import (
+    EMBEDDING_SCALE,
     MEMBERSHIP,
     freeze_gene_embeddings,
     freeze_positions,
     initialise_gene_embeddings,
+    start_from_gene_vectors,
 )
 from vocabulary_cell2text import SPECIAL_TOKENS
 
@@ -207,6 +209,36 @@ def test_gene_embeddings_mark_gene_set_members(fresh, tiny_processor):
     ):
         with pytest.raises(ValueError, match=message):
             initialise_gene_embeddings(fresh, tiny_processor, cells, seed=0, gene_sets=wrong)
+
+
+def test_gene_embeddings_start_from_vectors(fresh, tiny_processor, tmp_path):
+    table = fresh.model.cell_encoder.get_input_embeddings().weight
+    before, tokens = table.detach().clone(), tiny_processor.gene_vocabulary.map_genes(["GENE1", "GENE3"])[0]
+    vectors = np.array([[1.0, 2.0], [3.0, 0.0], [9.0, 9.0]])
+    np.savez(tmp_path / "v.npz", genes=np.array(["GENE1", "GENE3", "NOBODY"]), vectors=vectors)
+    start_from_gene_vectors(fresh, tiny_processor, tmp_path / "v.npz", seed=0)
+    assert np.allclose(
+        table[tokens, :2].detach(), [[-EMBEDDING_SCALE, EMBEDDING_SCALE], [EMBEDDING_SCALE, -EMBEDDING_SCALE]]
+    )
+    others = np.setdiff1d(np.arange(len(table)), tokens)
+    assert torch.equal(table[others], before[others]) and torch.equal(table[:, 2:], before[:, 2:])
+    assert table.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"genes": np.array(["GENE1"])}, "cannot be read"),
+        ({"genes": np.array(["GENE1"], dtype=object), "vectors": np.ones((1, 2))}, "cannot be read"),
+        ({"genes": np.array(["GENE1"]), "vectors": np.ones((2, 2))}, "1 genes and vectors of the shape"),
+        ({"genes": np.array(["GENE1"]), "vectors": np.full((1, 2), np.nan)}, "expected finite vectors"),
+        ({"genes": np.array(["Cd3e"]), "vectors": np.ones((1, 2))}, "names none of the vocabulary's genes"),
+    ],
+)
+def test_wrong_gene_vectors_are_refused(arrays, message, fresh, tiny_processor, tmp_path):
+    np.savez(tmp_path / "v.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        start_from_gene_vectors(fresh, tiny_processor, tmp_path / "v.npz", seed=0)
 
 
 @pytest.mark.parametrize("layers", [0, 3])

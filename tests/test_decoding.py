@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache
 
 import cell2text
-from decoding_cell2text import DraftTable, InPlaceLayer
+from decoding_cell2text import CompiledDecoder, DraftTable, InPlaceLayer
 from generation_cell2text import CellTextGenerator, encode_cells
 
 from .tiny import make_adata, make_model, make_processor
@@ -70,6 +70,41 @@ def test_wrong_drafts_change_nothing(packaged, encoded):
     decoder, tokens = decoder_of(model, processor), expected.tokens
     decoder.drafts.learn([[*text[: len(text) // 2], *reversed(text[len(text) // 2 :])] for text in tokens])
     assert decoder(encoded.features, encoded.mask).tokens == tokens
+
+
+@pytest.fixture
+def eager_compilation(monkeypatch):
+    """Compilation without code generation, which takes a minute on a CPU; shapes and graphs are checked all the same."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda step, mode, dynamic: compile_(step, backend="eager", dynamic=dynamic))
+
+
+def test_compiled_steps_write_the_same_texts(packaged, encoded, eager_compilation):
+    model, processor, _ = packaged
+    expected = decoder_of(model, processor, Silent())(encoded.features[:12], encoded.mask[:12])
+    decoder = CellTextGenerator(model, processor, compiled=True).decoder
+    found = decoder(encoded.features[:12], encoded.mask[:12])
+    assert type(decoder) is CompiledDecoder and found.tokens == expected.tokens
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-3)
+    cache = decoder._cache
+    assert decoder(encoded.features[5:9], encoded.mask[5:9]).tokens == expected.tokens[5:9]  # a smaller batch
+    assert decoder._cache is cache, "a smaller batch needs no new cache, and no new compilation"
+
+
+def test_options_that_look_at_earlier_tokens_are_decoded_without_compilation(packaged, encoded):
+    model, processor, _ = packaged
+    options = {"repetition_penalty": 1.3, "max_new_tokens": 6}
+    expected = decoder_of(model, processor, **options)(encoded.features[:3], encoded.mask[:3])
+    decoder = CellTextGenerator(model, processor, compiled=True, **options).decoder
+    assert decoder(encoded.features[:3], encoded.mask[:3]).tokens == expected.tokens and decoder._cache is None
+
+
+def test_describe_compiles_on_request(eager_compilation):
+    plain, compiled = (cell2text.example_cells(unseen=True)[:4].copy() for _ in range(2))
+    cell2text.tl.describe(plain)
+    cell2text.tl.describe(compiled, compile=True)
+    assert plain.obs["cell2text"].tolist() == compiled.obs["cell2text"].tolist()
+    assert plain.uns["cell2text"]["params"] == compiled.uns["cell2text"]["params"]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 9, 40])

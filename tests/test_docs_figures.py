@@ -217,6 +217,27 @@ def test_the_speed_of_description_is_quoted_with_its_verdicts(benchmarks):
     assert f"in {first['type_probability']} and {second['type_probability']} cells" in text
 
 
+def test_gpu_figures_are_quoted():
+    found = results("gpu")
+    page, measured = section((GUIDES / "benchmarks.md").read_text(), "On a GPU"), found["measured"]
+    assert found["device"] in prose(page)
+    figures = {
+        "Training, share of the peak": (
+            percent(measured["training_share_of_peak_flops"]),
+            "14 training >= 30 % of peak",
+        ),
+        "Training, share of time": (percent(measured["share_of_time_waiting_for_data"]), "14 waiting <= 5 %"),
+        "Description, cells": (
+            f"{measured['described_cells_per_second_compiled_steps']:.1f}",
+            "14 description >= 70 cells/s",
+        ),
+    }
+    for start, (figure, bar) in figures.items():
+        assert row(page, start)[2:] == [figure, "yes" if found["bars"][bar] else "**no**"]
+    assert row(page, "Description without")[2] == f"{measured['described_cells_per_second_steps']:.1f}"
+    assert f"{percent(measured['share_of_equal_texts'])} % are the same" in prose(page)
+
+
 def test_scale_follows_from_the_measured_rates():
     page = (GUIDES / "scale.md").read_text()
     runs = [one for mode in ("describe", "fields") for one in results("speed")[mode].values()]

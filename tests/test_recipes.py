@@ -142,7 +142,8 @@ def test_gpu_benchmark_runs_at_toy_size_and_needs_a_gpu_otherwise(tmp_path, monk
     toy = subprocess.run([*command, "--toy"], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert toy.returncode == 0, toy.stderr[-3000:]
     measured = json.loads(toy.stdout[toy.stdout.index('{\n "device"') :])["measured"]
-    assert measured["training_cells_per_second"] > 0 and measured["described_cells_per_second"] > 0
+    assert measured["training_cells_per_second"] > 0 and measured["described_cells_per_second_compiled_steps"] > 0
+    assert measured["described_cells_per_second_steps"] > 0 and measured["share_of_equal_texts"] == 1
     assert 0 <= measured["share_of_time_waiting_for_data"] <= 1
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -47,6 +47,7 @@ class Describer:
         overrides = None if comparison is None else comparison.concept_overrides
         self.generator = BatchedTextGenerator(
             model, processor, self.conversation, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens,
+            compiled=options.compile,
             comparison_cell=None if comparison is None else comparison.cells[0],
             comparison_overrides=None if overrides is None else overrides[0],
         )  # fmt: skip

@@ -31,7 +31,7 @@ def provenance(
     groups
         :class:`~cell2text.describe.groups.Groups` of the cells, None if only cells are described.
     """
-    chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}
+    chosen = {name: value for name, value in asdict(options).items() if name not in ("batch_size", "compile")}
     return {
         "model": model_name,
         "revision": str(getattr(model.config, "_commit_hash", None) or ""),

@@ -32,6 +32,8 @@ class BatchedTextGenerator:
         Texts that are decoded together. Chosen from the free memory if None.
     max_new_tokens
         Maximum number of generated tokens per text.
+    compiled
+        Whether to compile the decoding step; see :class:`decoding_cell2text.CompiledDecoder`.
 
     Attributes
     ----------
@@ -51,10 +53,13 @@ class BatchedTextGenerator:
     def __init__(
         self, model, processor, conversation: list[dict] | None = None, *, comparison_cell: np.ndarray | None = None,
         comparison_overrides: np.ndarray | None = None, batch_size: int | None = None, max_new_tokens: int = 160,
+        compiled: bool = False,
     ):  # fmt: skip
         free_bytes = free_memory(model.device)
         gene_tokens = gene_tokens_that_fit(model, processor.max_genes, free_bytes)
-        self.generator = CellTextGenerator(model, processor, conversation, gene_tokens, max_new_tokens=max_new_tokens)
+        self.generator = CellTextGenerator(
+            model, processor, conversation, gene_tokens, compiled=compiled, max_new_tokens=max_new_tokens
+        )
         if batch_size is None:
             batch_size = prompts_that_fit(model, len(self.generator.prompt) + max_new_tokens, free_bytes)
         self.texts_at_once = batch_size

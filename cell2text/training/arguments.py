@@ -161,8 +161,13 @@ class ConceptPretrainingArguments(_Arguments):
 
     title = "Gene embeddings and concept pretraining"
 
-    gene_embeddings: Literal["random", "svd", "svd_sets"] = _option(
-        "random", "`svd`: co-expression, kept fixed; `svd_sets`: also membership in gene_sets. For a new encoder."
+    gene_embeddings: Literal["random", "svd", "svd_sets", "vectors"] = _option(
+        "random",
+        "`svd`: co-expression, kept fixed; `svd_sets`: also membership in gene_sets; `vectors`: those of gene_vectors, "
+        "trained further. For a new encoder.",
+    )
+    gene_vectors: str | None = _option(
+        None, "Npz file with `genes`, Ensembl ids or symbols, and `vectors`, one row per gene. Default: none."
     )
     concept_pretraining_epochs: float = _option(
         0.0, "Epochs of classifying cell types and pathways before text; max_steps bounds their steps as well."
@@ -261,6 +266,8 @@ class Cell2TextArguments(
             )
         if self.gene_embeddings == "svd_sets" and self.gene_sets is None:
             raise UserError("gene_embeddings=svd_sets needs gene sets: pass gene_sets='FILE.gmt', or hallmark.")
+        if (self.gene_embeddings == "vectors") != (self.gene_vectors is not None):
+            raise UserError("gene_embeddings=vectors and gene_vectors='FILE.npz' belong together: pass both, or none.")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Initialise the gene embeddings of a new encoder from co-expression.
+"""Initialise the gene embeddings of a new encoder from co-expression, or from given vectors.
 
 An embedding table of thousands of genes that starts from random values memorises a small set of cells, above all its
 rare genes. The right singular vectors of the cells' rank weights place co-expressed genes side by side without any
@@ -7,6 +7,8 @@ genes is then a score of every set.
 """
 
 import logging
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,12 +51,7 @@ def initialise_gene_embeddings(
         If the encoder has no BERT-like embedding tables, has no more dimensions than there are gene sets, or its
         vocabulary has none of their genes.
     """
-    tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
-    if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
-        raise UserError(
-            "gene_embeddings=svd and svd_sets need a BERT-like encoder, found "
-            f"{type(model.model.cell_encoder).__name__}: pass gene_embeddings=random."
-        )
+    tables = _embedding_tables(model)
     matrix = _rank_weighted_matrix(cells, processor)
     table = tables.word_embeddings.weight
     members = None if gene_sets is None else _set_members(gene_sets, processor)
@@ -74,6 +71,71 @@ def initialise_gene_embeddings(
         table[:, :n_components] = torch.from_numpy(directions).to(table)
         if members is not None:
             table[:, -n_sets:] = torch.from_numpy(MEMBERSHIP * members).to(table)
+
+
+def start_from_gene_vectors(
+    model: Cell2TextForConditionalGeneration, processor: Cell2TextProcessor, path: str | Path, *, seed: int
+) -> None:
+    """Set the encoder's gene embeddings to given vectors, in place; training changes them further.
+
+    Vectors with more dimensions than the embeddings are reduced by a singular value decomposition. Genes without a
+    vector, and dimensions beyond those of the vectors, keep their random values.
+
+    Parameters
+    ----------
+    path
+        Npz file with `genes`, Ensembl ids or gene symbols, and `vectors`, finite, shape (n_genes, n_dimensions).
+    seed
+        Random seed of the singular value decomposition.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, has other arrays, or names no gene of the vocabulary, or the encoder has no
+        BERT-like embedding tables.
+    """
+    tables = _embedding_tables(model)
+    genes, vectors = _read_gene_vectors(Path(path))
+    tokens, _ = processor.gene_vocabulary.map_genes(genes)
+    known = np.flatnonzero(tokens >= 0)
+    if not len(known):
+        raise UserError(f"gene_vectors={str(path)!r} names none of the vocabulary's genes: expected human genes.")
+    logger.info(f"{len(known):,} of the {len(genes):,} genes of {path} are in the vocabulary.")
+    table = tables.word_embeddings.weight
+    vectors = vectors[known] - vectors[known].mean(axis=0)
+    if vectors.shape[1] > table.shape[1]:
+        vectors = TruncatedSVD(table.shape[1], random_state=seed).fit_transform(vectors)
+    vectors *= EMBEDDING_SCALE / max(float(vectors.std()), 1e-12)
+    with torch.no_grad():
+        table[torch.from_numpy(tokens[known]), : vectors.shape[1]] = torch.from_numpy(vectors).to(table)
+
+
+def _read_gene_vectors(path: Path) -> tuple[list[str], np.ndarray]:
+    """Return the genes and the vectors of an npz file, float32."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            genes, vectors = stored["genes"].astype(str).tolist(), stored["vectors"].astype(np.float32)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"gene_vectors={str(path)!r} cannot be read ({error}): expected an npz file with `genes` and `vectors`."
+        ) from error
+    if vectors.ndim != 2 or len(vectors) != len(genes) or not np.isfinite(vectors).all():
+        raise UserError(
+            f"gene_vectors={str(path)!r} has {len(genes):,} genes and vectors of the shape {vectors.shape}: expected "
+            "finite vectors, one row per gene."
+        )
+    return genes, vectors
+
+
+def _embedding_tables(model: Cell2TextForConditionalGeneration) -> Any:
+    """Return the embedding tables of a BERT-like encoder."""
+    tables: Any = getattr(model.model.cell_encoder, "embeddings", None)
+    if not all(hasattr(tables, f"{kind}_embeddings") for kind in ("word", "position", "token_type")):
+        raise UserError(
+            "gene_embeddings other than random need a BERT-like encoder, found "
+            f"{type(model.model.cell_encoder).__name__}: pass gene_embeddings=random."
+        )
+    return tables
 
 
 def _set_members(gene_sets: GeneSets, processor: Cell2TextProcessor) -> np.ndarray:

@@ -26,6 +26,7 @@ from cell2text.training.gene_embeddings import (
     freeze_gene_embeddings,
     freeze_positions,
     initialise_gene_embeddings,
+    start_from_gene_vectors,
 )
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import destroy_process_group
@@ -102,7 +103,9 @@ def initialise(run: SFTRun) -> None:
     """Set gene embeddings and augmentation, and pretrain the concepts of a run that starts from the beginning."""
     args, model = run.args, run.model
     install_gene_hooks(model, cell_augmentation(args, run.rows.train, run.processor.gene_vocabulary))
-    if args.gene_embeddings != "random":
+    if args.gene_vectors is not None and not run.checkpoint:
+        start_from_gene_vectors(model, run.processor, args.gene_vectors, seed=run.training_args.seed)
+    if args.gene_embeddings in ("svd", "svd_sets"):
         if not run.checkpoint:
             cells = [cells[0] for cells in run.rows.train["cells"]]
             gene_sets = load_gene_sets(args.gene_sets) if args.gene_embeddings == "svd_sets" else None

@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/mini"), help="folder for data sets and runs")
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=STEPS, help="defaults to all")
     parser.add_argument("--recipes", nargs="*", default=["base"], help="recipes of the step folds")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the step folds trains")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     sources = yaml.safe_load((folds.RECIPES / "sources.yaml").read_text())

@@ -5,11 +5,13 @@
 Writes benchmarks/results/mini_folds.json. Studies that are licensed for testing only are never used here.
 """
 
+import itertools
 import json
 from argparse import Namespace
 from pathlib import Path
 
 import calibration
+import gene_vectors
 import numpy as np
 import torch
 import yaml
@@ -48,11 +50,13 @@ def compare(args: Namespace, rows_folder: Path) -> None:
     results = json.loads(FOLDS.read_text()) if FOLDS.exists() else {}
     for name in args.recipes or ["base"]:
         recipe = plan["recipes"][name]
-        for fold in plan["folds"]:
-            predict_fold(args, rows_folder, plan, name, fold)
-        parts = [load_predictions(args, name, fold) for fold in plan["folds"]]
+        members = recipe.get("mean_of", [name])
+        for member, fold in itertools.product(members, plan["folds"]):
+            predict_fold(args, rows_folder, plan, member, fold)
+        parts = [mean_predictions([load_predictions(args, one, fold) for one in members]) for fold in plan["folds"]]
         found = calibration.cross_fit(parts, plan["ceiling"])
-        results[name] = {key: recipe[key] for key in ("description", "changes")} | found
+        results[name] = {key: recipe[key] for key in ("description", "changes", "mean_of") if key in recipe}
+        results[name] |= {"device": args.device, **found}
         write_atomically(FOLDS, json.dumps(results, indent=1) + "\n")
         print(name, json.dumps(results[name]["mean"]), flush=True)
 
@@ -65,6 +69,13 @@ def load_plan() -> dict:
 def predict_fold(args: Namespace, rows_folder: Path, plan: dict, name: str, fold: str) -> None:
     """Train a recipe without the studies of a fold and store the predictions of these, unless they exist."""
     recipe, held_out = plan["recipes"][name], plan["folds"][fold]
+    changes = dict(recipe["changes"])
+    if "gene_vectors" in changes:
+        changes["gene_vectors"] = gene_vectors.write_vectors(
+            changes["gene_vectors"], args.atlas, args.work, args.device
+        )
+    if args.device == "cuda":
+        changes["use_cpu"] = False
     settings = json.dumps([type_options(), rows_folder.with_suffix(".recipe").read_text(), recipe, held_out])
     out = predictions_file(args, name, fold)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +83,7 @@ def predict_fold(args: Namespace, rows_folder: Path, plan: dict, name: str, fold
     def train_and_predict() -> None:
         rows = load_dataset(str(rows_folder))
         learned = without(training_rows(rows["train"], held_out), recipe.get("without"), plan.get("logarithmic", []))
-        model, processor = train_types(rows_folder, learned, args.work / "folds" / f"{name} {fold}", recipe["changes"])
+        model, processor = train_types(rows_folder, learned, args.work / "folds" / f"{name} {fold}", changes)
         chosen = cells_to_predict(rows, held_out, plan["cells_per_study"])
         np.savez(out, **predict(model, processor, chosen))
 
@@ -92,6 +103,14 @@ def predictions_file(args: Namespace, name: str, fold: str) -> Path:
 def load_predictions(args: Namespace, name: str, fold: str) -> dict[str, np.ndarray]:
     with np.load(predictions_file(args, name, fold), allow_pickle=False) as stored:
         return {key: stored[key] for key in stored.files} | {"fold": np.array(fold)}
+
+
+def mean_predictions(parts: list[dict]) -> dict:
+    """Return the mean of the predictions of several models for the same cells."""
+    means = {
+        key: np.mean([part[key] for part in parts], axis=0, dtype=np.float32) for key in ("probabilities", "profile")
+    }
+    return parts[0] | means
 
 
 def training_rows(rows: Dataset, held_out: list[str]) -> Dataset:
@@ -141,15 +160,16 @@ def cells_to_predict(rows: DatasetDict, held_out: list[str], n: int) -> Dataset:
 def predict(model, processor, rows: Dataset) -> dict[str, np.ndarray]:
     """Return uncalibrated probabilities of rows, with labels and what calibration needs."""
     names, parts = model.config.concept_groups, []
+    groups = [group for group in ("cell_type", "profile") if group in names]  # no profile but one cell: no group
     with torch.inference_mode():
         for batch in rows.select_columns("cells").iter(BATCH_SIZE):
             cells = processor.pad_cells([cell[:1] for cell in batch["cells"]], return_tensors="pt")
-            found = model.get_cell_concepts(**cells)
-            parts.append([found[group][:, 0].numpy().astype(np.float16) for group in ("cell_type", "profile")])
-    types, profile = (np.concatenate(part) for part in zip(*parts))
+            found = model.get_cell_concepts(**{name: values.to(model.device) for name, values in cells.items()})
+            parts.append([found[group][:, 0].cpu().numpy().astype(np.float16) for group in groups])
+    types, *profile = (np.concatenate(part) for part in zip(*parts))
     return described(rows) | {
-        "probabilities": types, "profile": profile, "names": np.array(names["cell_type"]),
-        "profile_names": np.array(names["profile"]),
+        "probabilities": types, "profile": profile[0] if profile else np.ones((len(types), 1), dtype=np.float16),
+        "names": np.array(names["cell_type"]), "profile_names": np.array(names.get("profile", [ONE_CELL])),
     }  # fmt: skip
 
 
