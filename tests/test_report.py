@@ -251,6 +251,19 @@ def test_a_map_of_many_cells_shows_a_sample_and_says_so(described, tmp_path):
     assert data[0] == data[1] and sum(data[0]["labels"]["cell_type"]["counts"]) <= 30
 
 
+def test_the_density_of_all_cells_lies_behind_a_sample(described, tmp_path):
+    adata = ad.read_h5ad(described)
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
+    adata.obsm["X_umap"][7] = [40, -9]  # alone at the edge, and on the map even if it is not sampled
+    adata.write_h5ad(tmp_path / "mapped.h5ad")
+    sampled = write_report(tmp_path / "mapped.h5ad", tmp_path / "sampled.html", max_cells=5).read_text()
+    assert "a random sample of 5 of 60\ncells over the density of all cells" in sampled and '"density"' in sampled
+    end = max(float(value) for value in re.findall(r'"end":(-?[\d.]+)', sampled))
+    assert end > 40
+    whole = write_report(tmp_path / "mapped.h5ad", tmp_path / "whole.html").read_text()
+    assert "density" not in whole.split("<script")[0] + whole.split("Map: ")[1][:400]
+
+
 def test_a_page_is_reproducible_and_can_be_grouped_by_a_predicted_field(described, tmp_path):
     pages = [write_report(described, tmp_path / f"{i}.html", groupby="cell2text_cell_type").read_text() for i in (1, 2)]
     numbered = [re.sub(r"\bp\d{4,}\b", "p", page) for page in pages]  # Bokeh numbers models per process

@@ -128,6 +128,14 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
     )
 
 
+def own_map(described: Described, rows: np.ndarray) -> tuple[np.ndarray, str] | None:
+    """Return the positions of some cells on the file's own map and its name, or None without a map that has them."""
+    for name in MAPS:
+        if name in described.maps and _is_map(described.maps[name][rows]):
+            return described.maps[name][rows, :2], f"the file's own {name.removeprefix('X_')}"
+    return None
+
+
 def embedding_layout(described: Described, rows: np.ndarray, key: str, seed: int) -> tuple[np.ndarray, str]:
     """Return a two-dimensional position per cell, shape (len(rows), 2), and a description of the map.
 
@@ -145,9 +153,8 @@ def embedding_layout(described: Described, rows: np.ndarray, key: str, seed: int
     seed
         Random seed for UMAP.
     """
-    for name in MAPS:
-        if name in described.maps and _is_map(described.maps[name][rows]):
-            return described.maps[name][rows, :2], f"the file's own {name.removeprefix('X_')}"
+    if (found := own_map(described, rows)) is not None:
+        return found
     embeddings = described.maps[f"X_{key}"][rows]
     if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
         raise UserError(

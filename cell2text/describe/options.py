@@ -55,8 +55,8 @@ class DescribeOptions(Options):
     max_new_tokens: int = option(160, minimum=1, help="Maximum number of generated tokens per text.")
     compile: bool = option(
         False,
-        help="Compile the decoding step. The first batch takes a minute or two longer; afterwards a large language model "
-        "on a GPU decodes about twice as fast. It does not change the texts, up to rounding.",
+        help="Compile the decoding step. The first batch takes a minute or two longer; afterwards a large language "
+        "model on a GPU decodes about twice as fast. It does not change the texts, up to rounding.",
     )
     fields_only: bool = option(
         False, flag="--fields", help="Write the fields read from the texts, and leave out the texts."

@@ -18,7 +18,13 @@ from tqdm import tqdm
 
 from cell2text.describe.colours import MISSING_COLOUR, coloured_labels, number_palette
 from cell2text.describe.consensus import GroupDescriptions
-from cell2text.describe.described_file import Described, embedding_layout, flat_parameters, read_described
+from cell2text.describe.described_file import (
+    Described,
+    embedding_layout,
+    flat_parameters,
+    own_map,
+    read_described,
+)
 from cell2text.describe.evidence import ABSENT_MARKERS, EVIDENCE
 from cell2text.describe.groups import find_groups
 from cell2text.describe.marker_plot import marker_plot
@@ -34,6 +40,8 @@ from declining_cell2text import DECLINED_START, EMPTY_CELL_TEXT, TOO_FEW_GENES_S
 
 MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other
 MAX_GROUPS_SHOWN = 200
+DENSITY_BINS = 160
+DENSITY_PALETTE = [f"#{level:02x}{level:02x}{level:02x}" for level in range(255, 190, -4)]
 STAGES = (
     "Reading descriptions",
     "Placing cells on the map",
@@ -68,7 +76,8 @@ def write_report(
     key
         Name under which the cells were described.
     max_cells
-        Maximum number of cells on the map; larger experiments are sampled. Tables and figures cover all cells.
+        Maximum number of cells on the map; larger experiments are sampled. Tables and figures cover all cells, and so
+        does the density behind the points of a file with its own map.
     seed
         Random seed for sampling the cells on the map, and for UMAP.
     overwrite
@@ -111,10 +120,12 @@ def _page(source: str | os.PathLike, groupby: str | None, key: str, max_cells: i
     _advance(bar, next(stages))
     markers, without_markers = _marker_plot(described, column, grouped_by, seed)
     _advance(bar, next(stages))
-    script, plot = _with_fixed_ids(*components(_cell_map(positions)))
+    behind = own_map(described, np.arange(len(described.cells))) if len(rows) < len(described.cells) else None
+    script, plot = _with_fixed_ids(*components(_cell_map(positions, None if behind is None else behind[0])))
     return render_page(
         "cell2text.describe", "described.html",
         name=described.path.name, n_cells=len(described.cells), n_shown=len(rows), map_name=map_name,
+        has_density=behind is not None,
         resources=Resources(mode="inline", components=["bokeh"]).render_js(), script=script, plot=plot,
         data=_page_data(described, rows, column, grouped_by), summary=_summarise(described),
         groups=groups.head(MAX_GROUPS_SHOWN).to_dict("records"), n_groups=len(groups), grouped_by=grouped_by,
@@ -158,16 +169,28 @@ def _check_arguments(out: Path, *, max_cells: int, seed: int, overwrite: bool) -
         raise UserError(f"max_cells={max_cells}: expected at least 1.")
 
 
-def _cell_map(positions: np.ndarray) -> figure:
-    """Return the plot; the script of the page colours and filters its points."""
-    n = len(positions)
+def _cell_map(positions: np.ndarray, everything: np.ndarray | None) -> figure:
+    """Return the plot; the script of the page colours and filters its points.
+
+    Where points are a sample, the density of all cells lies behind them.
+    """
+    n, shown = len(positions), positions if everything is None else everything
     columns = {"x": positions[:, 0], "y": positions[:, 1], "colour": [MISSING_COLOUR] * n}
     source = ColumnDataSource(columns, name="cells")
     plot = figure(
         height=560, sizing_mode="stretch_width", tools="pan,wheel_zoom,box_zoom,reset,save,tap",
         active_scroll="wheel_zoom", output_backend="canvas", name="map",
-        x_range=_padded_range(positions[:, 0]), y_range=_padded_range(positions[:, 1]),
+        x_range=_padded_range(shown[:, 0]), y_range=_padded_range(shown[:, 1]),
     )  # fmt: skip
+    if everything is not None:
+        x, y = plot.x_range, plot.y_range
+        counts, _, _ = np.histogram2d(
+            everything[:, 1], everything[:, 0], bins=DENSITY_BINS, range=[(y.start, y.end), (x.start, x.end)]
+        )
+        plot.image(
+            [np.log1p(counts).astype(np.float32)], x=x.start, y=y.start, dw=x.end - x.start, dh=y.end - y.start,
+            palette=DENSITY_PALETTE, name="density",
+        )  # fmt: skip
     size = float(np.clip(400 / np.sqrt(n), 3, 10))
     plot.scatter(
         "x", "y", source=source, view=CDSView(filter=BooleanFilter(booleans=[True] * n)), size=size, color="colour",
