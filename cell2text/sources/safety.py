@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 
+from cell2text.paths import check_readable
 from cell2text.sources.checks import BadFileError
 
 
@@ -101,6 +102,7 @@ def check_store(path: str | os.PathLike, name: str) -> None:
     """
     for folder, folders, files in os.walk(os.fspath(path)):
         for entry in (*folders, *files):
+            check_readable(os.path.join(folder, entry))
             if os.path.islink(os.path.join(folder, entry)):
                 place = os.path.relpath(os.path.join(folder, entry), path)
                 raise _leads_elsewhere(name, place, "is a symbolic link")
