@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -183,7 +184,7 @@ def test_the_tables_of_a_matrix_are_read_no_further_than_its_size(tmp_path):
 
 def test_long_predictions_are_refused_before_they_are_parsed():
     row = {"cell_id": "c", "reference": "This cell is a B cell.", "cell_type": "B cell"}
-    with pytest.raises(UserError, match="'c': prediction has 10,000,000 characters, expected at most 20,000"):
+    with pytest.raises(UserError, match="'c': prediction has 10,000,000 characters, expected at most 10,000"):
         check_rows([{**row, "prediction": "a" * 10**7}])
     with pytest.raises(UserError, match="'c': reference has"):
         check_rows([{**row, "prediction": "a", "reference": "a " * 10**5}])
@@ -274,3 +275,22 @@ def test_the_environment_sets_ceilings(monkeypatch):
     with pytest.raises(UserError, match="CELL2TEXT_MAX_NAMES='many' in the environment: expected a number"):
         ceiling("NAMES", 5)
     assert excess("LAYERS", 5, 5) == "" and "CELL2TEXT_MAX_LAYERS=6" in excess("LAYERS", 6, 5)
+
+
+def test_the_ceilings_that_security_md_states_are_those_of_the_code():
+    from cell2text import yaml_files
+    from cell2text.evaluation import predictions
+    from cell2text.sources import lines, market_matrix, safety
+    from configuration_cell2text import LARGEST_SIZES, MODEL_PARAMETERS
+
+    stated = {
+        "CHUNK_BYTES": amounts.MAX_CHUNK_BYTES, "NAMES": amounts.MAX_NAMES, "OBJECTS": safety.MAX_OBJECTS,
+        "LINE_CHARACTERS": lines.MAX_LINE_CHARACTERS, "TABLE_BYTES": market_matrix.MAX_TABLE_BYTES,
+        "TEXT_CHARACTERS": predictions.MAX_TEXT_CHARACTERS, "YAML_BYTES": yaml_files.MAX_BYTES,
+        "YAML_VALUES": yaml_files.MAX_VALUES, "PARAMETERS": MODEL_PARAMETERS,
+    }  # fmt: skip
+    page = Path(__file__).resolve().parents[1].joinpath("SECURITY.md").read_text(encoding="utf-8")
+    for name, value in stated.items():
+        assert f"| `CELL2TEXT_MAX_{name}` | {value:,} |" in page
+    sizes = {name: f"{LARGEST_SIZES[name]:,}" for name in ("layers", "heads", "hidden")}
+    assert f"{sizes['layers']} layers, {sizes['heads']} heads, a width of {sizes['hidden']}" in page

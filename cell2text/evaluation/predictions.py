@@ -24,7 +24,7 @@ from errors_cell2text import excess
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXT_CHARACTERS = 20_000  # of a prediction or reference; the time of ROUGE-L grows with the square of it
+MAX_TEXT_CHARACTERS = 10_000  # of a prediction or reference; the time of ROUGE-L grows with the square of it
 LIST_KEYS = ("pathways", "pathways_active")
 
 

@@ -14,6 +14,7 @@ import h5py
 
 from cell2text.paths import check_readable
 from cell2text.sources.checks import BadFileError
+from errors_cell2text import excess
 
 
 MAX_OBJECTS = 1_000_000  # groups and data sets of an HDF5 file
@@ -69,8 +70,8 @@ def check_hdf5(root: h5py.File, name: str) -> None:
             continue
         seen.add(address)
         n_objects += len(group)
-        if n_objects > MAX_OBJECTS:
-            raise BadFileError(name, f"holds more than {MAX_OBJECTS:,} groups and data sets, too many for an AnnData.")
+        if reason := excess("OBJECTS", n_objects, MAX_OBJECTS):
+            raise BadFileError(name, f"holds {n_objects:,} groups and data sets, {reason}.")
         for key in group:
             place, link = f"{group.name.rstrip('/')}/{key}", group.get(key, getlink=True)
             if isinstance(link, h5py.ExternalLink):
