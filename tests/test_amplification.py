@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -20,7 +21,7 @@ from cell2text.describe.options import DescribeOptions
 from cell2text.errors import UserError
 from cell2text.evaluation.predictions import check_rows
 from cell2text.models import MINI
-from cell2text.sources import amounts
+from cell2text.sources import amounts, inflation
 from cell2text.sources.amounts import check_element
 from cell2text.sources.containers import load_anndata
 from cell2text.sources.discovery import find_source
@@ -118,7 +119,7 @@ def test_described_files_with_huge_maps_and_parameters_are_refused(cells):
 
 @pytest.mark.parametrize("place", ["X", "obs/x"])
 def test_a_chunk_that_inflates_to_more_than_it_declares_is_damaged(cells, place, monkeypatch):
-    monkeypatch.setattr(amounts, "UNCHECKED_BYTES", 1 << 20)
+    monkeypatch.setattr(inflation, "UNCHECKED_BYTES", 1 << 20)
     content = zlib.compress(b"\0" * (4 << 20))
     with h5py.File(cells, "r+") as root:
         if place == "X":
@@ -144,6 +145,25 @@ def test_zarr_arrays_that_declare_too_much_are_refused(cells, tmp_path):
             zarr.consolidate_metadata(str(store))
         with pytest.raises(UserError, match=f"{number}.zarr.*obs/x.*{message}"):
             describe_counts(store)
+
+
+@pytest.mark.parametrize(
+    ("version", "codec"), [(2, "GZip"), (2, "Zlib"), (2, "Zstd"), (3, "GzipCodec"), (3, "ZstdCodec")]
+)
+def test_zarr_chunks_that_inflate_to_more_than_they_declare_are_damaged(tmp_path, version, codec, monkeypatch):
+    monkeypatch.setattr(inflation, "UNCHECKED_BYTES", 1 << 20)
+    compressor = getattr(numcodecs if version == 2 else zarr.codecs, codec)()
+    for name, size in (("small", 1000), ("large", 4 << 20)):
+        options = {"compressors": compressor, "filters": None, "fill_value": 1}
+        array = zarr.create_array(
+            str(tmp_path / name), shape=size, chunks=size, dtype="u1", zarr_format=version, **options
+        )
+        array[:] = 0
+        check_element(array)
+    chunk = "0" if version == 2 else "c/0"
+    shutil.copyfile(tmp_path / "large" / chunk, tmp_path / "small" / chunk)
+    with pytest.raises(UserError, match="small.*a chunk inflates to more than its 1,000 bytes"):
+        check_element(zarr.open_array(str(tmp_path / "small"), mode="r"))
 
 
 def test_compressed_texts_are_read_within_ceilings(tmp_path, monkeypatch):
@@ -280,11 +300,11 @@ def test_the_environment_sets_ceilings(monkeypatch):
 def test_the_ceilings_that_security_md_states_are_those_of_the_code():
     from cell2text import yaml_files
     from cell2text.evaluation import predictions
-    from cell2text.sources import lines, market_matrix, safety
+    from cell2text.sources import ceilings, lines, market_matrix, safety
     from configuration_cell2text import LARGEST_SIZES, MODEL_PARAMETERS
 
     stated = {
-        "CHUNK_BYTES": amounts.MAX_CHUNK_BYTES, "NAMES": amounts.MAX_NAMES, "OBJECTS": safety.MAX_OBJECTS,
+        "CHUNK_BYTES": amounts.MAX_CHUNK_BYTES, "NAMES": ceilings.MAX_NAMES, "OBJECTS": safety.MAX_OBJECTS,
         "LINE_CHARACTERS": lines.MAX_LINE_CHARACTERS, "TABLE_BYTES": market_matrix.MAX_TABLE_BYTES,
         "TEXT_CHARACTERS": predictions.MAX_TEXT_CHARACTERS, "YAML_BYTES": yaml_files.MAX_BYTES,
         "YAML_VALUES": yaml_files.MAX_VALUES, "PARAMETERS": MODEL_PARAMETERS,

@@ -1,63 +1,21 @@
-"""Ceilings on what stored arrays may ask for: names, memory, and the size of a decompressed chunk.
+"""Check what stored arrays ask for before they are read: names, memory, and the size of a decompressed chunk.
 
-A file of some kilobytes can declare terabytes. Sizes are compared with the ceilings of :func:`errors_cell2text.ceiling`
-before anything is read. Depends on h5py and psutil.
+A file of some kilobytes can declare terabytes. Depends on h5py, and on anndata when an element is read.
 """
 
-import zlib
 from typing import Any
 
-import anndata as ad
 import h5py
 import numpy as np
-import psutil
 
 from cell2text.errors import UserError
+from cell2text.sources.ceilings import check_bytes, check_names
+from cell2text.sources.inflation import inflates_beyond
 from counts_cell2text import MAX_CHUNK_BYTES
 from errors_cell2text import excess
 
 
-MAX_NAMES = 20_000_000  # texts in one array, such as the names of all cells
 TEXT_BYTES = 64  # of a text in memory, beside its characters
-MEMORY_SHARE = 0.5  # of the free memory that content may take
-MAX_INFLATION = 1_032  # of deflate, which gzip uses
-UNCHECKED_BYTES = 256 << 20  # that a chunk may inflate to without a closer look
-INFLATE_STEP_BYTES = 1 << 20
-
-
-def memory_ceiling() -> int:
-    """Return how many bytes content may take in memory if the environment sets no ceiling `BYTES`."""
-    return int(psutil.virtual_memory().available * MEMORY_SHARE)
-
-
-def check_bytes(size: int, what: str) -> None:
-    """Raise a `UserError` if content would take more than the ceiling `BYTES`, half of the free memory by default.
-
-    Parameters
-    ----------
-    size
-        Bytes in memory.
-    what
-        What takes them, for the message.
-    """
-    reason = excess("BYTES", size, memory_ceiling())
-    if reason:
-        raise UserError(f"{what} takes {size:,} bytes, {reason}.")
-
-
-def check_names(number: int, what: str) -> None:
-    """Raise a `UserError` if there are more texts than the ceiling `NAMES`.
-
-    Parameters
-    ----------
-    number
-        Number of texts.
-    what
-        What holds them, for the message.
-    """
-    reason = excess("NAMES", number, MAX_NAMES)
-    if reason:
-        raise UserError(f"{what} holds {number:,} names, {reason}.")
 
 
 def read_element(element) -> Any:
@@ -68,6 +26,8 @@ def read_element(element) -> Any:
     element
         Group or array of an open h5ad file or zarr store.
     """
+    import anndata as ad
+
     check_element(element)
     return ad.io.read_elem(element)
 
@@ -112,8 +72,8 @@ def check_array(array) -> None:
     if _is_text(array):
         check_names(_length(array), _place(array))
     size = check_chunks(array)
-    if isinstance(array, h5py.Dataset) and array.compression == "gzip":
-        _check_inflation(array, size)
+    if size and inflates_beyond(array, size):
+        raise UserError(f"{_place(array)} is damaged: a chunk inflates to more than its {size:,} bytes.")
 
 
 def check_chunks(array) -> int:
@@ -131,26 +91,6 @@ def _checked_bytes(element) -> int:
         return sum(_checked_bytes(element[name]) for name in element)
     check_array(element)
     return _length(element) * (element.dtype.itemsize + (TEXT_BYTES if _is_text(element) else 0))
-
-
-def _check_inflation(dataset: h5py.Dataset, declared: int) -> None:
-    """Raise if a chunk inflates to more than its header declares: HDF5 would fill the memory with it."""
-    suspects: list = []
-    if dataset.id.get_storage_size() * MAX_INFLATION > UNCHECKED_BYTES:
-        dataset.id.chunk_iter(lambda chunk: suspects.append(chunk) if _may_inflate(chunk, declared) else None)
-    for chunk in suspects:
-        inflater, content = zlib.decompressobj(), dataset.id.read_direct_chunk(chunk.chunk_offset)[1]
-        found = 0
-        while content and not inflater.eof and found <= declared:
-            found += len(inflater.decompress(content, INFLATE_STEP_BYTES))
-            content = inflater.unconsumed_tail
-        if found > declared:
-            raise UserError(f"{_place(dataset)} is damaged: a chunk inflates to more than its {declared:,} bytes.")
-
-
-def _may_inflate(chunk, declared: int) -> bool:
-    """Return whether a chunk could inflate to far more than it declares."""
-    return chunk.filter_mask == 0 and chunk.size * MAX_INFLATION > max(UNCHECKED_BYTES, declared)
 
 
 def _length(array) -> int:

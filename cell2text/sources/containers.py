@@ -19,15 +19,9 @@ import numpy as np
 import pandas as pd
 
 from cell2text.errors import UserError
-from cell2text.sources.amounts import (
-    check_array,
-    check_bytes,
-    check_element,
-    check_names,
-    memory_ceiling,
-    read_element,
-)
+from cell2text.sources.amounts import check_array, check_element, read_element
 from cell2text.sources.blocks import vector_reader
+from cell2text.sources.ceilings import check_bytes, check_names, memory_ceiling
 from cell2text.sources.census import open_census
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation

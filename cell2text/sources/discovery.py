@@ -181,10 +181,11 @@ def _search(fs, folder: str) -> Iterator[_Found]:
 
 def _format_in_folder(fs, path: str, neighbours: Sequence[str]) -> str | None:
     """Return the format of a file met in a search, None for one to pass over."""
-    check_readable(path)
     name, suffix = PurePosixPath(path).name, suffix_of(path)
     if name.startswith("._") or _is_text(path) or suffix == ".zarr":
         return None
+    if suffix:
+        check_readable(path)
     if suffix in HDF5_SUFFIXES:
         return _read_hdf5(fs, path, hdf5_format)
     if FORMATS.get(suffix) == "10x_mtx":

@@ -5,7 +5,7 @@ from itertools import count
 from typing import TextIO
 
 from cell2text.errors import UserError
-from cell2text.sources.amounts import check_bytes, check_names
+from cell2text.sources.ceilings import check_bytes, check_names
 from errors_cell2text import ceiling, excess
 
 

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from isal import igzip
 
 from cell2text.paths import check_readable
-from cell2text.sources.amounts import check_bytes, check_names
+from cell2text.sources.ceilings import check_bytes, check_names
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.file_kinds import GZIP_SIGNATURE, HEAD_BYTES, explain_content, mtx_companions

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cell2text.sources.amounts import check_names
+from cell2text.sources.ceilings import check_names
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.gene_names import share_of_genes
