@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 
 from cell2text.errors import UserError
+from cell2text.paths import check_readable
 from cell2text.sources.safety import check_hdf5, check_store
 from errors_cell2text import first_line
 
@@ -43,6 +44,7 @@ def open_anndata(path: str | os.PathLike) -> Iterator[Any]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist.")
+    check_readable(path)
     if path.suffix.lower() not in ANNDATA_SUFFIXES:
         raise UserError(f"{path}: expected an .h5ad file or a .zarr store that `cell2text describe` wrote.")
     try:
