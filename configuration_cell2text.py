@@ -237,7 +237,7 @@ def _check_size(where: str, name: str, value: int) -> None:
         return
     reason = excess(name.upper(), value, LARGEST_SIZES[word])
     if reason:
-        raise UserError(f"{where}={value}: {reason}.")
+        raise UserError(f"{where}={value:,}: {reason}.")
 
 
 def check_parameters(config) -> None:

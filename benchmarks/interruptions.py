@@ -274,8 +274,9 @@ def disk(trial: Trial, lot: random.Random) -> dict:
         partial = out.is_file() and digest(out) != trial.expected
         subprocess.run(["mount", "-o", "remount,size=1G", place], check=True)
         trial.finish(out)
+        traced = any("Traceback" in line for line in log)
         return {
-            "full": code == 1, "said_in_one_line": code == 1 and "disk is full" in log[-1] and "Traceback" not in log,
+            "full": code == 1, "said_in_one_line": code == 1 and "disk is full" in log[-1] and not traced,
             "partial_output": partial, "equal": digest(out) == trial.expected,
         }  # fmt: skip
 

@@ -98,13 +98,15 @@ def check_arguments(values: Iterable[object]) -> None:
     Raises
     ------
     UserError
-        As :func:`check_readable` does.
+        As :func:`check_readable` does, and for bytes that are not UTF-8.
     """
     for value in values:
         if isinstance(value, (list, tuple)):
             check_arguments(value)
-        elif isinstance(value, str) and (local := _local_path(value)):
-            check_readable(local)
+        elif isinstance(value, str):
+            _check_encoding(value)
+            if local := _local_path(value):
+                check_readable(local)
 
 
 def check_output(out: str | os.PathLike, *, folder: bool = False, parents: bool = False) -> None:
@@ -199,6 +201,14 @@ def _highest_missing(path: Path) -> Path:
     while not os.path.lexists(path.parent):
         path = path.parent
     return path
+
+
+def _check_encoding(text: str) -> None:
+    """Raise if a text of the command line has bytes that are not UTF-8, which no output could name."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{text!a} is not valid UTF-8. Rename the file, or correct the value.") from error
 
 
 def _local_path(text: str) -> str | None:

@@ -87,6 +87,8 @@ def test_paths_in_options_are_checked_wherever_they_come_from(tmp_path):
         Reading.from_yaml(tmp_path / "config.yaml")
     with pytest.raises(UserError, match="named pipe"):
         Reading.from_yaml(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"'x.udcff' is not valid UTF-8"):
+        check_arguments(["x\udcff"])
     check_arguments([str(tmp_path), 3, None, "Is this a T cell?", "s3://bucket/pipe", "\0", "x" * 10_000])
 
 

@@ -55,6 +55,8 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}: {error.reason}). Save it with UTF-8 encoding."
         ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     if not rows:
         raise UserError(f"{path} has no rows.")
     return rows

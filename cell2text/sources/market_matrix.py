@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from isal import igzip
 
 from cell2text.paths import check_readable
-from cell2text.sources.ceilings import check_bytes, check_names
+from cell2text.sources.ceilings import MAX_NAMES, check_bytes, check_names
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.file_kinds import GZIP_SIGNATURE, HEAD_BYTES, explain_content, mtx_companions
@@ -53,9 +53,7 @@ def read_10x_mtx(location: SourceLocation) -> tuple[ad.AnnData, str]:
     features, barcodes = companions(location)
     with open_text(location.url, location.name) as stream:
         sizes = _read_header(location, stream)
-    check_names(max(sizes[:2]), f"{location.name}: the matrix")
-    check_bytes(BYTES_PER_ENTRY * sizes[2], f"{location.name}: the matrix")
-    most = max(sizes[:2])
+    most = min(max(sizes[:2]), ceiling("NAMES", MAX_NAMES))
     var, cells = _read_features(location, features, most), _read_barcodes(location, barcodes, most)
     transposed = sizes[:2] != (len(var), len(cells))
     if transposed and sizes[:2] != (len(cells), len(var)):
@@ -64,7 +62,9 @@ def read_10x_mtx(location: SourceLocation) -> tuple[ad.AnnData, str]:
             f"the matrix is {sizes[0]:,} x {sizes[1]:,}, but {PurePosixPath(features).name} names {len(var):,} genes "
             f"and {PurePosixPath(barcodes).name} {len(cells):,} cells.",
         )
+    check_names(max(sizes[:2]), f"{location.name}: the matrix")
     _check_length(location, sizes[2])
+    check_bytes(BYTES_PER_ENTRY * sizes[2], f"{location.name}: the matrix")
     with open_text(location.url, location.name) as stream:
         counts = scipy.io.mmread(stream)
     counts = sp.csr_matrix(counts if transposed else counts.T)
