@@ -25,7 +25,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # How libraries state the number of a fault in a message: h5py, Rust (safetensors, tokenizers) and Python. The writer of
 # PyTorch states none.
 _STATED_NUMBER = re.compile(r"\berrno = (\d+)|\(os error (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
-_TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos", re.DOTALL)
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos|iostream error", re.DOTALL)
 # Libraries that read what users pass; an error class of theirs means that they could not read it.
 _READERS = {
     "anndata", "bz2", "datasets", "gzip", "h5py", "huggingface_hub", "jinja2", "json", "lzma", "numcodecs", "pyarrow",

@@ -135,7 +135,7 @@ def check_output(out: str | os.PathLike, *, folder: bool = False, parents: bool 
     else:
         _check_parent(path, _highest_missing(path) if parents else path)
     _check_name(path)
-    kind = _special_kind(path)
+    kind = "a symbolic link to nothing" if path.is_symlink() and not os.path.exists(path) else _special_kind(path)
     if kind is not None:
         raise UserError(f"out={text!r} is {kind}, and outputs are files. Choose another path.")
     if folder and path.exists() and not path.is_dir():
@@ -160,7 +160,7 @@ def check_writable(folder: str | os.PathLike, out: str | os.PathLike) -> None:
         If a file cannot be created in it.
     """
     try:
-        with tempfile.TemporaryFile(dir=folder):  # `os.access` is true for root on read-only file systems
+        with tempfile.TemporaryFile(dir=os.fspath(folder)):  # `os.access` is true for root on read-only file systems
             pass
     except OSError as error:
         if error.errno in DISK_FULL:

@@ -32,6 +32,7 @@ FULL = [
     OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    RuntimeError("basic_ios::clear: iostream error"),
     RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
     raised_from(OSError(errno.ENOSPC, "No space left on device"), UserError("anndata cannot write x as h5ad")),
     raised_from(OSError(errno.EDQUOT, "Disk quota exceeded"), RuntimeError("cannot save")),

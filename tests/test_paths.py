@@ -95,18 +95,24 @@ def test_paths_in_options_are_checked_wherever_they_come_from(tmp_path):
 def test_an_output_must_be_creatable(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
     for out, options, message in (
         (tmp_path / "no" / "a.csv", {}, "does not exist. Create it first"),
         (tmp_path / "file" / "a.csv", {}, "is not a folder"),
         (tmp_path / "folder", {}, "is a folder. Choose the name of a file"),
         (tmp_path / "file", {"folder": True}, "is a file. Choose a folder"),
         (tmp_path / "file" / "a" / "b", {"folder": True, "parents": True}, "is not a folder"),
+        (tmp_path / "loop", {}, "is a symbolic link to nothing"),
+        (tmp_path / "dangling", {"folder": True}, "is a symbolic link to nothing"),
         ("", {}, "not the name of a file"),
         (".", {}, "not the name of a file"),
         ("/proc/a.csv", {}, "is not writable|does not exist"),
     ):
         with pytest.raises(UserError, match=message):
             check_output(out, **options)
+    for name in ("loop", "dangling"):
+        (tmp_path / name).unlink()
     check_output(tmp_path / "file")
     check_output(tmp_path / "folder", folder=True)
     check_output(tmp_path / "a" / "b" / "c", folder=True, parents=True)
