@@ -87,14 +87,16 @@ def check_chunks(array) -> int:
 
 def _checked_bytes(element) -> int:
     """Return how many bytes an element takes in memory, after checking its arrays."""
-    if not hasattr(element, "shape"):
+    if hasattr(element, "keys"):
         return sum(_checked_bytes(element[name]) for name in element)
+    if not hasattr(element, "shape"):  # a named type of HDF5
+        return 0
     check_array(element)
     return _length(element) * (element.dtype.itemsize + (TEXT_BYTES if _is_text(element) else 0))
 
 
 def _length(array) -> int:
-    return int(np.prod(array.shape, dtype=np.float64))
+    return 0 if array.shape is None else int(np.prod(array.shape, dtype=np.float64))  # HDF5 has arrays of no shape
 
 
 def _is_text(array) -> bool:
