@@ -4,15 +4,17 @@ Called by `Cell2TextForConditionalGeneration.from_components`, which documents t
 configuration; the model class is an argument, so this file does not import the modeling file.
 """
 
+from pathlib import Path
+
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
 try:
-    from .configuration_cell2text import Cell2TextConfig
+    from .configuration_cell2text import Cell2TextConfig, count_parameters
 except ImportError:
-    from configuration_cell2text import Cell2TextConfig
+    from configuration_cell2text import Cell2TextConfig, count_parameters
 
 try:
     from .errors_cell2text import UserError
@@ -20,6 +22,8 @@ except ImportError:
     from errors_cell2text import UserError
 
 
+SMALL_MODEL_PARAMETERS = 100_000_000  # allocating so many weights harms nobody
+PARAMETERS_PER_BYTE = 8  # of a weight file, at most: more than any quantization stores
 LOGIT_TOLERANCE = 1e-2  # absolute and relative; leaves room for bfloat16
 
 
@@ -137,6 +141,25 @@ def _check_logits_kept(model, language_model, sample, expected) -> None:
         )
 
 
+def check_weights_fit(folder, config) -> None:
+    """Raise `UserError` if the weight files of a folder are far too small for a configuration.
+
+    transformers would allocate the weights that the files lack before their absence is noticed.
+
+    Args:
+        folder (`str` or `PathLike`): Folder of the model; anything else, such as a Hub id, is accepted.
+        config (`Cell2TextConfig`): The configuration.
+    """
+    stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    needed = count_parameters(config)
+    if stored and needed > max(SMALL_MODEL_PARAMETERS, PARAMETERS_PER_BYTE * stored):
+        raise UserError(
+            f"model={str(folder)!r}: config.json describes a model of about {needed:,} parameters, but the weights "
+            f"have {stored:,} bytes. It is damaged, or its config.json belongs to another model. Save or download it "
+            "again."
+        )
+
+
 def check_loaded(model, report: dict, *, allow_mismatched: bool = False):
     """Raise unless every weight of a model was loaded and is finite.
 
@@ -170,4 +193,4 @@ def check_loaded(model, report: dict, *, allow_mismatched: bool = False):
             )
 
 
-__all__ = ["assemble", "check_encoder_fits", "check_loaded", "drop_pooler"]
+__all__ = ["assemble", "check_encoder_fits", "check_loaded", "check_weights_fit", "drop_pooler"]

@@ -25,22 +25,31 @@ except ImportError:
     from declining_cell2text import TYPE_THRESHOLD
 
 try:
-    from .errors_cell2text import UserError
+    from .errors_cell2text import UserError, excess
 except ImportError:
-    from errors_cell2text import UserError
+    from errors_cell2text import UserError, excess
 
 
 ProjectorType = Literal["mlp", "perceiver", "pooled", "concepts"]
 
-# Ceilings of encoder and language model: a configuration of somebody else must not fill the memory.
+# Ceilings of a model, by words in the names of its sizes: a configuration of somebody else must not fill the memory.
 LARGEST_SIZES = {
-    "num_hidden_layers": 1_000,
-    "hidden_size": 100_000,
-    "intermediate_size": 500_000,
-    "num_attention_heads": 10_000,
-    "vocab_size": 5_000_000,
-    "max_position_embeddings": 20_000_000,
+    "layers": 1_000,
+    "heads": 10_000,
+    "experts": 10_000,
+    "groups": 10_000,
+    "vocab": 5_000_000,
+    "intermediate": 500_000,
+    "positions": 20_000_000,
+    "position": 20_000_000,
+    "tokens": 100_000,
+    "hidden": 100_000,
+    "size": 100_000,
+    "dim": 100_000,
 }
+LARGEST_NUMBER = 1e12  # of any number in a configuration; -1e9 masks attention
+UNBOUNDED_NUMBERS = {"time_step_limit"}  # may be infinite, in state-space models
+MODEL_PARAMETERS = 100_000_000_000
 
 
 class Cell2TextConfig(PreTrainedConfig):
@@ -155,11 +164,22 @@ class Cell2TextConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         kwargs.pop("type_reliability", None)  # of models saved before their types were calibrated
         super().__post_init__(**kwargs)
-        check_sizes(self.cell_config, self.text_config)
+        check_numbers(self.to_dict())
+        check_parameters(self)
         if self.num_cell_tokens < 1:
             raise UserError(f"num_cell_tokens={self.num_cell_tokens}: a cell needs at least one token.")
         if self.projector_hidden_size is not None and self.projector_hidden_size < 1:
             raise UserError(f"projector_hidden_size={self.projector_hidden_size}: expected a width of at least 1.")
+        if not 0 <= self.projector_dropout < 1:
+            raise UserError(f"projector_dropout={self.projector_dropout}: expected a share of at least 0 and below 1.")
+        if not 0 < self.projector_ffn_ratio <= 100:
+            raise UserError(f"projector_ffn_ratio={self.projector_ffn_ratio}: expected a ratio above 0 and up to 100.")
+        layers = getattr(self.cell_config, "num_hidden_layers", None)
+        if isinstance(layers, int) and not -layers - 1 <= self.cell_feature_layer <= layers:
+            raise UserError(
+                f"cell_feature_layer={self.cell_feature_layer}: expected an index into the {layers + 1} states of the "
+                "cell encoder."
+            )
         if self.projector_type not in get_args(ProjectorType):
             raise UserError(f"projector_type={self.projector_type!r}: expected one of {get_args(ProjectorType)}.")
         if self.cell_concepts is not None:
@@ -187,13 +207,72 @@ class Cell2TextConfig(PreTrainedConfig):
         return self.concepts.groups
 
 
-def check_sizes(*configs) -> None:
-    """Raise `UserError` if a configuration asks for a model beyond any that exists, which would fill the memory."""
-    for config in configs:
-        for name, most in LARGEST_SIZES.items():
-            value = getattr(config, name, None)
-            if isinstance(value, int) and value > most:
-                raise UserError(f"{name}={value:,} of the {config.model_type} part: expected at most {most:,}.")
+def check_numbers(content: dict, part: str = "") -> None:
+    """Raise `UserError` if a number of a configuration is not finite, or a size is beyond that of any model.
+
+    Args:
+        content (`dict`): A configuration, with the configurations inside it.
+        part (`str`): Name of the part in messages; empty for the whole configuration.
+    """
+    for name, value in content.items():
+        where = f"{part}.{name}" if part else str(name)
+        if isinstance(value, dict):
+            check_numbers(value, where)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or name in UNBOUNDED_NUMBERS:
+                continue
+            if not abs(number) <= LARGEST_NUMBER:  # NaN is not
+                raise UserError(f"{where}={number:.6g}: expected a number from -1e12 to 1e12.")
+            if "dropout" in str(name) and not 0 <= number <= 1:
+                raise UserError(f"{where}={number:.6g}: expected a share from 0 to 1.")
+            if isinstance(number, int):
+                _check_size(where, str(name), number)
+
+
+def _check_size(where: str, name: str, value: int) -> None:
+    """Raise `UserError` if an integer is a size, by a word in its name, and beyond its ceiling."""
+    words = name.split("_")
+    word = next((word for word in LARGEST_SIZES if word in words), None)
+    if word is None or "id" in words or "ids" in words:
+        return
+    reason = excess(name.upper(), value, LARGEST_SIZES[word])
+    if reason:
+        raise UserError(f"{where}={value:,}: {reason}.")
+
+
+def check_parameters(config) -> None:
+    """Raise `UserError` if the sizes of a configuration multiply to a model that would fill the memory."""
+    found = count_parameters(config)
+    reason = excess("PARAMETERS", found, MODEL_PARAMETERS)
+    if reason:
+        raise UserError(f"The configuration describes a model of about {found:,} parameters, {reason}.")
+
+
+def count_parameters(config) -> int:
+    """Return about how many parameters encoder and language model have: embeddings, attention and feed-forward layers.
+
+    Examples:
+
+    ```python
+    >>> count_parameters(Cell2TextConfig(text_config={"model_type": "llama"})) > 10**9
+    True
+
+    ```
+    """
+    return sum(_count_parameters(part) for part in (config.cell_config, config.text_config))
+
+
+def _count_parameters(part) -> int:
+    width, layers, wide, heads, head_width, words, positions = (
+        max(0, value) if isinstance(value := getattr(part, name, None), int) else 0
+        for name in (
+            "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "head_dim", "vocab_size",
+            "max_position_embeddings",
+        )
+    )  # fmt: skip
+    learned = positions if getattr(part, "model_type", None) == "bert" else 0
+    per_layer = 2 * width * max(width, heads * head_width) + 2 * width * wide
+    return (words + learned) * width + layers * per_layer
 
 
 Cell2TextConfig.register_for_auto_class()

@@ -34,6 +34,7 @@ _MAX_LOG_VALUE = 20.0  # log2 of a million; counts of a block of cells exceed it
 _MAX_LOG_INTEGERS = 0.1  # share of integers in a cell of logarithms
 _MIN_CELLS_OF_EVIDENCE = 20  # integer cells that show that a matrix holds counts although some cells are estimated
 _MIN_MULTIPLES = 8  # values of a cell that are multiples of its smallest one; fewer may be so by chance
+_MAX_ENTRIES_PER_VALUE = 16  # of a sparse matrix, whose duplicate entries are summed
 _MIN_ESTIMATED_SHARE = 0.5  # share of non-integer values in a cell of estimated counts; fewer point to damage
 
 
@@ -276,6 +277,8 @@ class CsrRows:
         """Read the rows `start` to `stop`, shape `(stop - start, n_columns)`."""
         indptr = self._indptr[start : stop + 1]
         low, high = int(indptr[0]), int(indptr[-1])
+        if high - low > _MAX_ENTRIES_PER_VALUE * (len(indptr) - 1) * self.shape[1]:
+            raise ValueError(f"rows {start:,} to {stop:,} have {high - low:,} entries in {self.shape[1]:,} columns")
         data, indices = np.asarray(self._data[low:high]), np.asarray(self._indices[low:high])
         return assemble(data, indices, indptr - low, (len(indptr) - 1, self.shape[1]))
 

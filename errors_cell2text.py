@@ -1,4 +1,13 @@
-"""Errors that a user can correct. Depends on nothing."""
+"""Errors that a user can correct, and ceilings on the size of input that somebody else made.
+
+A small file can ask for any amount of memory or time. Each ceiling is far above what real data need, and its message
+names the environment variable that raises it. Depends on the standard library only.
+"""
+
+import os
+
+
+CEILING_PREFIX = "CELL2TEXT_MAX_"  # of the environment variables that raise a ceiling
 
 
 class UserError(ValueError):
@@ -26,4 +35,45 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0][:200]
 
 
-__all__ = ["UserError", "UserKeyError", "UserTypeError", "first_line"]
+def ceiling(name: str, default: int) -> int:
+    """Return a ceiling on the size of input.
+
+    Args:
+        name (`str`): Name of the ceiling; the environment variable `CELL2TEXT_MAX_{name}` raises or lowers it.
+        default (`int`): The ceiling if the variable is not set.
+
+    Raises:
+        UserError: If the variable is not a number.
+    """
+    text = os.environ.get(CEILING_PREFIX + name, "")
+    try:
+        return int(float(text)) if text else default
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{CEILING_PREFIX}{name}={text!r} in the environment: expected a number.") from error
+
+
+def excess(name: str, found: int, default: int) -> str:
+    """Return what a size exceeds and how to accept it, to follow what was found; empty within the ceiling.
+
+    Args:
+        name (`str`): Name of the ceiling; see [`ceiling`].
+        found (`int`): The size.
+        default (`int`): The ceiling if the environment does not set it.
+
+    Examples:
+
+    ```python
+    >>> excess("NAMES", 3, 5)
+    ''
+    >>> excess("NAMES", 7000, 5000)
+    'expected at most 5,000. To accept it, set the environment variable CELL2TEXT_MAX_NAMES=7000'
+
+    ```
+    """
+    most = ceiling(name, default)
+    if found <= most:
+        return ""
+    return f"expected at most {most:,}. To accept it, set the environment variable {CEILING_PREFIX}{name}={found}"
+
+
+__all__ = ["UserError", "UserKeyError", "UserTypeError", "ceiling", "excess", "first_line"]

@@ -41,9 +41,9 @@ except ImportError:
     from projectors_cell2text import PROJECTORS, init_projector
 
 try:
-    from .assembly_cell2text import assemble, check_loaded, drop_pooler
+    from .assembly_cell2text import assemble, check_loaded, check_weights_fit, drop_pooler
 except ImportError:
-    from assembly_cell2text import assemble, check_loaded, drop_pooler
+    from assembly_cell2text import assemble, check_loaded, check_weights_fit, drop_pooler
 
 
 PIPELINE_FILES = ("pipeline_cell2text.py", "generation_cell2text.py", "decoding_cell2text.py")
@@ -107,6 +107,11 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
+        folder = Path(args[0] if args else kwargs.get("pretrained_model_name_or_path") or "")
+        if kwargs.get("state_dict") is None and (folder / "config.json").is_file():
+            given = kwargs.get("config")
+            config = given if isinstance(given, Cell2TextConfig) else cls.config_class.from_pretrained(folder)
+            check_weights_fit(folder, config)
         wants_report = kwargs.pop("output_loading_info", False)
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         if not wants_report and kwargs.get("state_dict") is None:  # otherwise the caller looks at the weights

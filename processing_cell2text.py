@@ -6,6 +6,7 @@ alone decides how many placeholders stand for a cell; the model only checks that
 
 import copy
 import re
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,9 @@ except ImportError:
     from declining_cell2text import EMPTY_CELL_TEXT, too_few_genes_text
 
 try:
-    from .errors_cell2text import UserError
+    from .errors_cell2text import UserError, excess
 except ImportError:
-    from errors_cell2text import UserError
+    from errors_cell2text import UserError, excess
 
 try:
     from .gene_lists_cell2text import rank_gene_lists, replace_gene_lists
@@ -55,6 +56,7 @@ logger = logging.get_logger(__name__)
 
 CELL_TOKEN = "<cell>"
 INSTRUCTION = "Describe this cell."
+MOST_CELL_TOKENS = 100_000
 # For tokenizers without a chat template. Each role stands on a line of its own: after "assistant: ", a byte-level
 # tokenizer would merge the blank with the first word of an answer, and a prompt would end in a token that training
 # never saw.
@@ -107,6 +109,11 @@ class Cell2TextProcessor(ProcessorMixin):
         instruction=INSTRUCTION,
         min_genes=0,
     ):
+        for name, value in (("num_cell_tokens", num_cell_tokens), ("max_genes", max_genes), ("min_genes", min_genes)):
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise UserError(f"{name}={value!r}: expected an integer.")
+        if num_cell_tokens < 1 or (reason := excess("NUM_CELL_TOKENS", num_cell_tokens, MOST_CELL_TOKENS)):
+            raise UserError(f"num_cell_tokens={num_cell_tokens}: {reason or 'expected at least 1'}.")
         if not 0 <= min_genes <= max_genes:
             raise UserError(f"min_genes={min_genes}: expected a number of genes from 0 to max_genes={max_genes}.")
         self.cell_token = cell_token

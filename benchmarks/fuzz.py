@@ -5,10 +5,11 @@
 
 Each input is a small valid file with one to four mutations: bytes flipped, removed, inserted or repeated, the file
 cut, HDF5 arrays and attributes replaced by extreme values, texts nested or made huge. As many inputs again have changed
-bytes in `indptr` and `indices` of a sparse matrix. Each is read in a child process
-with a time limit, through the function that a command calls. Outcomes: `read`; `refused`, an error that a command
-prints in one line; `fault`, an error that should not happen; `signal`, the process died; `slow`, it took longer than
-the limit; `changed`, a file outside of the input's folder changed. The same seed gives the same inputs.
+bytes in `indptr` and `indices` of a sparse matrix. Further inputs declare arrays of terabytes, or models of impossible
+sizes. Each is read in a child process with a time limit, through the function that a command calls. Outcomes: `read`;
+`refused`, an error that a command prints in one line; `fault`, an error that should not happen; `signal`, the process
+died; `slow`, it took longer than the limit; `changed`, a file outside of the input's folder changed. The same seed
+gives the same inputs.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +49,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "fuzz.json"
 SECONDS_PER_INPUT = 60
 INPUTS_PER_CHILD = 100
 MAX_EXAMPLES = 10
+N_FILES = 10  # kinds of files, which share the inputs
 EXTREME = (-1, -(2**31), 2**31 - 1, 2**62, 0, float("nan"), float("inf"), -float("inf"), 1e308)
 HOSTILE_TEXTS = (
     "[" * 50_000, '{"a":' * 20_000, "\0", "\ud800", "9" * 5_000, "=cmd()", "<script>alert(1)</script>",
@@ -231,6 +233,50 @@ STRUCTURES: dict[str, Callable[[Path], Path]] = {
 KINDS |= {name: (write, read_cells) for name, write in STRUCTURES.items()}
 
 
+def declare(path: Path, rng: np.random.Generator) -> None:
+    """Replace an array of an h5ad file by one that declares far more than it stores."""
+    with h5py.File(path, "r+") as root:
+        names: list[str] = []
+        root.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        name = names[rng.integers(len(names))]
+        attributes, rows = dict(root[name].attrs), [10**8, 2**29, 2**40, 2**55][rng.integers(4)]
+        dtype = [root[name].dtype, "f8", "S20", h5py.string_dtype()][rng.integers(4)]
+        shape = [(rows,), (rows, 3), (5, rows)][rng.integers(3)]
+        chunks = [True, tuple(min(size, 2**29) for size in shape), tuple(min(size, 1000) for size in shape)]
+        del root[name]
+        with suppress(ValueError, TypeError):  # HDF5 limits chunks to 4 GiB; the array is missing then
+            root.create_dataset(name, shape, dtype, chunks=chunks[rng.integers(3)], compression="gzip")
+            root[name].attrs.update(attributes)
+
+
+def exaggerate(path: Path, rng: np.random.Generator) -> None:
+    """Replace one to three numbers of a model's configuration, or of its processor's."""
+    path = path.with_name(["config.json", "processor_config.json"][rng.integers(2)])
+    content = json.loads(path.read_text())
+    for _ in range(rng.integers(1, 4)):
+        places = list(_numbers(content))
+        place, name = places[rng.integers(len(places))]
+        place[name] = [10**7, 10**9, 10**13, -1, 2.5, *EXTREME][rng.integers(5 + len(EXTREME))]
+    path.write_text(json.dumps(content))
+
+
+def _numbers(content: dict | list) -> Iterator[tuple]:
+    """Yield where each number is: a dictionary or list, and the key."""
+    for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+        if isinstance(value, (dict, list)):
+            yield from _numbers(value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield content, name
+
+
+# Kinds whose sizes are exaggerated.
+SIZES: dict[str, tuple] = {
+    "declared sizes": (write_h5ad, read_cells, declare), "numbers of a model": (write_model, read_config, exaggerate),
+}  # fmt: skip
+NUMBERS = {name: number for number, name in enumerate([*sorted(KINDS), *SIZES])}
+KINDS |= {name: (write, read) for name, (write, read, _) in SIZES.items()}
+
+
 def mutate_bytes(content: bytearray, rng: np.random.Generator) -> bytearray:
     """Return bytes with one change."""
     place = int(rng.integers(len(content) + 1)) if content else 0
@@ -310,8 +356,8 @@ def run_child(kind: str, numbers: list[int], seed: int, folder: str, valid: Path
         place = Path(folder) / str(number)
         shutil.copytree(valid.parent, place)
         path = place / valid.name
-        change = flip_structure if kind in STRUCTURES else mutate
-        change(path, np.random.default_rng([seed, sorted(KINDS).index(kind), number]))
+        change = flip_structure if kind in STRUCTURES else SIZES[kind][2] if kind in SIZES else mutate
+        change(path, np.random.default_rng([seed, NUMBERS[kind], number]))
         reports.put((number, "started", ""))
         outcome, words = "read", ""
         try:
@@ -372,27 +418,26 @@ def fuzz(kind: str, n_inputs: int, seed: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=10_000, help="number of inputs of files, and of sparse arrays")
+    parser.add_argument(
+        "--inputs", type=int, default=10_000, help="number of inputs of ten kinds of files, and of all sparse arrays"
+    )
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS), help="defaults to all")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the mutations")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="json file; written if all kinds are read")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="json file; kinds that it has already are kept")
     args = parser.parse_args()
     global _PROCESSOR
     _PROCESSOR = cell2text.load(device="cpu")[1]
-    found = {}
+    found = json.loads(args.out.read_text())["kinds"] if args.out.exists() else {}
     for kind in args.kinds:
-        alike = [one for one in args.kinds if (one in STRUCTURES) == (kind in STRUCTURES)]
-        found[kind] = fuzz(kind, args.inputs // len(alike), args.seed)
+        found[kind] = fuzz(kind, args.inputs // (len(STRUCTURES) if kind in STRUCTURES else N_FILES), args.seed)
         print(kind, {key: value for key, value in found[kind].items() if key != "examples"}, flush=True)
         for example in found[kind]["examples"][:3]:
             print("   ", example["input"], example["outcome"], example["words"][-600:], flush=True)
     total = Counter()
     for one in found.values():
         total.update({key: value for key, value in one.items() if key != "examples"})
-    if set(args.kinds) == set(KINDS):
-        content = {"seed": args.seed, "total": dict(total), "kinds": found}
-        write_atomically(args.out, json.dumps(content, indent=1) + "\n")
     print(dict(total))
+    write_atomically(args.out, json.dumps({"seed": args.seed, "total": dict(total), "kinds": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

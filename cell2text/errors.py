@@ -5,6 +5,7 @@ A `UserError` is raised where the fault is known. Library code names parameters 
 """
 
 import errno
+import os
 import re
 import shlex
 import signal
@@ -20,13 +21,18 @@ _WRONG_PATH = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EROFS,
     errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EXDEV,
 }  # fmt: skip
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# How libraries state the number of a fault in a message: h5py, Rust (safetensors, tokenizers) and Python. The writer of
+# PyTorch states none.
+_STATED_NUMBER = re.compile(r"\berrno = (\d+)|\(os error (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos|iostream error", re.DOTALL)
 # Libraries that read what users pass; an error class of theirs means that they could not read it.
 _READERS = {
     "anndata", "bz2", "datasets", "gzip", "h5py", "huggingface_hub", "jinja2", "json", "lzma", "numcodecs", "pyarrow",
     "safetensors_rust", "tiledb", "tokenizers", "yaml", "zarr", "zlib",
 }  # fmt: skip
-MAX_WORDS = 300
+MAX_WORDS, MAX_MESSAGE = 300, 4_000  # characters of a library's message, and of a whole message
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _NEEDS_QUOTES = re.compile(r"^$|[\s;&|<>*?]")  # in a shell
 
 
@@ -58,6 +64,8 @@ def exit_code(error: BaseException) -> int | None:
     >>> exit_code(ZeroDivisionError()) is None
     True
     """
+    if _write_fault(error) is not None:
+        return 1
     if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in _WRONG_PATH):
         return 2
     # Libraries raise an OSError without a number for what a server or the cache could not deliver.
@@ -104,7 +112,7 @@ def guard(
             raise
         if verbose:
             traceback.print_exc()
-        print(f"{program}: {as_flags(message_of(error), flags)}", file=sys.stderr)
+        print(f"{program}: {_one_line(as_flags(message_of(error), flags))}", file=sys.stderr)
         return 1 if code is None else code
     return 0
 
@@ -127,7 +135,14 @@ def message_of(error: BaseException) -> str:
     >>> message_of(FileNotFoundError(2, "No such file or directory", "cells.h5ad"))
     'cells.h5ad: No such file or directory.'
     """
-    code = exit_code(error)
+    code, fault = exit_code(error), _write_fault(error)
+    if fault == errno.EFBIG:
+        return (
+            f"A file is larger than the file system or the limit of the process allows ({_words(error, fault)}). Raise "
+            "the limit (ulimit -f) or choose another disk, and run the same command again to resume."
+        )
+    if fault is not None:
+        return f"The disk is full ({_words(error, fault)}). Free some space and run the same command again to resume."
     if code is None:
         return (
             f"An error that should not happen: {_kind_and_words(error)}. Run the command again with --verbose, and "
@@ -137,11 +152,35 @@ def message_of(error: BaseException) -> str:
         return f"The memory is full ({_kind_and_words(error)}). Pass fewer cells at once."
     if code == 2 and not isinstance(error, (UserError, OSError)):
         return f"The input cannot be read ({_kind_and_words(error)}). It is damaged, or not what its name says."
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return f"The disk is full ({error}). Free some space and run the same command again to resume."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     return str(error)
+
+
+def _one_line(text: str) -> str:
+    """Return a message without line breaks and other control characters, which the names in a file may hold."""
+    shown = _CONTROL_CHARACTERS.sub(" ", text)
+    return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]}..."
+
+
+def _write_fault(error: BaseException | None) -> int | None:
+    """Return the number of the fault that stopped a write, of an error or of what caused it; None for other errors."""
+    while error is not None:
+        stated = _STATED_NUMBER.search(str(error))
+        number = getattr(error, "errno", None) or (stated and int(next(filter(None, stated.groups()))))
+        if number in DISK_FULL or number == errno.EFBIG:
+            return number
+        if isinstance(error, RuntimeError) and _TORCH_WRITER.search(str(error)):
+            return errno.ENOSPC
+        hidden = None if isinstance(error, UserError) or error.__suppress_context__ else error.__context__
+        error = error.__cause__ or hidden
+    return None
+
+
+def _words(error: BaseException, number: int) -> str:
+    """Return the words of a fault of the operating system, with the file if it is known."""
+    file = getattr(error, "filename", None)
+    return os.strerror(number) if file is None else f"{file}: {os.strerror(number)}"
 
 
 def _kind_and_words(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Check paths, and write files so that an interrupted run leaves either the old file or the new one.
+"""Write files so that an interrupted run leaves either the old file or the new one.
 
 Depends on the standard library, and on filelock when a folder is locked.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cell2text.errors import BusyError, UserError
+from cell2text.errors import BusyError
 
 
 LOCK_FILE, HOLDER_FILE = "lock", "holder.json"
@@ -130,46 +130,3 @@ def _holder(folder: Path) -> str:
         return f" (process {int(holder['process'])} on {str(holder['machine'])[:100]})"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def check_input(path: str | os.PathLike) -> None:
-    """Raise unless a local input exists.
-
-    Commands call this before they import a library, so that a mistyped path fails at once. Globs and remote addresses
-    (`s3://...`) are left to the reader.
-
-    Parameters
-    ----------
-    path
-        File, folder, glob or fsspec address.
-
-    Raises
-    ------
-    UserError
-        If nothing is there.
-    """
-    text = os.fspath(path)
-    if "::" in text or "://" in text.removeprefix("file://") or any(character in text for character in "*?["):
-        return
-    if not os.path.exists(os.path.expanduser(text.removeprefix("file://"))):
-        raise UserError(f"{text} does not exist.")
-
-
-def check_output_folder(out: str | os.PathLike) -> None:
-    """Raise unless the folder of an output exists and is writable.
-
-    Parameters
-    ----------
-    out
-        File or folder that will be written.
-
-    Raises
-    ------
-    UserError
-        If the folder does not exist, or does not accept files.
-    """
-    folder = Path(out).resolve().parent
-    if not folder.is_dir():
-        raise UserError(f"out={str(out)!r}: the folder {Path(out).parent} does not exist. Create it first.")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"out={str(out)!r}: the folder {Path(out).parent} is not writable. Choose another path.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cell2text.errors import UserError
 from cell2text.models import MINI, MINI_NAME
+from cell2text.paths import check_folder, check_readable
 from errors_cell2text import first_line
 
 
@@ -94,8 +95,10 @@ def check_model_folder(model: str | os.PathLike | None) -> None:
         return
     name, folder = os.fspath(model), Path(model).expanduser()
     if folder.is_dir():
+        check_folder(folder, recursive=False)
         _check_content(name, folder)
     elif folder.exists():
+        check_readable(folder)
         raise UserError(f"model={name!r} is a file. Expected the folder that holds config.json and the weights.")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise UserError(f"model={name!r} does not exist. Expected a folder, or a Hub id such as OWNER/NAME.")
@@ -110,7 +113,7 @@ def _check_content(name: str, folder: Path) -> None:
         raise UserError(f"model={name!r} is a folder without config.json. Expected a saved Cell2Text model.{hint}")
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"model={name!r}: config.json is not a configuration ({error}).") from error
     if kind != "cell2text":
         raise UserError(f"model={name!r} is a model of type {kind!r}. Expected type 'cell2text'.")
@@ -166,8 +169,12 @@ def damage_named(source: str, *, local: bool = True) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
+    except MemoryError:
         raise
+    except UserError as error:
+        if source in str(error):
+            raise
+        raise UserError(f"model={source!r}: {error}") from error
     except OSError as error:
         if local:
             raise _damaged(source, error) from error

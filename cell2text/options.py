@@ -6,11 +6,11 @@
         n_cells: int | None = option(None, help="Number of cells to sample; all by default.", minimum=1)
 
 A field's metadata holds its help text, range and choices. `Options` checks types and ranges on construction and reads
-yaml; `flag_parameters` turns the fields into parameters of a typer command. Depends on typer and yaml, each where it is
-used.
+yaml; `flag_parameters` turns the fields into parameters of a typer command. Depends on typer, where it is used.
 """
 
 import inspect
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from math import isfinite
@@ -19,6 +19,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from cell2text.errors import UserError
+from cell2text.paths import check_arguments
+from cell2text.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,6 @@ def option(
     return field(default=default, metadata={"option": declared})
 
 
-MAX_WORDS = 300  # characters of a library's message that are shown
-
-
 class Options:
     """Base of dataclasses whose fields are declared with :func:`option`.
 
@@ -75,6 +74,7 @@ class Options:
     def __post_init__(self) -> None:
         for declared in fields(self):  # type: ignore[arg-type]
             _check(declared, getattr(self, declared.name))
+        check_arguments(getattr(self, declared.name) for declared in fields(self))  # type: ignore[arg-type]
 
     @classmethod
     def from_yaml(cls, path: str | Path, **changes: Any) -> Self:
@@ -85,12 +85,7 @@ class Options:
         UserError
             If the file cannot be read, is not a mapping or names an option that does not exist.
         """
-        import yaml
-
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
-            raise UserError(f"Cannot read the configuration {path}: {str(error)[:MAX_WORDS]}") from error
+        content = read_yaml(path)
         if not isinstance(content, Mapping):
             raise UserError(f"{path} holds a {type(content).__name__}. Expected options, such as `split: donor`.")
         known = [declared.name for declared in fields(cls)]  # type: ignore[arg-type]
@@ -110,7 +105,7 @@ def _check(declared: Field, value: Any) -> None:
         valid = (low is None or value >= low) and (high is None or value <= high)
         valid = valid and (not about.choices or value in about.choices)
     if not valid:
-        raise UserError(f"{declared.name}={value!r}: expected {_expected(declared)}.")
+        raise UserError(f"{declared.name}={_SHORT.repr(value)}: expected {_expected(declared)}.")
 
 
 def _matches(value: Any, expected: Any) -> bool:
@@ -129,6 +124,8 @@ def _matches(value: Any, expected: Any) -> bool:
     return type(value) is expected if expected in (int, bool, NoneType) else isinstance(value, expected)
 
 
+_SHORT = reprlib.Repr()  # a value of a file may be of any size
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 3, 20, 20, 200, 200
 _WORDS = {
     int: "an integer", float: "a number", bool: "true or false", str: "text", list[str]: "a list of texts",
     dict[str, str]: "a mapping of texts to texts", dict[str, float]: "a mapping of texts to numbers",

@@ -1,11 +1,10 @@
-"""Files: atomic writes and checks of paths."""
-
-import os
+"""Files: atomic writes and checks of inputs."""
 
 import pytest
 
 from cell2text.errors import UserError
-from cell2text.files import atomic_path, check_input, check_output_folder, write_atomically
+from cell2text.files import atomic_path, write_atomically
+from cell2text.paths import check_input
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
@@ -33,12 +32,3 @@ def test_local_inputs_must_exist(tmp_path):
     for path in (tmp_path / "nowhere.h5ad", f"file://{tmp_path}/nowhere.h5ad"):
         with pytest.raises(UserError, match="nowhere.h5ad does not exist"):
             check_input(path)
-
-
-def test_the_output_folder_must_exist_and_be_writable(tmp_path, monkeypatch):
-    check_output_folder(tmp_path / "a.h5ad")
-    with pytest.raises(UserError, match="out='.*no/a.h5ad': the folder .* does not exist. Create it first"):
-        check_output_folder(tmp_path / "no" / "a.h5ad")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(UserError, match="is not writable. Choose another path"):
-        check_output_folder(tmp_path / "a.h5ad")

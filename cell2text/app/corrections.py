@@ -22,6 +22,7 @@ from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.ontology.common_names import resolve_label
 from cell2text.ontology.terms import Term, label_index, label_of
+from cell2text.paths import check_readable
 
 
 MAX_LABEL, MAX_NAME, MAX_CELLS = 200, 100, 100_000
@@ -281,6 +282,7 @@ def _clean(text: str, what: str, longest: int) -> str:
 
 def _read_journal(path: Path) -> list[Correction]:
     names = set(Correction.__dataclass_fields__)
+    check_readable(path)
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not all(isinstance(row, dict) and set(row) == names for row in rows):

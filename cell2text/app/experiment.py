@@ -70,10 +70,15 @@ class Experiment:
         """Descriptions, one row per cell."""
         return self.described.cells
 
-    @property
+    @cached_property
     def names(self) -> np.ndarray:
         """Name of each cell."""
         return self.cells.index.to_numpy(dtype=object)
+
+    @cached_property
+    def rows_by_type(self) -> dict[str, np.ndarray]:
+        """Rows of the cells of each predicted type, ascending."""
+        return self.cells.groupby("cell_type", observed=True).indices
 
     @cached_property
     def colourings(self) -> dict[str, str]:
@@ -165,15 +170,37 @@ class Experiment:
         text = name.strip()
         if not text:
             raise UserError("The name is empty: type the name of a cell, or a part of it.")
-        exact = np.flatnonzero(self.names == text)
-        found = exact if len(exact) else np.flatnonzero([text.casefold() in str(one).casefold() for one in self.names])
+        found = self._rows_of(text)
+        if not len(found):
+            found = np.flatnonzero([text.casefold() in str(one).casefold() for one in self.names])
         if len(found) != 1:
             raise UserError(f"{len(found):,} of {len(self.names):,} cells have {text!r} in their name: expected one.")
+        return int(found[0])
+
+    def row_of(self, name: str) -> int:
+        """Return the row of a cell by its exact name, in a time that does not depend on the number of cells.
+
+        Raises
+        ------
+        UserError
+            If no cell or several have the name.
+        """
+        found = self._rows_of(name)
+        if len(found) != 1:
+            raise UserError(f"{len(found):,} of {len(self.names):,} cells have the name {name!r}: expected one.")
         return int(found[0])
 
     def close(self) -> None:
         """Close the file."""
         self.counts.close()
+
+    def _rows_of(self, name: str) -> np.ndarray:
+        """Return the rows of the cells with a name, by the hash table of the index."""
+        try:
+            found = self.cells.index.get_loc(name)
+        except KeyError:
+            return np.zeros(0, dtype=np.int64)
+        return np.array([found]) if isinstance(found, int) else np.arange(len(self.cells))[found]
 
     def _has_values(self, name: str) -> bool:
         return name in self.cells and bool(self.cells[name].notna().any())

@@ -18,8 +18,9 @@ from cell2text.app.corrections import BY, CURATED, Corrections
 from cell2text.app.experiment import Experiment
 from cell2text.errors import UserError
 from cell2text.exchange.cas import cell_annotations
-from cell2text.files import atomic_path, check_output_folder
+from cell2text.files import atomic_path
 from cell2text.language.described import CANDIDATES
+from cell2text.paths import check_output
 from cell2text.sources.safety import check_store, open_hdf5
 from cell2text.sources.stored_columns import column_names
 from cell2text.spreadsheets import harmless
@@ -70,7 +71,7 @@ def export(experiment: Experiment, corrections: Corrections, out: str | os.PathL
         raise UserError(f"out={str(out)!r}: expected one of the suffixes {', '.join(FORMATS)}.")
     if out.resolve() == experiment.path.resolve():
         raise UserError(f"out={str(out)!r} is the described file, which is never changed. Choose another path.")
-    check_output_folder(out)
+    check_output(out)
     columns = corrections.columns(experiment.cells).add_prefix(f"{experiment.key}_")
     with atomic_path(out) as partial:
         if out.suffix == ".csv":

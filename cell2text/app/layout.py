@@ -5,7 +5,7 @@ Depends on `describe.described_file`, which computes the map. A kept map is used
 
 import hashlib
 import io
-import os
+import logging
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,6 +15,8 @@ import numpy as np
 from cell2text.describe.described_file import MAPS, Described, embedding_layout
 from cell2text.files import atomic_path
 
+
+logger = logging.getLogger(__name__)
 
 KEPT = "UMAP of the embeddings"  # other maps are in the file, or take no time
 
@@ -45,11 +47,14 @@ def kept_layout(described: Described, rows: np.ndarray, key: str, seed: int) -> 
     if kept is not None:
         return kept, KEPT
     positions, name = embedding_layout(described, rows, key, seed)
-    if name == KEPT and os.access(path.parent, os.W_OK):
+    if name == KEPT:
         content = io.BytesIO()
         np.savez_compressed(content, positions=np.asarray(positions, dtype=np.float32), fingerprint=fingerprint)
-        with atomic_path(path) as partial:
-            partial.write_bytes(content.getvalue())
+        try:
+            with atomic_path(path) as partial:
+                partial.write_bytes(content.getvalue())
+        except OSError as error:
+            logger.warning(f"The map is not kept beside the file ({error.strerror}), and will be computed again.")
     return positions, name
 
 
@@ -62,6 +67,8 @@ def _fingerprint(embeddings: np.ndarray, rows: np.ndarray, seed: int) -> str:
 
 def _read(path: Path, fingerprint: str, n: int) -> np.ndarray | None:
     """Return the kept positions, None if there are none for this fingerprint."""
+    if not path.is_file():
+        return None
     try:
         with np.load(path, allow_pickle=False) as file:
             positions, found = file["positions"], str(file["fingerprint"])

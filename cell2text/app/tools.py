@@ -35,9 +35,10 @@ def tools(desk: Desk) -> list[Callable]:
             limit: Maximum number of names.
         """
         experiment = _experiment(desk)
-        types = experiment.cells["cell_type"].astype(object)
-        rows = np.flatnonzero(types == cell_type) if cell_type else np.arange(len(types))
-        return experiment.names[rows[: max(0, min(int(limit), MAX_NAMES))]].tolist()
+        most = max(0, min(int(limit), MAX_NAMES))
+        if not cell_type:
+            return experiment.names[:most].tolist()
+        return experiment.names[experiment.rows_by_type.get(cell_type, np.arange(0))[:most]].tolist()
 
     def describe_cell(cell: str) -> dict:
         """Return the text, type probabilities, evidence genes, pathways and fields of one cell.
@@ -58,7 +59,7 @@ def tools(desk: Desk) -> list[Callable]:
         experiment = _experiment(desk)
         if len(cells) > MAX_NAMES:
             raise UserError(f"cells: {len(cells):,} names, expected at most {MAX_NAMES:,}.")
-        rows = np.array([experiment.find(name) for name in cells], dtype=np.int64)
+        rows = np.array([experiment.row_of(name) for name in cells], dtype=np.int64)
         *_, last = answer(experiment, rows, question, seed=desk.options.seed)
         return "\n".join([*last.answer, *last.notes])
 

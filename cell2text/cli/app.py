@@ -14,6 +14,7 @@ import typer
 from cell2text.errors import UserError, exit_on_sigterm, flags_of, guard
 from cell2text.logs import show_messages
 from cell2text.options import flag_parameters, flags_of_options, from_flags
+from cell2text.paths import check_arguments
 
 
 PROGRAM = "cell2text"
@@ -84,6 +85,7 @@ def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable
                 if quiet and verbose:
                     raise UserError("quiet=True and verbose=True exclude each other.")
                 show_messages("quiet" if quiet else "verbose" if verbose else "normal")
+                check_arguments(values.values())
                 arguments = {one.name: values[one.name] for one in own}
                 if options:
                     arguments["options"] = from_flags(options, {one.name: values[one.name] for one in declared})

@@ -7,7 +7,7 @@ import typer
 from cell2text.cli.app import command
 from cell2text.describe.options import DescribeOptions
 from cell2text.errors import UserError
-from cell2text.files import check_input, check_output_folder
+from cell2text.paths import check_input, check_output
 
 
 Overwrite = Annotated[
@@ -21,7 +21,7 @@ def example(
     overwrite: Overwrite = False,
 ) -> None:
     """Write 200 real cells to try the commands on, from donors that the packaged model was not trained on."""
-    check_output_folder(out)
+    check_output(out)
     from cell2text.example import write_example
 
     typer.echo(f"Wrote {write_example(out, overwrite=overwrite)}.")
@@ -71,7 +71,7 @@ def describe(
     chosen = DescribeOptions(**options)
     check_input(source)
     if out is not None:
-        check_output_folder(out)
+        check_output(out, folder=out.endswith(".zarr"))
     from cell2text.loading import check_model_folder
 
     check_model_folder(model)
@@ -116,7 +116,7 @@ def report(
 ) -> None:
     """Write an html page about a described experiment: an interactive map, texts, groups, quality and provenance."""
     check_input(source)
-    check_output_folder(out)
+    check_output(out)
     try:
         from cell2text.describe.report import write_report
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ import typer
 
 from cell2text.cli.app import command
 from cell2text.errors import UserError
-from cell2text.files import check_input
+from cell2text.paths import check_input, check_output
 
 
 NEEDED = ("lightgbm", "nltk", "rouge_score", "sacrebleu")  # of the extra "eval"
@@ -95,6 +95,7 @@ def evaluate(
     for path in (predictions, references, against, embeddings, *(counts or ())):
         if path is not None:
             check_input(path)
+    check_output(out, folder=True, parents=True)
     from cell2text.evaluation.run import evaluate_file
 
     measured = None if evidence is None else _measure_evidence(predictions, model, evidence, seed)

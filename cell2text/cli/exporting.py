@@ -6,7 +6,7 @@ import typer
 
 from cell2text.cli.app import command
 from cell2text.cli.describing import Overwrite
-from cell2text.files import check_input, check_output_folder
+from cell2text.paths import check_input, check_output
 
 
 @command()
@@ -44,7 +44,7 @@ def export(
 ) -> None:
     """Export the annotations of a described experiment for other tools."""
     check_input(source)
-    check_output_folder(out)
+    check_output(out)
     from cell2text.exchange.export import export as export_annotations
 
     written = export_annotations(

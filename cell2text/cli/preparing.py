@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cell2text.cli.app import Inputs, Workers, command
-from cell2text.files import check_input, check_output_folder
+from cell2text.paths import check_input, check_output
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.simulation_config import SimulationConfig
 
@@ -97,7 +97,7 @@ def simulate(
     config = SimulationConfig(**options)
     for path in (profiles, *(like or ())):
         check_input(path)
-    check_output_folder(out)
+    check_output(out)
     from cell2text.preparation.simulation import simulate as simulate_cells
 
     summary = simulate_cells(profiles, out, like=like or [], config=config, progress=not quiet)
@@ -112,7 +112,7 @@ def simulate(
 def _check_paths(inputs: list[str], out: str) -> None:
     for path in inputs:
         check_input(path)
-    check_output_folder(out)
+    check_output(out, folder=True)
     if inputs:
         from cell2text.sources.discovery import find_sources
 

@@ -7,7 +7,7 @@ import typer
 
 from cell2text.cli.app import command
 from cell2text.errors import UserError
-from cell2text.files import check_input
+from cell2text.paths import check_input
 
 
 MAX_SHOWN = 5  # names of files that are not uploaded

@@ -9,7 +9,7 @@ from cell2text.cli.app import command
 from cell2text.cli.describing import Overwrite
 from cell2text.describe.options import DescribeOptions
 from cell2text.errors import UserError
-from cell2text.files import check_input, check_output_folder
+from cell2text.paths import check_input, check_output
 
 
 READING = ("layer", "gene_key", "allow_fractional", "species", "batch_size")
@@ -77,7 +77,7 @@ def score(
 ) -> None:
     """Compute the probability of each of your own labels for every cell, and choose one per cell."""
     chosen = DescribeOptions(**options)
-    check_output_folder(out)
+    check_output(out)
     _check(source, model)
     from cell2text.questions.run import check_scores_output, write_scores
     from cell2text.questions.run import score as score_cells
@@ -104,7 +104,7 @@ def search(
     """Rank the cells by how well they match a query in words."""
     chosen = DescribeOptions(**options)
     if out is not None:
-        check_output_folder(out)
+        check_output(out)
     _check(source, model)
     from cell2text.files import write_atomically
     from cell2text.questions.run import check_scores_output

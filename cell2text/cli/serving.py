@@ -6,7 +6,7 @@ import typer
 
 from cell2text.app.options import AppOptions
 from cell2text.cli.app import command
-from cell2text.files import check_input
+from cell2text.paths import check_input
 
 
 @command(AppOptions)

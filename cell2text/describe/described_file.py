@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -17,6 +16,7 @@ from cell2text.describe.evidence import EVIDENCE_COLUMNS
 from cell2text.describe.table import TEXT, table_schema
 from cell2text.errors import UserError, UserKeyError
 from cell2text.language.fields import FIELDS
+from cell2text.sources.amounts import read_element
 from cell2text.sources.anndata_files import open_anndata
 from cell2text.sources.containers import index_name, read_column, read_texts
 from cell2text.sources.stored_columns import column_names
@@ -109,7 +109,7 @@ def read_described(path: str | os.PathLike, key: str = "cell2text") -> Described
             raise UserError(f"{path} lacks the columns {missing} of its descriptions. Describe it again.")
         cells = {name: read_column(root["obs"], column) for name, column in columns.items()}
         index = read_texts(root["obs"][index_name(root["obs"])])
-        uns = ad.io.read_elem(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
+        uns = read_element(root["uns"][key]) if "uns" in root and key in root["uns"] else {}
         maps = {name: _read_matrix(root["obsm"][name]) for name in (*MAPS, f"X_{key}") if name in root["obsm"]}
     short = next((name for name, values in maps.items() if len(values) != len(index)), None)
     if short is not None:
@@ -196,7 +196,7 @@ def flat_parameters(params: dict[str, str]) -> dict[str, str]:
 
 
 def _read_matrix(element) -> np.ndarray:
-    values = ad.io.read_elem(element)
+    values = read_element(element)
     return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=np.float32)
 
 

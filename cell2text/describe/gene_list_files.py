@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 import fsspec
 
 from cell2text.errors import UserError
+from cell2text.sources.lines import bounded_lines
 
 
 TEXT_SUFFIXES, LIST_SUFFIXES = (".txt", ".csv", ".tsv"), (".jsonl", ".gmt")
@@ -46,7 +47,7 @@ def is_gene_list_file(path: str | os.PathLike) -> bool:
         return True
     try:
         with _open_text(path) as lines:
-            first = list(islice(filter(str.strip, lines), N_LINES))
+            first = list(islice(filter(str.strip, bounded_lines(lines, str(path))), N_LINES))
     except (OSError, EOFError, UnicodeDecodeError):
         return False
     values = [value for line in (first[1:] or first) for value in _SEPARATORS.split(line.strip())[1:]]
@@ -84,7 +85,10 @@ def read_gene_lists(path: str | os.PathLike) -> tuple[list[str], list[list[str]]
     parse = {".jsonl": _parse_json, ".gmt": _parse_gmt}.get(_suffix(path), _parse_text)
     try:
         with _open_text(path) as lines:
-            cells = [(name or f"cell_{number}", genes) for number, name, genes in parse(lines)]
+            cells = [
+                (name or f"cell_{number}", genes)
+                for number, name, genes in parse(bounded_lines(lines, str(path), kept=True))
+            ]
     except _LineError as error:
         raise UserError(f"{path}, {error}") from error
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:

@@ -30,10 +30,11 @@ from cell2text.describe.groups import find_groups
 from cell2text.describe.marker_plot import marker_plot
 from cell2text.describe.summary import count_reasons, reasons_text
 from cell2text.errors import UserError
-from cell2text.files import check_output_folder, write_atomically
+from cell2text.files import write_atomically
 from cell2text.language.described import CANDIDATES, TEXT, has_description
 from cell2text.language.fields import FIELDS
 from cell2text.pages import render_page
+from cell2text.paths import check_output
 from cell2text.plots import COLOURS, svg
 from declining_cell2text import DECLINED_START, EMPTY_CELL_TEXT, TOO_FEW_GENES_START
 
@@ -164,7 +165,7 @@ def _check_arguments(out: Path, *, max_cells: int, seed: int, overwrite: bool) -
         raise UserError(f"seed={seed}: expected a number from 0 to {2**32 - 1}.")
     if out.exists() and not overwrite:
         raise UserError(f"out={str(out)!r} exists. Pass overwrite=True to replace it, or choose another path.")
-    check_output_folder(out)
+    check_output(out)
     if max_cells < 1:
         raise UserError(f"max_cells={max_cells}: expected at least 1.")
 

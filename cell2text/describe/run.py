@@ -34,8 +34,9 @@ from cell2text.describe.table import ID, TEXT
 from cell2text.describe.thin_cells import thin_warnings
 from cell2text.describe.writers import TABLES, format_of, groups_path, read_shards, write_output
 from cell2text.errors import UserError
-from cell2text.files import check_output_folder
 from cell2text.loading import default_device, load_model, model_name
+from cell2text.paths import check_output
+from cell2text.sources.discovery import ZARR_METADATA
 from cell2text.sources.safety import check_unchanged, file_identity
 
 
@@ -192,7 +193,7 @@ def cell_heading(name: str, type_probability: float | None) -> str:
 
 def _check_output(source: str, out: Path, *, overwrite: bool) -> None:
     """Raise a `UserError` if writing the output would change the input or replace another file."""
-    format_of(out)
+    check_output(out, folder=format_of(out) == "zarr")
     inside = Path(source.removeprefix("file://")).resolve()
     written = (out, groups_path(out)) if out.suffix in TABLES else (out,)
     if any(path.resolve() == inside or inside in path.resolve().parents for path in written):
@@ -201,7 +202,8 @@ def _check_output(source: str, out: Path, *, overwrite: bool) -> None:
             "Choose another path."
         )
     resumes = ShardFolder(out).has_plan  # then the table of groups may exist before `out` does
+    if out.is_dir() and not any((out / name).is_file() for name in ZARR_METADATA) and any(out.iterdir()):
+        raise UserError(f"out={str(out)!r} is a folder of other files, not a zarr store. Choose another path.")
     for path in (out,) if resumes else written:
         if path.exists() and not overwrite:
             raise UserError(f"out={str(path)!r} exists. Pass overwrite=True to replace it, or choose another path.")
-    check_output_folder(out)

@@ -14,6 +14,7 @@ from cell2text.evaluation.expression_features import log_normalise, rank_feature
 from cell2text.evaluation.predictions import label_rows
 from cell2text.language.writing import describe_row
 from cell2text.ontology.definitions import term_definition
+from cell2text.paths import check_folder
 
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def load_baseline_data(
     """
     from datasets import concatenate_datasets, load_dataset, load_from_disk
 
+    check_folder(dataset)
     splits = load_from_disk(dataset) if Path(dataset, "dataset_dict.json").exists() else load_dataset(dataset)
     if "train" not in splits or len(splits) < 2:
         raise UserError(f"{dataset} has the splits {sorted(splits)}. Expected train and at least one more.")

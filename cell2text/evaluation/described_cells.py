@@ -18,6 +18,7 @@ from cell2text.errors import UserError
 from cell2text.evaluation.predictions import read_rows
 from cell2text.language.described import CANDIDATES, TEXT, has_description, has_result
 from cell2text.language.fields import FIELDS, TERM_FIELDS
+from cell2text.sources.amounts import read_element
 from cell2text.sources.anndata_files import ANNDATA_SUFFIXES, open_anndata
 from cell2text.sources.containers import index_name, read_column
 from cell2text.sources.stored_columns import column_names
@@ -202,11 +203,11 @@ def _read_anndata(path: Path) -> CellTable:
 
     def embeddings(key: str) -> np.ndarray | None:
         with open_anndata(path) as root:
-            return _matrix(ad.io.read_elem(root["obsm"][key])) if key in root.get("obsm", {}) else None
+            return _matrix(read_element(root["obsm"][key])) if key in root.get("obsm", {}) else None
 
     with open_anndata(path) as root:
         try:
-            names = np.asarray(ad.io.read_elem(root["obs"][index_name(root["obs"])]), dtype=object)
+            names = np.asarray(read_element(root["obs"][index_name(root["obs"])]), dtype=object)
             ids = list(map(str, names))
             columns = column_names(root["obs"])
         except READING_ERRORS as error:

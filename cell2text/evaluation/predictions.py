@@ -18,10 +18,13 @@ from cell2text.evaluation.calibration import CONFIDENCE_MEASURES
 from cell2text.language.fields import FIELDS, TERM_FIELDS
 from cell2text.ontology.life_stages import life_stage
 from cell2text.ontology.terms import TERM_SEPARATOR, clean_label, is_term, resolve
+from cell2text.sources.lines import bounded_lines
+from errors_cell2text import excess
 
 
 logger = logging.getLogger(__name__)
 
+MAX_TEXT_CHARACTERS = 10_000  # of a prediction or reference; the time of ROUGE-L grows with the square of it
 LIST_KEYS = ("pathways", "pathways_active")
 
 
@@ -38,7 +41,7 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
     rows = []
     try:
         with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(bounded_lines(file, str(path)), start=1):
                 if not line.strip():
                     continue
                 try:
@@ -52,6 +55,8 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}: {error.reason}). Save it with UTF-8 encoding."
         ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     if not rows:
         raise UserError(f"{path} has no rows.")
     return rows
@@ -160,6 +165,8 @@ def _clean_text(value: Any, name: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise UserError(f"{name} is a {type(value).__name__}. Expected text.")
+    if reason := excess("TEXT_CHARACTERS", len(value), MAX_TEXT_CHARACTERS):
+        raise UserError(f"{name} has {len(value):,} characters, {reason}.")
     return value.encode("utf-8", "replace").decode("utf-8")  # JSON permits lone surrogates, UTF-8 does not
 
 

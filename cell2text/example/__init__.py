@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cell2text.errors import UserError
-from cell2text.files import atomic_path, check_output_folder
+from cell2text.files import atomic_path
+from cell2text.paths import check_output
 
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def write_example(out: str | os.PathLike, *, overwrite: bool = False) -> Path:
         raise UserError(f"out={str(out)!r} is a folder. Expected the name of a file.")
     if path.exists() and not overwrite:
         raise UserError(f"out={str(out)!r} exists. Pass overwrite=True, or choose another path.")
-    check_output_folder(path)
+    check_output(path)
     with atomic_path(path) as partial:
         example_cells(unseen=True).write_h5ad(partial, compression="gzip")
     return path

@@ -14,7 +14,8 @@ from cell2text.describe.described_file import Described, read_described
 from cell2text.errors import UserError
 from cell2text.exchange.cas import cell_annotations
 from cell2text.exchange.cellxgene import CELL_TYPE, REQUIRED, RESERVED, SEX, UNKNOWN, cellxgene_columns
-from cell2text.files import atomic_path, check_output_folder, write_atomically
+from cell2text.files import atomic_path, write_atomically
+from cell2text.paths import check_output
 from cell2text.sources.safety import open_hdf5
 from cell2text.sources.stored_columns import column_names
 
@@ -99,7 +100,7 @@ def _check_arguments(source: Path, out: Path, format: str, *, overwrite: bool) -
         raise UserError(f"out={str(out)!r} is the input, which is never changed. Choose another path.")
     if out.exists() and not overwrite:
         raise UserError(f"out={str(out)!r} exists. Pass overwrite=True to replace it, or choose another path.")
-    check_output_folder(out)
+    check_output(out)
 
 
 def _write_cellxgene(described: Described, out: Path, *, replace: bool, min_probability: float) -> None:

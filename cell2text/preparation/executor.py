@@ -3,8 +3,9 @@
 Dask (extra `dask`) is imported when a scheduler is given.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +19,7 @@ from cell2text.processes import exit_with_parent, run_calls
 
 
 DASK_TIMEOUT_SECONDS = 10
+DASK_WORKERS_SECONDS = 60  # a queue of a cluster may start workers after the scheduler
 SMALLER = "with a smaller workers= or cells_per_shard="
 JobRunner = Callable[[Callable, Path, str, str], None]
 
@@ -75,14 +77,37 @@ def job_runner(workers: int, dask_scheduler: str | None, progress: bool) -> Iter
 
 
 def _connect_to_dask(scheduler: str):
+    """Return a client of a scheduler that answers and has workers."""
     try:
         from distributed import Client
     except ImportError as error:
         raise UserError(f'dask_scheduler={scheduler!r} needs Dask: pip install "cell2text[dask]".') from error
     try:
-        return Client(scheduler, timeout=DASK_TIMEOUT_SECONDS)
-    except (OSError, TimeoutError, ValueError) as error:
+        with ThreadPoolExecutor(max_workers=1) as thread:  # the caller may be a notebook, which has a loop
+            thread.submit(asyncio.run, _greet(scheduler)).result()
+        client = Client(scheduler, timeout=DASK_TIMEOUT_SECONDS)
+    except Exception as error:  # Dask raises many classes for an address that it cannot use
         raise UserError(
             f"dask_scheduler={scheduler!r} does not answer within {DASK_TIMEOUT_SECONDS} seconds "
             f"({type(error).__name__}). Expected the address of a running scheduler, such as tcp://HOST:8786."
         ) from error
+    try:
+        client.wait_for_workers(1, timeout=DASK_WORKERS_SECONDS)
+    except TimeoutError as error:
+        client.close()
+        raise UserError(
+            f"dask_scheduler={scheduler!r} has no worker after {DASK_WORKERS_SECONDS} seconds. Start one first: dask "
+            f"worker {scheduler}."
+        ) from error
+    return client
+
+
+async def _greet(scheduler: str) -> None:
+    """Connect to a scheduler once; a client would wait forever for a server that accepts and says nothing."""
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    if not scheduler.startswith("inproc://"):
+        arguments = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect(scheduler, **arguments), DASK_TIMEOUT_SECONDS)
+        comm.abort()

@@ -12,7 +12,7 @@ Depends on `files` for the lock.
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cell2text.errors import UserError
@@ -74,8 +74,14 @@ def lock_output_folder(folder: Path) -> Iterator[None]:
         If the path is a file, or the folder contains files that `prepare` did not write.
     """
     _check_no_foreign_files(folder)
-    with lock_folder(folder / WORK_FOLDER, folder):
-        yield
+    existed = folder.exists()
+    try:
+        with lock_folder(folder / WORK_FOLDER, folder):
+            yield
+    finally:
+        if not existed:
+            with suppress(OSError):  # it holds what the run has written
+                folder.rmdir()
 
 
 def _check_no_foreign_files(folder: Path) -> None:

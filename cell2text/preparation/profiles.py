@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from cell2text.errors import UserError
 from cell2text.ontology.terms import clean_label, resolve
+from cell2text.sources.amounts import check_element
 from cell2text.sources.gene_tables import approved_symbols, ensembl_ids
 from cell2text.sources.safety import open_hdf5
 from genes_cell2text import names_in, text_columns
@@ -84,8 +85,8 @@ def read_profiles(
         lacks a named study.
     """
     try:
-        with open_hdf5(path, str(path)):  # checks that the file holds all of its content
-            pass
+        with open_hdf5(path, str(path)) as root:  # checks that the file holds all of its content
+            check_element(root)
         adata = ad.read_h5ad(path)
     except UserError:
         raise

@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cell2text.errors import UserError
-from cell2text.files import check_input, check_output_folder
+from cell2text.paths import check_input, check_output
 from cell2text.preparation.counts_file import open_counts_file
 from cell2text.preparation.profiles import Profiles, read_profiles
 from cell2text.preparation.real_cells import RealStudy, fit_dispersion, gene_kinds, read_real_studies
@@ -113,7 +113,7 @@ def check_paths(profiles: str | os.PathLike, out: str | os.PathLike, like: Seque
         check_input(path)
     if not str(out).endswith(".h5ad"):
         raise UserError(f"out={str(out)!r}: expected a file with the suffix .h5ad.")
-    check_output_folder(out)
+    check_output(out)
     if Path(out).exists():
         raise UserError(f"out={str(out)!r} exists. Remove it, or choose another path.")
 

@@ -1,10 +1,10 @@
-"""Carry the record of `cell2text simulate` from its file into reports and cards. Depends on anndata."""
+"""Carry the record of `cell2text simulate` from its file into reports and cards. Depends on `sources.amounts`."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import anndata as ad
+from cell2text.sources.amounts import read_element
 
 
 KEY, RECORD = "cell2text", "simulation"  # uns["cell2text"]["simulation"]
@@ -34,7 +34,7 @@ def read_simulation(container: Any) -> dict | None:
     root = getattr(container, "root", {})
     if "uns" not in root or KEY not in root["uns"] or RECORD not in root["uns"][KEY]:
         return None
-    stored = {name: str(value) for name, value in ad.io.read_elem(root["uns"][KEY][RECORD]).items()}
+    stored = {name: str(value) for name, value in read_element(root["uns"][KEY][RECORD]).items()}
     return {name: json.loads(value) if value.startswith("{") else value for name, value in stored.items()}
 
 

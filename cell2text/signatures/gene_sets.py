@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cell2text.errors import UserError
+from cell2text.paths import check_readable
 from ranking_cell2text import MappedGenes
 
 
@@ -73,6 +74,7 @@ def read_gmt(path: str | Path) -> GeneSets:
     >>> read_gmt(path)
     GeneSets(names=['T_CELL'], genes=[['CD3D', 'CD3E']])
     """
+    check_readable(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 
 from cell2text.errors import UserError
+from cell2text.paths import check_readable
 from cell2text.sources.safety import check_hdf5, check_store
 from errors_cell2text import first_line
 
@@ -43,16 +44,23 @@ def open_anndata(path: str | os.PathLike) -> Iterator[Any]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist.")
+    check_readable(path)
     if path.suffix.lower() not in ANNDATA_SUFFIXES:
         raise UserError(f"{path}: expected an .h5ad file or a .zarr store that `cell2text describe` wrote.")
+    is_store = path.suffix.lower() == ".zarr"
+    if path.is_dir() != is_store:
+        kinds = ("file", "folder") if is_store else ("folder", "file")
+        raise UserError(f"{path} is a {kinds[0]}, expected a {kinds[1]}: {path.suffix} is the suffix of a {kinds[1]}.")
     try:
-        if path.suffix.lower() == ".zarr":
+        if is_store:
             import zarr
 
             check_store(path, str(path))
             root = zarr.open_group(str(path), mode="r")
         else:
             root = h5py.File(path, "r")
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be opened: it is damaged or not an AnnData ({first_line(error)}).") from error
     try:

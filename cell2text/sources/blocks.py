@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from isal import isal_zlib
 
-from counts_cell2text import MAX_CHUNK_BYTES
+from cell2text.sources.amounts import check_array, check_chunks
 
 
 GZIP, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
@@ -23,23 +23,17 @@ def vector_reader(array):
 
     Raises
     ------
-    ValueError
-        If a chunk would inflate to more than `MAX_CHUNK_BYTES`.
+    UserError
+        If a chunk would inflate to more than a ceiling; see :func:`cell2text.sources.amounts.check_array`.
     """
-    chunks = getattr(array, "chunks", None)
-    check_chunks(array)
-    if not isinstance(array, h5py.Dataset) or chunks is None or len(array.shape) != 1:
-        return array
-    properties = array.id.get_create_plist()
-    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-    return ChunkedVector(array, filters) if filters in ([GZIP], [SHUFFLE, GZIP]) else array
-
-
-def check_chunks(array) -> None:
-    """Raise a `ValueError` if a chunk of a stored array would inflate to more than `MAX_CHUNK_BYTES`."""
-    chunks = getattr(array, "chunks", None)
-    if chunks and int(np.prod(chunks, dtype=np.float64)) * array.dtype.itemsize > MAX_CHUNK_BYTES:
-        raise ValueError(f"its chunks of {chunks} values would inflate to more than {MAX_CHUNK_BYTES / 2**30:.0f} GiB")
+    if isinstance(array, h5py.Dataset) and array.chunks is not None and len(array.shape) == 1:
+        properties = array.id.get_create_plist()
+        filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+        if filters in ([GZIP], [SHUFFLE, GZIP]):
+            check_chunks(array)
+            return ChunkedVector(array, filters)
+    check_array(array)
+    return array
 
 
 class ChunkedVector:

@@ -17,23 +17,23 @@ import fsspec
 import h5py
 import numpy as np
 import pandas as pd
-import psutil
 
 from cell2text.errors import UserError
-from cell2text.sources.blocks import check_chunks, vector_reader
+from cell2text.sources.amounts import check_array, check_element, read_element
+from cell2text.sources.blocks import vector_reader
+from cell2text.sources.ceilings import check_bytes, check_names, memory_ceiling
 from cell2text.sources.census import open_census
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.safety import check_hdf5, check_store, open_hdf5
 from cell2text.sources.stored_columns import column_names
 from counts_cell2text import CscRows, CsrRows, DenseRows
-from errors_cell2text import first_line
-from source_cell2text import AnnDataContainer, CellSource
+from errors_cell2text import CEILING_PREFIX, ceiling, first_line
+from source_cell2text import SAMPLE_CELLS, AnnDataContainer, CellSource
 
 
 OPENING_ERRORS: Any = (KeyError, OSError, ValueError, AttributeError, RuntimeError, TypeError, IndexError)
 HASH_BLOCK_BYTES = 1 << 20
-MEMORY_SHARE = 0.5  # of the free memory that a compressed file may take
 
 
 def open_source(
@@ -105,14 +105,17 @@ def needs_conversion(location: SourceLocation) -> bool:
 def load_anndata(location: SourceLocation) -> ad.AnnData:
     """Read a file of any format into memory."""
     if location.format == "zarr":
+        import zarr
+
         check_store(location.url.removeprefix("file://"), location.name)
+        check_element(zarr.open_group(location.url, mode="r"))
         return ad.io.read_zarr(location.url)
     if location.format == "h5ad":
         compression = "gzip" if location.url.lower().endswith(".gz") else None
         with fsspec.open(location.url, "rb", compression=compression) as file:
             content = io.BytesIO(file.read()) if compression else file
-            with open_hdf5(content, location.name):
-                pass
+            with open_hdf5(content, location.name) as root:
+                check_element(root)
             content.seek(0)
             return ad.io.read_h5ad(content)
     from cell2text.sources.readers import read_anndata
@@ -170,9 +173,10 @@ class StoredAnnData:
             if missing:
                 raise self.error(f"is not an AnnData: it lacks {missing} and has {sorted(self.root)}.")
             self.n_cells = 0 if self.is_legacy else _length(self._index("obs"))
-        except BadFileError:
+            check_names(self.n_cells, "obs")
+        except UserError as error:
             self.close()
-            raise
+            raise error if isinstance(error, BadFileError) else self.error(str(error)) from error
         except OPENING_ERRORS as error:
             self.close()
             raise self.error(f"is not a readable AnnData ({first_line(error)}).") from error
@@ -203,11 +207,14 @@ class StoredAnnData:
             ) from error
 
     def _decompressed(self) -> bytes:
-        limit = int(psutil.virtual_memory().available * MEMORY_SHARE)
+        limit = ceiling("BYTES", memory_ceiling())
         with self._file as compressed, gzip.GzipFile(fileobj=compressed) as file:
             content = file.read(limit + 1)
         if len(content) > limit:
-            raise self.error(f"inflates to more than {limit / 2**30:.1f} GiB. Decompress it first: gunzip FILE.")
+            raise self.error(
+                f"inflates to more than {limit / 2**30:.1f} GiB. Decompress it first (gunzip FILE), or set the "
+                f"environment variable {CEILING_PREFIX}BYTES to accept more."
+            )
         return content
 
     def matrices(self) -> list[str]:
@@ -223,8 +230,13 @@ class StoredAnnData:
         if encoding not in ("csr_matrix", "csc_matrix"):
             if not hasattr(element, "shape"):
                 raise ValueError(f"it is stored as {encoding!r}, not as a matrix")
-            check_chunks(element)
+            check_array(element)
+            check_bytes(
+                SAMPLE_CELLS * element.dtype.itemsize * int(element.shape[-1]),
+                f"{self.location.name}: a block of {name}",
+            )
             return DenseRows(element)
+        check_element(element if encoding == "csc_matrix" else element["indptr"])
         arrays = [vector_reader(element[part]) for part in ("data", "indices", "indptr")]
         rows: Any = CsrRows if encoding == "csr_matrix" else CscRows
         return rows(*arrays, element.attrs["shape"])
@@ -327,13 +339,14 @@ def read_column(group, name: str):
         is_string = h5py.check_string_dtype(categories.dtype)
         values = categories.asstr()[:] if is_string else categories[:]
         return pd.Categorical.from_codes(element[:], pd.Index(values).astype(str))
-    return ad.io.read_elem(element)
+    return read_element(element)
 
 
 def read_texts(element, rows: slice = slice(None)) -> np.ndarray:
     """Read a stored column of text, such as an index, as an array of `str`."""
     if not hasattr(element, "shape"):  # nullable strings and categories are groups
-        return np.asarray(ad.io.read_elem(element)).astype(object)[rows]
+        return np.asarray(read_element(element)).astype(object)[rows]
+    check_array(element)
     if isinstance(element, h5py.Dataset) and h5py.check_string_dtype(element.dtype):
         return np.asarray(element.asstr()[rows], dtype=object)
     values = np.asarray(element[rows])

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 import fsspec
 
 from cell2text.errors import UserError
+from cell2text.paths import check_readable
 from cell2text.sources.file_kinds import (
     ACCEPTED,
     FORMATS,
@@ -183,6 +184,8 @@ def _format_in_folder(fs, path: str, neighbours: Sequence[str]) -> str | None:
     name, suffix = PurePosixPath(path).name, suffix_of(path)
     if name.startswith("._") or _is_text(path) or suffix == ".zarr":
         return None
+    if suffix:
+        check_readable(path)
     if suffix in HDF5_SUFFIXES:
         return _read_hdf5(fs, path, hdf5_format)
     if FORMATS.get(suffix) == "10x_mtx":
@@ -194,6 +197,7 @@ def _format_in_folder(fs, path: str, neighbours: Sequence[str]) -> str | None:
 
 def _identify(fs, path: str, text: str) -> _Found:
     """Return the file of an input, or raise an error that states what the file is instead."""
+    check_readable(path)
     name, suffix = PurePosixPath(path).name, suffix_of(path)
     if explanation := explain_suffix(name):
         raise UserError(f"{text} {explanation}")

@@ -15,14 +15,22 @@ import scipy.io
 import scipy.sparse as sp
 from isal import igzip
 
+from cell2text.paths import check_readable
+from cell2text.sources.ceilings import MAX_NAMES, check_bytes, check_names
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.file_kinds import GZIP_SIGNATURE, HEAD_BYTES, explain_content, mtx_companions
+from errors_cell2text import ceiling, excess
 
 
 BLOCK_BYTES = 1 << 20
+BLANK_LINES = 1_000  # and headers that a table of names may have beside its names
+SEPARATORS = (b"\n", b"\r", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x85", b"\t", b",")  # of lines and columns
+MAX_COLUMNS = 32
 MIN_ENTRY_BYTES = 6  # "1 1 1" and a line break
+MAX_ENTRY_BYTES = 256  # comments and blank lines included
 MAX_TABLE_BYTES = 1 << 30
+BYTES_PER_ENTRY = 24  # of the matrix in memory: row, column and value
 
 
 def read_10x_mtx(location: SourceLocation) -> tuple[ad.AnnData, str]:
@@ -43,9 +51,10 @@ def read_10x_mtx(location: SourceLocation) -> tuple[ad.AnnData, str]:
         If a file is missing or damaged, or if their sizes differ.
     """
     features, barcodes = companions(location)
-    var, cells = _read_features(location, features), _read_barcodes(location, barcodes)
     with open_text(location.url, location.name) as stream:
         sizes = _read_header(location, stream)
+    most = min(max(sizes[:2]), ceiling("NAMES", MAX_NAMES))
+    var, cells = _read_features(location, features, most), _read_barcodes(location, barcodes, most)
     transposed = sizes[:2] != (len(var), len(cells))
     if transposed and sizes[:2] != (len(cells), len(var)):
         raise BadFileError(
@@ -53,7 +62,9 @@ def read_10x_mtx(location: SourceLocation) -> tuple[ad.AnnData, str]:
             f"the matrix is {sizes[0]:,} x {sizes[1]:,}, but {PurePosixPath(features).name} names {len(var):,} genes "
             f"and {PurePosixPath(barcodes).name} {len(cells):,} cells.",
         )
+    check_names(max(sizes[:2]), f"{location.name}: the matrix")
     _check_length(location, sizes[2])
+    check_bytes(BYTES_PER_ENTRY * sizes[2], f"{location.name}: the matrix")
     with open_text(location.url, location.name) as stream:
         counts = scipy.io.mmread(stream)
     counts = sp.csr_matrix(counts if transposed else counts.T)
@@ -71,6 +82,7 @@ def open_text(url: str, name: str) -> io.BufferedIOBase:
     BadFileError
         If the first bytes show that the file is something else: empty, a web page, an archive, an R object.
     """
+    check_readable(url.removeprefix("file://"))
     file = fsspec.open(url, "rb").open()
     head = file.read(HEAD_BYTES)
     explanation = explain_content(head)
@@ -105,19 +117,26 @@ def companions(location: SourceLocation) -> tuple[str, str]:
     return fs.unstrip_protocol(paths[features]), fs.unstrip_protocol(paths[barcodes])
 
 
-def _read_table(location: SourceLocation, url: str) -> list[list[str]]:
+def _read_table(location: SourceLocation, url: str, most: int) -> list[list[str]]:
+    """Return the lines of a table, split into columns; at most as many as the matrix has rows or columns."""
     name = PurePosixPath(url).name
+    limit = ceiling("TABLE_BYTES", MAX_TABLE_BYTES)
     with open_text(url, f"{location.name}: {name}") as stream:
-        content = stream.read(MAX_TABLE_BYTES)
+        content = stream.read(limit + 1)
+    if reason := excess("TABLE_BYTES", len(content), MAX_TABLE_BYTES):
+        raise BadFileError(location.name, f"{name} has more than {limit:,} bytes, {reason}.")
+    parts = sum(map(content.count, SEPARATORS))
+    if parts > MAX_COLUMNS * (most + BLANK_LINES):
+        raise BadFileError(location.name, f"{name} has {parts:,} lines and columns, but the matrix names {most:,}.")
     lines = content.decode("utf-8-sig", "replace").splitlines()
     if ".csv" in name.lower():
         return [row for row in csv.reader(lines) if row]
     return [[part.strip('"') for part in line.split("\t")] for line in lines if line.strip()]
 
 
-def _read_features(location: SourceLocation, url: str) -> pd.DataFrame:
+def _read_features(location: SourceLocation, url: str, most: int) -> pd.DataFrame:
     """Return `var`: symbols as index, and the columns `gene_ids` and `feature_types` if the file has them."""
-    rows = _read_table(location, url)
+    rows = _read_table(location, url, most)
     widths = {len(row) for row in rows}
     if len(widths) != 1:
         raise BadFileError(location.name, f"{PurePosixPath(url).name} has lines of {sorted(widths)} columns.")
@@ -129,8 +148,8 @@ def _read_features(location: SourceLocation, url: str) -> pd.DataFrame:
     return var
 
 
-def _read_barcodes(location: SourceLocation, url: str) -> list[str]:
-    return [row[0] for row in _read_table(location, url)]
+def _read_barcodes(location: SourceLocation, url: str, most: int) -> list[str]:
+    return [row[0] for row in _read_table(location, url, most)]
 
 
 def _read_header(location: SourceLocation, stream) -> tuple[int, int, int]:
@@ -156,10 +175,10 @@ def _read_header(location: SourceLocation, stream) -> tuple[int, int, int]:
 
 def _check_length(location: SourceLocation, entries: int) -> None:
     """Raise unless the file is long enough for its entries. A compressed file is read to its end, which checks it."""
-    length = 0
+    length, longest = 0, MAX_ENTRY_BYTES * entries + BLOCK_BYTES
     with open_text(location.url, location.name) as stream:
         if isinstance(stream, igzip.GzipFile):
-            while block := stream.read(BLOCK_BYTES):
+            while length <= longest and (block := stream.read(BLOCK_BYTES)):
                 length += len(block)
         else:
             length = stream.seek(0, io.SEEK_END)
@@ -169,3 +188,5 @@ def _check_length(location: SourceLocation, entries: int) -> None:
             f"is truncated: it declares {entries:,} entries, but {length:,} bytes hold fewer. Copy or download it "
             "again.",
         )
+    if length > longest:
+        raise BadFileError(location.name, f"is damaged: {length:,} bytes and more hold {entries:,} entries.")

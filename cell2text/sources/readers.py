@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from cell2text.sources.amounts import check_element, read_element
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.file_kinds import HDF5_SIGNATURE, HEAD_BYTES, explain_content, is_10x_group
@@ -309,10 +310,10 @@ def _read_h5mu(location: SourceLocation, root: h5py.File) -> LoadedCells:
     name = _rna_modality(location, root["mod"])
     modality = root["mod"][name]
     modality.visititems(lambda _, item: _check_size(location, item))
-    adata = ad.io.read_elem(modality)
+    adata = read_element(modality)
     others = sorted(set(root["mod"]) - {name})
     if "obs" in root:
-        _add_shared_columns(adata, ad.io.read_elem(root["obs"]), [name, *others])
+        _add_shared_columns(adata, read_element(root["obs"]), [name, *others])
     note = f"The modality {name!r} is read; {', '.join(others)} {'is' if len(others) == 1 else 'are'} not."
     return LoadedCells(adata, note if others else "")
 
@@ -322,7 +323,7 @@ def _rna_modality(location: SourceLocation, modalities: h5py.Group) -> str:
     names = list(modalities)
     found = [name for name in names if name.lower() in RNA_MODALITIES] or (names if len(names) == 1 else [])
     if not found:
-        shares = {name: share_of_genes(ad.io.read_elem(modalities[name]["var"]).index) for name in names}
+        shares = {name: share_of_genes(read_element(modalities[name]["var"]).index) for name in names}
         found = [name for name, share in shares.items() if share > 0.5]
     if len(found) != 1:
         raise BadFileError(
@@ -355,6 +356,8 @@ def _check_size(location: SourceLocation, dataset) -> None:
             location.name,
             f"is damaged: {dataset.name} declares {declared:,} bytes and stores {stored:,}.",
         )
+    if len(dataset.shape) == 1:  # matrices are read in blocks
+        check_element(dataset)
 
 
 def _read(location: SourceLocation, dataset: h5py.Dataset) -> np.ndarray:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import h5py
 
+from cell2text.paths import check_readable
 from cell2text.sources.checks import BadFileError
+from errors_cell2text import excess
 
 
 MAX_OBJECTS = 1_000_000  # groups and data sets of an HDF5 file
@@ -68,8 +70,8 @@ def check_hdf5(root: h5py.File, name: str) -> None:
             continue
         seen.add(address)
         n_objects += len(group)
-        if n_objects > MAX_OBJECTS:
-            raise BadFileError(name, f"holds more than {MAX_OBJECTS:,} groups and data sets, too many for an AnnData.")
+        if reason := excess("OBJECTS", n_objects, MAX_OBJECTS):
+            raise BadFileError(name, f"holds {n_objects:,} groups and data sets, {reason}.")
         for key in group:
             place, link = f"{group.name.rstrip('/')}/{key}", group.get(key, getlink=True)
             if isinstance(link, h5py.ExternalLink):
@@ -101,6 +103,7 @@ def check_store(path: str | os.PathLike, name: str) -> None:
     """
     for folder, folders, files in os.walk(os.fspath(path)):
         for entry in (*folders, *files):
+            check_readable(os.path.join(folder, entry))
             if os.path.islink(os.path.join(folder, entry)):
                 place = os.path.relpath(os.path.join(folder, entry), path)
                 raise _leads_elsewhere(name, place, "is a symbolic link")

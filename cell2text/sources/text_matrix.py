@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from cell2text.sources.ceilings import check_names
 from cell2text.sources.checks import BadFileError
 from cell2text.sources.discovery import SourceLocation
 from cell2text.sources.gene_names import share_of_genes
+from cell2text.sources.lines import bounded_lines
 from cell2text.sources.market_matrix import open_text, smallest_exact
 
 
 BLOCK_VALUES = 4_000_000
-MAX_LINE_CHARACTERS = 1 << 28
 MIN_SHARE_OF_GENES = 0.1
 _SEPARATORS = ("\t", ",", ";", " ")
 _QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"')
@@ -74,7 +75,7 @@ def _lines(location: SourceLocation, raw) -> Iterator[str]:
     if start in (b"\xff\xfe", b"\xfe\xff"):
         raise BadFileError(location.name, "is text in UTF-16. Save it as UTF-8.")
     text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace")
-    while line := text.readline(MAX_LINE_CHARACTERS):
+    for line in bounded_lines(text, location.name):
         if "\0" in line:
             raise BadFileError(location.name, "holds binary data instead of text.")
         if line.strip() and not line.startswith("# "):
@@ -96,6 +97,7 @@ def _find_separator(location: SourceLocation, header: str, line: str) -> str:
     """Return the separator that splits the header and the first line of values into most and fitting parts."""
     if not line:
         raise BadFileError(location.name, "has no lines of values: expected names in the first line and column.")
+    check_names(max(text.count(one) for text in (header, line) for one in _SEPARATORS), f"{location.name}: a line")
     widths = {separator: (_width(header, separator), _width(line, separator)) for separator in _SEPARATORS}
     fitting = [separator for separator, (top, below) in widths.items() if below > 1 and below - top in (0, 1)]
     if not fitting:

@@ -1,6 +1,7 @@
 """Load the model and the processor of a run, assemble them from pretrained parts, or create them."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from trl import ModelConfig
 from cell2text.errors import UserError
 from cell2text.training.arguments import Cell2TextArguments, EncoderArguments
 from cell2text.training.concept_targets import CellConcepts, uninformative_types
-from cell2text.training.rows import TrainingRows, vocabulary_of
+from cell2text.training.rows import TrainingRows, encoder_folder, vocabulary_of
+from errors_cell2text import first_line
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import DEFAULT_CHAT_TEMPLATE, Cell2TextProcessor
 from vocabulary_cell2text import GeneVocabulary
@@ -50,6 +52,8 @@ def load_components(
         from transformers import GgufConfig
 
         language_model_kwargs |= {"gguf_file": args.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    if args.cell_encoder is not None and encoder_folder(args).is_dir():
+        _check_config(encoder_folder(args), "cell_encoder")
     encoder = args.cell_encoder or fresh_encoder_config(args, processor.gene_vocabulary, processor.max_genes)
     concepts: dict[str, Any] = {}
     if args.projector_type == "concepts":
@@ -110,10 +114,23 @@ def find_smollm2() -> tuple[str, str]:
     return str(folder), file.name
 
 
+def _check_config(folder: Path, option: str) -> None:
+    """Raise a `UserError` unless a folder holds the configuration of a model."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(f"{option}={folder} is a folder without config.json: it holds no model.")
+    try:
+        known = bool(json.loads(config.read_text(encoding="utf-8")).get("model_type"))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{option}={folder}: config.json is not a configuration ({first_line(error)}).") from error
+    if not known:
+        raise UserError(f"{option}={folder}: config.json does not name its model_type, so it is no model.")
+
+
 def _is_cell2text(path: str, revision: str | None) -> bool:
     """Return whether a folder or a Hub id holds a Cell2Text model, not a language model."""
-    if Path(path).is_dir() and not Path(path, "config.json").exists():
-        raise UserError(f"model_name_or_path={path} is a folder without config.json: it holds no model.")
+    if Path(path).is_dir():
+        _check_config(Path(path), "model_name_or_path")
     return AutoConfig.from_pretrained(path, revision=revision).model_type == "cell2text"
 
 

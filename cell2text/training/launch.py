@@ -15,6 +15,8 @@ from textwrap import wrap
 from typing import Any, Literal, get_args, get_origin
 
 from cell2text.errors import RunStoppedError, UserError, exit_on_sigterm, flags_of, guard
+from cell2text.paths import check_arguments, check_folder, check_output
+from cell2text.yaml_files import read_yaml
 
 
 GLOO_SETTLING_SECONDS = 0.5
@@ -114,8 +116,11 @@ def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
         raise SystemExit(0)
     if "--config" in argv[-1:]:
         raise UserError("--config names no file: pass --config FILE.yaml.")
+    if "--config" in argv:
+        read_yaml(argv[argv.index("--config") + 1])  # raises in one line, before TRL reads it
+    check_arguments(argv)
     try:
-        return parser.parse_args_and_config(argv)
+        parsed = parser.parse_args_and_config(argv)
     except UserError:
         raise
     except (ValueError, OSError, yaml.YAMLError) as error:
@@ -123,6 +128,20 @@ def parse(argv: list[str], classes: tuple[type, ...]) -> tuple:
         if unknown:
             raise UserError(f"Unknown options {unknown[1] or unknown[2]}: --help_all lists all options.") from error
         raise UserError(" ".join(str(error).split())) from error
+    _check_paths(parsed)
+    return parsed
+
+
+def _check_paths(parsed: tuple) -> None:
+    """Raise unless the paths among the options can be read, and the output folder can be written."""
+    values = [value for options in parsed for value in vars(options).values()]
+    check_arguments(values)
+    for value in values:
+        if isinstance(value, str) and value:
+            check_folder(value, recursive=False)  # of a model, an encoder or a checkpoint
+    for options in parsed:
+        if out := getattr(options, "output_dir", None):
+            check_output(out, folder=True, parents=True)
 
 
 def help_text(description: str, arguments: type) -> str:

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from cell2text.errors import UserError
 from cell2text.example import example_cells_path
+from cell2text.paths import check_folder
 from cell2text.preparation.run import prepare
 from cell2text.training.arguments import Cell2TextArguments, DataArguments, EncoderArguments
 from cell2text.training.row_columns import arrow_column, column_values
@@ -78,6 +79,7 @@ def load_rows(args: DataArguments, output_dir: str, *, prepares: bool = True) ->
         return _prepare_rows(files, args, Path(output_dir), prepares)
     if len(files) > 1:
         raise UserError(f"dataset mixes files of counts and data sets: {args.dataset}. Pass files, or one data set.")
+    check_folder(files[0])
     saved = Path(files[0], "dataset_dict.json").exists()
     dataset = load_from_disk(files[0]) if saved else load_dataset(files[0])
     vocabulary = Path(files[0], "vocabulary")
