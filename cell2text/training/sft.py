@@ -29,6 +29,7 @@ from cell2text.training.gene_embeddings import (
 )
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import destroy_process_group
+from cell2text.training.learning_rates import MODEL_PARTS
 from cell2text.training.memory import is_out_of_memory, memory_advice
 from cell2text.training.model_card import write_model_card
 from cell2text.training.preflight import preflight
@@ -36,7 +37,7 @@ from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.saving import save_base, save_final
 from cell2text.training.state_cache import CellStateCache, cache_cell_states
 from cell2text.training.threads import set_cpu_threads
-from cell2text.training.trainer import MODEL_PARTS, Cell2TextTrainer, TrainingCollator
+from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from cell2text.training.validation import check_metric, check_validation, sample_validation_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
