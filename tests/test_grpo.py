@@ -50,13 +50,34 @@ def rows_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(rows_folder, tmp_path_factory):
-    """A tiny model with the vocabulary of the data set."""
+    """A tiny model with the vocabulary of the data set, which writes one of two names whatever the cell."""
     folder = tmp_path_factory.mktemp("start") / "start"
     vocabulary = GeneVocabulary.from_pretrained(rows_folder / "vocabulary")
     processor = Cell2TextProcessor.from_components(make_tokenizer(), vocabulary, num_cell_tokens=2, max_genes=32)
-    make_model("pooled", processor=processor).save_pretrained(folder)
+    model = make_model("pooled", processor=processor)
+    teach_two_names(model, processor)
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def teach_two_names(model, processor) -> None:
+    """Fine-tune a model on rows that name a monocyte or a B cell."""
+    rows = [
+        {
+            "prompt": processor.conversation(),
+            "completion": [{"role": "assistant", "content": name}],
+            "cells": [[5, 6, 7]],
+        }
+        for name in ("monocyte", "B cell")
+    ]
+    batch = processor.data_collator()(rows)
+    optimizer = torch.optim.Adam((weight for weight in model.parameters() if weight.requires_grad), lr=5e-3)
+    for _ in range(40):
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def arguments(start, rows_folder, out, **changes) -> list[str]:
@@ -99,14 +120,17 @@ def test_a_run_saves_a_model_that_loads_and_a_card(finished):
     settings = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert settings["num_generations"] == 2 and settings["max_steps"] == 2
     assert (finished / "evaluation" / "metrics.json").exists()
-    assert not list(finished.rglob("*.bin"))
+    assert (finished / "checkpoint-2" / "model.safetensors").exists()
 
 
 def test_rewards_are_logged_by_name(finished):
     history = json.loads((finished / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
-    # An untrained model writes no readable type.
-    assert [entry["rewards/type/mean"] for entry in history if "reward" in entry] == [0, 0]
-    assert [entry["rewards/calibration/mean"] for entry in history if "reward" in entry] == [-1, -1]
+    steps = [entry for entry in history if "reward" in entry]
+    assert len(steps) == 2
+    for step in steps:
+        assert 0 < step["rewards/type/mean"] <= 1 and -1 <= step["rewards/calibration/mean"] <= 1
+        total = step["rewards/type/mean"] + step["rewards/calibration/mean"]
+        assert step["reward"] == pytest.approx(total, abs=1e-5) and step["reward_std"] > 0
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(finished, start, rows_folder, tmp_path):
@@ -138,6 +162,8 @@ def test_adapters_train_and_are_merged_into_the_saved_model(start, rows_folder, 
 
 def test_texts_are_scored_with_the_cells_that_they_were_sampled_for(start, rows_folder, tmp_path):
     with loaded_run(start, rows_folder, tmp_path / "out") as made:
+        for weight in made.model.parameters():  # random, so that a text depends on the cell
+            torch.nn.init.normal_(weight, std=0.2)
         trainer = make_trainer(made)
         inputs = [made.train_rows[row] for row in (0, 0, 1, 1)]
         output = trainer._generate_and_score_completions(inputs)
@@ -215,11 +241,10 @@ def test_wrong_models_and_settings_end_in_one_line(start, rows_folder, tmp_path)
 
 
 def test_the_packaged_model_can_start_a_run_and_says_what_the_run_changes(tmp_path, caplog):
-    words = ["--dataset", "example_cells", "--allow_fractional", "true", "--output_dir", str(tmp_path / "out")]
-    words += [word for name, value in OPTIONS.items() for word in (f"--{name}", str(value))]
-    adata = example_cells()[:12]
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    words[1] = str(tmp_path / "cells.h5ad")
+    example_cells()[:12].write_h5ad(tmp_path / "cells.h5ad")
+    options = {**OPTIONS, "dataset": tmp_path / "cells.h5ad", "output_dir": tmp_path / "out"}
+    options |= {"temperature": 2.0, "max_completion_length": 24}  # texts that differ
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with one_thread():
         made = load(*train_grpo.parse_arguments(words))
         trainer = make_trainer(made)

@@ -219,7 +219,6 @@ class HeldOutArguments(_Arguments):
 
     describe_held_out: bool = _option(True, "Describe and evaluate the held-out cells after training.")
     max_new_tokens: int = _option(160, "Maximum number of generated tokens.")
-    generation_batch_size: int = _option(64, "Cells described per batch; it does not change the texts.")
     baselines: list[str] = field(
         default_factory=lambda: list(FAST_BASELINES),
         metadata={"help": "Baselines to evaluate on the same cells; also `lightgbm`; `none` for none."},
@@ -235,9 +234,9 @@ class HeldOutArguments(_Arguments):
 
 @dataclass
 class ValidationArguments(_Arguments):
-    """Choosing the best checkpoint, and stopping a run."""
+    """Choosing the best checkpoint, stopping a run, and generating texts."""
 
-    title = "Validation"
+    title = "Validation and generated texts"
 
     describe_validation: int = _option(
         0, "Validation cells to describe at every evaluation, for metric_for_best_model cell_type_accuracy and others."
@@ -248,6 +247,7 @@ class ValidationArguments(_Arguments):
     max_loss_jump: float | None = _option(
         5.0, "Stop when the loss exceeds the median of the last 50 by this many nats; NaN always stops."
     )
+    generation_batch_size: int = _option(64, "Cells described per batch; it does not change the texts.")
 
 
 @dataclass
@@ -330,3 +330,5 @@ class PolicyArguments(_Arguments):
 @dataclass
 class ReinforcementArguments(HeldOutArguments, PolicyArguments, RewardArguments, DataArguments):
     """All options of `train_grpo.py` that are not TRL's `GRPOConfig` and `ModelConfig`."""
+
+    description_batch_size: int = _option(64, "Held-out cells described per batch; it does not change the texts.")

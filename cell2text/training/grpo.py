@@ -164,8 +164,8 @@ def finish(run: GRPORun, trainer: Cell2TextGRPOTrainer) -> None:
     args, training_args = run.args, run.training_args
     output_dir, metrics = Path(str(training_args.output_dir)), None
     if args.describe_held_out:
-        seed = training_args.seed
-        metrics = describe_held_out(trained, run.processor, run.rows, args, str(output_dir), seed=seed)
+        options = {"batch_size": args.description_batch_size, "seed": training_args.seed}
+        metrics = describe_held_out(trained, run.processor, run.rows, args, str(output_dir), **options)
     write_reinforcement_card(str(output_dir), trained, args, training_args, run.model_args, run.rows, metrics)
     if run.publish:
         repository = training_args.hub_model_id or output_dir.resolve().name

@@ -29,7 +29,7 @@ LABEL_COLUMNS = ("cell_id", *METADATA_COLUMNS, "pathways", "pathways_active", "s
 
 def describe_held_out(
     model, processor, training_rows: TrainingRows, args: Cell2TextArguments | ReinforcementArguments,
-    output_dir: str, *, seed: int,
+    output_dir: str, *, batch_size: int, seed: int,
 ) -> dict:  # fmt: skip
     """Write `predictions.jsonl` and the folder `evaluation`, print five texts and a table, and return the metrics.
 
@@ -37,12 +37,14 @@ def describe_held_out(
     ----------
     training_rows
         Rows of the run; baselines learn from the training rows.
+    batch_size
+        Cells per batch.
     seed
         Random seed of the controls and the intervals.
     """
     rows, model = training_rows.held_out, model.eval()
     predictions, embeddings = predict_rows(
-        model, processor, rows, batch_size=args.generation_batch_size, max_new_tokens=args.max_new_tokens
+        model, processor, rows, batch_size=batch_size, max_new_tokens=args.max_new_tokens
     )
     write_predictions(predictions, Path(output_dir, PREDICTIONS_FILE))
     training = None

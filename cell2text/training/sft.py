@@ -173,7 +173,8 @@ def finish(run: SFTRun, trainer: Cell2TextTrainer) -> None:
     args, training_args, output_dir = run.args, run.training_args, str(run.output_dir)
     metrics = None
     if args.describe_held_out:
-        metrics = describe_held_out(trained, run.processor, run.rows, args, output_dir, seed=training_args.seed)
+        options = {"batch_size": args.generation_batch_size, "seed": training_args.seed}
+        metrics = describe_held_out(trained, run.processor, run.rows, args, output_dir, **options)
     write_model_card(output_dir, trained, args, training_args, run.model_args, run.rows, metrics)
     if run.publish:
         repository = training_args.hub_model_id or run.output_dir.resolve().name
