@@ -4,8 +4,9 @@
 
 DATA is the folder of the reference h5ad files. A small model is fine-tuned on the studies in `FIRST` (arm `sft`). From
 there, two arms train on the same cells of `SECOND`, a study that the first stage did not see, for the same number of
-steps and texts per step: `sft_longer` by `train_sft.py`, and `grpo` by `train_grpo.py`. All arms describe the same
-cells of the studies in `UNSEEN`, greedily. Finished stages in FOLDER are kept, so that the command can be repeated.
+steps and texts per step, with several random seeds: `sft_longer` by `train_sft.py`, and `grpo` by `train_grpo.py`. All
+arms describe the same cells of the studies in `UNSEEN`, greedily. Finished stages in FOLDER are kept, so that the
+command can be repeated.
 """
 
 import argparse
@@ -28,7 +29,7 @@ RESULTS = PROJECT / "benchmarks" / "results" / "grpo.json"
 FIRST = ("baron_pancreas", "heart_san", "oligodendroglioma", "pbmc3k", "retina")
 SECOND = ("kidney_immune",)
 UNSEEN = ("breast", "kang_pbmc_sle", "zilionis_nsclc")
-CELLS_PER_TYPE, SEEDS = 50, (0, 1)
+CELLS_PER_TYPE, FIRST_SEED, SEEDS = 50, 0, (0, 1, 2)
 PREPARATION = {
     "split": "named", "named": {"test": [f"dataset_id={name}" for name in UNSEEN]}, "gene_sets": "hallmark",
     "omit": ["tissue", "disease", "sex", "life_stage"], "system_prompt": "", "broader_types": 0.3, "max_genes": 512,
@@ -39,7 +40,7 @@ MODEL = {
     "decoder_layers": 2, "num_train_epochs": 6, "encoder_learning_rate": 0, "eval_strategy": "no", "bf16": False,
     "max_genes": 512,
 }  # fmt: skip
-STEPS, TEXTS_PER_STEP = 60, 64
+STEPS, TEXTS_PER_STEP = 40, 64
 SECOND_STAGE = {
     "max_steps": STEPS, "per_device_train_batch_size": TEXTS_PER_STEP, "learning_rate": 1e-4,
     "encoder_learning_rate": 0, "lr_scheduler_type": "cosine", "warmup_steps": 0.1,
@@ -91,15 +92,19 @@ def train(script: str, config: str, folder: Path, **options) -> None:
     write_atomically(folder / "seconds.json", json.dumps(round(time.monotonic() - start)))
 
 
-def train_arms(work: Path, seed: int) -> dict[str, Path]:
-    """Train all arms with one random seed; return their folders by name."""
-    folders = {arm: work / f"seed_{seed}" / arm for arm in ("sft", "sft_longer", "grpo")}
-    first, second = {"dataset": work / "first", "seed": seed}, {"dataset": work / "second", "seed": seed}
-    train("train_sft.py", "default.yaml", folders["sft"], **first, **MODEL)
-    start = {"model_name_or_path": folders["sft"], **second, **SECOND_STAGE}
+def train_arms(work: Path, seeds: list[int]) -> dict[str, list[Path]]:
+    """Train all arms; return the folders of each."""
+    first = work / "sft"
+    train("train_sft.py", "default.yaml", first, dataset=work / "first", seed=FIRST_SEED, **MODEL)
+    second = {"model_name_or_path": first, "dataset": work / "second", **SECOND_STAGE}
     unchanged = {"concept_pretraining_epochs": 0, "gene_embeddings": "random", "eval_strategy": "no", "bf16": False}
-    train("train_sft.py", "default.yaml", folders["sft_longer"], **start, **unchanged)
-    train("train_grpo.py", "grpo.yaml", folders["grpo"], **start)
+    folders: dict[str, list[Path]] = {"sft": [first], "sft_longer": [], "grpo": []}
+    for seed in seeds:
+        longer, reinforced = work / f"sft_longer_{seed}", work / f"grpo_{seed}"
+        train("train_grpo.py", "grpo.yaml", reinforced, seed=seed, **second)
+        train("train_sft.py", "default.yaml", longer, seed=seed, **second, **unchanged)
+        folders["sft_longer"].append(longer)
+        folders["grpo"].append(reinforced)
     return folders
 
 
@@ -130,8 +135,11 @@ def score_study(texts: list[str], rows: list[dict], names: list[str]) -> dict[st
     return {"cells": len(rows), **{name: mean(values) if values else None for name, values in means.items()}}
 
 
-def score_arm(work: Path, folder: Path) -> dict:
-    """Describe the cells of the unseen studies greedily and score the texts of each study."""
+def score_run(work: Path, folder: Path) -> dict:
+    """Describe the cells of the unseen studies greedily and score the texts of each study, once per folder."""
+    path = folder / "scores.json"
+    if path.exists():
+        return json.loads(path.read_text())
     from datasets import load_dataset
 
     import cell2text
@@ -145,11 +153,14 @@ def score_arm(work: Path, folder: Path) -> dict:
     for study in UNSEEN:
         kept = [i for i, row in enumerate(rows) if row["dataset_id"] == study]
         studies[study] = score_study([texts[i] for i in kept], [rows[i] for i in kept], names)
-    return {
+    scores = {
+        "seconds": json.loads((folder / "seconds.json").read_text()),
         "mean_of_studies": mean_of(list(studies.values())),
         "studies": studies,
         "examples": texts[:: len(texts) // 4],
     }
+    write_atomically(path, json.dumps(scores, indent=1) + "\n")
+    return scores
 
 
 def mean_of(parts: list[dict]) -> dict:
@@ -159,24 +170,17 @@ def mean_of(parts: list[dict]) -> dict:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Train and score all arms with every seed."""
+    """Train and score all arms."""
     sample_studies(args.data, args.work)
     prepare_rows(args.work)
-    seeds: dict[str, dict] = {}
-    for seed in args.seeds:
-        folders = train_arms(args.work, seed)
-        seeds[str(seed)] = {
-            arm: {"seconds": json.loads((folder / "seconds.json").read_text()), **score_arm(args.work, folder)}
-            for arm, folder in folders.items()
-        }
-    arms = {
-        arm: mean_of([found[arm]["mean_of_studies"] for found in seeds.values()]) for arm in seeds[str(args.seeds[0])]
-    }
+    folders = train_arms(args.work, args.seeds)
+    runs = {arm: [score_run(args.work, folder) for folder in own] for arm, own in folders.items()}
     settings = {
         "first": FIRST, "second": SECOND, "unseen": UNSEEN, "cells_per_type": CELLS_PER_TYPE,
         "preparation": PREPARATION, "model": MODEL, "second_stage": SECOND_STAGE, "seeds": args.seeds,
     }  # fmt: skip
-    return {"settings": settings, "arms": arms, "seeds": seeds}
+    means = {arm: mean_of([run["mean_of_studies"] for run in own]) for arm, own in runs.items()}
+    return {"settings": settings, "means": means, "runs": runs}
 
 
 def main() -> None:

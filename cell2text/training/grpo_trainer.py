@@ -47,8 +47,8 @@ class Cell2TextGRPOTrainer(PartLearningRates, CompleteCheckpoints, GRPOTrainer):
         return math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
-        encoded = self.processing_class.apply_chat_template(
+        options: dict[str, Any] = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+        encoded: Any = self.processing_class.apply_chat_template(
             [row["prompt"] for row in inputs],
             processor_kwargs={"padding": False},
             **options,
