@@ -318,7 +318,7 @@ class PolicyArguments(_Arguments):
 
     title = "What trains"
 
-    encoder_learning_rate: float | None = _option(0.0, "Learning rate of the encoder; 0 freezes it.")
+    encoder_learning_rate: float = _option(0.0, "Learning rate of the encoder; 0 freezes it.")
     projector_learning_rate: float | None = _option(
         None, "Learning rate of the projector; 0 freezes it. Default: learning_rate."
     )
