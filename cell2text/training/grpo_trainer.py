@@ -21,7 +21,7 @@ from collation_cell2text import IGNORE_INDEX
 CELL_TENSORS = ("cell_input_ids", "cell_attention_mask")
 
 
-class Cell2TextGRPOTrainer(PartLearningRates, CompleteCheckpoints, GRPOTrainer):
+class Cell2TextGRPOTrainer(PartLearningRates, CompleteCheckpoints, GRPOTrainer):  # type: ignore[misc]  # two `train`
     """GRPOTrainer for rows with `prompt`, a list of chat messages, and `cells`, the ranked genes of its cells.
 
     The project's collator renders the prompts, checks that cells and placeholders match, and pads the cells.
@@ -33,6 +33,8 @@ class Cell2TextGRPOTrainer(PartLearningRates, CompleteCheckpoints, GRPOTrainer):
     """
 
     args: GRPOConfig
+    processing_class: Any
+    chat_template_kwargs: Any
 
     def __init__(self, model, *args, processing_class, learning_rates=None, **kwargs):
         self.set_learning_rates(model, learning_rates)
