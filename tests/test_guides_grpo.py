@@ -64,6 +64,13 @@ def test_figures_are_quoted(start):
     assert [cell.strip() for cell in line.split("|")[2:-1]] == expected
 
 
+def test_the_seeds_are_quoted_one_by_one():
+    (line,) = [line for line in GUIDE.splitlines() if line.startswith("| Named type is true, by seed |")]
+    values = [[run["mean_of_studies"]["named_true"] for run in RESULTS["runs"][arm]] for arm in ARMS]
+    expected = [", ".join(written(value, "percent") for value in own) for own in values]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == expected
+
+
 def test_settings_are_quoted():
     settings = RESULTS["settings"]
     seeds, second = len(settings["seeds"]), settings["second_stage"]
