@@ -44,6 +44,7 @@ def check_cell2text(words: list[str]) -> None:
 def check_training_script(name: str, words: list[str], monkeypatch, tmp_path) -> None:
     """Parse the arguments as the script does, on CPU; a shell variable is a number, and your own configuration is empty."""
     import train_encoder
+    import train_grpo
     import train_sft
 
     monkeypatch.chdir(PROJECT)
@@ -51,7 +52,8 @@ def check_training_script(name: str, words: list[str], monkeypatch, tmp_path) ->
     own.write_text("seed: 0\n")
     words = ["1e-4" if word.startswith("$") else str(own) if word == own.name else word for word in words]
     words = [word.replace("$rate", "1e-4") for word in words]
-    parser = {"train_sft.py": train_sft, "train_encoder.py": train_encoder}[name].parse_arguments
+    scripts = {"train_sft.py": train_sft, "train_grpo.py": train_grpo, "train_encoder.py": train_encoder}
+    parser = scripts[name].parse_arguments
     parser([*words, "--use_cpu", "true"] if words else words)
 
 
@@ -61,7 +63,7 @@ def test_command_is_valid(command, monkeypatch, tmp_path):
     if not words or words[0] in ("pip", "cd", "for", "do", "done", "bash", "pre-commit", "printf"):
         return
     if words[0] in ("accelerate", "torchrun"):
-        scripts = [index for index, word in enumerate(words) if word in ("train_sft.py", "train_encoder.py")]
+        scripts = [index for index, word in enumerate(words) if re.fullmatch(r"train_(sft|grpo|encoder)\.py", word)]
         if scripts:
             check_training_script(words[scripts[0]], words[scripts[0] + 1 :], monkeypatch, tmp_path)
             return

@@ -11,24 +11,31 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 from transformers import TrainingArguments
-from trl import ModelConfig, SFTConfig
+from trl import GRPOConfig, ModelConfig, SFTConfig
 
 import train_encoder
+import train_grpo
 import train_sft
 from cell2text.errors import UserError
 from cell2text.evaluation.baselines import METHODS
 from cell2text.training import precision
-from cell2text.training.arguments import FAST_BASELINES, Cell2TextArguments, MaskedGeneArguments
+from cell2text.training.arguments import (
+    FAST_BASELINES,
+    Cell2TextArguments,
+    MaskedGeneArguments,
+    ReinforcementArguments,
+)
 from cell2text.training.checkpoints import mark_complete
 from cell2text.training.launch import help_text, parse, run_script
-from cell2text.training.precision import EncoderTrainingArguments, SFTArguments
+from cell2text.training.precision import EncoderTrainingArguments, GRPOArguments, SFTArguments
 from cell2text.training.threads import set_cpu_threads
 
 from .training_runs import one_thread, run, run_here
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments"), [(train_sft, Cell2TextArguments), (train_encoder, MaskedGeneArguments)]
+    ("script", "arguments"),
+    [(train_sft, Cell2TextArguments), (train_grpo, ReinforcementArguments), (train_encoder, MaskedGeneArguments)],
 )
 def test_help_lists_the_scripts_own_options_once_and_refers_to_the_libraries(script, arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
@@ -100,7 +107,7 @@ def test_fast_baselines_are_all_but_lightgbm():
     assert set(FAST_BASELINES) == set(METHODS) - {"lightgbm"}
 
 
-@pytest.mark.parametrize("kind", [SFTArguments, EncoderTrainingArguments])
+@pytest.mark.parametrize("kind", [SFTArguments, GRPOArguments, EncoderTrainingArguments])
 def test_precision_follows_the_machine(kind, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(precision, "is_torch_bf16_gpu_available", lambda: False)
     with caplog.at_level("INFO"):
@@ -168,6 +175,7 @@ def test_a_default_run_shows_no_future_warning(small_h5ad, tmp_path, monkeypatch
 
 
 def test_own_options_and_those_of_the_libraries_share_no_name():
-    own = {field.name for field in fields(Cell2TextArguments)}
-    assert not own & {field.name for kind in (SFTConfig, ModelConfig) for field in fields(kind)}
+    for arguments, config in ((Cell2TextArguments, SFTConfig), (ReinforcementArguments, GRPOConfig)):
+        own = {field.name for field in fields(arguments)}
+        assert not own & {field.name for kind in (config, ModelConfig) for field in fields(kind)}
     assert parse(["--dataset", "a"], (Cell2TextArguments,))[0].dataset == ["a"]

@@ -33,7 +33,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
     path.stem
     for path in (PROJECT / "configs").glob("*.yaml")
-    if path.stem not in ("default", "prepare", "encoder", "smollm2_lora", "two_stage_2_lm")
+    if path.stem not in ("default", "prepare", "encoder", "grpo", "smollm2_lora", "two_stage_2_lm")
 )
 
 

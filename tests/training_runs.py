@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from trl import SFTConfig
 
 from cell2text.preparation.rows import completion_array, message_for_arrow
-from cell2text.training.arguments import Cell2TextArguments, MaskedGeneArguments
+from cell2text.training.arguments import Cell2TextArguments, MaskedGeneArguments, ReinforcementArguments
 from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
@@ -80,7 +80,7 @@ def run_here(script: str, arguments: list[str], expect: int, folder: Path) -> Si
         warnings.simplefilter("ignore")
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        options = (Cell2TextArguments, MaskedGeneArguments)
+        options = (Cell2TextArguments, ReinforcementArguments, MaskedGeneArguments)
         code = launch(f"{script}.py", lambda: module.main(*module.parse_arguments(arguments)), options)
     assert code == expect, out.getvalue()[-2000:] + err.getvalue()[-4000:]
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())

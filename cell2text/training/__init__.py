@@ -1,2 +1,2 @@
-"""Fine-tuning and encoder pretraining: the steps of `train_sft.py` (`sft`) and of `train_encoder.py`
-(`encoder_pretraining`), and the modules they use."""
+"""Fine-tuning, reinforcement and encoder pretraining: the steps of `train_sft.py` (`sft`), `train_grpo.py` (`grpo`) and
+`train_encoder.py` (`encoder_pretraining`), and the modules they use."""

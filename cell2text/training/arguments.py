@@ -1,4 +1,4 @@
-"""Options of `train_sft.py` and `train_encoder.py`, beside those of TRL and transformers.
+"""Options of `train_sft.py`, `train_grpo.py` and `train_encoder.py`, beside those of TRL and transformers.
 
 One dataclass per group of options; `--help` prints them under the group's title. This module imports no library, so
 that help and wrong values do not wait for one.
@@ -217,23 +217,13 @@ class AugmentationArguments(_Arguments):
 
 
 @dataclass
-class EvaluationArguments(_Arguments):
-    """Choosing the best checkpoint, stopping a run, and describing the held-out cells."""
+class HeldOutArguments(_Arguments):
+    """Describing the held-out cells, and the model card."""
 
-    title = "Validation, held-out cells and model card"
+    title = "Held-out cells and model card"
 
-    describe_validation: int = _option(
-        0, "Validation cells to describe at every evaluation, for metric_for_best_model cell_type_accuracy and others."
-    )
-    early_stopping_patience: int | None = _option(
-        None, "Evaluations without improvement before the run stops; needs load_best_model_at_end. Default: never."
-    )
-    max_loss_jump: float | None = _option(
-        5.0, "Stop when the loss exceeds the median of the last 50 by this many nats; NaN always stops."
-    )
     describe_held_out: bool = _option(True, "Describe and evaluate the held-out cells after training.")
     max_new_tokens: int = _option(160, "Maximum number of generated tokens.")
-    generation_batch_size: int = _option(64, "Cells described per batch; it does not change the texts.")
     baselines: list[str] = field(
         default_factory=lambda: list(FAST_BASELINES),
         metadata={"help": "Baselines to evaluate on the same cells; also `lightgbm`; `none` for none."},
@@ -248,9 +238,27 @@ class EvaluationArguments(_Arguments):
 
 
 @dataclass
+class ValidationArguments(_Arguments):
+    """Choosing the best checkpoint, stopping a run, and generating texts."""
+
+    title = "Validation and generated texts"
+
+    describe_validation: int = _option(
+        0, "Validation cells to describe at every evaluation, for metric_for_best_model cell_type_accuracy and others."
+    )
+    early_stopping_patience: int | None = _option(
+        None, "Evaluations without improvement before the run stops; needs load_best_model_at_end. Default: never."
+    )
+    max_loss_jump: float | None = _option(
+        5.0, "Stop when the loss exceeds the median of the last 50 by this many nats; NaN always stops."
+    )
+    generation_batch_size: int = _option(64, "Cells described per batch; it does not change the texts.")
+
+
+@dataclass
 class Cell2TextArguments(
-    EvaluationArguments, AugmentationArguments, ConceptPretrainingArguments, ModelArguments, EncoderArguments,
-    DataArguments,
+    HeldOutArguments, ValidationArguments, AugmentationArguments, ConceptPretrainingArguments, ModelArguments,
+    EncoderArguments, DataArguments,
 ):  # fmt: skip
     """All options of `train_sft.py` that are not TRL's `SFTConfig` and `ModelConfig`."""
 
@@ -281,3 +289,53 @@ class MaskedGeneArguments(EncoderArguments, DataArguments):
     def _check(self) -> None:
         if not 0 < self.mask_share < 1:
             raise UserError(f"mask_share={self.mask_share}: expected a share between 0 and 1.")
+
+
+@dataclass
+class RewardArguments(_Arguments):
+    """Weights of the rewards."""
+
+    title = "Rewards"
+
+    type_reward_weight: float = _option(1.0, "Weight of the named type's similarity to the label; 0 omits it.")
+    calibration_reward_weight: float = _option(1.0, "Weight of the score of the stated probabilities; 0 omits it.")
+    pathway_reward_weight: float = _option(0.5, "Weight of pathways that are active in the cell; 0 omits it.")
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """Weights above 0, by the names of :func:`cell2text.training.rewards.text_rewards`."""
+        weights = {
+            "type": self.type_reward_weight,
+            "calibration": self.calibration_reward_weight,
+            "pathways": self.pathway_reward_weight,
+        }
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def _check(self) -> None:
+        for name in ("type_reward_weight", "calibration_reward_weight", "pathway_reward_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name}={getattr(self, name)}: expected a finite number of at least 0.")
+        if not self.reward_weights:
+            raise UserError("All reward weights are 0: set one of them, such as type_reward_weight=1.")
+
+
+@dataclass
+class PolicyArguments(_Arguments):
+    """Learning rates of the parts of the model."""
+
+    title = "What trains"
+
+    encoder_learning_rate: float = _option(0.0, "Learning rate of the encoder; 0 freezes it.")
+    projector_learning_rate: float | None = _option(
+        None, "Learning rate of the projector; 0 freezes it. Default: learning_rate."
+    )
+    language_model_learning_rate: float | None = _option(
+        None, "Learning rate of the language model or its LoRA adapters. Default: learning_rate."
+    )
+
+
+@dataclass
+class ReinforcementArguments(HeldOutArguments, PolicyArguments, RewardArguments, DataArguments):
+    """All options of `train_grpo.py` that are not TRL's `GRPOConfig` and `ModelConfig`."""
+
+    description_batch_size: int = _option(64, "Held-out cells described per batch; it does not change the texts.")

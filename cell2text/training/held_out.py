@@ -17,7 +17,7 @@ from cell2text.inference.generation import BatchedTextGenerator
 from cell2text.inference.probabilities import round_to_four_digits, type_probabilities
 from cell2text.language.parsing import read_fields
 from cell2text.preparation.rows import METADATA_COLUMNS
-from cell2text.training.arguments import Cell2TextArguments
+from cell2text.training.arguments import Cell2TextArguments, ReinforcementArguments
 from cell2text.training.row_columns import column_values
 from cell2text.training.rows import TrainingRows
 
@@ -28,20 +28,23 @@ LABEL_COLUMNS = ("cell_id", *METADATA_COLUMNS, "pathways", "pathways_active", "s
 
 
 def describe_held_out(
-    model, processor, training_rows: TrainingRows, args: Cell2TextArguments, output_dir: str, *, seed: int
-) -> dict:
+    model, processor, training_rows: TrainingRows, args: Cell2TextArguments | ReinforcementArguments,
+    output_dir: str, *, batch_size: int, seed: int,
+) -> dict:  # fmt: skip
     """Write `predictions.jsonl` and the folder `evaluation`, print five texts and a table, and return the metrics.
 
     Parameters
     ----------
     training_rows
         Rows of the run; baselines learn from the training rows.
+    batch_size
+        Cells per batch.
     seed
         Random seed of the controls and the intervals.
     """
     rows, model = training_rows.held_out, model.eval()
     predictions, embeddings = predict_rows(
-        model, processor, rows, batch_size=args.generation_batch_size, max_new_tokens=args.max_new_tokens
+        model, processor, rows, batch_size=batch_size, max_new_tokens=args.max_new_tokens
     )
     write_predictions(predictions, Path(output_dir, PREDICTIONS_FILE))
     training = None

@@ -21,6 +21,9 @@ from cell2text.yaml_files import read_yaml
 
 GLOO_SETTLING_SECONDS = 0.5
 HELP_WIDTH, HELP_INDENT = 120, 38
+LIBRARY_OPTIONS = (
+    ("trl", "SFTConfig"), ("trl", "GRPOConfig"), ("trl", "ModelConfig"), ("transformers", "TrainingArguments"),
+)  # fmt: skip
 TRL_DOCUMENTATION = "https://huggingface.co/docs/trl"
 TRANSFORMERS_DOCUMENTATION = "https://huggingface.co/docs/transformers/main_classes/trainer"
 
@@ -90,7 +93,7 @@ def run(script: str, main: Callable[[], None], options: Iterable[type] = ()) -> 
 def _option_names(options: Iterable[type]) -> set[str]:
     """Return the names of the script's own options and of those of TRL and transformers, if these are loaded."""
     known = list(options)
-    for module, name in (("trl", "SFTConfig"), ("trl", "ModelConfig"), ("transformers", "TrainingArguments")):
+    for module, name in LIBRARY_OPTIONS:
         if module in sys.modules:
             known.append(getattr(sys.modules[module], name))
     return {option.name for kind in known for option in fields(kind)}
@@ -158,8 +161,9 @@ def help_text(description: str, arguments: type) -> str:
     parts.append(
         "Options of TRL and transformers, such as --output_dir, --learning_rate, --num_train_epochs, --max_steps,\n"
         "--per_device_train_batch_size, --save_strategy, --resume_from_checkpoint and --report_to, work as well:\n"
-        f"  SFTConfig, ModelConfig (train_sft.py)  {TRL_DOCUMENTATION}\n"
-        f"  TrainingArguments (both scripts)       {TRANSFORMERS_DOCUMENTATION}\n"
+        f"  SFTConfig, ModelConfig (train_sft.py)    {TRL_DOCUMENTATION}\n"
+        f"  GRPOConfig, ModelConfig (train_grpo.py)  {TRL_DOCUMENTATION}\n"
+        f"  TrainingArguments (all scripts)          {TRANSFORMERS_DOCUMENTATION}\n"
         "--config FILE.yaml reads options from a file; the command line overrides it.\n"
         "--help_all lists every option of all libraries."
     )

@@ -1,17 +1,20 @@
 """Write the model card of a run from its parts, data, options, hardware and results."""
 
+import copy
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
-from trl import ModelConfig, SFTConfig
+from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from cell2text.evaluation.hub_results import eval_results, write_eval_results
 from cell2text.files import write_atomically
-from cell2text.training.arguments import Cell2TextArguments
+from cell2text.models import MINI, MINI_NAME
+from cell2text.training.arguments import Cell2TextArguments, ReinforcementArguments
 
 
 if TYPE_CHECKING:
@@ -29,6 +32,31 @@ LISTED_OPTIONS = (
 )  # fmt: skip
 
 
+LISTED_GRPO_OPTIONS = ("num_generations", "temperature", "beta", "loss_type", "max_completion_length")
+
+
+@dataclass
+class CardParts:
+    """Parts of a model card that depend on the script that trained the model.
+
+    Parameters
+    ----------
+    cell_encoder, language_model, training, license_note
+        Texts of the template.
+    license_id
+        Licence of the model; None if it is unknown.
+    base_model
+        Hub ids of the models that this one was made from; None if there are none.
+    """
+
+    cell_encoder: str
+    language_model: str
+    training: str
+    license_note: str
+    license_id: str | None
+    base_model: list[str] | None
+
+
 def write_model_card(
     folder: str, model, args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelConfig,
     rows: "TrainingRows", metrics: dict | None,
@@ -40,16 +68,60 @@ def write_model_card(
     metrics
         Content of `metrics.json`; None if the held-out cells were not described.
     """
-    name = Path(folder).resolve().name
     language_model = _language_model_name(model_args)
     license_id = args.model_license or _inherited_license(model_args)
+    parts = CardParts(
+        cell_encoder=_encoder_text(model, args),
+        language_model=language_model or "a new small Llama; its tokenizer was trained on the training texts",
+        training=_training_text(args, training_args, model_args),
+        license_note=_license_text(license_id, language_model),
+        license_id=license_id,
+        base_model=_hub_ids([language_model, args.cell_encoder]),
+    )
+    _write_card(folder, model, parts, args, training_args, rows, metrics)
+
+
+def write_reinforcement_card(
+    folder: str, model, args: ReinforcementArguments, training_args: GRPOConfig, model_args: ModelConfig,
+    rows: "TrainingRows", metrics: dict | None,
+) -> None:  # fmt: skip
+    """Write the card of a model that `train_grpo.py` trained further; see :func:`write_model_card`."""
+    path = model_args.model_name_or_path
+    start = MINI_NAME if path is None else Path(path).resolve().name if Path(path).exists() else path
+    source = copy.copy(model_args)
+    source.model_name_or_path = path or str(MINI)
+    license_id = args.model_license or _inherited_license(source)
+    config = model.config.cell_config
+    rewards = ", ".join(f"{name} {weight:g}" for name, weight in args.reward_weights.items())
+    options = {
+        name: getattr(training_args, name) for name in (*LISTED_OPTIONS, *LISTED_GRPO_OPTIONS) if name != "max_length"
+    }
+    parts = CardParts(
+        cell_encoder=f"that of {start}, {config.num_hidden_layers} layers of width {config.hidden_size}",
+        language_model=f"that of {start}",
+        training=(
+            f"Trained from {start} on {_hardware(training_args)} by `train_grpo.py`, with the rewards (and weights) "
+            f"{rewards}:\n\n{_yaml_block(options)}"
+        ),
+        license_note=_license_text(license_id, start),
+        license_id=license_id,
+        base_model=_hub_ids([path]),
+    )
+    _write_card(folder, model, parts, args, training_args, rows, metrics)
+
+
+def _write_card(
+    folder: str, model, parts: CardParts, args: Cell2TextArguments | ReinforcementArguments,
+    training_args: SFTConfig | GRPOConfig, rows: "TrainingRows", metrics: dict | None,
+) -> None:  # fmt: skip
+    name = Path(folder).resolve().name
     datasets = _hub_ids([path for path in args.dataset if not rows.files])
     data = ModelCardData(
         language="en",
         library_name="transformers",
         pipeline_tag="text-generation",
-        license=license_id or "other",
-        base_model=_hub_ids([language_model, args.cell_encoder]),
+        license=parts.license_id or "other",
+        base_model=parts.base_model,
         datasets=datasets,
         tags=["single-cell", "scRNA-seq", "cell2text"],
         model_name=name if metrics else None,
@@ -61,15 +133,15 @@ def write_model_card(
         model_name=name,
         repo_id=training_args.hub_model_id or name,
         pathways=", and its most active pathways" if metrics and "pathways" in metrics else "",
-        cell_encoder=_encoder_text(model, args),
+        cell_encoder=parts.cell_encoder,
         projector=f"{model.config.projector_type}, {model.config.num_cell_tokens} features per cell",
-        language_model=language_model or "a new small Llama; its tokenizer was trained on the training texts",
+        language_model=parts.language_model,
         gene_vocabulary=f"{model.config.cell_config.vocab_size:,} tokens, `gene_vocabulary.tsv`",
         parameters=f"{model.num_parameters():,}",
         data=_data_text(rows),
-        training=_training_text(args, training_args, model_args),
+        training=parts.training,
         results=_results_text(metrics),
-        license_note=_license_text(license_id, language_model),
+        license_note=parts.license_note,
     )
     write_atomically(Path(folder, "README.md"), str(card).strip() + "\n")
     if metrics and datasets:
@@ -154,12 +226,15 @@ def _training_text(args: Cell2TextArguments, training_args: SFTConfig, model_arg
     options = {name: getattr(training_args, name) for name in LISTED_OPTIONS}
     if stage == "lora":
         options |= {name: getattr(model_args, name) for name in ("lora_r", "lora_alpha", "lora_dropout")}
+    return f"Trained on {_hardware(training_args)} by `train_sft.py`:\n\n{_yaml_block({'stage': stage, **options})}"
+
+
+def _yaml_block(options: dict) -> str:
     plain = {name: getattr(value, "value", value) for name, value in options.items()}  # an enumeration's value
-    options_text = yaml.safe_dump({"stage": stage, **plain}, sort_keys=False)
-    return f"Trained on {_hardware(training_args)} by `train_sft.py`:\n\n```yaml\n{options_text}```"
+    return f"```yaml\n{yaml.safe_dump(plain, sort_keys=False)}```"
 
 
-def _hardware(training_args: SFTConfig) -> str:
+def _hardware(training_args: SFTConfig | GRPOConfig) -> str:
     if torch.cuda.is_available() and not training_args.use_cpu:
         return f"{training_args.world_size} x {torch.cuda.get_device_name(0)}"
     processes = f"{training_args.world_size} process{'es' if training_args.world_size > 1 else ''}"

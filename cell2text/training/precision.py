@@ -1,7 +1,8 @@
 """Choose the precision that the machine computes in, before TRL and transformers check it.
 
-TRL's `SFTConfig` defaults to bfloat16 and raises on a machine without a GPU. The classes here are the scripts' versions
-of `SFTConfig` and `TrainingArguments`: they differ in the default of `bf16` alone.
+TRL's configurations default to bfloat16 and raise on a machine without a GPU. The classes here are the scripts'
+versions of `SFTConfig`, `GRPOConfig` and `TrainingArguments`. They differ in the default of `bf16`, and for GRPO in
+dropout and the length of texts.
 """
 
 import logging
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
-from trl import SFTConfig
+from trl import GRPOConfig, SFTConfig
 
 from cell2text.errors import UserError
 
@@ -27,9 +28,23 @@ class SFTArguments(SFTConfig):
 
     def __post_init__(self):
         _choose_precision(self)
-        # TRL sets transformers' old name by default, and every run would warn of it.
-        if self.activation_checkpointing is None:
-            self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
+        _use_new_names(self)
+        super().__post_init__()
+
+
+@dataclass
+class GRPOArguments(GRPOConfig):
+    """TRL's `GRPOConfig` with a precision that the machine supports, without dropout, for texts of moderate length."""
+
+    bf16: bool | None = field(default=None, metadata={"help": BF16_HELP})  # type: ignore[assignment]
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Sample and score texts without dropout, so that both see the same model."}
+    )
+    max_completion_length: int | None = field(default=160, metadata={"help": "Maximum number of tokens of a text."})
+
+    def __post_init__(self):
+        _choose_precision(self)
+        _use_new_names(self)
         super().__post_init__()
 
 
@@ -42,6 +57,12 @@ class EncoderTrainingArguments(TrainingArguments):
     def __post_init__(self):
         _choose_precision(self)
         super().__post_init__()
+
+
+def _use_new_names(args: SFTConfig | GRPOConfig) -> None:
+    """Rename the option of gradient checkpointing: TRL sets transformers' old name, and every run would warn of it."""
+    if args.activation_checkpointing is None:
+        args.activation_checkpointing, args.gradient_checkpointing = args.gradient_checkpointing, None  # type: ignore[assignment]
 
 
 def _choose_precision(args: TrainingArguments) -> None:

@@ -16,11 +16,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cell2text.errors import UserError
 from cell2text.training.checkpoints import step_of
+from cell2text.training.learning_rates import MODEL_PARTS, part_of
 from cell2text.training.memory import GIB, UNTRAINED_COPY, static_bytes
 from cell2text.training.row_columns import arrow_column
 from cell2text.training.rows import TrainingRows
 from cell2text.training.saving import is_sharded
-from cell2text.training.trainer import MODEL_PARTS, Cell2TextTrainer, part_of
+from cell2text.training.trainer import Cell2TextTrainer
 from processing_cell2text import Cell2TextProcessor
 
 

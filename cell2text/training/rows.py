@@ -12,7 +12,7 @@ from cell2text.errors import UserError
 from cell2text.example import example_cells_path
 from cell2text.paths import check_folder
 from cell2text.preparation.run import prepare
-from cell2text.training.arguments import Cell2TextArguments, DataArguments, EncoderArguments
+from cell2text.training.arguments import Cell2TextArguments, DataArguments, EncoderArguments, ReinforcementArguments
 from cell2text.training.row_columns import arrow_column, column_values
 from prompts_cell2text import SYSTEM_PROMPT
 from vocabulary_cell2text import VOCABULARY_FILE, GeneVocabulary
@@ -144,7 +144,9 @@ def vocabulary_of(rows: TrainingRows, args: DataArguments) -> GeneVocabulary:
     return vocabulary
 
 
-def check_vocabulary(rows: TrainingRows, args: Cell2TextArguments, model_vocabulary: GeneVocabulary) -> None:
+def check_vocabulary(
+    rows: TrainingRows, args: Cell2TextArguments | ReinforcementArguments, model_vocabulary: GeneVocabulary
+) -> None:
     """Check that the gene tokens of the data mean the same genes to the model.
 
     Raises
@@ -155,7 +157,8 @@ def check_vocabulary(rows: TrainingRows, args: Cell2TextArguments, model_vocabul
     """
     if rows.vocabulary is not None:
         _check_same_genes(GeneVocabulary.from_pretrained(rows.vocabulary), model_vocabulary, "the model")
-    check_encoder_vocabulary(args, model_vocabulary)
+    if isinstance(args, EncoderArguments):
+        check_encoder_vocabulary(args, model_vocabulary)
     tokens = pc.list_flatten(pc.list_flatten(arrow_column(rows.train, "cells")))
     largest = pc.max(tokens).as_py() or 0
     if largest >= len(model_vocabulary):

@@ -30,6 +30,7 @@ from cell2text.training.gene_embeddings import (
 )
 from cell2text.training.held_out import describe_held_out
 from cell2text.training.launch import destroy_process_group
+from cell2text.training.learning_rates import MODEL_PARTS
 from cell2text.training.memory import is_out_of_memory, memory_advice
 from cell2text.training.model_card import write_model_card
 from cell2text.training.preflight import preflight
@@ -37,7 +38,7 @@ from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.saving import save_base, save_final
 from cell2text.training.state_cache import CellStateCache, cache_cell_states
 from cell2text.training.threads import set_cpu_threads
-from cell2text.training.trainer import MODEL_PARTS, Cell2TextTrainer, TrainingCollator
+from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 from cell2text.training.validation import check_metric, check_validation, sample_validation_cells
 from modeling_cell2text import Cell2TextForConditionalGeneration
 from processing_cell2text import Cell2TextProcessor
@@ -175,7 +176,8 @@ def finish(run: SFTRun, trainer: Cell2TextTrainer) -> None:
     args, training_args, output_dir = run.args, run.training_args, str(run.output_dir)
     metrics = None
     if args.describe_held_out:
-        metrics = describe_held_out(trained, run.processor, run.rows, args, output_dir, seed=training_args.seed)
+        options = {"batch_size": args.generation_batch_size, "seed": training_args.seed}
+        metrics = describe_held_out(trained, run.processor, run.rows, args, output_dir, **options)
     write_model_card(output_dir, trained, args, training_args, run.model_args, run.rows, metrics)
     if run.publish:
         repository = training_args.hub_model_id or run.output_dir.resolve().name

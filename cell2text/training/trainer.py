@@ -22,6 +22,7 @@ from cell2text.inference.generation import BatchedTextGenerator, generate_with_s
 from cell2text.training.checkpoints import CompleteCheckpoints
 from cell2text.training.class_balance import BalancedRows
 from cell2text.training.concept_targets import TrainingConceptOverrides
+from cell2text.training.learning_rates import PartLearningRates
 from cell2text.training.loss_watch import LossWatch
 from cell2text.training.saving import is_sharded
 from cell2text.training.state_cache import CellStateCache
@@ -30,12 +31,6 @@ from cell2text.training.validation import GenerationEvaluator
 from collation_cell2text import Cell2TextDataCollator
 
 
-# Parts of the model that can have their own learning rate, and substrings of their parameters' names.
-MODEL_PARTS = {
-    "cell_encoder": ("cell_encoder.",),
-    "projector": ("projector.",),
-    "language_model": ("language_model.", "lm_head."),
-}
 REPORTED_TENSORS = ("input_ids", "cell_input_ids", "cell_states")
 TOKENS_PER_GENE = 100_000  # weight of a gene in a row's length: attention over genes costs most
 
@@ -73,14 +68,13 @@ class TrainingCollator(Cell2TextDataCollator):
         return batch
 
 
-class Cell2TextTrainer(BalancedRows, CompleteCheckpoints, SFTTrainer):
+class Cell2TextTrainer(PartLearningRates, BalancedRows, CompleteCheckpoints, SFTTrainer):
     """SFTTrainer for rows with cells.
 
     Parameters
     ----------
     learning_rates
-        Learning rate per part, a key of `MODEL_PARTS`. 0 freezes the part; None, or a missing part, uses
-        `learning_rate`.
+        See :class:`cell2text.training.learning_rates.PartLearningRates`.
     max_loss_jump
         Nats above the median of the last 50 losses that stop the run; None for no limit.
     row_weights
@@ -103,10 +97,7 @@ class Cell2TextTrainer(BalancedRows, CompleteCheckpoints, SFTTrainer):
         row_weights=None, **kwargs,
     ):  # fmt: skip
         self.weights = row_weights
-        self.learning_rates = {part: rate for part, rate in (learning_rates or {}).items() if rate is not None}
-        for name, parameter in model.named_parameters():
-            if self.learning_rates.get(part_of(name)) == 0:
-                parameter.requires_grad_(False)
+        self.set_learning_rates(model, learning_rates)
         self.validation_texts: GenerationEvaluator | None = None
         self.batch_shapes: dict[str, tuple[int, ...]] = {}
         super().__init__(model, *args, **kwargs)
@@ -181,35 +172,6 @@ class Cell2TextTrainer(BalancedRows, CompleteCheckpoints, SFTTrainer):
         if args.train_sampling_strategy == "group_by_length":
             prepared = add_lengths(prepared, args.length_column_name)
         return prepared
-
-    def create_optimizer(self, model=None):
-        if self.optimizer is None and self.learning_rates:
-            trained = self.model if model is None else model
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
-            decayed = set(self.get_decay_parameter_names(trained))
-            groups = _parameter_groups(trained, self.learning_rates, decayed, weight_decay=self.args.weight_decay)
-            self.optimizer_cls_and_kwargs = optimizer_class, {**options, "params": groups}
-        return super().create_optimizer(model)
-
-
-def part_of(name: str) -> str:
-    """Return the part of the model, a key of `MODEL_PARTS`, that a parameter belongs to; otherwise `other`."""
-    return next((part for part, prefixes in MODEL_PARTS.items() if any(prefix in name for prefix in prefixes)), "other")
-
-
-def _parameter_groups(model, rates: Mapping[str, float], decayed: set[str], *, weight_decay: float) -> list[dict]:
-    """Group trainable parameters by part and weight decay; the groups of parts in `rates` get their learning rate."""
-    groups: dict[tuple, dict] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = part_of(name) if part_of(name) in rates else None
-        decay = weight_decay if name in decayed else 0.0
-        group = groups.setdefault((part, decay), {"params": [], "weight_decay": decay})
-        group["params"].append(parameter)
-        if part is not None:
-            group["lr"] = rates[part]
-    return list(groups.values())
 
 
 def add_lengths(dataset, column: str):
