@@ -3,11 +3,14 @@
     python benchmarks/donors.py DATA ATLAS          # benchmarks/results/donors.json
 
 DATA is the folder of the reference h5ad files, ATLAS the folder with further cells. The packaged model was trained on
-neither study. Samples are pairs of a donor and a condition; all samples of a donor are in the same fold.
+kidney_immune, without these labels, and on none of the other studies. All samples of a donor are in the same fold.
 
 - kang: interferon-beta against no treatment, blood of 8 patients with lupus, with many and with few cells per sample.
-- kang diluted: a share of the cells of each positive sample is treated, all others are untreated cells of the donor.
-- gut: ileum against colon, 34 donors with few cells each.
+- kang, N % treated cells: all other cells of a positive sample are untreated cells of the same donor.
+- zilionis: tumour against blood, 5 patients with lung cancer.
+- kidney: transplant against tumour nephrectomy, 10 donors, by the names of the donors.
+- gut: ileum against colon, 34 donors. A negative control: donor and tissue of this file contradict its counts, which
+  `sex_genes_in_gut` of the result shows, so that nothing can be predicted.
 
 Each seed samples other cells, assigns donors to other folds where there are more donors than folds, and fits anew.
 """
@@ -44,6 +47,7 @@ RESULTS = PROJECT / "benchmarks" / "results" / "donors.json"
 SEEDS = range(5)
 CELLS_READ = 300  # of each donor and treatment of kang
 N_VARIABLE_GENES = 2_000
+MIN_SEX_CELLS = 5  # of a donor that express XIST or RPS4Y1
 TREATED, UNTREATED = "IFN-beta 6h", "none"
 MIXED = "mixed"
 SYSTEMS = {
@@ -89,12 +93,16 @@ TASKS = {
     "kang, 10 cells per sample": Task("kang", "treatment", 10),
     "kang, 20 % treated cells": Task("kang", "treatment", 100, 0.2),
     "kang, 5 % treated cells": Task("kang", "treatment", 100, 0.05),
+    "zilionis": Task("zilionis", "tissue"),
+    "kidney": Task("kidney", "origin", 100),
     "gut": Task("gut", "tissue"),
 }
 
 
-def read_study(path: Path, target: str, cells_per_sample: int | None, model, processor) -> Study:
+def read_study(path: Path, target: str, model, processor, cells_per_sample: int | None = None) -> Study:
     cells = ad.read_h5ad(path)
+    is_transplant = cells.obs["donor_id"].astype(str).str.contains("Tx")
+    cells.obs["origin"] = np.where(is_transplant, "transplant", "tumour nephrectomy")  # of kidney_immune
     samples = cells.obs["donor_id"].astype(str) + cells.obs[target].astype(str)
     rows = np.concatenate(list(sampled(samples, cells_per_sample, np.random.default_rng(0))))
     cells = cells[np.sort(rows)].copy()
@@ -208,11 +216,22 @@ def spread(values: list[float]) -> list[float]:
     return [round(float(value), 4) for value in (np.mean(values), np.min(values), np.max(values))]
 
 
+def sex_genes(cells: ad.AnnData) -> dict[str, int]:
+    """Count donors whose cells express both XIST, of women, and the Y gene RPS4Y1, among those that express either."""
+    expressed = pd.DataFrame({
+        name: np.asarray((cells[:, name].X > 0).todense()).ravel() for name in ("XIST", "RPS4Y1")
+    }).groupby(cells.obs["donor_id"].astype(str).to_numpy()).sum()  # fmt: skip
+    several = expressed[expressed.sum(axis=1) >= MIN_SEX_CELLS]
+    return {"donors": len(several), "donors_with_both": int((several > 0).all(axis=1).sum())}
+
+
 def measure(args: argparse.Namespace) -> dict:
     model, processor = cell2text.load(device="cpu")
     studies = {
-        "kang": read_study(args.data / "kang_pbmc_sle.h5ad", "treatment", CELLS_READ, model, processor),
-        "gut": read_study(args.atlas / "cells" / "gut_scp1884.h5ad", "tissue", None, model, processor),
+        "kang": read_study(args.data / "kang_pbmc_sle.h5ad", "treatment", model, processor, CELLS_READ),
+        "zilionis": read_study(args.data / "zilionis_nsclc.h5ad", "tissue", model, processor),
+        "kidney": read_study(args.data / "kidney_immune.h5ad", "origin", model, processor),
+        "gut": read_study(args.atlas / "cells" / "gut_scp1884.h5ad", "tissue", model, processor),
     }
     found: dict = {}
     for name, task in TASKS.items():
@@ -223,7 +242,8 @@ def measure(args: argparse.Namespace) -> dict:
         about = {key: runs[0]["attention"][key] for key in ("positive", "donors", "samples", "folds")}
         found[name] = about | {"systems": summarise(runs)}
     cells = {name: study.cells.n_obs for name, study in studies.items()}
-    return {"settings": {"seeds": len(SEEDS), "cells": cells}, "tasks": found}
+    settings = {"seeds": len(SEEDS), "cells": cells}
+    return {"settings": settings, "tasks": found, "sex_genes_in_gut": sex_genes(studies["gut"].cells)}
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation of the logistic reg
 NEIGHBOURS = 5
 GRAPH = {"kernel": "knn", "n_neighbors": 15, "alpha": 0.8, "max_iter": 100}
 N_VARIABLE_GENES, N_COMPONENTS = 2_000, 50
-MIN_SHARE_OF_CELLS, TEXT_TOKENS, TEXTS_PER_BATCH = 0.02, 128, 64
+MIN_SHARE_OF_CELLS, TEXT_TOKENS, TEXTS_PER_BATCH = 0.05, 128, 32
 
 
 @dataclass

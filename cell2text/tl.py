@@ -535,8 +535,8 @@ def donors(
         Value of `target` whose probability is predicted, against all other values. By default, `target` must have two
         values; it is the one that does not mean healthy or untreated, or else the second in alphabetical order.
     folds
-        Number of cross-validation folds. By default, each of up to 20 donors is left out in turn, and more donors form
-        10 folds.
+        Number of cross-validation folds. By default, each donor is left out in turn; more than 20 donors, with 10 or
+        more of each class, form 10 folds.
     attention
         Weight the cells of a sample by attention. Otherwise all cells count equally.
     cells_per_sample

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 
-N_STEPS, LEARNING_RATE, N_DRAWS = 300, 0.05, 8
+N_STEPS, LEARNING_RATE, N_DRAWS = 200, 0.1, 8
 N_PREDICTION_DRAWS = 64
 EFFECT_WIDTH, ATTENTION_WIDTH = 3.0, 1.0  # prior widths before they are learned, log-odds
 WIDTH_TOLERANCE = 1.0  # standard deviation of the logarithm of a prior width

@@ -58,14 +58,15 @@ def donor_folds(samples: Samples, folds: int | None = None, seed: int = 0) -> np
     samples
         The samples.
     folds
-        Number of folds. By default, each of up to 20 donors is left out in turn, and more donors form 10 folds.
+        Number of folds. By default, each donor is left out in turn; more than 20 donors, with 10 or more of each class,
+        form 10 folds.
     seed
         Random seed for the assignment of donors.
 
     Raises
     ------
     UserError
-        If a fold would train on one class only.
+        If there are more folds than donors of a class, unless each donor is a fold.
 
     Examples
     --------
@@ -73,16 +74,19 @@ def donor_folds(samples: Samples, folds: int | None = None, seed: int = 0) -> np
     >>> donor_folds(Samples(names, names, labels.astype(str), labels, "True", np.arange(4))).tolist()
     [0, 1, 2, 3]
     """
-    n_donors = len(set(samples.donors))
-    if folds is None and n_donors > MAX_LEFT_OUT_ONE_BY_ONE:
-        folds = N_FOLDS
-    one_by_one = folds is None or folds == n_donors
+    n_donors, n_smaller = len(set(samples.donors)), min(samples.donors_of(True), samples.donors_of(False))
+    if folds is None:
+        folds = N_FOLDS if n_donors > MAX_LEFT_OUT_ONE_BY_ONE and n_smaller >= N_FOLDS else n_donors
+    if n_smaller < folds < n_donors:
+        raise UserError(
+            f"folds={folds}: a class has only {n_smaller} donors. Pass at most folds={n_smaller}, or folds={n_donors} "
+            "to leave each donor out in turn."
+        )
+    one_by_one = folds == n_donors
     splitter = LeaveOneGroupOut() if one_by_one else StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     found = np.zeros(len(samples), dtype=np.int64)
-    for fold, (train, test) in enumerate(splitter.split(found, samples.labels, samples.donors)):
+    for fold, (_, test) in enumerate(splitter.split(found, samples.labels, samples.donors)):
         found[test] = fold
-        if len(set(samples.labels[train])) < 2:
-            raise UserError(f"folds={folds}: fold {fold + 1} would train on one class only. Pass a larger number.")
     return found
 
 

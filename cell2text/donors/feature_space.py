@@ -1,11 +1,12 @@
 """Scale features and reduce them to principal components, fitted on training samples only.
 
-Depends on NumPy only.
+Depends on NumPy and SciPy only.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh
 
 from cell2text.donors.features import CellFeatures
 
@@ -13,6 +14,7 @@ from cell2text.donors.features import CellFeatures
 MIN_SCALE = 0.01  # of a feature; rare concepts would otherwise be amplified to the variance of common ones
 MIN_GROUP_SIZE = 50  # features; smaller groups, such as the three values of sex, have less total variance than others
 N_COMPONENTS = 30
+MIN_VARIANCE = 1e-9  # of a component
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class FeatureSpace:
         scale = np.maximum(deviation, MIN_SCALE) * np.sqrt(size)
         scaled = (values - mean) / scale
         covariance = (scaled * weights[:, None]).T @ scaled
-        variances, vectors = np.linalg.eigh(covariance)
-        order = np.argsort(-variances, kind="stable")[:n_components]
-        kept = order[variances[order] > 1e-9]
+        first = max(0, len(covariance) - n_components)
+        variances, vectors = eigh(covariance, subset_by_index=[first, len(covariance) - 1])
+        kept = np.flatnonzero(variances >= min(MIN_VARIANCE, variances[-1]))[::-1]  # largest first, at least one
         loadings = vectors[:, kept] * _signs(vectors[:, kept])
         return cls(mean, scale, loadings)
 

@@ -72,16 +72,19 @@ def read_features(reader: CellReader, model, processor, rows: np.ndarray) -> Cel
     (2, 762)
     """
     scorer = PathwayScorer(hallmark_gene_sets(), reader.source.read_var(), reader.ranker)
+    scored = np.flatnonzero(scorer.nameable & scorer.has_enough_genes)
     parts: dict[str, list[np.ndarray]] = {}
     for chosen in _parts(rows):
-        for group, values in _read_part(reader, model, processor, scorer, chosen).items():
+        for group, values in _read_part(reader, model, processor, scorer, scored, chosen).items():
             parts.setdefault(group, []).append(values)
     by_group = {group: np.concatenate(values) for group, values in parts.items()}
     names = {EMBEDDING: [str(i) for i in range(by_group[EMBEDDING].shape[1])], **model.config.concept_groups}
-    if scorer.has_enough_genes:
-        names[PATHWAYS] = scorer.gene_sets.names
-    else:
-        logger.warning("Too few genes for AUCell scores: pathways are not used, or are the model's predictions.")
+    if len(scored):
+        names[PATHWAYS] = [scorer.gene_sets.names[column] for column in scored]
+    if missing := len(scorer.gene_sets) - len(scored):
+        logger.warning(
+            f"{missing} of {len(scorer.gene_sets)} pathways have too few genes in the file for AUCell scores."
+        )
     values = np.concatenate([by_group[group] for group in by_group], axis=1).astype(np.float32)
     values[~np.isfinite(values).all(axis=1)] = np.nan
     groups = np.repeat(list(by_group), [part.shape[1] for part in by_group.values()])
@@ -93,12 +96,17 @@ def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
         yield rows[start : start + CELLS_PER_PART]
 
 
-def _read_part(reader: CellReader, model, processor, scorer: PathwayScorer, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the features of some rows by group, NaN in some column of cells that cannot be described."""
+def _read_part(
+    reader: CellReader, model, processor, scorer: PathwayScorer, scored: np.ndarray, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the features of some rows by group, NaN in some column of cells that cannot be described.
+
+    `scored` are the gene sets to score. Without any, pathways are the model's predictions, if it has them.
+    """
     cells = reader.read_rows(rows)
     embedding = embed_cells(model, processor, cells.cells)
     embedding[[processor.reason_not_described(cell) is not None for cell in cells.cells]] = np.nan
     found = {EMBEDDING: embedding, **predict_concepts(model, processor, cells.cells, cells.concept_overrides)}
-    if scorer.has_enough_genes:
-        found[PATHWAYS] = np.concatenate([scorer.score(block) for _, block in reader.source.blocks(rows)])
+    if len(scored):
+        found[PATHWAYS] = np.concatenate([scorer.score(block)[:, scored] for _, block in reader.source.blocks(rows)])
     return found

@@ -34,8 +34,8 @@ class DonorOptions(Options):
     )  # fmt: skip
     folds: int | None = option(
         None, minimum=2,
-        help="Number of cross-validation folds; all samples of a donor are in one fold. If omitted, each of up to 20 "
-        "donors is left out in turn, and more donors form 10 folds.",
+        help="Number of cross-validation folds; all samples of a donor are in one fold. If omitted, each donor is left "
+        "out in turn; more than 20 donors, with 10 or more of each class, form 10 folds.",
     )  # fmt: skip
     attention: bool = option(
         True, flag="--attention/--mean",

@@ -182,7 +182,7 @@ def _check_one_value(names: np.ndarray, codes: np.ndarray, target: np.ndarray, o
         kind = "donors"
         advice = f"If these are separate samples, pass sample={options.target!r} or another column that divides them."
     raise UserError(
-        f"target={options.target!r}: {len(mixed):,} of {len(names):,} {kind} have several values, {names[mixed[0]]!r} "
+        f"target={options.target!r}: {len(mixed):,} of {len(names):,} {kind} have several values, {str(names[mixed[0]])!r} "
         f"has {_shown(values)}. {advice}"
     )
 
