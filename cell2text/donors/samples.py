@@ -176,14 +176,14 @@ def _check_one_value(names: np.ndarray, codes: np.ndarray, target: np.ndarray, o
     mixed = sorted(several.index[several > 1])
     if not mixed:
         return
-    values = sorted(pairs.loc[pairs["code"] == mixed[0], "value"])
+    name, values = str(names[mixed[0]]), sorted(pairs.loc[pairs["code"] == mixed[0], "value"])
     kind, advice = "samples", "Choose a column with one value per sample."
     if options.sample is None:
         kind = "donors"
         advice = f"If these are separate samples, pass sample={options.target!r} or another column that divides them."
     raise UserError(
-        f"target={options.target!r}: {len(mixed):,} of {len(names):,} {kind} have several values, {str(names[mixed[0]])!r} "
-        f"has {_shown(values)}. {advice}"
+        f"target={options.target!r}: {len(mixed):,} of {len(names):,} {kind} have several values, {name!r} has "
+        f"{_shown(values)}. {advice}"
     )
 
 
