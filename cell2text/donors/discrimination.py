@@ -28,7 +28,7 @@ def auroc_interval(auroc: float, n_positive: int, n_negative: int) -> list[float
     Examples
     --------
     >>> [round(bound, 2) for bound in auroc_interval(1.0, 8, 8)]
-    [0.74, 1.0]
+    [0.76, 1.0]
     >>> [round(bound, 2) for bound in auroc_interval(0.5, 200, 200)]
     [0.44, 0.56]
     """
