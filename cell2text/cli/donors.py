@@ -20,7 +20,10 @@ def donors(
     options: dict[str, Any],
     more: dict[str, Any],
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Raw counts of cells of several donors, as h5ad, zarr or loom.")
+        str,
+        typer.Argument(
+            metavar="INPUT", help="Raw counts of cells of several donors, as `cell2text describe` reads them."
+        ),
     ],
     out: Annotated[
         str,
