@@ -1,6 +1,6 @@
 """Describe, embed, question, score and search the cells of an AnnData, in the manner of scanpy's `tl` functions.
 
-Depends on `describe` and `questions`, which work on files and AnnData alike, and on `inference`.
+Depends on `describe`, `questions` and `donors`, which work on files and AnnData alike, and on `inference`.
 """
 
 import logging
@@ -23,6 +23,8 @@ from cell2text.describe.summary import summarise, summary_for_uns, summary_line
 from cell2text.describe.table import EMBEDDING, ID, TEXT, output_names, type_probability_matrix
 from cell2text.describe.thin_cells import thin_warnings
 from cell2text.describe.writers import FORMER_COLUMNS, embedding_matrix, groups_for_uns, obs_column
+from cell2text.donors import run as donor_run
+from cell2text.donors.options import DonorOptions
 from cell2text.errors import UserError
 from cell2text.inference.embedding import embed_cells
 from cell2text.loading import load_or_reuse
@@ -504,6 +506,103 @@ def search(
     """
     options = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species)
     return run.search(adata, query, model, n=n, options=options)
+
+
+def donors(
+    adata: AnnData, model=None, *, donor: str = "donor_id", target: str = "disease", sample: str | None = None,
+    positive: str | None = None, folds: int | None = None, attention: bool = True,
+    cells_per_sample: int | None = None, key_added: str = "cell2text_donors", layer: str | None = None,
+    gene_key: str | None = None, allow_fractional: bool = False, species: str = "human", seed: int = 0,
+    copy: bool = False,
+) -> AnnData | None:  # fmt: skip
+    """Predict a property of donors, such as their disease, from all of their cells, cross-validated by donor.
+
+    Embeddings and concept probabilities of the cells of a sample are pooled by attention in a generalised linear mixed
+    model. Every sample is predicted by a model that was fitted without its donor, from the scaling to the attention.
+    Both classes have the same weight, so probabilities refer to classes of equal size.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with raw counts, shape (n_cells, n_genes).
+    model
+        Folder or Hub id of a Cell2Text model, or a pair of a loaded model and its processor. Defaults to the bundled
+        model.
+    donor
+        Column of `obs` with the donor of each cell.
+    target
+        Column of `obs` with the property to predict, one value per sample.
+    sample
+        Column of `obs` that divides the cells of a donor into samples, such as `"treatment"`. By default, each donor is
+        one sample.
+    positive
+        Value of `target` whose probability is predicted, against all other values. By default, `target` must have two
+        values; it is the one that does not mean healthy or untreated, or else the second in alphabetical order.
+    folds
+        Number of cross-validation folds. By default, each donor is left out in turn; more than 20 donors, with 10 or
+        more of each class, form 10 folds.
+    attention
+        Weight the cells of a sample by attention. Otherwise all cells count equally.
+    cells_per_sample
+        Maximum number of cells per sample, sampled at random. Defaults to all cells.
+    key_added
+        Key in `.uns`, and prefix of the columns.
+    layer, gene_key, allow_fractional, species
+        See :func:`describe`.
+    seed
+        Random seed for sampling cells, for the folds and for the fit.
+    copy
+        Return a copy instead of changing `adata`.
+
+    Returns
+    -------
+    The changed copy if `copy`, otherwise None. Sets the following fields:
+
+    `.uns[key_added]["samples"]`
+        One row per sample with its donor, number of cells, fold, and the out-of-fold `log_odds` and `probability`.
+    `.uns[key_added]["concepts"]`
+        One row per concept, largest contribution first: `weight`, log-odds per standard deviation between cells, and
+        `contribution` to the difference in log-odds between the classes, both means over the folds, and
+        `same_sign_in_folds`. The row of group `embedding` sums up all embedding dimensions.
+    `.uns[key_added]["metrics"]`
+        `auroc` and its 95 % interval `auroc_interval`, `balanced_accuracy`, `brier`, and numbers of donors and samples.
+    `.obs[key_added + "_attention"]`
+        Attention to the cell, in the fold that tests its donor; 1 is the average over the cells of a sample. NaN for
+        cells that cannot be described or were not sampled.
+    `.obs[key_added + "_contribution"]`
+        What the cell adds to the log-odds of its sample.
+    `.uns[key_added]["params"]`
+        Model, options and versions that produced the prediction.
+
+    Raises
+    ------
+    UserError
+        If a column does not exist or lacks values, `target` holds numbers, one value, or several values of a sample,
+        there are too few donors of a class, or the cells cannot be read.
+
+    References
+    ----------
+    Engelmann et al. 2024, Mixed models with multiple instance learning, AISTATS (MixMIL).
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> adata = cell2text.example_cells()
+    >>> adata = adata[adata.obs["tissue"].isin(["pancreas", "kidney"])][::4].copy()
+    >>> cell2text.tl.donors(adata, target="tissue")
+    >>> adata.uns["cell2text_donors"]["metrics"]["auroc"]
+    1.0
+    """
+    options = DonorOptions(
+        donor=donor, target=target, sample=sample, positive=positive, folds=folds, attention=attention,
+        cells_per_sample=cells_per_sample, seed=seed,
+    )  # fmt: skip
+    reading = DescribeOptions(layer=layer, gene_key=gene_key, allow_fractional=allow_fractional, species=species)
+    _open(adata, reading, copy=copy)
+    prediction, cells, params = donor_run.donors(adata, model, options=options, reading=reading)
+    changed = adata.copy() if copy else adata
+    donor_run.add_donors(changed, prediction, cells, params, key_added)
+    return changed if copy else None
 
 
 def _open(adata: AnnData, options: DescribeOptions, *, copy: bool) -> CellSource:

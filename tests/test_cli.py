@@ -26,6 +26,7 @@ COMMANDS = (
     "ask",
     "score",
     "search",
+    "donors",
     "app",
 )
 LIGHT = """
@@ -62,6 +63,7 @@ def test_help_and_wrong_usage_load_no_library(tmp_path):
         ["ask", "here.h5ad", "Is this a T cell?", "--where", "leiden"],
         ["score", "here.h5ad", "T cell", "--out", "no/where.csv"],
         ["search", "here.h5ad", "T cells", "--model", "./nowhere"],
+        ["donors", "nowhere.h5ad"],
     ]
     (tmp_path / "here.h5ad").write_text("")
     done = subprocess.run(

@@ -101,7 +101,8 @@ LAYERS = {
     "exchange": DATA | {"describe", "evidence"},
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
     "app": DATA | {"describe", "evidence", "exchange", "inference", "loading", "models", "publish", "questions"},
-    "tl": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
+    "donors": DATA | {"describe", "inference", "questions"},
+    "tl": DATA | {"describe", "donors", "evidence", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
 

@@ -1,10 +1,11 @@
-"""The command line: `cell2text describe`, `report`, `app`, `ask`, `score`, `search`, `prepare`, `push` and others.
+"""The command line: `cell2text describe`, `report`, `app`, `ask`, `score`, `search`, `donors`, `prepare` and others.
 
 Each command parses options and calls the matching Python function.
 """
 
 from cell2text.cli import (  # noqa: F401  register their commands
     describing,
+    donors,
     evaluating,
     exporting,
     preparing,

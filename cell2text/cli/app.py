@@ -18,6 +18,7 @@ from cell2text.paths import check_arguments
 
 
 PROGRAM = "cell2text"
+OWN_NAMES = ("options", "more", "quiet")  # parameters of a command's function that are no flags of their own
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -51,7 +52,9 @@ def main(
     context.obj = {"quiet": quiet, "verbose": verbose}
 
 
-def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+def command(
+    options: type | None = None, only: tuple[str, ...] = (), *, more: type | None = None
+) -> Callable[[Callable], Callable]:
     """Register a function as a command.
 
     The command gets `--quiet` and `--verbose`. A parameter `quiet` of the function receives the former.
@@ -63,18 +66,24 @@ def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable
         dictionary `options`.
     only
         Names of the fields to use; all that have a flag if empty.
+    more
+        A second `Options` dataclass, without fields of the same name. The function receives them as `more`.
     """
 
     def register(function: Callable) -> Callable:
-        own = [one for one in inspect.signature(function).parameters.values() if one.name not in ("options", "quiet")]
+        own = [one for one in inspect.signature(function).parameters.values() if one.name not in OWN_NAMES]
         shared = [
             inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
             inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
             inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose),
         ]
-        declared = flag_parameters(options, only) if options else []
+        declared = {"options": flag_parameters(options, only) if options else []}
+        declared["more"] = flag_parameters(more) if more else []
+        every = [*declared["options"], *declared["more"]]
         takes_quiet = "quiet" in inspect.signature(function).parameters
-        flags = flags_of(one.name for one in own) | (flags_of_options(options) if options else {})
+        flags = flags_of(one.name for one in own) | {
+            name: flag for one in (options, more) if one for name, flag in flags_of_options(one).items()
+        }
 
         @functools.wraps(function)
         def run_command(**values: Any) -> None:
@@ -87,8 +96,9 @@ def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable
                 show_messages("quiet" if quiet else "verbose" if verbose else "normal")
                 check_arguments(values.values())
                 arguments = {one.name: values[one.name] for one in own}
-                if options:
-                    arguments["options"] = from_flags(options, {one.name: values[one.name] for one in declared})
+                for name, cls in (("options", options), ("more", more)):
+                    if cls:
+                        arguments[name] = from_flags(cls, {one.name: values[one.name] for one in declared[name]})
                 if takes_quiet:
                     arguments["quiet"] = quiet
                 function(**arguments)
@@ -98,8 +108,8 @@ def command(options: type | None = None, only: tuple[str, ...] = ()) -> Callable
                 raise typer.Exit(code)
 
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
-        run_command.__signature__ = inspect.Signature([*parameters, *declared, *shared])  # type: ignore[attr-defined]
-        run_command.__annotations__ = {one.name: one.annotation for one in [*parameters, *declared, *shared]}
+        run_command.__signature__ = inspect.Signature([*parameters, *every, *shared])  # type: ignore[attr-defined]
+        run_command.__annotations__ = {one.name: one.annotation for one in [*parameters, *every, *shared]}
         return app.command()(run_command)
 
     return register

@@ -44,10 +44,16 @@ BEST, PROBABILITY = "best", "best_probability"
 
 
 @contextmanager
-def _reader_of(
+def open_reader(
     source: AnnData | str | os.PathLike, model, options: DescribeOptions, device: str | None = None
 ) -> Iterator[tuple]:
-    """Open cells; yield their reader, the model, its processor and its name."""
+    """Open an AnnData or a file; yield the reader of its cells, the model, its processor and its name.
+
+    Raises
+    ------
+    UserError
+        If there are no cells, or the cells or the model cannot be read.
+    """
     if isinstance(source, (str, os.PathLike)):
         with open_cells(locate_cells(source), options) as opened:
             if isinstance(model, tuple):
@@ -98,7 +104,7 @@ def ask(
     options = options or DescribeOptions()
     if understand(question).task == EVIDENCE:
         options = replace(options, evidence=N_GENES)  # then all expressed genes are read
-    with _reader_of(source, model, options, device) as (reader, loaded, processor, _):
+    with open_reader(source, model, options, device) as (reader, loaded, processor, _):
         chosen = read_selected(reader, cells, where)
         second = None if compare_to is None else read_selected(reader, compare_to, parameter="compare_to")
         answerer = QuestionAnswerer(
@@ -126,7 +132,7 @@ def score(
     ['alpha cell']
     """
     options = options or DescribeOptions()
-    with _reader_of(source, model, options, device) as (reader, loaded, processor, name):
+    with open_reader(source, model, options, device) as (reader, loaded, processor, name):
         scorer = LabelScorer(loaded, processor, labels)
         for note in scorer.notes():
             logger.warning(note)
@@ -158,7 +164,7 @@ def search(
     """
     check_text("query", query)
     options = options or DescribeOptions()
-    with _reader_of(source, model, options, device) as (reader, loaded, processor, _):
+    with open_reader(source, model, options, device) as (reader, loaded, processor, _):
         if isinstance(reader, GeneListReader):
             raise UserError("Ranked gene lists cannot be searched: pathways and columns need a file of counts.")
         if reader.own is not None:
