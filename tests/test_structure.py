@@ -100,6 +100,7 @@ LAYERS = {
     "describe": DATA | {"evidence", "inference", "loading", "models"},
     "exchange": DATA | {"describe", "evidence"},
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
+    "choices": DATA | {"describe", "evaluation", "inference", "loading", "models", "questions"},
     "app": DATA | {"describe", "evidence", "exchange", "inference", "loading", "models", "publish", "questions"},
     "tl": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
 }

@@ -1,0 +1,185 @@
+"""Choose answers by the calibrated probability of each candidate.
+
+Candidates are mapped to the model's cell types as `tl.score` maps labels; candidates that name none are scored by the
+likelihood of their words. Questions that no task of the model answers get no choice. Depends on `questions`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from cell2text.choices.expression_order import rank_by_expression
+from cell2text.choices.question import CELL_TYPE, OTHER, ChoiceQuestion
+from cell2text.inference.concepts import predict_concepts
+from cell2text.questions.likelihood import StatementScorer, as_probability, statement_of
+from cell2text.questions.model_types import BROADER, TEXT, MappedLabel, ModelTypes, nested_labels
+from cell2text.questions.scoring import choose_labels, twins
+from statements_cell2text import TYPES
+
+
+# Why a question has no choice.
+NO_TASK = "no task of the model answers this kind of question"
+NO_CELL = "the question has no genes and names no cell"
+NO_CANDIDATES = "the question lists fewer than two candidates"
+NO_TYPES = "no candidate is a cell type of the model"
+TOO_FEW_GENES = "the cell has too few genes of the model"
+
+
+@dataclass(frozen=True)
+class ChoiceAnswer:
+    """The answer to one question.
+
+    Parameters
+    ----------
+    question
+        The question.
+    choice
+        The chosen candidate; None if the question is not answered.
+    probabilities
+        Calibrated probability of each candidate; empty if the question is not answered. Candidates that are kinds of
+        each other share it, so the values need not add up to 1.
+    probability
+        Probability of the choice among the candidates; None if the question is not answered.
+    reason
+        Why the question is not answered, None if it is.
+    """
+
+    question: ChoiceQuestion
+    choice: str | None = None
+    probabilities: tuple[float, ...] = ()
+    probability: float | None = None
+    reason: str | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the choice is the right answer."""
+        return self.choice is not None and self.choice == self.question.answer
+
+
+class ChoiceAnswerer:
+    """Answer multiple-choice questions with a model.
+
+    Parameters
+    ----------
+    model, processor
+        A Cell2Text model on its device, and its processor.
+    gene_order
+        Order of the genes in the questions: `"expression"`, which benchmarks use, or `"relative"` to the usual
+        expression of each gene, as the model ranks them.
+    species
+        `"mouse"` maps mouse genes to human genes.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> model, processor = cell2text.load()
+    >>> genes = "INS IAPP PCSK1 G6PC2 DLK1 ADCYAP1 HADH MAFA NPTX2 SCGN CPE TTR CHGA SCG5 PCSK1N SCG2 SCG3 GNAS".split()
+    >>> question = ChoiceQuestion("1", "cell_type", ("T cell", "pancreatic beta cell"), "T cell", tuple(genes))
+    >>> ChoiceAnswerer(model, processor)([question])[0].choice
+    'pancreatic beta cell'
+    """
+
+    def __init__(self, model, processor, *, gene_order: str = "expression", species: str = "human"):
+        self.model, self.processor, self.gene_order, self.species = model, processor, gene_order, species
+        self.types = ModelTypes(model.config)
+        self.map_label = cache(self._map_label)
+
+    def __call__(
+        self, questions: Sequence[ChoiceQuestion], cells: Mapping[str, np.ndarray] | None = None
+    ) -> list[ChoiceAnswer]:
+        """Answer questions, in their order.
+
+        Parameters
+        ----------
+        questions
+            The questions.
+        cells
+            Ranked cells by name, for questions that name a cell in place of its genes.
+
+        Raises
+        ------
+        UserError
+            If fewer than half of the genes in the questions are genes of the model.
+        """
+        found = {i: ChoiceAnswer(one, reason=self._reason(one)) for i, one in enumerate(questions)}
+        asked = [i for i, one in found.items() if one.reason is None]
+        ranked = self._rank([questions[i] for i in asked], cells or {})
+        few = {i for i, cell in zip(asked, ranked) if self.processor.reason_not_described(cell) is not None}
+        found |= {i: ChoiceAnswer(questions[i], reason=TOO_FEW_GENES) for i in few}
+        kept = [(i, cell) for i, cell in zip(asked, ranked) if i not in few]
+        if kept:
+            answers = self._choose([questions[i] for i, _ in kept], [cell for _, cell in kept])
+            found |= {i: one for (i, _), one in zip(kept, answers)}
+        return [found[i] for i in range(len(questions))]
+
+    def labels(self, questions: Sequence[ChoiceQuestion]) -> list[MappedLabel]:
+        """Return how the different candidates of questions about cell types are mapped to the model."""
+        names = dict.fromkeys(name for one in questions if one.kind == CELL_TYPE for name in one.candidates)
+        return [self.map_label(name) for name in names]
+
+    def _map_label(self, label: str) -> MappedLabel:
+        return self.types.map_label(label) if self.types.names else MappedLabel(label, TEXT)
+
+    def _reason(self, question: ChoiceQuestion) -> str | None:
+        """Return why a question cannot be answered, before its cell is read."""
+        if question.kind not in (CELL_TYPE, OTHER):
+            return NO_TASK
+        if not question.genes and question.cell is None:
+            return NO_CELL
+        if len(question.candidates) < 2:
+            return NO_CANDIDATES
+        mapped = [self.map_label(name).route != TEXT for name in question.candidates]
+        if question.kind == OTHER:
+            return None if all(mapped) else NO_TASK
+        return None if any(mapped) or not self.types.names else NO_TYPES
+
+    def _rank(self, questions: Sequence[ChoiceQuestion], cells: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the gene tokens of each question's cell."""
+        lists = [question.genes for question in questions if question.genes]
+        ranked = iter(
+            rank_by_expression(lists, self.processor, gene_order=self.gene_order, species=self.species) if lists else ()
+        )
+        empty = np.zeros(0, dtype=np.int64)
+        return [next(ranked) if one.genes else cells.get(str(one.cell), empty) for one in questions]
+
+    def _choose(self, questions: Sequence[ChoiceQuestion], cells: list[np.ndarray]) -> list[ChoiceAnswer]:
+        types = None
+        if self.types.names:
+            types = self.types.at_or_below(predict_concepts(self.model, self.processor, cells)[TYPES])
+        texts = self._text_probabilities(questions, cells)
+        answers = []
+        for row, question in enumerate(questions):
+            mapped = [self.map_label(name) for name in question.candidates]
+            values = [
+                texts[row, one.label] if types is None or one.route == TEXT
+                else float(self.types.probability(one, types[row : row + 1])[0])
+                for one in mapped
+            ]  # fmt: skip
+            answers.append(_choice(question, mapped, values))
+        return answers
+
+    def _text_probabilities(self, questions: Sequence[ChoiceQuestion], cells: list[np.ndarray]) -> dict:
+        """Return the probability of each candidate that is no cell type, by row and candidate."""
+        rows_of: dict[str, list[int]] = {}
+        for row, question in enumerate(questions):
+            for name in question.candidates:
+                if self.map_label(name).route == TEXT:
+                    rows_of.setdefault(name, []).append(row)
+        found = {}
+        for name, rows in rows_of.items():
+            scorer = StatementScorer(self.model, self.processor, [statement_of(name)])
+            values = as_probability(scorer([cells[row] for row in rows])[:, 0])
+            found |= {(row, name): float(value) for row, value in zip(rows, values)}
+        return found
+
+
+def _choice(question: ChoiceQuestion, mapped: list[MappedLabel], values: Sequence[float]) -> ChoiceAnswer:
+    """Choose one candidate. Nested ones are chosen as `tl.score` does, but one of them is always chosen."""
+    routes = np.array([one.route for one in mapped])
+    best, chosen = choose_labels(
+        np.array([values]), nested_labels(mapped), twins(mapped), bounds=routes == BROADER, texts=routes == TEXT,
+        none_below=0.0,
+    )  # fmt: skip
+    return ChoiceAnswer(question, question.candidates[int(best[0])], tuple(values), float(chosen[0]))
