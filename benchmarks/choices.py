@@ -8,8 +8,7 @@ the same part (`any`), or from those of the cell's own study (`own`), which has 
 list all expressed genes, or the first 100. Every file of questions is scored by `cell2text evaluate --format`.
 
 The studies of the part `unseen` trained no model, and nothing is chosen on them. The exponent of
-`cell2text.choices.expression_order` is chosen on the part `validation` with `--exponents`, which prints the accuracy
-for several of them.
+`cell2text.choices.expression_order` is the one with the best mean accuracy on the questions of the part `validation`.
 """
 
 import argparse
@@ -35,7 +34,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results" / "choices.json"
 SOURCES = PROJECT / "recipes" / "mini" / "sources.yaml"
 N_CANDIDATES, CELLS_PER_STUDY, SEED = 10, 200, 0
-POOLS = ("any", "own")  # whose labels the other candidates come from
+PARTS = {"unseen": ("any", "own"), "validation": ("own",)}  # whose labels the other candidates come from
 LENGTHS = {"all genes": None, "100 genes": 100}
 EXPONENTS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)
 DIGITS = 4
@@ -123,9 +122,9 @@ def figures(found: dict) -> dict:
 def measure(args: argparse.Namespace, folder: Path) -> dict:
     """Return the accuracy for each part, pool of candidates, length and order."""
     found: dict = {}
-    for part in ("unseen", "validation"):
+    for part, pools in PARTS.items():
         studies = read_cells(args, part)
-        for pool in POOLS:
+        for pool in pools:
             for length, n_genes in LENGTHS.items():
                 questions = questions_about(studies, pool, n_genes)
                 for order in expression_order.GENE_ORDERS:
@@ -140,31 +139,31 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
         "candidates": N_CANDIDATES, "cells_per_study": CELLS_PER_STUDY, "seed": SEED,
         "exponent": expression_order.EXPONENT,
     }  # fmt: skip
-    return {"settings": settings, "parts": found}
+    return {"settings": settings, "parts": found, "exponents": compare_exponents(args, folder)}
 
 
-def compare_exponents(args: argparse.Namespace, folder: Path) -> None:
-    """Print the accuracy on validation questions for several exponents."""
+def compare_exponents(args: argparse.Namespace, folder: Path) -> dict:
+    """Return the accuracy on validation questions for several exponents."""
     studies, model, path = read_cells(args, "validation"), cell2text.load(), folder / "questions.json"
+    found: dict = {length: {} for length in LENGTHS}
+    chosen = expression_order.EXPONENT
     for length, n_genes in LENGTHS.items():
-        for pool in POOLS:
-            path.write_text(json.dumps(questions_about(studies, pool, n_genes)))
-            for exponent in EXPONENTS:
-                expression_order.EXPONENT = exponent
-                found = evaluate_choices(path, model=model, n_resamples=0)["total"]
-                print(f"{pool}, {length}, exponent {exponent}: {found['accuracy']:.4f}", flush=True)
+        path.write_text(json.dumps(questions_about(studies, "own", n_genes)))
+        for exponent in EXPONENTS:
+            expression_order.EXPONENT = exponent
+            accuracy = evaluate_choices(path, model=model, n_resamples=0)["total"]["accuracy"]
+            found[length][str(exponent)] = round(accuracy, DIGITS)
+            print(f"{length}, exponent {exponent}: {accuracy:.4f}", flush=True)
+    expression_order.EXPONENT = chosen
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the reference h5ad files")
     parser.add_argument("atlas", type=Path, help="folder with further cells")
-    parser.add_argument("--exponents", action="store_true", help="compare exponents on validation cells, and stop")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if args.exponents:
-            compare_exponents(args, Path(folder))
-            return
         write_atomically(RESULTS, json.dumps(measure(args, Path(folder)), indent=1) + "\n")
 
 

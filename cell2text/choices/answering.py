@@ -1,7 +1,8 @@
 """Choose answers by the calibrated probability of each candidate.
 
 Candidates are mapped to the model's cell types as `tl.score` maps labels; candidates that name none are scored by the
-likelihood of their words. Questions that no task of the model answers get no choice. Depends on `questions`.
+likelihood of their words. A question whose candidates are the answers of an own task of the model is answered by this
+task. Questions that no task of the model answers get no choice. Depends on `questions`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ import numpy as np
 from cell2text.choices.expression_order import rank_by_expression
 from cell2text.choices.question import CELL_TYPE, OTHER, ChoiceQuestion
 from cell2text.inference.concepts import predict_concepts
+from cell2text.inference.own_tasks import OwnTaskScorer
+from cell2text.language.own_tasks import OwnTask, task_with_values, tasks_of
 from cell2text.questions.likelihood import StatementScorer, as_probability, statement_of
 from cell2text.questions.model_types import BROADER, TEXT, MappedLabel, ModelTypes, nested_labels
 from cell2text.questions.scoring import choose_labels, twins
@@ -44,6 +47,8 @@ class ChoiceAnswer:
         Probability of the choice among the candidates; None if the question is not answered.
     reason
         Why the question is not answered, None if it is.
+    task
+        Own task of the model that answered it; None if the candidates were compared as cell types.
     """
 
     question: ChoiceQuestion
@@ -51,6 +56,7 @@ class ChoiceAnswer:
     probabilities: tuple[float, ...] = ()
     probability: float | None = None
     reason: str | None = None
+    task: str | None = None
 
     @property
     def is_right(self) -> bool:
@@ -75,8 +81,9 @@ class ChoiceAnswerer:
     --------
     >>> import cell2text
     >>> model, processor = cell2text.load()
-    >>> genes = "INS IAPP PCSK1 G6PC2 DLK1 ADCYAP1 HADH MAFA NPTX2 SCGN CPE TTR CHGA SCG5 PCSK1N SCG2 SCG3 GNAS".split()
-    >>> question = ChoiceQuestion("1", "cell_type", ("T cell", "pancreatic beta cell"), "T cell", tuple(genes))
+    >>> genes = "INS IAPP PCSK1 G6PC2 DLK1 ADCYAP1 HADH MAFA NPTX2 SCGN CPE TTR CHGA SCG5 PCSK1N SCG2 SCG3 GNAS "
+    >>> genes += "PCSK2 CHGB UCN3 SLC30A8 ABCC8"
+    >>> question = ChoiceQuestion("1", "cell_type", ("T cell", "pancreatic beta cell"), "T cell", tuple(genes.split()))
     >>> ChoiceAnswerer(model, processor)([question])[0].choice
     'pancreatic beta cell'
     """
@@ -85,6 +92,7 @@ class ChoiceAnswerer:
         self.model, self.processor, self.gene_order, self.species = model, processor, gene_order, species
         self.types = ModelTypes(model.config)
         self.map_label = cache(self._map_label)
+        self._own = tasks_of(model.config)
 
     def __call__(
         self, questions: Sequence[ChoiceQuestion], cells: Mapping[str, np.ndarray] | None = None
@@ -109,9 +117,13 @@ class ChoiceAnswerer:
         few = {i for i, cell in zip(asked, ranked) if self.processor.reason_not_described(cell) is not None}
         found |= {i: ChoiceAnswer(questions[i], reason=TOO_FEW_GENES) for i in few}
         kept = [(i, cell) for i, cell in zip(asked, ranked) if i not in few]
-        if kept:
-            answers = self._choose([questions[i] for i, _ in kept], [cell for _, cell in kept])
-            found |= {i: one for (i, _), one in zip(kept, answers)}
+        by_task: dict[OwnTask | None, list[tuple[int, np.ndarray]]] = {}
+        for i, cell in kept:
+            by_task.setdefault(self._own_task(questions[i]), []).append((i, cell))
+        for task, of_task in by_task.items():
+            asked_of, of_cells = [questions[i] for i, _ in of_task], [cell for _, cell in of_task]
+            answers = self._choose(asked_of, of_cells) if task is None else self._answer_own(task, asked_of, of_cells)
+            found |= {i: one for (i, _), one in zip(of_task, answers)}
         return [found[i] for i in range(len(questions))]
 
     def labels(self, questions: Sequence[ChoiceQuestion]) -> list[MappedLabel]:
@@ -124,12 +136,15 @@ class ChoiceAnswerer:
 
     def _reason(self, question: ChoiceQuestion) -> str | None:
         """Return why a question cannot be answered, before its cell is read."""
-        if question.kind not in (CELL_TYPE, OTHER):
+        own = self._own_task(question)
+        if own is None and question.kind not in (CELL_TYPE, OTHER):
             return NO_TASK
         if not question.genes and question.cell is None:
             return NO_CELL
         if len(question.candidates) < 2:
             return NO_CANDIDATES
+        if own is not None:
+            return None
         mapped = [self.map_label(name).route != TEXT for name in question.candidates]
         if question.kind == OTHER:
             return None if all(mapped) else NO_TASK
@@ -143,6 +158,21 @@ class ChoiceAnswerer:
         )
         empty = np.zeros(0, dtype=np.int64)
         return [next(ranked) if one.genes else cells.get(str(one.cell), empty) for one in questions]
+
+    def _own_task(self, question: ChoiceQuestion) -> OwnTask | None:
+        return task_with_values(question.candidates, self._own)
+
+    def _answer_own(
+        self, task: OwnTask, questions: Sequence[ChoiceQuestion], cells: list[np.ndarray]
+    ) -> list[ChoiceAnswer]:
+        """Answer questions whose candidates are the answers of an own task."""
+        place = {value.casefold(): column for column, value in enumerate(task.values)}
+        answers = []
+        for question, values in zip(questions, OwnTaskScorer(self.model, self.processor, task)(cells)):
+            ordered = tuple(float(values[place[name.casefold()]]) for name in question.candidates)
+            best = int(np.argmax(ordered))
+            answers.append(ChoiceAnswer(question, question.candidates[best], ordered, ordered[best], task=task.name))
+        return answers
 
     def _choose(self, questions: Sequence[ChoiceQuestion], cells: list[np.ndarray]) -> list[ChoiceAnswer]:
         types = None
@@ -160,14 +190,16 @@ class ChoiceAnswerer:
             answers.append(_choice(question, mapped, values))
         return answers
 
-    def _text_probabilities(self, questions: Sequence[ChoiceQuestion], cells: list[np.ndarray]) -> dict:
+    def _text_probabilities(
+        self, questions: Sequence[ChoiceQuestion], cells: list[np.ndarray]
+    ) -> dict[tuple[int, str], float]:
         """Return the probability of each candidate that is no cell type, by row and candidate."""
         rows_of: dict[str, list[int]] = {}
         for row, question in enumerate(questions):
             for name in question.candidates:
                 if self.map_label(name).route == TEXT:
                     rows_of.setdefault(name, []).append(row)
-        found = {}
+        found: dict[tuple[int, str], float] = {}
         for name, rows in rows_of.items():
             scorer = StatementScorer(self.model, self.processor, [statement_of(name)])
             values = as_probability(scorer([cells[row] for row in rows])[:, 0])

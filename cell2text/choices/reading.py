@@ -137,8 +137,8 @@ def _prompt_and_answer(row: Mapping) -> tuple[str, str]:
     chat = _first(row, CHAT_KEYS)
     if not isinstance(chat, list):
         extra = row.get("input") if "instruction" in row else None  # Alpaca's form: an instruction and its input
-        prompt = [_text(_first(row, PROMPT_KEYS)), _text(extra)]
-        return "\n".join(filter(None, prompt)), answer
+        parts = [_text(_first(row, PROMPT_KEYS)), _text(extra)]
+        return "\n".join(part for part in parts if part), answer
     turns = [(str(_first(one, ("role", "from"))), _content(_first(one, ("content", "value")))) for one in chat]
     prompt = [text for role, text in turns if role in USER]
     last = [text for role, text in turns if role in ASSISTANT][-1:]

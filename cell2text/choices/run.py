@@ -70,8 +70,9 @@ def evaluate_choices(
 
     Returns
     -------
-    The content of `metrics.json`: the figures of :func:`cell2text.choices.scores.score_choices`, `labels` (number of
-    different candidates by how they are mapped to the model), `input` and `settings`.
+    The content of `metrics.json`: the figures of :func:`cell2text.choices.scores.score_choices`, `own_tasks` (number of
+    questions that each own task of the model answered), `labels` (number of different candidates by how they are mapped
+    to the model), `input` and `settings`.
 
     Raises
     ------
@@ -81,7 +82,8 @@ def evaluate_choices(
     Examples
     --------
     >>> import tempfile
-    >>> genes = "INS IAPP PCSK1 G6PC2 DLK1 ADCYAP1 HADH MAFA NPTX2 SCGN CPE TTR CHGA SCG5 PCSK1N SCG2 SCG3 GNAS"
+    >>> genes = "INS IAPP PCSK1 G6PC2 DLK1 ADCYAP1 HADH MAFA NPTX2 SCGN CPE TTR CHGA SCG5 PCSK1N SCG2 SCG3 GNAS "
+    >>> genes += "PCSK2 CHGB UCN3 SLC30A8 ABCC8"
     >>> text = f"Genes: {genes}. Which cell type is it? Options: T cell, beta cell"
     >>> path = Path(tempfile.mkdtemp()) / "questions.json"
     >>> _ = path.write_text(json.dumps([{"question": text, "answer": "beta cell"}]))
@@ -104,6 +106,7 @@ def evaluate_choices(
     answers = answerer(read, ranked)
     metrics = {
         **score_choices(answers, n_resamples=n_resamples, seed=seed),
+        "own_tasks": dict(Counter(one.task for one in answers if one.task is not None)),
         "labels": dict(Counter(label.route for label in answerer.labels(read))),
         "input": _input(questions, format, read),
         "settings": _settings(name, gene_order, options.species, n_resamples, seed),
@@ -125,6 +128,7 @@ def summary_lines(metrics: dict) -> list[str]:
         lines.append(f"{line}; chance {found['chance']:.1%}")
     for kind, reasons in metrics["unanswered"].items():
         lines += [f"  {n:,} of kind {kind} not answered: {reason}" for reason, n in reasons.items()]
+    lines += [f"  {n:,} answered by the own task {name} of the model" for name, n in metrics["own_tasks"].items()]
     without = metrics["input"]["answer_is_no_candidate"]
     if without:
         lines.append(f"  {without:,} questions do not list their right answer, and count as wrong")
@@ -192,5 +196,5 @@ def _row(found: ChoiceAnswer) -> dict:
     return {
         "question_id": question.question_id, "kind": question.kind, "dataset": question.dataset,
         "answer": question.answer, "choice": found.choice, "right": found.is_right, "probability": found.probability,
-        "probabilities": probabilities, "reason": found.reason,
+        "probabilities": probabilities, "reason": found.reason, "own_task": found.task,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cell2text.choices.question import CELL_TYPE, DRUG_RESPONSE, GENERATION, ChoiceQuestion
-from cell2text.describe.cell_files import GENE_LISTS, locate_cells, open_cells
+from cell2text.describe.cell_files import CountsFile, locate_cells, open_cells
 from cell2text.describe.options import DescribeOptions
 from cell2text.errors import UserError
 from cell2text.language.tasks import hashed_uniform
@@ -53,10 +53,9 @@ def read_labelled_cells(path: str | os.PathLike, options: DescribeOptions) -> La
     UserError
         If the file holds no counts, or has neither a column `cell_type` nor `drug_response`.
     """
-    location = locate_cells(path)
-    if location.format == GENE_LISTS:
-        raise UserError(f"cells='{path}' holds gene lists without labels. Expected a file of counts, such as h5ad.")
-    with open_cells(location, options) as opened:
+    with open_cells(locate_cells(path), options) as opened:
+        if not isinstance(opened, CountsFile):
+            raise UserError(f"cells='{path}' holds gene lists without labels. Expected a file of counts, such as h5ad.")
         columns = opened.source.obs_columns()
         wanted = [name for name in (*LABEL_COLUMNS.values(), "donor_id") if name in columns]
         values = opened.source.read_obs(wanted) if wanted else {}
