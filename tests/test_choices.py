@@ -1,6 +1,7 @@
 """Multiple-choice questions of benchmarks: how files are read, how the model chooses, and how choices are scored."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ DRUG = (
     "Predict how this cell responds to the drug Erlotinib: [resistant, sensitive]. Reply with 'Final Answer: resistant' "
     "or 'Final Answer: sensitive'.\n{gene_names}: %s"
 )
+EXAMPLES = Path(__file__).parent / "data" / "cellverse_questions.json"
 PERTURBED = "Does perturbing HARS change the expression of SAMD9? Reply 'Final Answer: Yes' or 'Final Answer: No'."
 
 
@@ -181,6 +183,15 @@ def test_unanswered_questions_count_as_wrong(answerer):
     assert scores["mean_over_kinds"] == 0.5
     assert scores["unanswered"] == {GENERATION: {NO_TASK: 1}}
     assert scores["kinds"]["cell_type"]["chance"] == pytest.approx(1 / 3)
+
+
+def test_the_example_questions_are_answered_except_for_other_kinds(loaded):
+    metrics = evaluate_choices(EXAMPLES, model=loaded, n_resamples=0)  # the answers of the other kinds are arbitrary
+    assert {kind: found["answered"] for kind, found in metrics["kinds"].items()} == {
+        CELL_TYPE: 4, DRUG_RESPONSE: 0, PERTURBATION: 0,
+    }  # fmt: skip
+    assert metrics["kinds"][CELL_TYPE]["accuracy"] >= 0.75
+    assert metrics["input"]["median_genes"] == 150 and metrics["input"]["answer_is_no_candidate"] == 0
 
 
 def test_the_command_writes_metrics_and_choices(write, tmp_path, capsys):
