@@ -56,6 +56,14 @@ def read_questions(
     UserError
         If the file cannot be read or holds no questions, an object lacks the question or its answer, or templates are
         read without cells.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "questions.json"
+    >>> _ = path.write_text('[{"question": "Which cell type is it? A. B cell  B. T cell", "answer": "B"}]')
+    >>> read_questions(path)[0].answer
+    'T cell'
     """
     rows = _read_rows(Path(path))
     if all(PLACEHOLDER.search(str(row.get("instruction", ""))) for row in rows):

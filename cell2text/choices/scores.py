@@ -40,6 +40,15 @@ def score_choices(answers: Sequence[ChoiceAnswer], *, n_resamples: int = 1000, s
 
     `mean_over_kinds` is the unweighted mean of the kinds' accuracies, and `unanswered` counts questions by kind and
     reason.
+
+    Examples
+    --------
+    >>> from cell2text.choices.question import ChoiceQuestion
+    >>> question = ChoiceQuestion("1", "cell_type", ("B cell", "T cell"), "T cell", ("CD3D",))
+    >>> answers = [ChoiceAnswer(question, "T cell", (0.1, 0.9), 0.9), ChoiceAnswer(question, reason="no genes")]
+    >>> scores = score_choices(answers, n_resamples=10)["total"]
+    >>> scores["accuracy"], scores["accuracy_answered"], scores["chance"]
+    (0.5, 1.0, 0.5)
     """
     parts: dict[str, dict[str, list[ChoiceAnswer]]] = {"kinds": {}, "datasets": {}}
     for one in answers:
