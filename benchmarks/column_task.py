@@ -40,11 +40,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results" / "column_task.json"
 STUDY, TASK, COLUMN = "kang_pbmc_sle", "treatment", "treatment"
 VALUES = ("none", "IFN-beta 6h")
-N_CELLS, N_RESAMPLES, SEED, DIGITS = 4_000, 1000, 0, 4
+N_CELLS, N_RESAMPLES, SEED, DIGITS = 3_000, 1000, 0, 4
 SHARES = "train=0.6,validation=0.1,test=0.3"
 TRAINING = {
     "concept_pretraining_epochs": 0,  # few of the cells have a cell type
-    "projector_learning_rate": 1e-3, "encoder_learning_rate": 1e-3, "describe_held_out": False,
+    "projector_learning_rate": 1e-3, "encoder_learning_rate": 1e-3, "num_train_epochs": 6,
+    "describe_held_out": False,
 }  # fmt: skip
 
 

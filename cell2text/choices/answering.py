@@ -16,6 +16,8 @@ from cell2text.choices.question import CELL_TYPE, OTHER, ChoiceQuestion
 from cell2text.inference.concepts import predict_concepts
 from cell2text.inference.own_tasks import OwnTaskScorer
 from cell2text.language.own_tasks import OwnTask, task_with_values, tasks_of
+from cell2text.ontology.graph import load_graph
+from cell2text.ontology.terms import resolve
 from cell2text.questions.likelihood import StatementScorer, as_probability, statement_of
 from cell2text.questions.model_types import BROADER, TEXT, MappedLabel, ModelTypes, nested_labels
 from cell2text.questions.scoring import choose_labels, twins
@@ -210,8 +212,46 @@ class ChoiceAnswerer:
 def _choice(question: ChoiceQuestion, mapped: list[MappedLabel], values: Sequence[float]) -> ChoiceAnswer:
     """Choose one candidate. Nested ones are chosen as `tl.score` does, but one of them is always chosen."""
     routes = np.array([one.route for one in mapped])
+    values = tighter_bounds(mapped, values)
     best, chosen = choose_labels(
         np.array([values]), nested_labels(mapped), twins(mapped), bounds=routes == BROADER, texts=routes == TEXT,
         none_below=0.0,
     )  # fmt: skip
     return ChoiceAnswer(question, question.candidates[int(best[0])], tuple(values), float(chosen[0]))
+
+
+def tighter_bounds(mapped: Sequence[MappedLabel], values: Sequence[float]) -> list[float]:
+    """Lower the probability of candidates that a broader type stands in for by that of other candidates below the type.
+
+    The probability of "CD4-positive T cell", which stands in for "effector CD4 T cell", includes that of the candidate
+    "naive CD4 T cell".
+
+    Parameters
+    ----------
+    mapped
+        The candidates of a question.
+    values
+        Probability of each.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> types = ModelTypes(cell2text.load()[0].config)
+    >>> mapped = [types.map_label(name) for name in ("tissue-resident T cell", "CD8-positive, alpha-beta T cell")]
+    >>> [round(value, 2) for value in tighter_bounds(mapped, [0.9, 0.7])]
+    [0.2, 0.7]
+    """
+    graph, nested, tightened = load_graph("CL"), nested_labels(mapped), list(values)
+    for place, bound in enumerate(mapped):
+        if bound.route != BROADER:
+            continue
+        stands_in = {resolve(TYPES, name).term_id for name in bound.types}
+        below = [
+            other
+            for other, one in enumerate(mapped)
+            if one.route not in (BROADER, TEXT) and not nested[place, other] and one.term_id in graph
+            and one.term_id not in stands_in and stands_in & graph.ancestors(str(one.term_id)).keys()
+        ]  # fmt: skip
+        highest = [other for other in below if not any(nested[above, other] for above in below)]
+        tightened[place] = max(values[place] - sum(values[other] for other in highest), 0.0)
+    return tightened
