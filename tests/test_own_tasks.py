@@ -127,7 +127,14 @@ def test_a_split_by_donor_shares_no_donor_and_a_random_one_warns(prepared, cells
 )
 def test_missing_columns_and_values_are_errors(cells, studies, tmp_path, task, message):
     with pytest.raises(UserError, match=message):
-        prepare_studies(studies, tmp_path / "out", [cells], gene_sets=None, own_tasks={"drug_response": task})
+        prepare_studies(
+            studies,
+            tmp_path / "out",
+            [cells],
+            gene_sets=None,
+            tasks={"describe": 1.0},
+            own_tasks={"drug_response": task},
+        )
 
 
 def test_the_command_reads_tasks_and_questions(cells, studies, tmp_path, capsys):
