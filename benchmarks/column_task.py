@@ -41,6 +41,7 @@ RESULTS = PROJECT / "benchmarks" / "results" / "column_task.json"
 STUDY, TASK, COLUMN = "kang_pbmc_sle", "treatment", "treatment"
 VALUES = ("none", "IFN-beta 6h")
 N_CELLS, N_RESAMPLES, SEED, DIGITS = 3_000, 1000, 0, 4
+MAX_GENES = 1024  # of configs/default.yaml
 SHARES = "train=0.6,validation=0.1,test=0.3"
 TRAINING = {
     "concept_pretraining_epochs": 0,  # few of the cells have a cell type
@@ -66,6 +67,7 @@ def prepare(args: argparse.Namespace, split: str) -> Path:
             sys.executable, "-m", "cell2text", "prepare", args.data / f"{STUDY}.h5ad", "--out", folder, "--quiet",
             "--task", f"{TASK}={COLUMN}:{','.join(VALUES)}", "--tasks", f"describe=1,{TASK}=3", "--split", split,
             "--shares", SHARES, "--sampling", "random", "--n-cells", N_CELLS, "--seed", SEED,
+            "--max-genes", MAX_GENES,
         )  # fmt: skip
     return folder
 
