@@ -162,6 +162,23 @@ def test_questions_outside_the_model_get_a_reason_and_no_choice(answerer):
     assert all(one.choice is None and not one.is_right for one in found[:-1])
 
 
+def test_short_and_numbered_names_are_mapped(answerer):
+    names = ("B", "oligodendrocyte A", "oligodendrocyte C", "type one")
+    assert [answerer.map_label(name).route for name in names] == ["synonym", "broader", "broader", "text"]
+    assert answerer.map_label("B").types == ("B cell",) and answerer.map_label("B").label == "B"
+
+
+def test_upper_bounds_leave_out_the_candidates_below_the_same_type(answerer):
+    types = answerer.types
+    naive, both = "naive thymus-derived CD4-positive, alpha-beta T cell", np.zeros((1, len(types.names)))
+    for name, value in {"CD4-positive, alpha-beta T cell": 0.9, "effector T cell": 0.8, naive: 0.6}.items():
+        both[0, types.names.index(name)] = value
+    mapped = [answerer.map_label(name) for name in ("effector CD4-positive, alpha-beta T cell", naive)]
+    values = [float(types.probability(one, both)[0]) for one in mapped]
+    assert values == [0.8, 0.6]
+    assert answerer._with_upper_bounds(mapped, values, both) == pytest.approx([0.3, 0.6])
+
+
 def test_genes_ordered_by_counts_are_ranked_relative_to_their_medians(loaded):
     _, processor = loaded
     vocabulary = processor.gene_vocabulary

@@ -122,7 +122,7 @@ def test_a_split_by_donor_shares_no_donor_and_a_random_one_warns(prepared, cells
     ("task", "message"),
     [
         ("dose:low,high", "has no column 'dose' in obs, which the task drug_response asks for; it has"),
-        ("response:low,high", "has no cell with one of the values low, high .* it has 'sensitive'"),
+        ("response:low,high", "has no cell with one of the values low, high .* it has 'resistant', 'sensitive'"),
     ],
 )
 def test_missing_columns_and_values_are_errors(cells, studies, tmp_path, task, message):

@@ -5,8 +5,9 @@ likelihood of their words. A question whose candidates are the answers of an own
 task. Questions that no task of the model answers get no choice. Depends on `questions`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -24,6 +25,7 @@ from cell2text.questions.scoring import choose_labels, twins
 from statements_cell2text import TYPES
 
 
+_NUMBERED = re.compile(r"[ _-]+(?:[A-Z]|\d+)$")  # "oligodendrocyte A", "microglia 2"
 # Why a question has no choice.
 NO_TASK = "no task of the model answers this kind of question"
 NO_CELL = "the question has no genes and names no cell"
@@ -134,7 +136,16 @@ class ChoiceAnswerer:
         return [self.map_label(name) for name in names]
 
     def _map_label(self, label: str) -> MappedLabel:
-        return self.types.map_label(label) if self.types.names else MappedLabel(label, TEXT)
+        """Map a candidate as `tl.score` does, also short names ("B") and numbered groups ("oligodendrocyte A")."""
+        if not self.types.names:
+            return MappedLabel(label, TEXT)
+        found = self.types.map_label(label)
+        if found.route == TEXT:
+            found = replace(self.types.map_label(f"{label} cell"), label=label)
+        if found.route == TEXT and _NUMBERED.search(label):
+            group = self.types.map_label(_NUMBERED.sub("", label))
+            found = group if group.route == TEXT else replace(group, label=label, route=BROADER, term_id=None)
+        return found if found.route != TEXT else MappedLabel(label, TEXT)
 
     def _reason(self, question: ChoiceQuestion) -> str | None:
         """Return why a question cannot be answered, before its cell is read."""
@@ -189,8 +200,26 @@ class ChoiceAnswerer:
                 else float(self.types.probability(one, types[row : row + 1])[0])
                 for one in mapped
             ]  # fmt: skip
+            if types is not None:
+                values = self._with_upper_bounds(mapped, values, types[row : row + 1])
             answers.append(_choice(question, mapped, values))
         return answers
+
+    def _with_upper_bounds(self, mapped: Sequence[MappedLabel], values: list[float], types: np.ndarray) -> list[float]:
+        """Lower the probability of candidates that broader types stand in for by that of others below these types.
+
+        The probability of "CD4-positive T cell", which stands in for "T-helper 17 cell", includes that of a candidate
+        "naive CD4 T cell".
+        """
+        if all(one.route != BROADER for one in mapped):
+            return values
+        nested, bounded = nested_labels(mapped), list(values)
+        for place, one in enumerate(mapped):
+            for name in one.types if one.route == BROADER else ():
+                below = _highest_below(mapped, nested, place, resolve(TYPES, name).term_id)
+                whole = float(self.types.probability(replace(one, types=(name,)), types)[0])
+                bounded[place] = min(bounded[place], max(whole - sum(values[other] for other in below), 0.0))
+        return bounded
 
     def _text_probabilities(
         self, questions: Sequence[ChoiceQuestion], cells: list[np.ndarray]
@@ -212,7 +241,6 @@ class ChoiceAnswerer:
 def _choice(question: ChoiceQuestion, mapped: list[MappedLabel], values: Sequence[float]) -> ChoiceAnswer:
     """Choose one candidate. Nested ones are chosen as `tl.score` does, but one of them is always chosen."""
     routes = np.array([one.route for one in mapped])
-    values = tighter_bounds(mapped, values)
     best, chosen = choose_labels(
         np.array([values]), nested_labels(mapped), twins(mapped), bounds=routes == BROADER, texts=routes == TEXT,
         none_below=0.0,
@@ -220,38 +248,13 @@ def _choice(question: ChoiceQuestion, mapped: list[MappedLabel], values: Sequenc
     return ChoiceAnswer(question, question.candidates[int(best[0])], tuple(values), float(chosen[0]))
 
 
-def tighter_bounds(mapped: Sequence[MappedLabel], values: Sequence[float]) -> list[float]:
-    """Lower the probability of candidates that a broader type stands in for by that of other candidates below the type.
-
-    The probability of "CD4-positive T cell", which stands in for "effector CD4 T cell", includes that of the candidate
-    "naive CD4 T cell".
-
-    Parameters
-    ----------
-    mapped
-        The candidates of a question.
-    values
-        Probability of each.
-
-    Examples
-    --------
-    >>> import cell2text
-    >>> types = ModelTypes(cell2text.load()[0].config)
-    >>> mapped = [types.map_label(name) for name in ("tissue-resident T cell", "CD8-positive, alpha-beta T cell")]
-    >>> [round(value, 2) for value in tighter_bounds(mapped, [0.9, 0.7])]
-    [0.2, 0.7]
-    """
-    graph, nested, tightened = load_graph("CL"), nested_labels(mapped), list(values)
-    for place, bound in enumerate(mapped):
-        if bound.route != BROADER:
-            continue
-        stands_in = {resolve(TYPES, name).term_id for name in bound.types}
-        below = [
-            other
-            for other, one in enumerate(mapped)
-            if one.route not in (BROADER, TEXT) and not nested[place, other] and one.term_id in graph
-            and one.term_id not in stands_in and stands_in & graph.ancestors(str(one.term_id)).keys()
-        ]  # fmt: skip
-        highest = [other for other in below if not any(nested[above, other] for above in below)]
-        tightened[place] = max(values[place] - sum(values[other] for other in highest), 0.0)
-    return tightened
+def _highest_below(mapped: Sequence[MappedLabel], nested: np.ndarray, place: int, term_id: str | None) -> list[int]:
+    """Return the candidates below a term that are neither kinds of the candidate at `place` nor of each other."""
+    graph = load_graph("CL")
+    below = [
+        other
+        for other, one in enumerate(mapped)
+        if one.route not in (BROADER, TEXT) and not nested[place, other] and one.term_id in graph
+        and one.term_id != term_id and term_id in graph.ancestors(str(one.term_id))
+    ]  # fmt: skip
+    return [other for other in below if not any(nested[above, other] for above in below)]

@@ -52,7 +52,7 @@ def rank_by_expression(
     >>> _, processor = cell2text.load()
     >>> (cell,) = rank_by_expression([["MALAT1", "RPL13", "CD3D", "TRAC"]], processor)
     >>> [processor.gene_vocabulary.symbols[token] for token in cell if processor.gene_vocabulary.symbols[token]]
-    ['TRAC', 'CD3D', 'MALAT1', 'RPL13']
+    ['TRAC', 'CD3D', 'RPL13', 'MALAT1']
     """
     vocabulary = processor.gene_vocabulary
     ranked = rank_gene_lists(lists, vocabulary, max_genes=processor.max_genes, species=species)

@@ -78,6 +78,11 @@ def parse_task(name: str, text: str, question: str | None = None) -> OwnTask:
     ------
     UserError
         If the name is not a valid one, is that of another task, or there are fewer than two different values.
+
+    Examples
+    --------
+    >>> parse_task("drug_response", "response:sensitive,resistant").values
+    ('sensitive', 'resistant')
     """
     if not _NAME.fullmatch(name) or name in TASKS:
         raise UserError(
