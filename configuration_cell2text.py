@@ -86,6 +86,10 @@ class Cell2TextConfig(PreTrainedConfig):
             `type_threshold`. Defaults to no calibration.
         uninformative_types (`list[str]`, *optional*):
             Names of a hierarchical group that are never stated, such as `"cell"`.
+        own_tasks (`dict[str, dict]`, *optional*):
+            Questions about columns of the user's data that the model was trained on, by name: their `question` and
+            the `values` that answer it (`{"drug_response": {"question": "...", "values": ["sensitive",
+            "resistant"]}}`).
         projector_hidden_size (`int`, *optional*):
             Width inside the projector. Defaults to the encoder's hidden size for `perceiver`, to the language model's
             for the others.
@@ -141,6 +145,7 @@ class Cell2TextConfig(PreTrainedConfig):
     type_calibration: dict | None = None
     group_calibration: dict | None = None
     uninformative_types: list[str] | None = None
+    own_tasks: dict[str, dict] | None = None
     projector_hidden_size: int | None = None
     projector_hidden_act: str = "gelu"
     projector_dropout: float = 0.1
@@ -190,6 +195,7 @@ class Cell2TextConfig(PreTrainedConfig):
             check_calibration(self.type_calibration, self.type_threshold)
         if self.group_calibration is not None:
             check_group_calibration(self.group_calibration)
+        check_own_tasks(self.own_tasks)
         if not 0 <= self.gene_dropout < 1:
             raise UserError(f"gene_dropout={self.gene_dropout}: expected a share of at least 0 and below 1.")
         if not 0 <= self.cell_feature_noise < float("inf"):
@@ -273,6 +279,18 @@ def _count_parameters(part) -> int:
     learned = positions if getattr(part, "model_type", None) == "bert" else 0
     per_layer = 2 * width * max(width, heads * head_width) + 2 * width * wide
     return (words + learned) * width + layers * per_layer
+
+
+def check_own_tasks(own_tasks: dict[str, dict] | None) -> None:
+    """Raise `UserError` unless every own task has a question and a list of values, all of them texts."""
+    for name, entry in (own_tasks or {}).items():
+        parts = entry if isinstance(entry, dict) else {}
+        values = parts.get("values")
+        texts = [name, parts.get("question"), *(values if isinstance(values, (list, tuple)) else [None])]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise UserError(
+                f"own_tasks[{name!r}] is {entry!r}: expected a `question` and a list of `values`, as texts."
+            )
 
 
 Cell2TextConfig.register_for_auto_class()

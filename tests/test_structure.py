@@ -100,6 +100,7 @@ LAYERS = {
     "describe": DATA | {"evidence", "inference", "loading", "models"},
     "exchange": DATA | {"describe", "evidence"},
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
+    "choices": DATA | {"describe", "evaluation", "inference", "loading", "models", "questions"},
     "app": DATA | {"describe", "evidence", "exchange", "inference", "loading", "models", "publish", "questions"},
     "donors": DATA | {"describe", "inference", "questions"},
     "tl": DATA | {"describe", "donors", "evidence", "inference", "loading", "models", "questions"},

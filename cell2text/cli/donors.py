@@ -9,7 +9,7 @@ from cell2text.cli.describing import Overwrite
 from cell2text.cli.questioning import READING, Device, Model
 from cell2text.describe.options import DescribeOptions
 from cell2text.donors.options import DonorOptions
-from cell2text.files import check_input, check_output_folder
+from cell2text.paths import check_input, check_output
 
 
 SHOWN_CONCEPTS = 10
@@ -38,7 +38,7 @@ def donors(
 ) -> None:
     """Predict a property of donors, such as their disease, from all of their cells, cross-validated by donor."""
     reading, chosen = DescribeOptions(**options), DonorOptions(**more)
-    check_output_folder(out)
+    check_output(out)
     check_input(source)
     from cell2text.loading import check_model_folder
 

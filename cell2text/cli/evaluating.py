@@ -18,8 +18,8 @@ def evaluate(
     predictions: Annotated[
         str,
         typer.Argument(
-            help="What `cell2text describe` wrote, with --truth; or a jsonl file of predictions: cell_id, prediction, "
-            "and the reference text and labels."
+            help="What `cell2text describe` wrote, with --truth; a jsonl file of predictions: cell_id, prediction, and "
+            "the reference text and labels; or questions of a benchmark, with --format."
         ),
     ],
     out: Annotated[str, typer.Option(help="Output folder.")] = "evaluation",
@@ -39,6 +39,24 @@ def evaluate(
     key: Annotated[
         str, typer.Option(help="Prefix of the described columns: `key_added` of cell2text.tl.describe.")
     ] = "cell2text",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Form of a benchmark's multiple-choice questions, which the model answers: cellverse or instructcell."
+        ),
+    ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(help="File of counts with the cells that the questions of --format instructcell name."),
+    ] = None,
+    gene_order: Annotated[
+        str,
+        typer.Option(
+            help="Order of the genes in the questions: `expression`, by counts; or `relative` to each gene's median, "
+            "as the model ranks them."
+        ),
+    ] = "expression",
+    species: Annotated[str, typer.Option(help="Species of the cells in the questions: human or mouse.")] = "human",
     against: Annotated[
         str | None, typer.Option(help="jsonl file of another system's predictions for the same cells, to compare.")
     ] = None,
@@ -76,7 +94,10 @@ def evaluate(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Model whose evidence is measured, a folder or Hub id; the packaged one if omitted."),
+        typer.Option(
+            help="Model that answers questions, or whose evidence is measured: a folder or Hub id; the packaged one if "
+            "omitted."
+        ),
     ] = None,
     bertscore_model: Annotated[
         str,
@@ -88,7 +109,14 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Number of bootstrap replicates for the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed for bootstrap, controls and baselines.")] = 0,
 ) -> None:
-    """Score descriptions: cell types and other fields, ontology similarity, pathways, texts, with intervals."""
+    """Score descriptions, or answers to a benchmark's questions, with intervals: fields, ontology, pathways, texts."""
+    if format is not None:
+        _check_only_questions(
+            truth=truth, references=references, against=against, baselines=baselines, methods=methods, counts=counts,
+            embeddings=embeddings, by=by, evidence=evidence,
+        )  # fmt: skip
+        options = {"layer": layer, "species": species}
+        return _evaluate_questions(predictions, out, model, format, cells, gene_order, options, resamples, seed)
     lacking = [name for name in NEEDED if find_spec(name) is None]
     if lacking:
         raise UserError(f'The evaluation needs {", ".join(lacking)}: pip install "cell2text[eval]".')
@@ -121,6 +149,34 @@ def evaluate(
 
         typer.echo(named_types_line(metrics["named_types"]))
     typer.echo(f"Wrote {out}/report.html.")
+
+
+def _check_only_questions(**options: object) -> None:
+    """Raise for options that apply to descriptions alone."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UserError(f"{given[0]}={options[given[0]]!r} applies to descriptions, and cannot be used with format=.")
+
+
+def _evaluate_questions(
+    questions: str, out: str, model: str | None, format: str, cells: str | None, gene_order: str, options: dict,
+    resamples: int, seed: int,
+) -> None:  # fmt: skip
+    from cell2text.describe.options import DescribeOptions
+    from cell2text.loading import check_model_folder
+
+    chosen = DescribeOptions(**options)
+    for path in (questions, *([] if cells is None else [cells])):
+        check_input(path)
+    check_model_folder(model)
+    from cell2text.choices.run import evaluate_choices, summary_lines
+
+    metrics = evaluate_choices(
+        questions, out, model, format=format, cells=cells, gene_order=gene_order, options=chosen,
+        n_resamples=resamples, seed=seed,
+    )  # fmt: skip
+    typer.echo("\n".join(summary_lines(metrics)))
+    typer.echo(f"Wrote {out}/metrics.json and {out}/choices.jsonl.")
 
 
 def _measure_evidence(source: str, model: str | None, n_cells: int, seed: int) -> dict:

@@ -121,10 +121,12 @@ def _check_paths(inputs: list[str], out: str) -> None:
 
 def _summary(report: dict) -> list[str]:
     """Return the lines to print of a report: rows per split, split, excluded cells, lost counts, skipped files."""
+    from cell2text.preparation.own_columns import describe_own_tasks
     from cell2text.preparation.report import describe_split
 
     splits = ", ".join(f"{name} {entry['rows']:,}" for name, entry in report["splits"].items())
     lines = [f"{report['rows']:,} rows ({splits}).", describe_split(report)]
+    lines += [text for text in [describe_own_tasks(report)] if text]
     for name, entry in report["files"].items():
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in entry["dropped"].items())
         lost = sum(entry["counts_by_route"].get(route, 0) for route in ("unmapped", "other_species"))

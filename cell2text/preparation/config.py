@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from cell2text.errors import UserError
 from cell2text.language.names import TASKS
+from cell2text.language.own_tasks import OwnTask, parse_tasks
 from cell2text.options import Options, document_options, option
 from cell2text.preparation.names import AUTO, GROUP_COLUMNS, METADATA_COLUMNS, NAMED, OMITTABLE, SPLITS
 
@@ -18,6 +19,9 @@ PUBLISHED_EXCLUDED_ASSAYS = (
 )  # fmt: skip
 KNOWN_COLUMNS = (*METADATA_COLUMNS, "sex_ontology_term_id", "is_primary_data")
 FILE_OPTIONS = ("inputs", "census_uri", "gene_vocab", "gene_sets")
+OWN_TASK_OPTIONS = ("own_tasks", "task_questions")
+# Columns of a row that no own task may be named after, beside metadata.
+ROW_COLUMNS = ("cells", "prompt", "completion", "task", "source", "split", "row", "key", "primary", "donor", "pathways")
 SPECIES = ("human", "mouse")
 SAMPLINGS = ("all", "random", "balanced", "published")
 
@@ -144,6 +148,15 @@ class PrepareConfig(Options):
         help="Sampling weight of each task in training, such as describe=4,annotate=1,ask=2,pathways=1,compare=1. "
         "Validation and test cells always get the task describe.",
     )
+    own_tasks: dict[str, str] = option(
+        factory=dict, flag="--task",
+        help="A question of your own about a column of `obs`, as NAME=COLUMN:VALUE,VALUE, such as "
+        "drug_response=response:sensitive,resistant. Its weight in --tasks is 1 if omitted. Repeatable.",
+    )  # fmt: skip
+    task_questions: dict[str, str] = option(
+        factory=dict, flag="--task-question",
+        help="Wording of the question of a --task, as NAME=QUESTION; made of name and values if omitted. Repeatable.",
+    )  # fmt: skip
     broader_types: float = option(
         0.0, minimum=0, maximum=1,
         help="Share of the training cells whose text names a broader term of the Cell Ontology in place of the label, "
@@ -213,11 +226,23 @@ class PrepareConfig(Options):
                 "needs cells named for test or validation, such as test_cells='dataset_id=pbmc3k'."
             )
 
+    def questions(self) -> dict[str, OwnTask]:
+        """Return the tasks of the user's own columns by name."""
+        return parse_tasks(self.own_tasks, self.task_questions)
+
+    def task_weights(self) -> dict[str, float]:
+        """Return the sampling weight of each task in training, those of own columns included."""
+        return {**dict.fromkeys(self.own_tasks, 1.0), **self.tasks}
+
     def _check_tasks(self) -> None:
-        unknown = sorted(set(self.tasks) - set(TASKS))
+        taken = sorted(set(self.questions()) & {*KNOWN_COLUMNS, *ROW_COLUMNS})
+        if taken:
+            raise UserError(f"own_tasks={taken[0]}: rows have a column of this name. Choose another name.")
+        known = (*TASKS, *self.own_tasks)
+        unknown = sorted(set(self.tasks) - set(known))
         if unknown:
-            raise UserError(f"tasks={unknown[0]}: no task of this name. Expected {', '.join(TASKS)}.")
-        if not self.tasks or min(self.tasks.values()) < 0 or sum(self.tasks.values()) <= 0:
+            raise UserError(f"tasks={unknown[0]}: no task of this name. Expected {', '.join(known)}.")
+        if not self.tasks or min(self.tasks.values()) < 0 or sum(self.task_weights().values()) <= 0:
             weights = ", ".join(f"{name} {weight:g}" for name, weight in self.tasks.items())
             raise UserError(f"Weights of tasks ({weights}): expected none below 0 and one above 0.")
         if self.tasks.get("pathways") and self.gene_sets is None:
@@ -233,4 +258,5 @@ class PrepareConfig(Options):
             from prompts_cell2text import SYSTEM_PROMPT
 
             content["system_prompt"] = SYSTEM_PROMPT
-        return {name: value for name, value in content.items() if name not in FILE_OPTIONS}
+        unused = [name for name in OWN_TASK_OPTIONS if not content[name]]
+        return {name: value for name, value in content.items() if name not in (*FILE_OPTIONS, *unused)}

@@ -9,6 +9,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from cell2text.errors import UserError
 from cell2text.files import write_atomically
 from cell2text.preparation.output_folder import CARD_FILE, DATA_FOLDER, REPORT_FILE, WORK_FOLDER
+from cell2text.preparation.own_columns import describe_leakage, describe_own_tasks
 from cell2text.preparation.plan import FITTED
 from cell2text.preparation.report import describe_split, describe_stated_types, describe_uncovered
 from cell2text.preparation.simulation_provenance import describe_simulations
@@ -16,7 +17,7 @@ from cell2text.preparation.splits import SPLITS
 from cell2text.provenance import content_hash
 
 
-SPLIT_SENTENCES = (describe_split, describe_uncovered, describe_stated_types)
+SPLIT_SENTENCES = (describe_split, describe_uncovered, describe_stated_types, describe_own_tasks, describe_leakage)
 TITLE = "Cells and their descriptions"
 CARD_TEMPLATE = """
 # {title}

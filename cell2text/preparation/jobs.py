@@ -61,7 +61,10 @@ def write_shards(folder: str, identity: str, number: int) -> int:
     }
     config = plan.config
     system_prompt = config.system_prompt or ""  # a plan always records it
-    sampler = TaskSampler(config.tasks, system_prompt, seed=config.seed, definitions=plan.definitions)
+    sampler = TaskSampler(
+        config.task_weights(), system_prompt, seed=config.seed, definitions=plan.definitions,
+        own_tasks=config.questions(),
+    )  # fmt: skip
     split_of_row = table["split"].to_numpy()
     for index, split in enumerate(SPLITS):
         kept = np.flatnonzero((split_of_row == index) & (cells.n_genes > 0))
@@ -200,7 +203,8 @@ class JobCells:
             top = [() if leave_out else names for names, leave_out in zip(top, silent)]
         stated = self._stated_types(plan, sampler.seed, share=broader_types if training else 0.0)
         texts_from = {name: plan[name].to_pylist() for name in TEXT_FIELDS if name in plan.column_names} | vars(stated)
-        fields = list(zip(*(texts_from[name] for name in TEXT_FIELDS), top))
+        own = {name: plan[name].to_pylist() for name in sampler.own_tasks}
+        fields = list(zip(*(texts_from[name] for name in TEXT_FIELDS), top, *own.values()))
         tasks, texts, prompts, second = sampler.compose(fields, self.source, numbers, training=training)
         ids = np.array([_cell_id(self.source, name) for name in self.names[kept]], dtype=object)
         columns = {
@@ -210,7 +214,7 @@ class JobCells:
             "completion": completion_array(texts),
             "task": pa.array(tasks, pa.string()),
             **{name: plan[name].cast(pa.string()).combine_chunks() for name in METADATA_COLUMNS},
-            **{name: pa.array(values, pa.string()) for name, values in stated.columns().items()},
+            **{name: pa.array(values, pa.string()) for name, values in {**stated.columns(), **own}.items()},
             "pathways": pa.array(top, pa.list_(pa.string())),
             "pathways_active": pa.array(active, pa.list_(pa.string())),
             "pathway_scores": _score_array(scores),
@@ -220,7 +224,7 @@ class JobCells:
             "source": pa.array([self.source] * len(kept), pa.string()),
             "source_row": pa.array(numbers),
         }
-        return pa.table(columns, schema=dataset_schema(self.tokens.dtype)), tasks
+        return pa.table(columns, schema=dataset_schema(self.tokens.dtype, list(own))), tasks
 
     def _stated_types(self, plan: pa.Table, seed: int, *, share: float) -> StatedTypes:
         labels, terms = (plan[name].to_pylist() for name in ("cell_type", "cell_type_ontology_term_id"))

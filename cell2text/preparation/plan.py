@@ -25,6 +25,7 @@ from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.duplicates import find_copies
 from cell2text.preparation.names import PROFILES_WITHOUT_TYPE
 from cell2text.preparation.output_folder import job_cells_path, plan_path, read_plan
+from cell2text.preparation.own_columns import report_own_tasks
 from cell2text.preparation.rows import METADATA_COLUMNS
 from cell2text.preparation.sampling import diversity, sample_cells
 from cell2text.preparation.splits import SPLITS, choose_method, split_cells
@@ -39,10 +40,7 @@ from vocabulary_cell2text import GeneVocabulary
 PLACEHOLDER_INPUTS: dict[str, dict] = {"files": {"inputs": ["plan"]}, "census": {}}
 RECORDED_LIBRARIES = ("anndata", "cellxgene_ontology_guide", "numba", "numpy", "pyarrow", "scipy", "cell2text")
 FITTED = "fitted to the training cells"
-JOB_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("split", pa.int8())]
-    + [(column, pa.dictionary(pa.int32(), pa.string())) for column in METADATA_COLUMNS]
-)
+JOB_COLUMNS = [("row", pa.int64()), ("split", pa.int8())]
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def write_plan(
         "provenance": provenance,
         "config": config.to_dict(),
         "sources": [survey.source.to_json() for survey in surveys],
-        "jobs": _write_jobs(cells, folder, config.cells_per_shard),
+        "jobs": _write_jobs(cells, folder, config),
         "gene_sets": asdict(gene_sets) if gene_sets else None,
         "definitions": {term: text for term in sorted(types) if (text := term_definition(term))},
         "report": {
@@ -160,6 +158,7 @@ def write_plan(
             "diversity": {"before": before, "after": diversity(cells)},
             "groups": donors,
             "split": choice.to_json(),
+            **({"own_tasks": report_own_tasks(cells, surveys, config)} if config.own_tasks else {}),
         },
     }  # fmt: skip
     write_atomically(plan_path(folder), json.dumps(plan, indent=1, sort_keys=True) + "\n")
@@ -215,25 +214,30 @@ def _reasons_to_drop(cells: pd.DataFrame, copies: np.ndarray, config: PrepareCon
         reasons[f"{column} unknown"] = cells[column].isna()
     if config.labelled:
         unknown = cells[["cell_type", "tissue", "disease"]].isna().all(axis=1)
-        reasons["cell type, tissue and disease unknown"] = unknown & ~cells["profile"].isin(PROFILES_WITHOUT_TYPE)
+        unknown &= ~cells["profile"].isin(PROFILES_WITHOUT_TYPE)
+        for name in config.own_tasks:
+            unknown &= cells[name].isna()
+        reasons["cell type, tissue and disease unknown"] = unknown
     if config.split in ("tissue", "cell_type"):
         reasons[f"{config.split} unknown, which the split needs"] = cells[config.split].isna()
     return reasons
 
 
-def _write_jobs(cells: pd.DataFrame, folder: Path, cells_per_shard: int) -> list[dict]:
+def _write_jobs(cells: pd.DataFrame, folder: Path, config: PrepareConfig) -> list[dict]:
     """Divide each source's cells into jobs, in the order of the source, and write one table per job."""
     jobs: list[dict] = []
+    texts, cells_per_shard = (*METADATA_COLUMNS, *config.own_tasks), config.cells_per_shard
+    schema = pa.schema([*JOB_COLUMNS, *((column, pa.dictionary(pa.int32(), pa.string())) for column in texts)])
     for name, of_source in cells.groupby("source", observed=True, sort=True):
         of_source = of_source.sort_values("row")
         for start in range(0, len(of_source), cells_per_shard):
             part = of_source.iloc[start : start + cells_per_shard]
             columns = [part["row"].to_numpy(), part["split"].to_numpy()]
-            columns += [part[column].astype(object).where(part[column].notna(), None) for column in METADATA_COLUMNS]
-            arrays = [pa.array(values, type=field.type) for field, values in zip(JOB_SCHEMA, columns)]
+            columns += [part[column].astype(object).where(part[column].notna(), None) for column in texts]
+            arrays = [pa.array(values, type=field.type) for field, values in zip(schema, columns)]
             path = job_cells_path(folder, len(jobs))
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table(arrays, schema=JOB_SCHEMA), path)
+            pq.write_table(pa.table(arrays, schema=schema), path)
             jobs.append({"source": str(name), "cells": len(part)})
     return jobs
 

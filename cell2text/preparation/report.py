@@ -69,6 +69,7 @@ def collect_report(plan: Plan, planned: dict, provenance: dict) -> dict:
         "not_covered_by_training": _labels_missing_in_training(splits),
         "files": files,
         "skipped": provenance["skipped"],
+        **({"own_tasks": planned["own_tasks"]} if "own_tasks" in planned else {}),
         "splits": {name: _sort_counts(entry) | {"donors": planned["groups"][name]} for name, entry in splits.items()},
         "sampling": planned["sampling"],
         "diversity": planned["diversity"],

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from cell2text.language.fields import FIELDS
+from cell2text.language.own_tasks import OwnTask
 from cell2text.language.tasks import (
     available_tasks,
     default_instruction,
@@ -34,13 +35,15 @@ TEXT_BLOCK = pa.struct([("type", pa.string()), ("text", pa.string())])
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(TEXT_BLOCK))]))
 
 
-def dataset_schema(token_type: np.dtype) -> pa.Schema:
+def dataset_schema(token_type: np.dtype, own_tasks: Sequence[str] = ()) -> pa.Schema:
     """Return the columns of a dataset row and their types.
 
     Parameters
     ----------
     token_type
         Type of gene tokens: uint16 for vocabularies of at most 65,536 tokens.
+    own_tasks
+        Names of the user's own tasks, each a column with the cell's answer.
     """
     return pa.schema(
         [
@@ -49,7 +52,7 @@ def dataset_schema(token_type: np.dtype) -> pa.Schema:
             ("prompt", MESSAGES),
             ("completion", MESSAGES),
             ("task", pa.string()),
-            *((name, pa.string()) for name in (*METADATA_COLUMNS, *STATED_COLUMNS)),
+            *((name, pa.string()) for name in (*METADATA_COLUMNS, *STATED_COLUMNS, *own_tasks)),
             ("pathways", pa.list_(pa.string())),
             ("pathways_active", pa.list_(pa.string())),
             ("pathway_scores", pa.list_(pa.float32())),
@@ -78,10 +81,16 @@ class TaskSampler:
         Random seed.
     definitions
         Definition of each cell type that a text can name, by ontology term id.
+    own_tasks
+        The user's own tasks by name.
     """
 
-    def __init__(self, tasks: Mapping[str, float], system_prompt: str, *, seed: int, definitions: Mapping[str, str]):
+    def __init__(
+        self, tasks: Mapping[str, float], system_prompt: str, *, seed: int, definitions: Mapping[str, str],
+        own_tasks: Mapping[str, OwnTask] | None = None,
+    ):  # fmt: skip
         self.tasks, self.system_prompt, self.seed, self.definitions = tasks, system_prompt, seed, definitions
+        self.own_tasks = dict(own_tasks or {})
         self._cached_completion = lru_cache(maxsize=COMPOSED_TEXTS)(self._completion)
         self._cached_options = lru_cache(maxsize=COMPOSED_TEXTS)(self._options)
         self._prompts: dict[tuple[int, str], int] = {}
@@ -94,7 +103,8 @@ class TaskSampler:
         Parameters
         ----------
         rows
-            For each cell its fields in the order of `TEXT_FIELDS`, then a tuple of pathways.
+            For each cell its fields in the order of `TEXT_FIELDS`, then a tuple of pathways, then its answer to each
+            own task, None where unknown.
         source
             Name of the cells' source.
         numbers
@@ -127,7 +137,7 @@ class TaskSampler:
             if training:
                 comparable = bool(comparison_cells[i] >= 0)
                 tasks[i], field = self._sample_task(row, comparable, task_draws[i], field_draws[i])
-                options = task_instructions(tasks[i], field)
+                options = self._instructions(tasks[i], field)
                 instruction = options[int(wording_draws[i] * len(options))]
             if tasks[i] != "compare":
                 comparison_cells[i] = -1
@@ -142,13 +152,20 @@ class TaskSampler:
         task = tasks[bisect(bounds, task_draw * bounds[-1], hi=len(tasks) - 1)]
         return task, fields[int(field_draw * len(fields))] if task == "ask" else None
 
+    def _instructions(self, task: str, field: str | None) -> Sequence[str]:
+        return (self.own_tasks[task].question,) if task in self.own_tasks else task_instructions(task, field)
+
     def _options(self, row: tuple, comparable: bool) -> tuple[list[str], list[float], list[str]]:
         """Return the tasks that a row supports, the cumulative sum of their weights, and the fields for `ask`."""
-        supported, fields = available_tasks(self._as_mapping(row), has_partner=comparable)
+        values = self._as_mapping(row)
+        supported, fields = available_tasks(values, has_partner=comparable)
+        supported += [name for name in self.own_tasks if values[name] is not None]
         tasks = [task for task in supported if self.tasks.get(task)] or ["describe"]
         return tasks, list(accumulate(self.tasks.get(task, 1.0) for task in tasks)), fields
 
     def _completion(self, task: str, row: tuple, field: str | None, second: tuple | None) -> str:
+        if task in self.own_tasks:
+            return self.own_tasks[task].completion(self._as_mapping(row)[task])
         other = None if second is None else self._as_mapping(second)
         text = task_completion(task, self._as_mapping(row), field=field, comparison_cell=other)
         if text is None and task == "describe":  # a profile with neither a type nor other metadata
@@ -158,7 +175,7 @@ class TaskSampler:
         return text
 
     def _as_mapping(self, values: tuple) -> dict:
-        row = dict(zip((*TEXT_FIELDS, "pathways"), values))
+        row = dict(zip((*TEXT_FIELDS, "pathways", *self.own_tasks), values))
         row["cell_type_definition"] = self.definitions.get(row["cell_type_ontology_term_id"])
         return row
 

@@ -41,6 +41,7 @@ from cell2text.preparation.output_folder import (
     remove_unplanned_output,
     remove_work_files,
 )
+from cell2text.preparation.own_columns import describe_leakage
 from cell2text.preparation.plan import collect_provenance, load_plan, write_plan
 from cell2text.preparation.report import collect_report, describe_uncovered, write_html
 from cell2text.preparation.survey import Survey, open_planned, survey_sources
@@ -197,8 +198,8 @@ def _finish(folder: Path, identity: str) -> dict:
     remove_partial_files(folder)
     write_atomically(folder / REPORT_FILE, json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     remove_work_files(folder)
-    if describe_uncovered(report):
-        logger.warning(describe_uncovered(report))
+    for warning in filter(None, (describe_uncovered(report), describe_leakage(report))):
+        logger.warning(warning)
     return report
 
 

@@ -18,6 +18,7 @@ from cell2text.preparation.columns import ChosenColumns, choose_columns
 from cell2text.preparation.config import PrepareConfig
 from cell2text.preparation.medians import HUMAN_GENES
 from cell2text.preparation.names import PROFILES
+from cell2text.preparation.own_columns import read_own_columns
 from cell2text.preparation.simulation_provenance import read_simulation
 from cell2text.signatures.aucell import MIN_GENES
 from cell2text.signatures.gene_sets import GeneSets, match_columns
@@ -122,7 +123,11 @@ def _survey_source(
             raise BadFileError(source.name, "contains no cells.")
         genes = _survey_genes(reader, config, vocabulary, gene_sets)
         cells, resolution, chosen = survey_metadata(reader, config)
+        own, left_out = read_own_columns(reader, config.questions())
+        cells = cells.assign(**own)
         report = {"cells": len(cells), **genes, "labels": resolution, "columns": chosen.recognised}
+        if config.own_tasks:
+            report["own_tasks_left_out"] = left_out
         report["notes"] = [*genes["notes"], *chosen.notes]
         if simulation := read_simulation(reader.container):
             report["simulation"] = simulation

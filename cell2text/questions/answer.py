@@ -9,10 +9,10 @@ DESCRIBE, CELL_TYPE, IS_TYPE, COUNT_TYPE = "describe", "cell_type", "is_type", "
 CONFIDENCE, CANDIDATES, COMPOSITION, COMPARE = "confidence", "candidates", "composition", "compare"
 PATHWAYS, SEX, PROFILE = "pathways", "sex", "profile"
 TISSUE, DISEASE, LIFE_STAGE, EVIDENCE = "tissue", "disease", "life_stage", "evidence"
-HELP, OUTSIDE = "help", "outside"
+OWN, HELP, OUTSIDE = "own_task", "help", "outside"
 TASKS = (
     DESCRIBE, CELL_TYPE, IS_TYPE, COUNT_TYPE, CONFIDENCE, CANDIDATES, COMPOSITION, COMPARE, PATHWAYS, SEX, PROFILE,
-    TISSUE, DISEASE, LIFE_STAGE, EVIDENCE, HELP, OUTSIDE,
+    TISSUE, DISEASE, LIFE_STAGE, EVIDENCE, OWN, HELP, OUTSIDE,
 )  # fmt: skip
 YES, NO, UNCLEAR = "yes", "no", "unclear"
 
@@ -24,7 +24,7 @@ class AnswerValue:
     Parameters
     ----------
     kind
-        `"cell_type"`, `"pathway"`, `"sex"`, `"profile"` or another field of a description.
+        `"cell_type"`, `"pathway"`, `"sex"`, `"profile"`, another field of a description, or the name of an own task.
     name
         Its name: the label of a cell type, or the name of a gene set.
     term_id

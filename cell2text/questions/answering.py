@@ -4,14 +4,18 @@ Depends on `understanding` for what a question asks, on `predictions`, and on `w
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cell2text.describe.ranked_cells import RankedCells
 from cell2text.errors import UserError
+from cell2text.inference.own_tasks import OwnTaskScorer
+from cell2text.language.own_tasks import OwnTask, task_asked, tasks_of
 from cell2text.questions import answer as tasks
 from cell2text.questions import (
     comparison_answers,
     evidence_answers,
     group_answers,
+    own_answers,
     property_answers,
     type_answers,
     wording,
@@ -86,8 +90,11 @@ class QuestionAnswerer:
         if not n or (second is not None and not len(second.cells)):
             raise UserError("There are no cells to ask about: select at least one.")
         text = check_text("question", question)
+        own = task_asked(text, tasks_of(self.model.config))
         asked = understand(text, self._pathway_names, n_cells=n, has_second=second is not None)
-        found = self._answer(cells, asked, second)
+        if own is not None:
+            asked = replace(asked, task=tasks.OWN)
+        found = self._answer(cells, asked, second) if own is None else self._own(cells, own)
         names = tuple(map(str, (*cells.names, *(() if second is None else second.names))))
         return Answer(text, found.text, asked.task, names, tuple(found.values), found.verdict, tuple(found.notes))
 
@@ -106,6 +113,11 @@ class QuestionAnswerer:
         if len(predictions) == 1:
             return self._about_one(cells, predictions, asked)
         return self._about_group(predictions, asked)
+
+    def _own(self, cells: RankedCells, task: OwnTask) -> Wording:
+        """Answer the question of an own task."""
+        scorer = OwnTaskScorer(self.model, self.predictor.processor, task)
+        return own_answers.own_task(task, scorer(cells.cells, cells.concept_overrides))
 
     def _about_one(self, cells: RankedCells, found: CellPredictions, asked: Understood) -> Wording:
         answers: dict[str, Callable[[], Wording]] = {

@@ -134,12 +134,12 @@ class LabelScorer:
 
 def choose_labels(
     probabilities: np.ndarray, nested: np.ndarray, same: Sequence[int] | None = None,
-    bounds: np.ndarray | None = None, texts: np.ndarray | None = None,
+    bounds: np.ndarray | None = None, texts: np.ndarray | None = None, none_below: float = NONE_BELOW,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Choose one label per cell, with care for labels that are kinds of each other.
 
     Labels below no other label of the list exclude each other. Their probabilities are divided by their sum if it
-    exceeds 1; the rest to 1 is the probability of none of them. If the sum is below `NONE_BELOW`, none is chosen,
+    exceeds 1; the rest to 1 is the probability of none of them. If the sum is below `none_below`, none is chosen,
     otherwise the most probable label. A label below the chosen one takes its place if it has at least
     `NARROWER_SHARE` of its probability.
 
@@ -155,6 +155,8 @@ def choose_labels(
         Labels whose probability is an upper bound, boolean, shape (n_labels,). They take no place of a label above.
     texts
         Labels whose probability is not calibrated, boolean, shape (n_labels,). They share what the others leave.
+    none_below
+        Sum of the labels' probabilities below which none is chosen; 0 to choose a label for every cell.
 
     Returns
     -------
@@ -181,7 +183,7 @@ def choose_labels(
     values = values / np.maximum(sums, 1.0)[:, None]
     best, chosen = np.full(len(values), -1), 1 - np.minimum(sums, 1.0)
     below = nested & distinct & (True if bounds is None else ~bounds)
-    for row in np.flatnonzero(sums >= NONE_BELOW):
+    for row in np.flatnonzero(sums >= none_below):
         best[row] = _walk_down(values[row], is_root, below)
         chosen[row] = values[row, best[row]]
     chosen[np.isnan(probabilities).any(axis=1)] = np.nan

@@ -33,6 +33,7 @@ from cell2text.training.launch import destroy_process_group
 from cell2text.training.learning_rates import MODEL_PARTS
 from cell2text.training.memory import is_out_of_memory, memory_advice
 from cell2text.training.model_card import write_model_card
+from cell2text.training.own_tasks import add_own_tasks, answer_held_out
 from cell2text.training.preflight import preflight
 from cell2text.training.rows import TrainingRows, check_vocabulary, load_rows
 from cell2text.training.saving import save_base, save_final
@@ -95,6 +96,7 @@ def load(args: Cell2TextArguments, training_args: SFTConfig, model_args: ModelCo
         rows = load_rows(args, output_dir, prepares=training_args.local_process_index == 0)
     check_validation(args, training_args, rows)
     model, processor = load_components(args, source, rows)
+    add_own_tasks(model, rows)
     check_vocabulary(rows, args, processor.gene_vocabulary)
     weights = training_weights(args, rows.train)
     return SFTRun(args, training_args, model_args, checkpoint, rows, model, processor, weights, publish)
@@ -178,6 +180,7 @@ def finish(run: SFTRun, trainer: Cell2TextTrainer) -> None:
     if args.describe_held_out:
         options = {"batch_size": args.generation_batch_size, "seed": training_args.seed}
         metrics = describe_held_out(trained, run.processor, run.rows, args, output_dir, **options)
+        answer_held_out(trained, run.processor, run.rows, output_dir, seed=training_args.seed)
     write_model_card(output_dir, trained, args, training_args, run.model_args, run.rows, metrics)
     if run.publish:
         repository = training_args.hub_model_id or run.output_dir.resolve().name
