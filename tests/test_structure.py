@@ -100,8 +100,9 @@ LAYERS = {
     "describe": DATA | {"evidence", "inference", "loading", "models"},
     "exchange": DATA | {"describe", "evidence"},
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
+    "generate": DATA | {"models", "questions"},
     "app": DATA | {"describe", "evidence", "exchange", "inference", "loading", "models", "publish", "questions"},
-    "tl": DATA | {"describe", "evidence", "inference", "loading", "models", "questions"},
+    "tl": DATA | {"describe", "evidence", "generate", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
 

@@ -1,4 +1,4 @@
-"""The command line: `cell2text describe`, `report`, `app`, `ask`, `score`, `search`, `prepare`, `push` and others.
+"""The command line: `cell2text describe`, `report`, `app`, `ask`, `score`, `search`, `generate`, `prepare`, `push` and others.
 
 Each command parses options and calls the matching Python function.
 """
@@ -7,6 +7,7 @@ from cell2text.cli import (  # noqa: F401  register their commands
     describing,
     evaluating,
     exporting,
+    generating,
     preparing,
     publishing,
     questioning,

@@ -1,0 +1,59 @@
+"""Train the packaged generator and write it to cell2text/models/generator, in about 15 minutes on one core.
+
+    python recipes/generator/build.py DATA ATLAS
+    python recipes/generator/build.py DATA ATLAS --validation --out FOLDER
+    python recipes/generator/build.py DATA ATLAS --without-combinations --out FOLDER
+
+DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles` and `cells`; sources and test donors are
+those of recipes/mini/sources.yaml. `--validation` also leaves out the validation donors of options.yaml, on which
+options are compared; `--without-combinations` leaves out its pairs of type and tissue, which benchmarks/generation.py
+generates.
+"""
+
+import argparse
+from pathlib import Path
+
+import data
+import saving
+import training
+import yaml
+
+from cell2text.models import GENERATOR
+
+
+OPTIONS = Path(__file__).with_name("options.yaml")
+
+
+def build(cells: data.TrainingCells, options: training.GeneratorOptions, out: Path, log=print) -> None:
+    """Train a generator and write it."""
+    conditions = training.number_conditions(cells)
+    fitted = training.fit_decoder(cells, conditions, options, log)
+    depths, _ = saving.log_depths(cells)
+    flow = training.fit_flow(fitted, depths, conditions, training.row_weights(cells.obs), options, log)
+    dispersion = training.fit_dispersion(cells, conditions, fitted, options)
+    saving.save_generator(saving.make_generator(cells, conditions, fitted.decoder, flow, dispersion, options), out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the reference h5ad files")
+    parser.add_argument("atlas", type=Path, help="folder with mean profiles and further cells")
+    parser.add_argument("--out", type=Path, default=GENERATOR, help="folder to write; the packaged one if omitted")
+    parser.add_argument("--validation", action="store_true", help="leave out the validation donors")
+    parser.add_argument("--without-combinations", action="store_true", help="leave out the pairs of type and tissue")
+    args = parser.parse_args()
+    if (args.validation or args.without_combinations) and args.out == GENERATOR:
+        parser.error("--out: name a folder for a generator that is not trained on everything.")
+    settings = yaml.safe_load(OPTIONS.read_text())
+    left_out = settings["validation_donors"] if args.validation else []
+    cells = data.load_training_cells(args.data, args.atlas, without_donors=left_out)
+    if args.without_combinations:
+        cells = data.without_combinations(cells, settings["combinations"])
+    print(
+        f"{cells.counts.shape[0]:,} cells and {len(cells.fractions)} profiles of {len(cells.genes):,} genes", flush=True
+    )
+    build(cells, training.GeneratorOptions(**settings["options"]), args.out)
+
+
+if __name__ == "__main__":
+    main()
