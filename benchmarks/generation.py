@@ -4,8 +4,8 @@
     python benchmarks/generation.py DATA ATLAS --parts donors roundtrip
     python benchmarks/generation.py DATA ATLAS --parts combinations --combinations FOLDER
 
-DATA and ATLAS are the folders of recipes/generator/build.py. FOLDER is a generator that was trained without the pairs of
-type and tissue in options.yaml (`build.py DATA ATLAS --without-combinations --out FOLDER`).
+DATA and ATLAS are the folders of recipes/generator/build.py. FOLDER is a generator that was trained without the pairs
+of type and tissue in options.yaml (`build.py DATA ATLAS --without-combinations --out FOLDER`).
 
 Each type of a study with enough cells of test donors is generated from words ("macrophage from the kidney"), and its
 cells are compared with those of the test donors. Two baselines are compared in the same way: training cells of the type
@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "recipes" / "generator"))
 
-import data  # noqa: E402
+import training_cells  # noqa: E402
 
 from cell2text.files import write_atomically  # noqa: E402
 from cell2text.generate.generator import CellGenerator  # noqa: E402
@@ -62,9 +62,9 @@ class Study:
 
 def read_study(path: Path, genes: np.ndarray, test_donors: list[str]) -> Study:
     """Read a study; `genes` are those of the generator."""
-    adata = data.read_cells(path)
+    adata = training_cells.read_cells(path)
     shared = np.flatnonzero(pd.Index(genes).isin(adata.var_names))
-    counts = data.counts_on(adata, genes[shared])
+    counts = training_cells.counts_on(adata, genes[shared])
     cells = ad.AnnData(counts, obs=adata.obs)
     held_out = adata.obs["donor"].isin([f"{path.stem} {donor}" for donor in test_donors]).to_numpy()
     return Study(path.stem, cells[~held_out].copy(), cells[held_out].copy(), shared)
@@ -252,11 +252,11 @@ def main() -> None:
     parser.add_argument("--test-donors", nargs="*", help="donors to test on; the test donors of the sources if omitted")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    generator, sources = CellGenerator.from_pretrained(args.generator), data.load_sources()
+    generator, sources = CellGenerator.from_pretrained(args.generator), training_cells.load_sources()
     donors = args.test_donors or sources["test_donors"]
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     if {"donors", "combinations"} & set(args.parts):
-        paths = [data.source_file(args.data, args.atlas, name) for name in sources["train"]]
+        paths = [training_cells.source_file(args.data, args.atlas, name) for name in sources["train"]]
         studies = [read_study(path, generator.genes, donors) for path in paths if path.parent == args.data]
     if "donors" in args.parts:
         results["donors"] = measure_donors(generator, studies)

@@ -1,4 +1,4 @@
-"""Compare sets of cells: distances in PCA space, a forest that tells real from other cells, correlations of genes, zeros.
+"""Compare sets of cells: distances in PCA space, a forest that classifies them, correlations of genes, zeros.
 
 Used by benchmarks/generation.py. All functions take normalised logarithmic expression, or components of it.
 """

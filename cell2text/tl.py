@@ -1,4 +1,4 @@
-"""Describe, embed, question, score and search the cells of an AnnData, in the manner of scanpy's `tl` functions; generate cells.
+"""Describe, embed, question, score, search and generate cells, in the manner of scanpy's `tl` functions.
 
 Depends on `describe` and `questions`, which work on files and AnnData alike, on `inference` and on `generate`.
 """
@@ -507,8 +507,8 @@ def generate(text: str, n: int = 500, *, seed: int = 0) -> AnnData:
     """Generate raw counts of cells that a text names.
 
     The text is read as descriptions and questions are: a cell type of the Cell Ontology, and optionally a tissue, a
-    disease, the sex of the donor and fetal origin. Counts are sampled from the packaged conditional model; see the guide
-    "Generate cells from words" for what it was trained on and how close its cells are to real ones.
+    disease, the sex of the donor and fetal origin. Counts are sampled from the packaged conditional model; see the
+    guide "Generate cells from words" for what it was trained on and how close its cells are to real ones.
 
     Parameters
     ----------

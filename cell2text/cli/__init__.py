@@ -1,4 +1,4 @@
-"""The command line: `cell2text describe`, `report`, `app`, `ask`, `score`, `search`, `generate`, `prepare`, `push` and others.
+"""The command line: `cell2text describe`, `app`, `ask`, `score`, `search`, `generate`, `prepare`, `push` and others.
 
 Each command parses options and calls the matching Python function.
 """

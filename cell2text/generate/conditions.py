@@ -5,13 +5,43 @@ the ontologies and PyTorch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import pandas as pd
 import torch
 
+from cell2text.generate.prompt import Prompt
 from cell2text.ontology.graph import load_graph
 
 
 FETAL = "fetal"
+FETAL_STAGE = "the fetal stage of prenatal development"
+HEALTHY = "PATO:0000461"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A prompt as the generator's terms; empty strings for what the prompt does not state."""
+
+    cell_type: str
+    tissue: str
+    disease: str
+    sex: str
+    stage: str
+
+
+def condition_of(prompt: Prompt) -> Condition:
+    """Return a prompt as the generator's terms; the disease of healthy donors is empty."""
+    term = {
+        name: claim.term_id or "" for name in ("cell_type", "tissue", "disease") if (claim := getattr(prompt, name))
+    }
+    return Condition(
+        term["cell_type"],
+        term.get("tissue", ""),
+        "" if term.get("disease") == HEALTHY else term.get("disease", ""),
+        prompt.sex.label if prompt.sex else "",
+        FETAL if prompt.life_stage and prompt.life_stage.label == FETAL_STAGE else "",
+    )
 
 
 def condition_nodes(cell_type: str, tissue: str = "", disease: str = "", sex: str = "", stage: str = "") -> list[str]:
@@ -20,7 +50,7 @@ def condition_nodes(cell_type: str, tissue: str = "", disease: str = "", sex: st
     Parameters
     ----------
     cell_type, tissue, disease
-        Ontology terms; empty if unknown. `PATO:0000461`, healthy, has no node: diseases are effects relative to it.
+        Ontology terms; empty if unknown. `HEALTHY` has no node: diseases are effects relative to it.
     sex
         `"male"`, `"female"` or empty.
     stage
@@ -55,3 +85,9 @@ def node_matrix(nodes: Sequence[Sequence[str]], names: Sequence[str]) -> torch.T
     for row, of_row in enumerate(nodes):
         marked[row, [place[name] for name in of_row if name in place]] = 1.0
     return marked
+
+
+def rows_of_tissue(seen: pd.DataFrame, tissue: str) -> pd.Series:
+    """Return the rows whose tissue is a tissue or part of it, bool; all rows if no tissue is stated."""
+    known = {term: not tissue or tissue in terms_above("UBERON", term) for term in seen["tissue"].unique()}
+    return seen["tissue"].map(known).astype(bool)

@@ -86,8 +86,8 @@ def read_prompt(text: str) -> Prompt:
 
     Examples
     --------
-    >>> read_prompt("CD8-positive T cell from the lung of a patient with COVID-19").understood()
-    'type: CD8-positive, alpha-beta T cell (CL:0000625); tissue: lung (UBERON:0002048); disease: COVID-19 (MONDO:0100096)'
+    >>> read_prompt("CD8 T cells from the lung").understood()
+    'type: CD8-positive, alpha-beta T cell (CL:0000625); tissue: lung (UBERON:0002048)'
     """
     text = check_text("text", text)
     if _DESCRIPTION.match(text):
@@ -155,8 +155,3 @@ def _matters(words: Sequence[str], place: int) -> bool:
         return True
     whole, without = (read_fields(" ".join(part)) for part in (words, [*words[:place], *words[place + 1 :]]))
     return any(getattr(whole, name) != getattr(without, name) for name in CONCEPTS[1:])
-
-
-def healthy(claim: Claim | None) -> bool:
-    """Return whether a claim of a disease is that of a healthy donor."""
-    return claim is not None and claim.term_id == "PATO:0000461"

@@ -4,18 +4,18 @@
     python recipes/generator/build.py DATA ATLAS --validation --out FOLDER
     python recipes/generator/build.py DATA ATLAS --without-combinations --out FOLDER
 
-DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles` and `cells`; sources and test donors are
-those of recipes/mini/sources.yaml. `--validation` also leaves out the validation donors of options.yaml, on which
-options are compared; `--without-combinations` leaves out its pairs of type and tissue, which benchmarks/generation.py
-generates.
+DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles` and `cells`; sources and test donors
+are those of recipes/mini/sources.yaml. `--validation` also leaves out the validation donors of options.yaml, on which
+options are compared; `--without-combinations` leaves out its pairs of type and tissue, which
+benchmarks/generation.py generates.
 """
 
 import argparse
 from pathlib import Path
 
-import data
+import fitting
 import saving
-import training
+import training_cells
 import yaml
 
 from cell2text.models import GENERATOR
@@ -24,13 +24,13 @@ from cell2text.models import GENERATOR
 OPTIONS = Path(__file__).with_name("options.yaml")
 
 
-def build(cells: data.TrainingCells, options: training.GeneratorOptions, out: Path, log=print) -> None:
+def build(cells: training_cells.TrainingCells, options: fitting.GeneratorOptions, out: Path, log=print) -> None:
     """Train a generator and write it."""
-    conditions = training.number_conditions(cells)
-    fitted = training.fit_decoder(cells, conditions, options, log)
+    conditions = fitting.number_conditions(cells)
+    fitted = fitting.fit_decoder(cells, conditions, options, log)
     depths, _ = saving.log_depths(cells)
-    flow = training.fit_flow(fitted, depths, conditions, training.row_weights(cells.obs), options, log)
-    dispersion = training.fit_dispersion(cells, conditions, fitted, options)
+    flow = fitting.fit_flow(fitted, depths, conditions, fitting.row_weights(cells.obs), options, log)
+    dispersion = fitting.fit_dispersion(cells, conditions, fitted, options)
     saving.save_generator(saving.make_generator(cells, conditions, fitted.decoder, flow, dispersion, options), out)
 
 
@@ -46,13 +46,13 @@ def main() -> None:
         parser.error("--out: name a folder for a generator that is not trained on everything.")
     settings = yaml.safe_load(OPTIONS.read_text())
     left_out = settings["validation_donors"] if args.validation else []
-    cells = data.load_training_cells(args.data, args.atlas, without_donors=left_out)
+    cells = training_cells.load_training_cells(args.data, args.atlas, without_donors=left_out)
     if args.without_combinations:
-        cells = data.without_combinations(cells, settings["combinations"])
+        cells = training_cells.without_combinations(cells, settings["combinations"])
     print(
         f"{cells.counts.shape[0]:,} cells and {len(cells.fractions)} profiles of {len(cells.genes):,} genes", flush=True
     )
-    build(cells, training.GeneratorOptions(**settings["options"]), args.out)
+    build(cells, fitting.GeneratorOptions(**settings["options"]), args.out)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from data import TrainingCells
+from fitting import Conditions, GeneratorOptions
 from safetensors.torch import save_file
-from training import Conditions, GeneratorOptions
+from training_cells import TrainingCells
 
 from cell2text.files import atomic_path, write_atomically
 from cell2text.generate.generator import (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from data import TrainingCells
 from torch import Tensor, nn
+from training_cells import TrainingCells
 
 from cell2text.generate.conditions import condition_nodes, node_matrix
 from cell2text.generate.network import Decoder, Flow

@@ -78,7 +78,7 @@ def source_file(data: Path, atlas: Path, name: str) -> Path:
 def read_cells(path: Path) -> ad.AnnData:
     """Read the labelled cells of a file: rounded counts, Ensembl ids, and the columns `COLUMNS` alone."""
     adata = ad.read_h5ad(path)
-    ids = adata.var["ensembl_id"] if "ensembl_id" in adata.var else adata.var_names
+    ids = adata.var.get("ensembl_id", adata.var_names)
     terms = _terms("cell_type", adata.obs, "cell_type")
     kept = np.flatnonzero(terms != "")
     obs = conditions(adata.obs.iloc[kept], INFERRED_SEX).assign(cell_type=terms[kept], style=path.stem)
@@ -150,7 +150,7 @@ def load_training_cells(data: Path, atlas: Path, *, without_donors: Collection[s
 
 
 def without_combinations(cells: TrainingCells, pairs: Sequence[Sequence[str]]) -> TrainingCells:
-    """Leave out pairs of study and type: their cells, and the profiles of the type, or of types below it, in the tissue."""
+    """Leave out pairs of study and type: their cells, and profiles of the type or of types below it in the tissue."""
     graph = load_graph("CL")
     kept, kept_profiles = np.ones(len(cells.obs), dtype=bool), np.ones(len(cells.profiles), dtype=bool)
     for style, term in pairs:
