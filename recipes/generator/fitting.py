@@ -29,6 +29,7 @@ class GeneratorOptions:
     cells_per_step: int = 128
     profiles_per_step: int = 48
     learning_rate: float = 0.01
+    state_learning_rate: float = 0.05
     max_counts: float = 5000.0
     profile_counts: float = 10_000.0
     condition_penalty: float = 0.01
@@ -122,9 +123,10 @@ def fit_decoder(cells: TrainingCells, conditions: Conditions, options: Generator
         nn.Parameter(torch.zeros(cells.counts.shape[0], options.latent)),
         nn.Parameter(torch.full((cells.counts.shape[0], options.latent), -2.0)),
     )
-    parameters = [*decoder.parameters(), fitted.mean, fitted.log_variance]
-    optimizer = torch.optim.Adam(parameters, lr=options.learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, options.steps, pct_start=0.1)
+    rates = [options.learning_rate, options.state_learning_rate]
+    groups = [{"params": list(decoder.parameters())}, {"params": [fitted.mean, fitted.log_variance]}]
+    optimizer = torch.optim.Adam(groups, lr=rates[0], betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, options.steps, pct_start=0.1)
     weights = row_weights(cells.obs)
     measured = torch.tensor(np.array(list(cells.measured.values())))
     shares = torch.tensor(np.nan_to_num(cells.fractions))
