@@ -183,14 +183,10 @@ def measure_combinations(generator: CellGenerator, studies: list[Study], pairs: 
 def _on(other: Study, study: Study, term: str) -> sp.csr_matrix:
     """Return the cells of a type, or of types below it, of another study on the genes of a study."""
     graph = load_graph("CL")
-    rows = [term in graph.ancestors(name) for name in other.train.obs["cell_type"]]
-    found = sp.lil_matrix((int(np.sum(rows)), len(study.columns)), dtype=np.float32)
-    place = {column: i for i, column in enumerate(study.columns)}
-    shared = [(i, place[column]) for i, column in enumerate(other.columns) if column in place]
-    here, there = np.array(shared).T
-    found = sp.csc_matrix(found)
-    to_genes = sp.csr_matrix((np.ones(len(shared)), (here, there)), shape=(len(other.columns), len(study.columns)))
-    return sp.csr_matrix(other.train.X[np.array(rows)] @ to_genes, dtype=np.float32)
+    rows = np.array([term in graph.ancestors(name) for name in other.train.obs["cell_type"]])
+    here, there = np.intersect1d(other.columns, study.columns, return_indices=True)[1:]
+    to_genes = sp.csr_matrix((np.ones(len(here)), (here, there)), shape=(len(other.columns), len(study.columns)))
+    return sp.csr_matrix(other.train.X[rows] @ to_genes, dtype=np.float32)
 
 
 def prompts_of(generator: CellGenerator) -> list[tuple[str, str]]:

@@ -118,31 +118,20 @@ def fit_decoder(cells: TrainingCells, conditions: Conditions, options: Generator
     generator = torch.Generator().manual_seed(options.seed)
     decoder = Decoder(len(cells.genes), len(conditions.nodes), len(conditions.styles), options.rank, options.latent)
     decoder.base.data = _mean_log_share(cells)
-    fitted = FittedDecoder(
-        decoder,
-        nn.Parameter(torch.zeros(cells.counts.shape[0], options.latent)),
-        nn.Parameter(torch.full((cells.counts.shape[0], options.latent), -2.0)),
-    )
+    shape = (cells.counts.shape[0], options.latent)
+    fitted = FittedDecoder(decoder, nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.full(shape, -2.0)))
     rates = [options.learning_rate, options.state_learning_rate]
     groups = [{"params": list(decoder.parameters())}, {"params": [fitted.mean, fitted.log_variance]}]
     optimizer = torch.optim.Adam(groups, lr=rates[0], betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, options.steps, pct_start=0.1)
     weights = row_weights(cells.obs)
     measured = torch.tensor(np.array(list(cells.measured.values())))
-    shares = torch.tensor(np.nan_to_num(cells.fractions))
-    seen = torch.tensor(np.isfinite(cells.fractions))
+    profiles = torch.tensor(cells.fractions)
     for step in range(options.steps):
         rows = torch.tensor(rng.choice(len(weights), size=options.cells_per_step, p=weights))
-        counts = torch.tensor(cells.counts[rows.numpy()].toarray())
-        states = fitted.sample(rows, generator)
-        styles = conditions.cell_styles[rows]
-        logits = decoder(conditions.cells[rows], styles, states).masked_fill(~measured[styles], -torch.inf)
-        loss = _multinomial(logits, counts, options.max_counts).sum()
-        loss = loss + options.state_weight * _divergence(fitted.mean[rows], fitted.log_variance[rows]).sum()
-        chosen = torch.tensor(rng.integers(len(shares), size=options.profiles_per_step))
-        logits = decoder(conditions.profiles[chosen], conditions.profile_styles[chosen])
-        logits = logits.masked_fill(~seen[chosen], -torch.inf)
-        loss = loss + options.profile_counts * _multinomial(logits, shares[chosen], 1.0).sum()
+        loss = _loss_of_cells(fitted, cells, conditions, rows, measured, generator, options)
+        chosen = torch.tensor(rng.integers(len(profiles), size=options.profiles_per_step))
+        loss = loss + _loss_of_profiles(decoder, profiles[chosen], conditions, chosen, options)
         loss = loss / options.cells_per_step + _penalty(decoder, conditions, options)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -151,6 +140,28 @@ def fit_decoder(cells: TrainingCells, conditions: Conditions, options: Generator
         if step % 100 == 0:
             log(f"decoder step {step}: loss {loss.item():.1f}")
     return FittedDecoder(decoder, fitted.mean.detach(), fitted.log_variance.detach())
+
+
+def _loss_of_cells(
+    fitted: FittedDecoder, cells: TrainingCells, conditions: Conditions, rows: Tensor, measured: Tensor,
+    generator: torch.Generator, options: GeneratorOptions,
+) -> Tensor:  # fmt: skip
+    """Return the negative evidence lower bound of cells."""
+    styles = conditions.cell_styles[rows]
+    logits = fitted.decoder(conditions.cells[rows], styles, fitted.sample(rows, generator))
+    logits = logits.masked_fill(~measured[styles], -torch.inf)
+    likelihood = _multinomial(logits, torch.tensor(cells.counts[rows.numpy()].toarray()), options.max_counts)
+    divergence = _divergence(fitted.mean[rows], fitted.log_variance[rows])
+    return (likelihood + options.state_weight * divergence).sum()
+
+
+def _loss_of_profiles(
+    decoder: Decoder, shares: Tensor, conditions: Conditions, rows: Tensor, options: GeneratorOptions
+) -> Tensor:
+    """Return the negative log-likelihood of profiles with the mean state, as if each had `profile_counts` counts."""
+    logits = decoder(conditions.profiles[rows], conditions.profile_styles[rows])
+    logits = logits.masked_fill(shares.isnan(), -torch.inf)
+    return options.profile_counts * _multinomial(logits, shares.nan_to_num(), 1.0).sum()
 
 
 def row_weights(obs: pd.DataFrame) -> np.ndarray:
