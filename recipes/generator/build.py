@@ -3,17 +3,19 @@
     python recipes/generator/build.py DATA ATLAS
     python recipes/generator/build.py DATA ATLAS --validation --out FOLDER
     python recipes/generator/build.py DATA ATLAS --without-combinations --out FOLDER
+    python recipes/generator/build.py DATA ATLAS --card
 
 DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles` and `cells`; sources and test donors
 are those of recipes/mini/sources.yaml. `--validation` also leaves out the validation donors of options.yaml, on which
 options are compared; `--without-combinations` leaves out its pairs of type and tissue, which
-benchmarks/generation.py generates.
+benchmarks/generation.py generates. `--card` only writes the card, from the results of that benchmark.
 """
 
 import argparse
 from pathlib import Path
 
 import fitting
+import generator_card
 import saving
 import training_cells
 import yaml
@@ -41,10 +43,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=GENERATOR, help="folder to write; the packaged one if omitted")
     parser.add_argument("--validation", action="store_true", help="leave out the validation donors")
     parser.add_argument("--without-combinations", action="store_true", help="leave out the pairs of type and tissue")
+    parser.add_argument("--card", action="store_true", help="write the card instead of training")
     args = parser.parse_args()
     if (args.validation or args.without_combinations) and args.out == GENERATOR:
         parser.error("--out: name a folder for a generator that is not trained on everything.")
     settings = yaml.safe_load(OPTIONS.read_text())
+    if args.card:
+        generator_card.write_card(args.out)
+        return
     left_out = settings["validation_donors"] if args.validation else []
     cells = training_cells.load_training_cells(args.data, args.atlas, without_donors=left_out)
     if args.without_combinations:

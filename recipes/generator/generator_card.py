@@ -7,7 +7,7 @@ import pandas as pd
 from training_cells import load_sources
 
 from cell2text.files import write_atomically
-from cell2text.generate.generator import SEEN_FILE, WEIGHTS_FILE
+from cell2text.generate.generator import CONFIG_FILE, SEEN_FILE, WEIGHTS_FILE
 
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "generation.json"
@@ -21,8 +21,8 @@ tags:
 
 # Cell2Text generator
 
-This model generates raw counts of human single cells from a cell type, a tissue, a disease, the sex of the donor and fetal
-origin. It is part of the package `cell2text`:
+This model generates raw counts of human single cells from a cell type, a tissue, a disease, the sex of the donor and
+fetal origin. It is part of the package `cell2text`:
 
 ```python
 import cell2text
@@ -30,9 +30,10 @@ import cell2text
 cells = cell2text.tl.generate("CD8-positive T cell from the lung of a patient with COVID-19", n=500)
 ```
 
-Counts are negative binomial around a log-linear mean: a base, the style of a study, one vector per term and term above it
-of the ontologies, and a latent state of the cell, which a flow samples together with the depth. The weights take
-{megabytes:.1f} MB (float16). The guide "Generate cells from words" describes the model and how close its cells are to real ones.
+Counts are negative binomial around a log-linear mean: a base, the style of a study, one vector per term and per term
+above it in the ontologies, and a latent state of the cell, which a flow samples together with the depth. The weights
+take {megabytes:.1f} MB (float16). The guide "Generate cells from words" describes the model and how close its cells are
+to real ones.
 
 ## Results
 
@@ -47,8 +48,8 @@ of the ontologies, and a latent state of the cell, which a flow samples together
 
 ## Training data
 
-{cells:,} cells of {cell_types} types, and {profiles} mean profiles that together cover {types} types and {tissues} tissues.
-Held-out donors: {held_out}.
+{cells:,} cells of {cell_types} types, and {profiles} mean profiles. Together they cover {types} types and {tissues}
+tissues. Held-out donors: {held_out}.
 
 | source | terms |
 |---|---|
@@ -62,7 +63,7 @@ Apache-2.0 for weights and code. The terms of the training data apply as well.
 """
 
 
-def write_card(folder: Path, n_profiles: int) -> None:
+def write_card(folder: Path) -> None:
     """Write README.md of a generator."""
     seen, sources = pd.read_csv(folder / SEEN_FILE, sep="\t", keep_default_na=False), load_sources()
     terms = {**sources["train"], "mean profiles": sources["profiles"]}
@@ -72,7 +73,7 @@ def write_card(folder: Path, n_profiles: int) -> None:
         studies=seen.loc[seen["cells"] > 0, "style"].nunique(),
         cells=seen["cells"].sum(),
         cell_types=seen.loc[seen["cells"] > 0, "cell_type"].nunique(),
-        profiles=n_profiles,
+        profiles=json.loads((folder / CONFIG_FILE).read_text())["profiles"],
         types=seen["cell_type"].nunique(),
         tissues=seen.loc[seen["tissue"] != "", "tissue"].nunique(),
         held_out=", ".join(sources["test_donors"]),

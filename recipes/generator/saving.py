@@ -52,6 +52,7 @@ def make_generator(
     state = decoder.state_dict()
     small.load_state_dict(state | {"styles": state["styles"][:n]})
     config = {
+        "profiles": len(cells.profiles),
         "nodes": conditions.nodes,
         "flow_nodes": conditions.n_flow,
         "styles": log_depths(cells)[1],
