@@ -36,9 +36,9 @@ def make_generator(n_genes: int = 12) -> CellGenerator:
     ]
     seen = pd.DataFrame(rows, columns=list(SEEN_COLUMNS))
     nodes = sorted({node for row in rows for node in condition_nodes(*row[:5])})
-    names = [*nodes, "donor one a", "donor one b", "donor two a"]
     torch.manual_seed(0)
-    decoder, flow = Decoder(n_genes, len(names), 2, 4, 3), Flow(len(nodes), 2, 4, 8)
+    groups = [["one", CD8], ["one", CD4], ["two", B_CELL]]
+    decoder, flow = Decoder(n_genes, len(nodes), 2, len(groups), 4, 3), Flow(len(nodes), 2, 4, 8)
     depth = {"mean": 6.0, "deviation": 0.5, "low": 4.0, "high": 8.0}
     styles = {
         "one": {"assay": "assay one", "lends": True, **depth},
@@ -46,7 +46,7 @@ def make_generator(n_genes: int = 12) -> CellGenerator:
     }
     measured = np.ones((2, n_genes), dtype=bool)
     measured[0, 0] = False
-    config = {"nodes": names, "flow_nodes": len(nodes), "styles": styles}
+    config = {"nodes": nodes, "groups": groups, "styles": styles}
     genes = np.array([f"ENSG{i:011d}" for i in range(n_genes)])
     return CellGenerator(decoder, flow, config, measured, np.full((2, n_genes), 0.5), genes, seen)
 

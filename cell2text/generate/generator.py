@@ -29,7 +29,7 @@ class CellPlan:
     ----------
     table
         Columns `cell_type`, `tissue`, `disease`, `sex`, `stage`, `style`, `donor`, and `borrowed`: whether the style's
-        study has no cells of this tissue.
+        study has no cells of this type and origin.
     """
 
     table: pd.DataFrame
@@ -44,10 +44,10 @@ class CellGenerator:
     Parameters
     ----------
     decoder, flow
-        Networks; nodes of donors come last among the decoder's.
+        Networks.
     config
-        `nodes`, `flow_nodes`, `styles` (by name: `assay`, and mean, standard deviation, minimum and maximum of the
-        logarithmic depth), and the sizes of the networks.
+        `nodes`, `groups` (pairs of style and type), `styles` (by name: `assay`, whether it `lends`, and mean, standard
+        `deviation`, minimum `low` and maximum `high` of the logarithmic depth), and the `sizes` of the networks.
     measured
         Whether the study of a style has a gene, bool, shape (n_styles, n_genes).
     dispersion
@@ -65,6 +65,7 @@ class CellGenerator:
         self.decoder, self.flow, self.config = decoder.eval(), flow.eval(), config
         self.measured, self.dispersion, self.genes, self.seen = measured, dispersion, genes, seen
         self.styles = list(config["styles"])
+        self.groups = {(style, term): i for i, (style, term) in enumerate(config["groups"])}
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> "CellGenerator":
@@ -72,11 +73,14 @@ class CellGenerator:
         path = Path(folder)
         config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         weights = load_file(path / WEIGHTS_FILE)
+        loadings = weights.pop("decoder.loadings")
         genes = np.array((path / GENES_FILE).read_text(encoding="utf-8").split())
+        weights["decoder.loadings"] = torch.zeros(len(loadings), len(genes), dtype=loadings.dtype)
+        weights["decoder.loadings"][:, weights["leading_genes"]] = loadings
         sizes = config["sizes"]
-        n_styles = len(config["styles"])
-        decoder = Decoder(len(genes), len(config["nodes"]), n_styles, sizes["rank"], sizes["latent"])
-        flow = Flow(config["flow_nodes"], n_styles, sizes["latent"] + 1, sizes["hidden"])
+        n_nodes, n_styles, n_groups = (len(config[name]) for name in ("nodes", "styles", "groups"))
+        decoder = Decoder(len(genes), n_nodes, n_styles, n_groups, sizes["rank"], sizes["latent"])
+        flow = Flow(n_nodes, n_styles, sizes["latent"] + 1, sizes["hidden"])
         for name, network in (("decoder", decoder), ("flow", flow)):
             own = {
                 key.removeprefix(f"{name}."): value.float()
@@ -118,9 +122,15 @@ class CellGenerator:
     def _sample_block(self, table: pd.DataFrame, rng, torch_generator, mean_states: bool) -> sp.csr_matrix:
         styles = torch.tensor([self.styles.index(name) for name in table["style"]])
         nodes = node_matrix(_nodes_of(table), self.config["nodes"])
-        sampled = self.flow.sample(nodes[:, : self.config["flow_nodes"]], styles, torch_generator)
+        sampled = self.flow.sample(nodes, styles, torch_generator)
         states, depth = sampled[:, :-1], self._depth(sampled[:, -1].numpy(), table["style"])
-        logits = self.decoder(nodes, styles, None if mean_states else states)
+        pairs = zip(table["style"], table["cell_type"], table["borrowed"])
+        groups = torch.tensor(
+            [-1 if borrowed else self.groups.get((style, term), -1) for style, term, borrowed in pairs]
+        )
+        logits = (
+            self.decoder.mean(nodes, styles, groups) if mean_states else self.decoder(nodes, styles, groups, states)
+        )
         hidden = ~self.measured[styles.numpy()] & ~table["borrowed"].to_numpy(dtype=bool)[:, None]
         shares = logits.masked_fill(torch.tensor(hidden), -torch.inf).softmax(dim=1).numpy()
         return sample_counts(shares, depth, self.dispersion[styles.numpy()], rng)
@@ -136,7 +146,7 @@ class CellGenerator:
 def _nodes_of(table: pd.DataFrame) -> list[list[str]]:
     rows = list(table[["cell_type", "tissue", "disease", "sex", "stage"]].itertuples(index=False, name=None))
     known = {row: condition_nodes(*row) for row in set(rows)}
-    return [[*known[row], f"donor {donor}"] for row, donor in zip(rows, table["donor"])]
+    return [known[row] for row in rows]
 
 
 def sample_counts(

@@ -28,12 +28,13 @@ OPTIONS = Path(__file__).with_name("options.yaml")
 
 def build(cells: training_cells.TrainingCells, options: fitting.GeneratorOptions, out: Path, log=print) -> None:
     """Train a generator and write it."""
-    conditions = fitting.number_conditions(cells)
-    fitted = fitting.fit_decoder(cells, conditions, options, log)
+    numbering = fitting.number_conditions(cells)
+    decoder = fitting.fit_means(cells, numbering, options, log)
+    states = fitting.fit_states(cells, numbering, decoder, options, log)
     depths, _ = saving.log_depths(cells)
-    flow = fitting.fit_flow(fitted, depths, conditions, fitting.row_weights(cells.obs), options, log)
-    dispersion = fitting.fit_dispersion(cells, conditions, fitted, options)
-    saving.save_generator(saving.make_generator(cells, conditions, fitted.decoder, flow, dispersion, options), out)
+    flow = fitting.fit_flow(states, depths, numbering, fitting.row_weights(cells.obs), options, log)
+    dispersion = fitting.fit_dispersion(cells, numbering, decoder, states, options)
+    saving.save_generator(saving.make_generator(cells, numbering, decoder, flow, dispersion, options), out)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fitting import Conditions, GeneratorOptions
+from fitting import GeneratorOptions, Numbering
 from safetensors.torch import save_file
 from training_cells import TrainingCells
 
@@ -43,18 +43,19 @@ def log_depths(cells: TrainingCells) -> tuple[np.ndarray, dict[str, dict]]:
 
 
 def make_generator(
-    cells: TrainingCells, conditions: Conditions, decoder: Decoder, flow: Flow, dispersion: np.ndarray,
+    cells: TrainingCells, numbering: Numbering, decoder: Decoder, flow: Flow, dispersion: np.ndarray,
     options: GeneratorOptions,
 ) -> CellGenerator:  # fmt: skip
     """Return the generator; styles of profiles are left out."""
     n = len(cells.measured)
-    small = Decoder(len(cells.genes), len(conditions.nodes), n, options.rank, options.latent)
+    sizes = (len(cells.genes), len(numbering.nodes), n, len(numbering.groups))
+    small = Decoder(*sizes, options.rank, options.latent)
     state = decoder.state_dict()
     small.load_state_dict(state | {"styles": state["styles"][:n]})
     config = {
         "profiles": len(cells.profiles),
-        "nodes": conditions.nodes,
-        "flow_nodes": conditions.n_flow,
+        "nodes": numbering.nodes,
+        "groups": numbering.groups,
         "styles": log_depths(cells)[1],
         "sizes": {"rank": options.rank, "latent": options.latent, "hidden": options.hidden},
     }
@@ -78,6 +79,9 @@ def save_generator(generator: CellGenerator, folder: Path) -> None:
         for name, network in (("decoder", generator.decoder), ("flow", generator.flow))
         for key, value in network.state_dict().items()
     }
+    leading = torch.where(weights["decoder.loadings"].any(dim=0))[0]
+    weights["decoder.loadings"] = weights["decoder.loadings"][:, leading].contiguous()
+    weights["leading_genes"] = leading
     weights["measured"] = torch.tensor(generator.measured)
     weights["dispersion"] = torch.tensor(generator.dispersion).to(torch.float16)
     with atomic_path(folder / WEIGHTS_FILE) as partial:
