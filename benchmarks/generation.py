@@ -41,7 +41,7 @@ from cell2text.ontology.terms import label_of  # noqa: E402
 
 
 RESULTS = PROJECT / "benchmarks" / "results" / "generation.json"
-MIN_CELLS, MAX_CELLS = 20, 400  # of a type, to compare it
+MIN_CELLS, MAX_CELLS = 20, 200  # of a type, to compare it
 SYSTEMS = ("generated", "resampled", "mean_profile")
 PARTS = ("donors", "combinations", "roundtrip")
 N_PROMPTS, N_TYPES, CELLS_PER_PROMPT = 100, 30, 20

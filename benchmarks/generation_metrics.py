@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_score
 
 
 N_GENES, N_COMPONENTS = 2_000, 30
-N_TREES, FOLDS = 200, 5
+N_TREES, FOLDS = 100, 5
 CORRELATED_GENES = 100
 
 
