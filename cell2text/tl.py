@@ -1,6 +1,6 @@
 """Describe, embed, question, score and search the cells of an AnnData, in the manner of scanpy's `tl` functions.
 
-Depends on `describe`, `questions` and `donors`, which work on files and AnnData alike, and on `inference`.
+Depends on `describe`, `questions` and `donors`, which work on files and AnnData alike, on `inference` and on `generate`.
 """
 
 import logging
@@ -26,6 +26,7 @@ from cell2text.describe.writers import FORMER_COLUMNS, embedding_matrix, groups_
 from cell2text.donors import run as donor_run
 from cell2text.donors.options import DonorOptions
 from cell2text.errors import UserError
+from cell2text.generate.run import generate_cells
 from cell2text.inference.embedding import embed_cells
 from cell2text.loading import load_or_reuse
 from cell2text.questions import run
@@ -603,6 +604,55 @@ def donors(
     changed = adata.copy() if copy else adata
     donor_run.add_donors(changed, prediction, cells, params, key_added)
     return changed if copy else None
+
+
+def generate(text: str, n: int = 500, *, seed: int = 0) -> AnnData:
+    """Generate raw counts of cells that a text names.
+
+    The text is read as descriptions and questions are: a cell type of the Cell Ontology, and optionally a tissue, a
+    disease, the sex of the donor and fetal origin. Counts are sampled from the packaged conditional model; see the
+    guide "Generate cells from words" for what it was trained on and how close its cells are to real ones.
+
+    Parameters
+    ----------
+    text
+        The cells, in English: "CD8-positive T cell from the lung of a patient with COVID-19". A description written by
+        :func:`describe` is also accepted.
+    n
+        Number of cells.
+    seed
+        Random seed; the same text, number and seed give the same cells.
+
+    Returns
+    -------
+    AnnData of shape (n, n_genes) with the following fields:
+
+    `.X`
+        Counts, CSR float32 with integer values.
+    `.var`
+        Ensembl ids as index, and `feature_name`, the gene symbols.
+    `.obs["cell_type"]`, `["tissue"]`, `["disease"]`, each with `_ontology_term_id`; `["sex"]`, `["assay"]`
+        The condition that each cell was sampled from. For a broad cell type, `cell_type` is the type below it. `assay`
+        is the assay of the training cells that lent depth and style.
+    `.obs["generated"]`
+        True, so that generated cells are recognised when they are joined with real ones.
+    `.uns["cell2text_generate"]`
+        `understood`, what the text was read as; `concepts`; `notes` on what the generator never saw, which are also
+        logged; `not_used`, words without effect; and text, number, seed and versions.
+
+    Raises
+    ------
+    UserError
+        If the text names no cell type or several, or a tissue or disease that the ontologies do not hold.
+
+    Examples
+    --------
+    >>> import cell2text
+    >>> cells = cell2text.tl.generate("pancreatic A cell from the pancreas", n=3)
+    >>> cells.uns["cell2text_generate"]["understood"]
+    'type: pancreatic A cell (CL:0000171); tissue: pancreas (UBERON:0001264)'
+    """
+    return generate_cells(text, n, seed=seed)
 
 
 def _open(adata: AnnData, options: DescribeOptions, *, copy: bool) -> CellSource:

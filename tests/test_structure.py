@@ -102,8 +102,9 @@ LAYERS = {
     "questions": DATA | {"describe", "evidence", "inference", "loading", "models"},
     "choices": DATA | {"describe", "evaluation", "inference", "loading", "models", "questions"},
     "app": DATA | {"describe", "evidence", "exchange", "inference", "loading", "models", "publish", "questions"},
+    "generate": DATA | {"models", "questions"},
     "donors": DATA | {"describe", "inference", "questions"},
-    "tl": DATA | {"describe", "donors", "evidence", "inference", "loading", "models", "questions"},
+    "tl": DATA | {"describe", "donors", "evidence", "generate", "inference", "loading", "models", "questions"},
 }
 MODEL_FILES = {"configuration_cell2text", "modeling_cell2text", "pipeline_cell2text", "projectors_cell2text"}
 

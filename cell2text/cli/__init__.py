@@ -1,4 +1,4 @@
-"""The command line: `cell2text describe`, `report`, `app`, `ask`, `score`, `search`, `donors`, `prepare` and others.
+"""The command line: `cell2text describe`, `app`, `ask`, `score`, `search`, `donors`, `generate`, `prepare` and others.
 
 Each command parses options and calls the matching Python function.
 """
@@ -8,6 +8,7 @@ from cell2text.cli import (  # noqa: F401  register their commands
     donors,
     evaluating,
     exporting,
+    generating,
     preparing,
     publishing,
     questioning,
