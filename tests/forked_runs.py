@@ -4,6 +4,7 @@ A server imports PyTorch, transformers and, for training runs, TRL once, then fo
 been computed in it, and no run pays the seconds of imports.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -22,6 +23,7 @@ def fork_run(argv: list[str], begin=lambda: None) -> int:
 
     A script of `-m` is a module, whose name comes first among the arguments. The process calls `begin` first.
     """
+    gc.freeze()  # so that collecting garbage in the new process does not copy the pages of imported modules
     process = os.fork()
     if process:
         return process
@@ -76,7 +78,7 @@ class ForkedRuns:
         if self._server is None:
             self._server = subprocess.Popen(
                 [sys.executable, __file__, self._imports], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                env={**self._environment, "HF_HUB_OFFLINE": "1"},
+                env={**self._environment, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         argv = [str(script), *map(str, arguments)]
         return self._answer({"argv": argv, "folder": str(folder), "log": str(log), "environment": environment})
@@ -116,7 +118,7 @@ class RunsWithoutPackage:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules")}
         environment.pop("PYTHONPATH", None)
         imports = "import anndata, torch, transformers.pipelines, transformers.modeling_utils"
         self._runs = ForkedRuns(GUARD + imports, environment)
