@@ -10,7 +10,7 @@ import os
 import pickle
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -197,42 +197,9 @@ class GeneVocabulary:
         """
         path = _find_file(name_or_path, VOCABULARY_FILE, hub_kwargs)
         if path is not None:
-            return cls._from_text(path, _find_file(name_or_path, ALIASES_FILE, hub_kwargs))
+            aliases_path = _find_file(name_or_path, ALIASES_FILE, hub_kwargs)
+            return _parse_tables(path, _read_text(path), aliases_path, _read_text(aliases_path))
         return cls._from_geneformer(name_or_path, generation, hub_kwargs)
-
-    @classmethod
-    def _from_text(cls, path: str, aliases_path: str | None) -> "GeneVocabulary":
-        lines = _read_lines(path)
-        header = re.fullmatch(r"# max_genes=(\d+)", lines[0]) if lines else None
-        if header is None or tuple(lines[1:2]) != ("\t".join(_VOCABULARY_COLUMNS),):
-            raise UserError(
-                f"{path} is not a gene vocabulary: expected the columns {_VOCABULARY_COLUMNS}, found "
-                f"{str(lines[:2])[:300]}."
-            )
-        rows = [line.split("\t") for line in lines[2:]]
-        for number, row in enumerate(rows):
-            if len(row) != len(_VOCABULARY_COLUMNS) or row[0] != str(number):
-                raise UserError(
-                    f"{path} is damaged: line {number + 3} reads {str(row)[:300]}, expected token {number}."
-                )
-        aliases = {}
-        if aliases_path is not None:
-            pairs = [line.split("\t") for line in _read_lines(aliases_path)[1:]]
-            if any(len(pair) != 2 for pair in pairs):
-                raise UserError(f"{aliases_path} is damaged: expected two columns, a name and an Ensembl id.")
-            aliases = dict(pairs)
-        try:
-            medians = np.array([float(row[2] or "nan") for row in rows])
-            max_genes = int(header[1])
-        except ValueError as error:
-            raise UserError(f"{path} is damaged: {str(error)[:300]}.") from error
-        return cls(
-            tokens=[row[1] for row in rows],
-            medians=medians,
-            symbols=[row[3] for row in rows],
-            aliases=aliases,
-            max_genes=max_genes,
-        )
 
     @classmethod
     def _from_geneformer(cls, name_or_path, generation: str | None, hub_kwargs: dict) -> "GeneVocabulary":
@@ -277,10 +244,41 @@ class GeneVocabulary:
         )
 
 
-def _read_lines(path) -> list[str]:
-    """Return the lines of a text file; raise `UserError` if it is not UTF-8."""
+@lru_cache(maxsize=2)  # a vocabulary is immutable, and every call that names a model loads it
+def _parse_tables(path: str, text: str, aliases_path: str | None, aliases_text: str) -> GeneVocabulary:
+    """Read a vocabulary from the texts of its two files; raise `UserError` that names the damaged file."""
+    lines = text.splitlines()
+    header = re.fullmatch(r"# max_genes=(\d+)", lines[0]) if lines else None
+    if header is None or tuple(lines[1:2]) != ("\t".join(_VOCABULARY_COLUMNS),):
+        raise UserError(
+            f"{path} is not a gene vocabulary: expected the columns {_VOCABULARY_COLUMNS}, found "
+            f"{str(lines[:2])[:300]}."
+        )
+    rows = [line.split("\t") for line in lines[2:]]
+    for number, row in enumerate(rows):
+        if len(row) != len(_VOCABULARY_COLUMNS) or row[0] != str(number):
+            raise UserError(f"{path} is damaged: line {number + 3} reads {str(row)[:300]}, expected token {number}.")
+    pairs = [line.split("\t") for line in aliases_text.splitlines()[1:]]
+    if any(len(pair) != 2 for pair in pairs):
+        raise UserError(f"{aliases_path} is damaged: expected two columns, a name and an Ensembl id.")
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        medians = np.array([float(row[2] or "nan") for row in rows])
+        max_genes = int(header[1])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {str(error)[:300]}.") from error
+    return GeneVocabulary(
+        tokens=[row[1] for row in rows],
+        medians=medians,
+        symbols=[row[3] for row in rows],
+        aliases=dict(pairs),
+        max_genes=max_genes,
+    )
+
+
+def _read_text(path: str | None) -> str:
+    """Return the text of a file, empty without one; raise `UserError` if it is not UTF-8."""
+    try:
+        return "" if path is None else Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged: it is not UTF-8 text ({error.reason}).") from error
 

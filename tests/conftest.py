@@ -1,6 +1,7 @@
 """Fixtures and hooks. pytest loads this file in every process, also in the one that only hands out tests: it imports
 nothing heavy itself."""
 
+import gc
 import logging
 import os
 import sys
@@ -9,10 +10,14 @@ from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by the Hub's client when it is imported
+os.environ.setdefault("NUMBA_OPT", "0")  # numba takes longer to optimise UMAP than UMAP takes for the cells of a test
 
 import pytest
 
 from .transformers_exceptions import FAILURES, SKIPS
+
+
+gc.disable()  # until the tests are imported, whose modules stay
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -32,6 +37,14 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ontologies_stay():
+    """Keep the ontologies in memory, which every preparation frees and the next one would load again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cell2text.preparation.run.clear_ontology_caches", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +70,14 @@ def small_h5ad(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def small_rows(small_h5ad, tmp_path_factory):
+    """The forty cells as the data set that a training run prepares."""
+    from .training_runs import prepare_rows
+
+    return prepare_rows(small_h5ad, tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="session")
 def studies(tmp_path_factory):
     """A folder with three files of counts, a gene vocabulary and gene sets."""
     from .preparation_runs import write_studies
@@ -76,10 +97,20 @@ def prepared(studies, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def forked():
-    """Starts training runs in processes of their own, which share one start."""
+    """Starts runs of training and describing in processes of their own, which share one start."""
     from .forked_runs import ForkedRuns
 
     runs = ForkedRuns()
+    yield runs
+    runs.close()
+
+
+@pytest.fixture(scope="session")
+def without_package(tmp_path_factory):
+    """Runs code in processes of their own from which no module of the project can be imported."""
+    from .forked_runs import RunsWithoutPackage
+
+    runs = RunsWithoutPackage(tmp_path_factory.mktemp("without_package"))
     yield runs
     runs.close()
 
@@ -105,20 +136,32 @@ def tiny_model(tiny_processor):
     return make_model(processor=tiny_processor)
 
 
-# Files with the longest tests run first: a long test at the end would leave the other process idle.
+# Files with the longest tests run first, mostly in one process: a long test at the end would leave the other one idle.
+# Files that share a server of `forked_runs` or functions compiled by numba stand together, so that one process has them.
 LONGEST_FILES = (
     "test_training.py",
     "test_checkpoints.py",
+    "test_describe.py",
     "test_publish.py",
+    "test_remote_code.py",
+    "test_guides_publish.py",
+    "test_modeling.py",
     "test_preparation_resuming.py",
     "test_preparation_determinism.py",
-    "test_remote_code.py",
-    "test_modeling.py",
+    "test_report.py",
+    "test_guides_describe.py",
 )
+PLACES = {name: place for place, name in enumerate(LONGEST_FILES)}
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
+    items.sort(key=lambda item: PLACES.get(item.path.name, len(PLACES)))
+
+
+def pytest_collection_finish():
+    """Exempt the millions of objects of imported modules from garbage collection, which accelerate often forces."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

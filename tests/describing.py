@@ -1,9 +1,6 @@
-"""Fixtures shared by tests of description: a tiny model on disk, an experiment, and the command in a subprocess."""
+"""Fixtures shared by tests of description: a tiny model on disk, an experiment, and described files."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 
 import anndata as ad
@@ -69,15 +66,6 @@ def write_zarr(experiment, path, version=3):
 
 def texts_of(path):
     return [json.loads(line)["text"] for line in path.read_text().splitlines()]
-
-
-def command(*arguments, wait=True, **environment):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cell2text.describe", *map(str, arguments)], stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
-    )  # fmt: skip
-    return (*process.communicate()[:1], process.returncode) if wait else process
 
 
 TYPES = {

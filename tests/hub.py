@@ -12,6 +12,9 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 
 LARGE = (".safetensors", ".parquet")
 
@@ -51,6 +54,30 @@ class Hub(ThreadingHTTPServer):
             **os.environ, "HF_ENDPOINT": self.url, "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
         }  # fmt: skip
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Constants of huggingface_hub with which a process that has imported it takes this for the Hub."""
+        return {
+            "ENDPOINT": self.url, "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True,
+        }  # fmt: skip
+
+    @contextmanager
+    def in_this_process(self) -> Iterator[None]:
+        """Let the client in this process take this for the Hub."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_TOKEN", "hf_none")
+            for name, value in self.settings.items():
+                patch.setattr(constants, name, value)
+            yield
+
+    def preamble(self, cache: Path) -> str:
+        """Code that lets a process take this for the Hub, with its downloads in `cache`."""
+        return f"""
+from huggingface_hub import constants
+vars(constants).update({self.settings | {"HF_HUB_CACHE": str(cache)}!r})
+"""
 
 
 class Handler(BaseHTTPRequestHandler):

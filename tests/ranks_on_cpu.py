@@ -17,7 +17,7 @@ from torch.distributed import PrefixStore
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from forked_runs import fork_run, import_training
+from forked_runs import fork_run, import_runs
 
 
 OPTIONS = {
@@ -47,7 +47,7 @@ def begin(number: int, sharded: bool) -> None:
 
 
 if __name__ == "__main__":
-    import_training()
+    import_runs()
     script, _, *configurations = sys.argv[1:]
     first_sharded = configurations.index("--fsdp2")
     configurations.remove("--fsdp2")

@@ -215,12 +215,21 @@ def test_a_cell_shows_its_text_probabilities_genes_and_pathways(experiment):
     assert not set(of_type.present_markers) & set(of_type.absent_markers)
 
 
-@pytest.mark.parametrize("text", ["", "; ", "T cell", "T cell (likely)", "T cell (nan)", "T cell (7)", " (0.5)"])
-def test_candidates_that_cannot_be_read_are_left_out(path, text):
+@pytest.fixture(scope="module")
+def with_own_candidates(path):
+    """An experiment whose stored candidates each test replaces."""
     experiment = read_experiment(path)
-    row = int(np.flatnonzero(experiment.cells["type_probability"].notna())[0])
     cells = experiment.described.cells
     cells["cell_type_candidates"] = cells["cell_type_candidates"].astype(object)
+    yield experiment
+    experiment.close()
+
+
+@pytest.mark.parametrize("text", ["", "; ", "T cell", "T cell (likely)", "T cell (nan)", "T cell (7)", " (0.5)"])
+def test_candidates_that_cannot_be_read_are_left_out(with_own_candidates, text):
+    experiment = with_own_candidates
+    row = int(np.flatnonzero(experiment.cells["type_probability"].notna())[0])
+    cells = experiment.described.cells
     column = cells.columns.get_loc("cell_type_candidates")
     cells.iloc[row, column] = f"{text}; B cell (0.25)"
     found = cell_details(experiment, row)

@@ -15,7 +15,6 @@ from .app_files import HOSTILE, N_CELLS, SCRIPT, TEMPLATE, described_cells
 from .browser import headless_browser, text_of, wait_until
 
 
-pytest.importorskip("gradio")
 CONTRAST = """
 const luminance = ([r, g, b]) => {
   const [x, y, z] = [r, g, b].map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -77,6 +76,7 @@ def contacted():
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory, contacted):
+    pytest.importorskip("gradio")
     path = tmp_path_factory.mktemp("app") / "cells.described.h5ad"
     described_cells().write_h5ad(path)
     with serve(path, AppOptions()) as running:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +17,10 @@ from cell2text.training.saving import FullDiskError, saved_whole
 from .training_runs import PROJECT, make_trainer, run, weights, write_config
 
 
-def test_run_killed_while_saving_resumes_to_the_same_weights(small_h5ad, tmp_path, forked):
+def test_run_killed_while_saving_resumes_to_the_same_weights(small_rows, tmp_path, forked):
     """The resumed processes take the recorded number of threads, not their own."""
     options = {
-        "dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
+        "dataset": [str(small_rows)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1, "max_steps": 6,
         "gene_dropout": 0.5, "save_total_limit": 1, "depth_loss": 0.3, "rank_cut": 0.3, "class_balance": 0.5,
     }  # fmt: skip
     run(tmp_path / "whole", **options, cpu_threads=2)
@@ -29,11 +28,11 @@ def test_run_killed_while_saving_resumes_to_the_same_weights(small_h5ad, tmp_pat
         path = write_config(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=cpu_threads)
         log = tmp_path / f"killed{step}.log"
         process = forked.start(PROJECT / "train_sft.py", "--config", path, folder=tmp_path, log=log)
-        while not (tmp_path / "killed" / "out" / f"checkpoint-{step}").exists() and Path(f"/proc/{process}").exists():
+        while not (tmp_path / "killed" / "out" / f"checkpoint-{step}").exists() and forked.poll(process) is None:
             time.sleep(0.0005)
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        assert forked.wait() == -signal.SIGKILL, log.read_text()[-2000:]
+        assert forked.wait(process) == -signal.SIGKILL, log.read_text()[-2000:]
         kept = find_checkpoint("true", str(tmp_path / "killed" / "out"))
         assert kept is not None and int(kept.rpartition("-")[2]) >= step - 1
     resumed = run(tmp_path / "killed", **options, resume_from_checkpoint="true", cpu_threads=1)
@@ -121,8 +120,8 @@ def test_leftovers_of_killed_saves_are_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["templates"]
 
 
-def test_lora_run_resumes_from_its_base_and_keeps_its_card(small_h5ad, tmp_path):
-    lora = {"dataset": [str(small_h5ad)], "stage": "lora", "lora_r": 2, "describe_held_out": False, "max_steps": 2,
+def test_lora_run_resumes_from_its_base_and_keeps_its_card(small_rows, tmp_path):
+    lora = {"dataset": [str(small_rows)], "stage": "lora", "lora_r": 2, "describe_held_out": False, "max_steps": 2,
             "freeze_cell_encoder": True}  # fmt: skip
     saves = {"save_strategy": "steps", "save_steps": 1}
     run(tmp_path / "model", **{**lora, "seed": 3})
@@ -160,8 +159,8 @@ def test_other_errors_while_saving_pass_through(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_resuming_with_other_rows_per_step_raises(small_h5ad, tmp_path):
-    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1}
+def test_resuming_with_other_rows_per_step_raises(small_rows, tmp_path):
+    options = {"dataset": [str(small_rows)], "describe_held_out": False, "save_strategy": "steps", "save_steps": 1}
     run(tmp_path, **options, max_steps=1)
     done = run(tmp_path, **options, max_steps=2, per_device_train_batch_size=2, resume_from_checkpoint="true", expect=2)
     assert "trained with 4 rows per step on 1 ranks, but this run has 2" in done.stderr

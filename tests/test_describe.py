@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from cell2text.errors import RunStoppedError, UserError
 from declining_cell2text import EMPTY_CELL_TEXT
 
 from .conftest import run_cli
-from .describing import FAST, N_CELLS, command, experiment, model, texts_of, write_zarr  # noqa: F401
+from .describing import FAST, N_CELLS, experiment, model, texts_of, write_zarr  # noqa: F401
 from .tiny import make_adata, make_model, make_processor
 
 
@@ -120,44 +121,60 @@ def test_describing_again_replaces_the_descriptions(model, experiment, tmp_path)
     assert len(order) == len(set(order)) == found.obs.shape[1]
 
 
-def test_a_killed_run_of_two_processes_resumes_to_the_same_output(model, experiment, tmp_path):
+def wait_for_shard(folder, forked, process):
+    """Wait until a run has written its first shard."""
+    while not list(folder.glob("rows-*.parquet")) and forked.poll(process) is None:
+        time.sleep(0.003)
+
+
+def stop(process, with_signal):
+    """Send a signal to a process, which may have ended."""
+    with suppress(ProcessLookupError):
+        os.kill(process, with_signal)
+
+
+def test_a_killed_run_of_two_processes_resumes_to_the_same_output(model, experiment, tmp_path, forked):
     whole = describe_file(
         experiment, tmp_path / "whole.jsonl", model=str(model), options=FAST, progress=False, shard_rows=4
     )
     out, folder = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.describing"
-    arguments = (experiment, "--model", model, "--out", out, "--max-new-tokens", 10, "--batch-size", 8, "--quiet",
-                 "--shard-rows", 4)  # fmt: skip
+    arguments = ("-m", "cell2text.describe", experiment, "--model", model, "--out", out, "--max-new-tokens", 10,
+                 "--batch-size", 8, "--quiet", "--shard-rows", 2)  # fmt: skip
+    logs = [tmp_path / f"rank{rank}.log" for rank in (0, 1)]
 
     def start():
         shared = {"WORLD_SIZE": "2"}  # set by a launcher
-        return [command(*arguments, wait=False, **shared, RANK=rank) for rank in ("0", "1")]
+        return [
+            forked.start(*arguments, folder=tmp_path, log=log, **shared, RANK=str(rank))
+            for rank, log in enumerate(logs)
+        ]
 
     processes = start()
-    while not list(folder.glob("rows-*.parquet")) and processes[0].poll() is None:
-        time.sleep(0.001)
+    wait_for_shard(folder, forked, processes[0])
     for process in processes:
-        process.kill()
-        process.wait()
+        stop(process, signal.SIGKILL)
+        forked.wait(process)
     done = len(list(folder.glob("rows-*.parquet")))
-    assert 1 <= done < 8 and not out.exists()
-    for rank, process in enumerate(start()):
-        printed, _ = process.communicate()
-        assert process.returncode == 0 and (out.name in printed) == (rank == 0), printed
+    assert 1 <= done < 15 and not out.exists()
+    processes = start()
+    assert [forked.wait(process) for process in processes] == [0, 0], [log.read_text() for log in logs]
+    assert [out.name in log.read_text() for log in logs] == [True, False]
     assert out.read_bytes() == whole.read_bytes() and not folder.exists()
 
 
-def test_a_terminated_run_leaves_shards_and_no_lock(model, experiment, tmp_path):
-    out, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.describing"
-    arguments = (experiment, "--model", model, "--out", out, "--max-new-tokens", 10, "--quiet", "--shard-rows", 1)
-    process = command(*arguments, wait=False)
-    while not list(folder.glob("rows-*.parquet")) and process.poll() is None:
-        time.sleep(0.001)
-    process.terminate()
-    process.communicate()
+def test_a_terminated_run_leaves_shards_and_no_lock(model, experiment, tmp_path, forked):
+    out, folder, log = tmp_path / "out.jsonl", tmp_path / "out.jsonl.describing", tmp_path / "log.txt"
+    arguments = ("-m", "cell2text.describe", experiment, "--model", model, "--out", out, "--max-new-tokens", 10,
+                 "--quiet", "--shard-rows", 1)  # fmt: skip
+    process = forked.start(*arguments, folder=tmp_path, log=log)
+    wait_for_shard(folder, forked, process)
+    stop(process, signal.SIGTERM)
+    assert forked.wait(process) == 128 + signal.SIGTERM, log.read_text()
     names = {path.name for path in folder.iterdir()}
-    assert process.returncode == 128 + signal.SIGTERM and "plan.json" in names and not out.exists()
+    assert "plan.json" in names and not out.exists()
     assert all(name == "plan.json" or name.startswith("rows-") for name in names)
-    assert command(*arguments)[1] == 0 and [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+    assert forked.wait(forked.start(*arguments, folder=tmp_path, log=log)) == 0, log.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "log.txt"}
 
 
 def test_a_killed_worker_ends_the_run_which_resumes_to_the_same_output(model, experiment, tmp_path, monkeypatch):

@@ -1,11 +1,9 @@
 """Evaluation end to end: systems with known errors, invalid input, baselines, the report and the command line."""
 
-import doctest
 import json
 import pkgutil
 import subprocess
 import sys
-from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -391,8 +389,8 @@ def test_the_report_contains_tables_figures_and_the_largest_errors(rows, tmp_pat
     results = eval_results(metrics, dataset_name="example cells")
     data = ModelCardData(model_name="mini", eval_results=results).to_yaml()
     assert "Cell type: Accuracy" in data and metrics["settings"]["hash"] in data
-    for flat in (np.ones((len(rows), 3)), np.full((len(rows), 3), np.nan), np.zeros((len(rows), 1))):
-        evaluate_predictions(predicted, tmp_path / "flat", embeddings=flat, **QUICK)  # a collapsed encoder has no map
+    for flat in (np.ones((40, 3)), np.full((40, 3), np.nan), np.zeros((40, 1))):  # a collapsed encoder has no map
+        evaluate_predictions(predicted[:40], tmp_path / "flat", embeddings=flat, **QUICK)
         assert "Map of the cells" not in (tmp_path / "flat" / "report.html").read_text()
     with pytest.raises(ValueError, match="3 embeddings for"):
         evaluate_predictions(predicted, embeddings=embeddings[:3], **QUICK)
@@ -507,11 +505,6 @@ def test_help_names_every_option():
 # --- the modules --------------------------------------------------------------------------------------------------
 
 MODULES = [f"cell2text.evaluation.{module.name}" for module in pkgutil.iter_modules(evaluation.__path__)]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_examples_in_docstrings_run(module):
-    assert doctest.testmod(import_module(module)).failed == 0
 
 
 def test_importing_the_bootstrap_loads_neither_torch_nor_transformers():

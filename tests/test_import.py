@@ -9,6 +9,8 @@ import pytest
 
 import cell2text
 
+from .forked_runs import PROJECT, ForkedRuns
+
 
 REPORT = """
 import json, sys
@@ -33,23 +35,45 @@ def test_import_loads_no_library():
     assert not {"anndata", "huggingface_hub", "numpy", "torch", "transformers", "typer"} & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["cell2text.preparation.run", "cell2text.publish"])
-def test_commands_without_a_model_load_neither_torch_nor_transformers(module):
-    loaded = json.loads(python(f"import {module}, json, sys; print(json.dumps(list(sys.modules)))"))
-    assert not {"torch", "transformers"} & set(loaded)
-
-
-def test_a_whole_preparation_loads_neither_torch_nor_transformers(tmp_path):
+@pytest.fixture(scope="module")
+def loaded_heavy(tmp_path_factory):
+    """Which of torch and transformers a process has loaded after each of three steps without a model."""
+    folder = tmp_path_factory.mktemp("prepared")
     code = f"""
     import json, sys
-    from cell2text.example import example_cells
+    def note(step):
+        loaded[step] = sorted({{"torch", "transformers"}} & set(sys.modules))
+    loaded = {{}}
+    import cell2text.publish
+    note("publish")
     from cell2text.preparation.run import prepare
-    example_cells()[:40].copy().write_h5ad({str(tmp_path / "cells.h5ad")!r})
-    prepare([{str(tmp_path / "cells.h5ad")!r}], {str(tmp_path / "out")!r}, progress=False)
-    print(json.dumps(list(sys.modules)))
+    note("prepare")
+    from cell2text.example import example_cells
+    example_cells()[:40].copy().write_h5ad({str(folder / "cells.h5ad")!r})
+    prepare([{str(folder / "cells.h5ad")!r}], {str(folder / "out")!r}, progress=False)
+    note("a whole preparation")
+    print(json.dumps(loaded))
     """
-    loaded = json.loads(python(textwrap.dedent(code)).splitlines()[-1])
-    assert not {"torch", "transformers"} & set(loaded)
+    return json.loads(python(textwrap.dedent(code)).splitlines()[-1])
+
+
+@pytest.mark.parametrize("step", ["publish", "prepare", "a whole preparation"])
+def test_commands_without_a_model_load_neither_torch_nor_transformers(step, loaded_heavy):
+    assert loaded_heavy[step] == []
+
+
+@pytest.fixture(scope="module")
+def before_transformers():
+    """Processes that have imported libraries of transformers, but neither transformers nor the package."""
+    imports = f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+import huggingface_hub, numpy, tokenizers, torch, torch._dynamo, torch.distributed.tensor
+assert "transformers" not in sys.modules and "cell2text" not in sys.modules
+"""
+    runs = ForkedRuns(imports)
+    yield runs
+    runs.close()
 
 
 @pytest.mark.parametrize(
@@ -59,8 +83,12 @@ def test_a_whole_preparation_loads_neither_torch_nor_transformers(tmp_path):
         pytest.param("import cell2text, projectors_cell2text", id="before_a_hub_file"),
     ],
 )
-def test_transformers_knows_the_model(imports):
-    assert json.loads(python(imports + REPORT)) == ["Cell2TextForConditionalGeneration", True]
+def test_transformers_knows_the_model(imports, before_transformers, tmp_path):
+    script, log = tmp_path / "script.py", tmp_path / "log.txt"
+    script.write_text(imports + REPORT)
+    code = before_transformers.wait(before_transformers.start(script, folder=tmp_path, log=log))
+    assert code == 0, log.read_text()
+    assert json.loads(log.read_text().splitlines()[-1]) == ["Cell2TextForConditionalGeneration", True]
 
 
 def test_public_names_are_listed_and_resolve():

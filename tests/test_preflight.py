@@ -102,10 +102,10 @@ def test_vocabulary_beside_the_encoder_must_match_the_data(tmp_path):
         check_vocabulary(rows, Cell2TextArguments(cell_encoder=str(tmp_path)), processor.gene_vocabulary)
 
 
-def test_data_of_another_vocabulary_end_in_one_message(tmp_path, small_h5ad):
+def test_data_of_another_vocabulary_end_in_one_message(tmp_path, small_rows):
     make_model(processor=make_processor()).save_pretrained(tmp_path / "model")
     make_processor().save_pretrained(tmp_path / "model")
-    done = run(tmp_path, dataset=[str(small_h5ad)], model_name_or_path=str(tmp_path / "model"),
+    done = run(tmp_path, dataset=[str(small_rows)], model_name_or_path=str(tmp_path / "model"),
                gene_embeddings="random", expect=2)  # fmt: skip
     assert "ranked with another gene vocabulary" in done.stderr and "Traceback" not in done.stderr
 
@@ -117,14 +117,14 @@ def test_lora_pattern_without_match_raises(pattern):
         apply_stage(make_model(), Cell2TextArguments(), options)
 
 
-def test_missing_chat_template_is_replaced_with_a_warning(small_h5ad, tmp_path, caplog):
+def test_missing_chat_template_is_replaced_with_a_warning(small_rows, tmp_path, caplog):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = make_tokenizer(None)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "llama")
     tokenizer.save_pretrained(tmp_path / "llama")
-    run(tmp_path, dataset=[str(small_h5ad)], model_name_or_path=str(tmp_path / "llama"), describe_held_out=False,
+    run(tmp_path, dataset=[str(small_rows)], model_name_or_path=str(tmp_path / "llama"), describe_held_out=False,
         max_length=2000)  # fmt: skip
     assert "no chat template: Cell2Text's plain `role: text` template is used" in caplog.text
     template = (tmp_path / "out" / "chat_template.jinja").read_text()

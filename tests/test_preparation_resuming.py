@@ -53,8 +53,8 @@ def test_a_full_disk_leaves_no_partial_file_and_explains_how_to_resume(studies, 
 
 def command_line(studies, out, *more):
     return [
-        sys.executable, "-m", "cell2text", "prepare", str(studies / "cells"), "--out", str(out), "--quiet", "--gene-vocab",
-        str(studies / "vocabulary"), "--gene-sets", str(studies / "sets.gmt"), "--config", str(studies / "mix.yaml"), *more,
+        "prepare", str(studies / "cells"), "--out", str(out), "--quiet", "--gene-vocab", str(studies / "vocabulary"),
+        "--gene-sets", str(studies / "sets.gmt"), "--config", str(studies / "mix.yaml"), *more,
     ]  # fmt: skip
 
 
@@ -62,7 +62,8 @@ def test_a_killed_run_of_four_workers_resumes_with_the_same_output(studies, prep
     """benchmarks/interruptions.py does this many times; here once, when some jobs are done."""
     (studies / "mix.yaml").write_text(yaml.safe_dump({"split": "donor", "tasks": MIX, "cells_per_shard": 25}))
     out = tmp_path / "out"
-    process = subprocess.Popen(command_line(studies, out, "--workers", "4"), start_new_session=True)
+    command = [sys.executable, "-m", "cell2text", *command_line(studies, out, "--workers", "4")]
+    process = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 120
     while (
         not list((out / ".prepare" / "jobs").glob("0*.json")) and time.monotonic() < deadline and process.poll() is None
@@ -72,8 +73,7 @@ def test_a_killed_run_of_four_workers_resumes_with_the_same_output(studies, prep
     assert process.wait() == -signal.SIGKILL
     left = len(list((out / ".prepare" / "jobs").glob("0*.json")))
     assert 0 < left < 10
-    done = subprocess.run(command_line(studies, out), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert run_cli(*command_line(studies, out)) == 0
     assert digest(out) == digest(prepared)
 
 

@@ -1,11 +1,11 @@
 """Uploads with the real Hub client to a stand-in for the Hub, and loading from it in a fresh process."""
 
+import io
 import json
-import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -27,8 +27,10 @@ from .training_runs import PROJECT, run
 
 RESULTS = "- dataset: {id: lab/cells, task_id: cell_type}\n  value: 0.9\n"
 OPENED_SPACE = """
+import json, cell2text
 from cell2text.app.desk import Desk
-print(len(Desk("cells.h5ad", AppOptions(shared=True)).start().experiment.names))
+cells = Desk("cells.h5ad", AppOptions(shared=True)).start().experiment.names
+print(json.dumps({"package": cell2text.__file__, "cells": len(cells)}))
 """
 CARD = "---\nlicense: apache-2.0\n---\n\n# A model\n"
 
@@ -61,15 +63,12 @@ def saved(tmp_path):
     return folder
 
 
-def command(*arguments, hub, home, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "cell2text", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=hub.environment(home),
-    )
-    assert done.returncode == code, done.stderr[-3000:]
-    return done
+def command(*arguments, hub, code=0):
+    """Run the command line in this process, whose client takes the stand-in for the Hub."""
+    out, err = io.StringIO(), io.StringIO()
+    with hub.in_this_process(), redirect_stdout(out), redirect_stderr(err):
+        assert run_cli(*arguments) == code, err.getvalue()[-3000:]
+    return SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
 
 
 LOAD = """
@@ -89,20 +88,6 @@ print(json.dumps(processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].sha
 """
 
 
-def texts_from_hub(repository, revision, cells, *, cwd, env) -> list[str]:
-    arguments = [
-        sys.executable,
-        "-c",
-        LOAD,
-        str(repository),
-        str(revision),
-        json.dumps([cell.tolist() for cell in cells]),
-    ]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=cwd, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def texts_from_folder(folder, cells) -> list[str]:
     """Generate texts with the classes of the installed package."""
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
@@ -114,11 +99,11 @@ def texts_from_folder(folder, cells) -> list[str]:
     return processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :])
 
 
-def test_a_published_model_generates_the_same_texts_in_a_fresh_process(saved, tmp_path):
+def test_a_published_model_generates_the_same_texts_in_a_fresh_process(saved, without_package, tmp_path):
     cells = make_processor().rank_encode(make_adata(3))
     with stand_in() as hub:
         hub.drop_uploads = 1
-        done = command("push", saved, "lab/model", "--tag", "v1", "--private", hub=hub, home=tmp_path / "home")
+        done = command("push", saved, "lab/model", "--tag", "v1", "--private", hub=hub)
         assert "/lab/model/commit/" in done.stdout and "model.safetensors" in done.stdout and hub.drop_uploads == 0
         sent = hub.files("lab/model")
         assert sent == {upload.name: upload.path.read_bytes() for upload in files_to_push(saved)}
@@ -131,32 +116,33 @@ def test_a_published_model_generates_the_same_texts_in_a_fresh_process(saved, tm
         )
 
         (saved / "README.md").write_text(CARD + "\nChanged.\n")
-        command("push", saved, "lab/model", hub=hub, home=tmp_path / "home")  # main goes on, the tag stays
+        command("push", saved, "lab/model", hub=hub)  # main goes on, the tag stays
         assert hub.tags["lab/model"]["v1"] != hub.commits["lab/model"][-1][0]
-        refused = command("push", saved, "lab/model", "--tag", "v1", hub=hub, home=tmp_path / "home", code=2)
+        refused = command("push", saved, "lab/model", "--tag", "v1", hub=hub, code=2)
         assert "--tag v1: lab/model already has this tag" in refused.stderr
 
         hub.drop_downloads = 1
-        environment = {**hub.environment(tmp_path / "reader"), "PYTHONPATH": ""}
-        texts = texts_from_hub("lab/model", "v1", cells, cwd=tmp_path, env=environment)
+        code = hub.preamble(tmp_path / "reader") + LOAD
+        read = without_package(code, tmp_path, "lab/model", "v1", json.dumps([cell.tolist() for cell in cells]))
         assert hub.drop_downloads == 0
+    texts = json.loads(read.splitlines()[-1])
     assert texts == texts_from_folder(saved, cells) and len(set(texts)) > 1
 
 
-def test_a_failed_upload_leaves_the_repository_unchanged_and_can_be_repeated(saved, tmp_path):
+def test_a_failed_upload_leaves_the_repository_unchanged_and_can_be_repeated(saved):
     with stand_in() as hub:
         hub.full = True
-        failed = command("push", saved, "lab/model", hub=hub, home=tmp_path / "home", code=1)
+        failed = command("push", saved, "lab/model", hub=hub, code=1)
         assert "was not published. The Hub answered" in failed.stderr and "Traceback" not in failed.stderr
         assert len(hub.commits["lab/model"]) == 1 and hub.files("lab/model") == {}
         hub.full = False
-        command("push", saved, "lab/model", hub=hub, home=tmp_path / "home")
+        command("push", saved, "lab/model", hub=hub)
         assert "model.safetensors" in hub.files("lab/model")
 
 
-def test_a_dry_run_lists_the_files_and_uploads_nothing(saved, tmp_path):
+def test_a_dry_run_lists_the_files_and_uploads_nothing(saved):
     with stand_in() as hub:
-        done = command("push", saved, "lab/model", "--dry-run", hub=hub, home=tmp_path / "home")
+        done = command("push", saved, "lab/model", "--dry-run", hub=hub)
         assert not hub.created and not hub.commits
     lines = [line.split() for line in done.stdout.splitlines() if not line.startswith("Not uploaded: ")]
     listed = {name: int(size.replace(",", "")) for size, name in lines}
@@ -194,7 +180,7 @@ def test_imports_of_code_files_are_those_that_transformers_follows():
     assert files and all(set(RELATIVE_IMPORT.findall(p.read_text())) == set(get_relative_imports(p)) for p in files)
 
 
-def test_an_adapter_is_uploaded_with_the_card_and_results_of_its_run(saved, tmp_path):
+def test_an_adapter_is_uploaded_with_the_card_and_results_of_its_run(saved):
     adapter = saved / "adapter"
     adapter.mkdir()
     for name in ("adapter_config.json", "README.md", "training_args.bin"):
@@ -207,7 +193,7 @@ def test_an_adapter_is_uploaded_with_the_card_and_results_of_its_run(saved, tmp_
     }  # fmt: skip
     assert found["README.md"].read_text() == CARD
     with stand_in() as hub:
-        command("push", saved, "lab/adapter", "--adapter", hub=hub, home=tmp_path / "home")
+        command("push", saved, "lab/adapter", "--adapter", hub=hub)
         assert hub.files("lab/adapter") == {name: path.read_bytes() for name, path in found.items()}
 
 
@@ -216,7 +202,7 @@ def test_exactly_the_files_of_the_data_set_are_uploaded(tmp_path):
     out = tmp_path / "out"
     with stand_in() as hub:
         arguments = ["prepare", tmp_path / "a.h5ad", "--out", out, "--quiet", "--split", "random"]
-        done = command(*arguments, "--push-to-hub", "lab/cells", hub=hub, home=tmp_path / "home")
+        done = command(*arguments, "--push-to-hub", "lab/cells", hub=hub)
         assert "/lab/cells" in done.stdout
         expected = {str(path.relative_to(out)): path.read_bytes() for path in Path(out).rglob("*") if path.is_file()}
         assert hub.files("lab/cells") == expected and "data/train-00000.parquet" in expected and "README.md" in expected
@@ -230,24 +216,25 @@ def test_an_unfinished_data_set_is_not_uploaded(tmp_path):
 
 def test_a_run_uploads_its_finished_model_in_one_commit(small_h5ad, tmp_path):
     with stand_in() as hub:
-        done = run(
-            tmp_path / "run", dataset=[str(small_h5ad)], push_to_hub=True, hub_model_id="lab/run", hub_private_repo=True,
-            save_strategy="epoch", environment=hub.environment(tmp_path / "home"),
-        )  # fmt: skip
+        with hub.in_this_process():
+            done = run(
+                tmp_path / "run", dataset=[str(small_h5ad)], push_to_hub=True, hub_model_id="lab/run",
+                hub_private_repo=True, save_strategy="epoch",
+            )  # fmt: skip
         out = tmp_path / "run" / "out"
         assert "/lab/run/commit/" in done.stdout and len(hub.commits["lab/run"]) == 2  # the empty one, and all at once
         assert hub.files("lab/run") == {upload.name: upload.path.read_bytes() for upload in files_to_push(out)}
         assert "evaluation/metrics.json" in hub.files("lab/run") and hub.created[0]["visibility"] == "private"
 
 
-def test_the_app_is_published_as_a_space_that_serves_described_cells(tmp_path, capsys):
+def test_the_app_is_published_as_a_space_that_serves_described_cells(without_package, tmp_path, capsys):
     pytest.importorskip("gradio")
     described = tmp_path / "my cells: test.h5ad"
     described_cells().write_h5ad(described)
     with stand_in() as hub:
         assert run_cli("push", described, "lab/app", "--space", "--dry-run") == 0
         assert "app.py" in capsys.readouterr().out and not hub.commits
-        command("push", described, "lab/app", "--space", "--private", hub=hub, home=tmp_path / "home")
+        command("push", described, "lab/app", "--space", "--private", hub=hub)
         files = hub.files("lab/app")
         (created,) = hub.created
     assert created["type"] == "space" and created["sdk"] == "gradio" and created["visibility"] == "private"
@@ -261,12 +248,9 @@ def test_the_app_is_published_as_a_space_that_serves_described_cells(tmp_path, c
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     serving = (folder / "app.py").read_text().replace('host="0.0.0.0", port=7860, ', "").replace(").wait()", ")")
-    done = subprocess.run(
-        [sys.executable, "-c", f"{serving}\nimport cell2text, sys; print(cell2text.__file__)\n{OPENED_SPACE}"],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[0].startswith(str(folder)) and done.stdout.split("\n")[1] == str(N_CELLS)
+    read = without_package(f"sys.path.insert(0, {str(folder)!r})\n{serving}\n{OPENED_SPACE}", folder)
+    (opened,) = (json.loads(line) for line in read.splitlines() if line.startswith('{"package"'))
+    assert opened == {"package": str(folder / "cell2text" / "__init__.py"), "cells": N_CELLS}
 
 
 def test_a_space_of_a_model_describes_uploads_and_other_content_is_refused(saved, tmp_path):

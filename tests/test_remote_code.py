@@ -1,7 +1,6 @@
 """A saved folder loads in a process where Cell2Text is not installed, and gives equal logits."""
 
 import json
-import os
 import textwrap
 from contextlib import chdir, redirect_stdout
 from io import StringIO
@@ -12,7 +11,6 @@ import torch
 from cell2text.models import MINI
 from declining_cell2text import DECLINED_START
 
-from .forked_runs import PROJECT, ForkedRuns
 from .tiny import make_adata, make_model, make_processor
 
 
@@ -35,34 +33,6 @@ def saved(tmp_path_factory):
     return folder
 
 
-GUARD = f"""
-import sys
-sys.path[:] = [p for p in sys.path if p and p != {str(PROJECT)!r}]
-sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "") + repr(f)]
-import importlib.util
-assert importlib.util.find_spec("modeling_cell2text") is None, "the package is still there"
-assert importlib.util.find_spec("cell2text") is None, "the package is still there"
-"""
-
-
-@pytest.fixture(scope="module")
-def without_package(saved):
-    """Runs code in `saved` and in a process of its own from which no module of the project can be imported."""
-    environment = {**os.environ, "HF_MODULES_CACHE": str(saved / "modules"), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)
-    runs = ForkedRuns(GUARD + "import anndata, torch, transformers.pipelines, transformers.modeling_utils", environment)
-
-    def run(code: str) -> str:
-        script, log = saved / "script.py", saved / "log.txt"
-        script.write_text(GUARD + textwrap.dedent(code))
-        runs.start(script, folder=saved, log=log)
-        assert runs.wait() == 0, log.read_text()[-3000:]
-        return log.read_text()
-
-    yield run
-    runs.close()
-
-
 @pytest.mark.parametrize("how", ["remote", "installed"])
 def test_every_auto_class_loads_the_generating_model(saved, without_package, how):
     code = """
@@ -81,7 +51,7 @@ def test_every_auto_class_loads_the_generating_model(saved, without_package, how
         print(json.dumps(kinds))
     """.replace("TRUST", str(how == "remote"))
     if how == "remote":
-        output = without_package(code)
+        output = without_package(code, saved)
     else:
         with chdir(saved), redirect_stdout(StringIO()) as printed:
             exec(textwrap.dedent(code), {})
@@ -97,7 +67,7 @@ def test_every_auto_class_loads_the_generating_model(saved, without_package, how
     }
 
 
-def test_the_pipeline_takes_an_anndata_and_gives_a_reason_for_an_empty_cell(without_package):
+def test_the_pipeline_takes_an_anndata_and_gives_a_reason_for_an_empty_cell(saved, without_package):
     output = without_package(
         """
         import anndata, json
@@ -105,25 +75,27 @@ def test_the_pipeline_takes_an_anndata_and_gives_a_reason_for_an_empty_cell(with
         adata = anndata.read_h5ad("cells.h5ad")
         describe = pipeline("cell-to-text", model="model", trust_remote_code=True)
         print(json.dumps([describe(adata, max_new_tokens=5, batch_size=size) for size in (1, 2, 8)]))
-        """
+        """,
+        saved,
     )
     one, two, eight = json.loads(output.splitlines()[-1])
     assert one == two == eight and len(one) == 4
     assert one[2]["generated_text"].startswith("This cell cannot be described: it has no counts")
 
 
-def test_the_packaged_model_is_a_hub_folder(without_package):
+def test_the_packaged_model_is_a_hub_folder(saved, without_package):
     output = without_package(
         f"""
         from transformers import pipeline
         describe = pipeline("cell-to-text", model={str(MINI)!r}, trust_remote_code=True)
         print(describe([2, *range(100, 140)], max_new_tokens=8)["generated_text"])
-        """
+        """,
+        saved,
     )
     assert output.splitlines()[-1].startswith(DECLINED_START)  # these genes in this order are no cell
 
 
-def test_a_model_loaded_as_remote_code_is_saved_with_all_its_code(without_package):
+def test_a_model_loaded_as_remote_code_is_saved_with_all_its_code(saved, without_package):
     without_package(
         """
         import os, torch
@@ -137,5 +109,6 @@ def test_a_model_loaded_as_remote_code_is_saved_with_all_its_code(without_packag
         assert all(open(f"model/{name}").read() == open(f"again/{name}").read() for name in same)
         again = AutoModel.from_pretrained("again", trust_remote_code=True)
         assert torch.equal(again(**expected["inputs"]).logits, expected["logits"])
-        """
+        """,
+        saved,
     )

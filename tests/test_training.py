@@ -167,9 +167,9 @@ def test_concept_run_predicts_cell_types_after_training(stage, small_h5ad, tmp_p
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 8
 
 
-def test_same_seed_gives_same_weights(small_h5ad, tmp_path):
+def test_same_seed_gives_same_weights(small_rows, tmp_path):
     options = {
-        "dataset": [str(small_h5ad)],
+        "dataset": [str(small_rows)],
         "concept_pretraining_epochs": 1,
         "gene_dropout": 0.5,
         "describe_held_out": False,
@@ -184,9 +184,9 @@ def test_same_seed_gives_same_weights(small_h5ad, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["full", "lora"])
-def test_resumed_run_equals_uninterrupted_run(stage, small_h5ad, tmp_path, forked):
+def test_resumed_run_equals_uninterrupted_run(stage, small_rows, tmp_path, forked):
     options = {
-        "dataset": [str(small_h5ad)], "stage": stage, "describe_held_out": False, "save_strategy": "steps", "save_steps": 3,
+        "dataset": [str(small_rows)], "stage": stage, "describe_held_out": False, "save_strategy": "steps", "save_steps": 3,
         "num_train_epochs": 1, "gene_dropout": 0.5, "cell_feature_noise": 0.5, "concept_pretraining_epochs": 1, "lora_r": 2,
         "projector_type": "concepts" if stage == "full" else "pooled",
     }  # fmt: skip
@@ -203,11 +203,11 @@ def test_resumed_run_equals_uninterrupted_run(stage, small_h5ad, tmp_path, forke
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_compiled_run_trains_the_same_weights(small_h5ad, tmp_path, monkeypatch):
+def test_compiled_run_trains_the_same_weights(small_rows, tmp_path, monkeypatch):
     for name in ("BACKEND", "MODE"):  # what the run leaves behind for accelerate goes with the test
         monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "")
         monkeypatch.delenv(f"ACCELERATE_DYNAMO_{name}")
-    options = {"dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 2, "projector_dropout": 0.0}
+    options = {"dataset": [str(small_rows)], "describe_held_out": False, "max_steps": 2, "projector_dropout": 0.0}
     run(tmp_path / "plain", **options)
     run(tmp_path / "compiled", **options, torch_compile=True, torch_compile_backend="aot_eager")
     torch._dynamo.reset()
@@ -216,8 +216,8 @@ def test_compiled_run_trains_the_same_weights(small_h5ad, tmp_path, monkeypatch)
     assert max((plain[name] - compiled[name]).abs().max().item() for name in plain) < 1e-4
 
 
-def test_lora_run_leaves_adapter_and_merged_model(small_h5ad, tmp_path):
-    run(tmp_path, dataset=[str(small_h5ad)], use_peft=True, lora_r=2, describe_held_out=False, freeze_cell_encoder=True)
+def test_lora_run_leaves_adapter_and_merged_model(small_rows, tmp_path):
+    run(tmp_path, dataset=[str(small_rows)], use_peft=True, lora_r=2, describe_held_out=False, freeze_cell_encoder=True)
     from peft import AutoPeftModelForCausalLM
 
     out = tmp_path / "out"
@@ -229,10 +229,12 @@ def test_lora_run_leaves_adapter_and_merged_model(small_h5ad, tmp_path):
     assert all("lora_" in name or "projector" in name for name in kept)
 
 
-def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
+def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path, forked):
+    datasets = {"full": small_h5ad, "lora": tmp_path / "full" / "one" / "out" / "data"}
+
     def options(stage, **changes):
         return {
-            "dataset": [str(small_h5ad)], "describe_held_out": False, "max_steps": 2, "optim": "sgd", "learning_rate": 1.0,
+            "dataset": [str(datasets[stage])], "describe_held_out": False, "max_steps": 2, "optim": "sgd", "learning_rate": 1.0,
             "projector_dropout": 0.0, "stage": stage, "lora_r": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 1,
             "validation_share": 0.2, "warmup_steps": 0, "freeze_cell_encoder": stage == "lora", "lora_dropout": 0.0,
             "per_device_train_batch_size": 8, **changes,
@@ -254,7 +256,7 @@ def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
         for stage in stages
     ]
     script = Path(__file__).with_name("ranks_on_cpu.py")
-    launch_runs((*TWO_RANKS, str(script)), [resumed, "--fsdp2", *sharded], tmp_path)
+    launch_runs((*TWO_RANKS, script), [resumed, "--fsdp2", *sharded], tmp_path, forked)
 
     for stage in stages:
         folder = tmp_path / stage
@@ -286,7 +288,9 @@ def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
         pytest.param(
             {"dataset": ["halves.h5ad"], "allow_fractional": False}, "fractional values .cell 'cell0'", id="fractional"
         ),
-        pytest.param({"stratify": ["batch"]}, "there is no column \\['batch'\\]", id="stratify"),
+        pytest.param(
+            {"stratify": ["batch"], "dataset": ["example_cells"]}, "there is no column \\['batch'\\]", id="stratify"
+        ),
         pytest.param({"model_name_or_path": "."}, "a folder without config.json", id="no_model"),
         pytest.param(
             {"concept_pretraining_epochs": 1, "cell_encoder": "x", "freeze_cell_encoder": False},
@@ -294,17 +298,17 @@ def test_two_ranks_and_fsdp2_train_like_one_rank(small_h5ad, tmp_path):
             id="warm_start",
         ),
         pytest.param(
-            {"projector_type": "concepts", "dataset": ["example_cells"]},
+            {"projector_type": "concepts"},
             "set concept_pretraining_epochs",
             id="concepts",
         ),
         pytest.param({"resume_from_checkpoint": "runs/checkpoint-7"}, "no complete.json", id="no_checkpoint"),
         pytest.param({"max_length": 20}, "max_length 20 would cut", id="max_length"),
-        pytest.param({"use_liger_kernel": True, "dataset": ["example_cells"]}, "pip install liger-kernel", id="liger"),
+        pytest.param({"use_liger_kernel": True}, "pip install liger-kernel", id="liger"),
     ],
 )
-def test_invalid_options_end_in_one_message(changes, message, tmp_path):
-    path = write_config(tmp_path, **changes)
+def test_invalid_options_end_in_one_message(changes, message, small_rows, tmp_path):
+    path = write_config(tmp_path, **{"dataset": [str(small_rows)], **changes})
     if changes.get("dataset") == ["halves.h5ad"]:
         adata = make_adata()
         adata.X = adata.X / 2
@@ -313,24 +317,29 @@ def test_invalid_options_end_in_one_message(changes, message, tmp_path):
     assert re.search(message, done.stderr.replace("\n", " "))
 
 
-def test_invalid_option_exits_with_code_2(tmp_path):
-    done = run(tmp_path, fresh=True, expect=2, dataset=[])
+def test_invalid_option_exits_with_code_2(tmp_path, forked):
+    done = run(tmp_path, forked=forked, expect=2, dataset=[])
     assert "train_sft.py: No training data: pass --dataset" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_validation_never_sees_the_test_cells(tmp_path):
-    arguments = {"dataset": ["example_cells"], "allow_fractional": True, "max_genes": 64}
-    final, choosing = (
-        load_rows(Cell2TextArguments(**arguments, hold_out=name), str(tmp_path / name))
-        for name in ("test", "validation")
-    )
-    test = set(final.held_out["cell_id"])
+EXAMPLE = {"dataset": ["example_cells"], "allow_fractional": True, "max_genes": 64}
+
+
+@pytest.fixture(scope="module")
+def example_rows(tmp_path_factory):
+    """The rows of the example cells, some of which are held out for the test."""
+    return load_rows(Cell2TextArguments(**EXAMPLE), str(tmp_path_factory.mktemp("example_rows")))
+
+
+def test_validation_never_sees_the_test_cells(example_rows, tmp_path):
+    choosing = load_rows(Cell2TextArguments(**EXAMPLE, hold_out="validation"), str(tmp_path))
+    test = set(example_rows.held_out["cell_id"])
     seen = set(choosing.train["cell_id"]) | set(choosing.held_out["cell_id"])
-    assert not test & seen and seen == set(final.train["cell_id"]) and len(test) + len(seen) == 1409
+    assert not test & seen and seen == set(example_rows.train["cell_id"]) and len(test) + len(seen) == 1409
 
 
-def test_counts_match_the_files_of_the_rows(tmp_path):
-    rows = load_rows(Cell2TextArguments(dataset=["example_cells"], allow_fractional=True, max_genes=64), str(tmp_path))
+def test_counts_match_the_files_of_the_rows(example_rows):
+    rows = example_rows
     held_out = rows.held_out.select(range(40)).shuffle(seed=0)
     counts, adata = read_counts([held_out, held_out.select([3])], rows.files, None), example_cells()
     names = [name.removeprefix("example_cells:") for name in held_out["cell_id"]]
@@ -349,9 +358,9 @@ def test_prepared_data_set_trains_without_counts(small_h5ad, tmp_path):
     assert metrics["cell_type"]["n"] == 20 and metrics["settings"]["baselines_trained_on"] == "ranked genes"
 
 
-def test_cached_states_give_the_same_losses_as_encoding(small_h5ad, tmp_path):
+def test_cached_states_give_the_same_losses_as_encoding(small_h5ad, small_rows, tmp_path):
     frozen = {
-        "dataset": [str(small_h5ad)], "projector_type": "mlp", "num_cell_tokens": 4, "freeze_cell_encoder": True,
+        "dataset": [str(small_rows)], "projector_type": "mlp", "num_cell_tokens": 4, "freeze_cell_encoder": True,
         "gene_embeddings": "random", "describe_held_out": False, "logging_steps": 1, "save_strategy": "epoch",
         "num_train_epochs": 2, "eval_strategy": "epoch", "train_sampling_strategy": "group_by_length",
     }  # fmt: skip
@@ -362,7 +371,7 @@ def test_cached_states_give_the_same_losses_as_encoding(small_h5ad, tmp_path):
     assert (tmp_path / "kept" / "out" / "cell_states" / "train" / "cache.json").exists()
     refused = run(
         tmp_path / "kept",
-        **frozen,
+        **{**frozen, "dataset": [str(small_h5ad)]},
         cache_cell_states=True,
         split_seed=7,
         output_dir=str(tmp_path / "kept" / "new"),

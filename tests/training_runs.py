@@ -2,11 +2,9 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import warnings
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +21,7 @@ from cell2text.preparation.rows import completion_array, message_for_arrow
 from cell2text.training.arguments import Cell2TextArguments, MaskedGeneArguments, ReinforcementArguments
 from cell2text.training.checkpoints import step_of
 from cell2text.training.launch import run as launch
+from cell2text.training.rows import load_rows
 from cell2text.training.trainer import Cell2TextTrainer, TrainingCollator
 
 from .tiny import make_adata, make_model, make_processor
@@ -46,30 +45,34 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
-def run(folder, *, launcher=(sys.executable,), expect=0, environment=None, fresh=False, forked=None, **changes):
+def prepare_rows(path: Path, folder: Path) -> Path:
+    """Prepare a file as a run at toy size does, and return the data set: a run that reads it has the same rows."""
+    config = yaml.safe_load((PROJECT / "configs" / "default.yaml").read_text()) | TINY | {"dataset": [str(path)]}
+    names = {option.name for option in fields(Cell2TextArguments)}
+    load_rows(Cell2TextArguments(**{name: config[name] for name in names & config.keys()}), str(folder))
+    return folder / "data"
+
+
+def run(folder, *, expect=0, forked=None, **changes):
     """Run train_sft.py on the default configuration at toy size, with changes.
 
-    In this process, which spares it some seconds of imports; in one of its own where it is `fresh`, `forked`, has a
-    launcher or an environment.
+    In this process, which spares it some seconds of imports, or in one of its own where it is `forked`.
     """
     path = write_config(folder, **changes)
     if forked is not None:
-        forked.start(PROJECT / "train_sft.py", "--config", path, folder=folder, log=folder / "log.txt")
-        assert forked.wait() == expect, (folder / "log.txt").read_text()[-4000:]
-        return None
-    if not fresh and environment is None and launcher == (sys.executable,):
-        return run_here("train_sft", ["--config", str(path)], expect, folder)
-    return launch_runs(launcher, [path], folder, expect, environment)
+        log = folder / "log.txt"
+        process = forked.start(PROJECT / "train_sft.py", "--config", path, folder=folder, log=log)
+        assert forked.wait(process) == expect, log.read_text()[-4000:]
+        return SimpleNamespace(returncode=expect, stdout="", stderr=log.read_text())
+    return run_here("train_sft", ["--config", str(path)], expect, folder)
 
 
-def launch_runs(launcher, configurations, folder, expect=0, environment=None):
+def launch_runs(launcher, configurations, folder, forked):
     """Start train_sft.py by a launcher, which may take several configurations and flags between them."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
     head, *more = configurations
-    command = [*launcher, str(PROJECT / "train_sft.py"), "--config", str(head), *map(str, more)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+    log = folder / "log.txt"
+    command = [*launcher, PROJECT / "train_sft.py", "--config", head, *more]
+    assert forked.wait(forked.start(*command, folder=folder, log=log)) == 0, log.read_text()[-6000:]
 
 
 def run_here(script: str, arguments: list[str], expect: int, folder: Path) -> SimpleNamespace:
@@ -119,8 +122,7 @@ def make_trainer(folder, processor=None, learning_rates=None, **options):
     )
 
 
-TWO_RANKS = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-             "--main_process_port", "0")  # fmt: skip
+TWO_RANKS = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
 def losses(folder: Path) -> list[float]:

@@ -1,4 +1,4 @@
-"""The command line: `cell2text describe`, `app`, `ask`, `score`, `search`, `donors`, `generate`, `prepare` and others.
+"""The command line: `describe`, `app`, `ask`, `score`, `search`, `donors`, `generate`, `prepare` and other commands.
 
 Each command parses options and calls the matching Python function.
 """

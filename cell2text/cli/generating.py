@@ -6,7 +6,7 @@ import typer
 
 from cell2text.cli.app import command
 from cell2text.cli.describing import Overwrite
-from cell2text.files import check_output_folder
+from cell2text.paths import check_output
 
 
 @command()
@@ -20,7 +20,7 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate raw counts of cells that a text names."""
-    check_output_folder(out)
+    check_output(out)
     from cell2text.generate.run import KEY, check_output, generate_cells, write_cells
 
     check_output(out, overwrite=overwrite)

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cell2text.errors import UserError
-from cell2text.sources.gene_tables import aliases_for, approved_symbols, ensembl_ids
+from cell2text.sources.gene_tables import aliases_for, approved_symbols, ensembl_id
 from counts_cell2text import row_sums
 from genes_cell2text import ROUTES, map_names
 from ranking_cell2text import TARGET_SUM, MappedGenes
@@ -238,12 +238,20 @@ class HumanGenes:
 
 
 HUMAN_GENES = HumanGenes()
-_ROUTES_OF_TABLES = {"ensembl_id": "ensembl_id", "symbol": "symbol", "previous_symbol": "alias", "alias": "alias"}
+_ROUTES_OF_TABLES = {
+    route: ROUTES.index(name)
+    for route, name in (
+        ("ensembl_id", "ensembl_id"),
+        ("symbol", "symbol"),
+        ("previous_symbol", "alias"),
+        ("alias", "alias"),
+    )
+}
 
 
 def _look_up(name: str) -> tuple[int, int] | None:
-    (gene,), (route,) = ensembl_ids([name])
-    return (_gene_number(gene), ROUTES.index(_ROUTES_OF_TABLES[route])) if gene else None
+    gene, route = ensembl_id(name)
+    return (_gene_number(gene), _ROUTES_OF_TABLES[route]) if gene else None
 
 
 class GeneColumns:

@@ -41,17 +41,24 @@ def ensembl_ids(names: Iterable[str]) -> tuple[list[str], list[str]]:
     >>> ensembl_ids(["ENSG00000141510.18", "TP53", "GNB2L1", "Trp53"])[1]
     ['ensembl_id', 'symbol', 'previous_symbol', 'unmapped']
     """
-    found = [_ensembl_id(name) for name in map(str, names)]
+    found = list(map(ensembl_id, map(str, names)))
     return [gene for gene, _ in found], [route for _, route in found]
 
 
-def _ensembl_id(name: str) -> tuple[str, str]:
-    if match := _ENSEMBL_ID.fullmatch(name):
+def ensembl_id(name: str) -> tuple[str, str]:
+    """Map one name of a human gene to its Ensembl id and the route, as :func:`ensembl_ids` does for several.
+
+    Examples
+    --------
+    >>> ensembl_id("GNB2L1")
+    ('ENSG00000204628', 'previous_symbol')
+    """
+    if name.startswith("ENSG") and (match := _ENSEMBL_ID.fullmatch(name)):
         return match[1], "ensembl_id"
-    found = ((names[name], route) for route, names in _human_names().items() if name in names)
-    return next(found, ("", "unmapped"))
+    return _routes_by_name().get(name, ("", "unmapped"))
 
 
+@cache
 def approved_symbols() -> dict[str, str]:
     """Return the symbol that HGNC approves for each human Ensembl id.
 
@@ -127,6 +134,12 @@ def _human_names() -> dict[str, dict[str, str]]:
         if aliases:
             names["alias"].update(dict.fromkeys(aliases.split("|"), gene))
     return names
+
+
+@cache
+def _routes_by_name() -> dict[str, tuple[str, str]]:
+    """Return the Ensembl id and the route of each human name."""
+    return {name: (gene, route) for route, names in _human_names().items() for name, gene in names.items()}
 
 
 @cache
