@@ -1,6 +1,6 @@
 """Describe, embed, question, score and search the cells of an AnnData, in the manner of scanpy's `tl` functions.
 
-Depends on `describe`, `questions` and `donors`, which work on files and AnnData alike, on `inference` and on `generate`.
+Depends on `describe`, `questions` and `donors`, which work on files and AnnData alike, on `inference` and `generate`.
 """
 
 import logging

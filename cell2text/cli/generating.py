@@ -21,9 +21,9 @@ def generate(
 ) -> None:
     """Generate raw counts of cells that a text names."""
     check_output(out)
-    from cell2text.generate.run import KEY, check_output, generate_cells, write_cells
+    from cell2text.generate.run import KEY, check_new_h5ad, generate_cells, write_cells
 
-    check_output(out, overwrite=overwrite)
+    check_new_h5ad(out, overwrite=overwrite)
     cells = generate_cells(text, n, seed=seed)
     typer.echo(f"Understood {cells.uns[KEY]['understood']}.")
     typer.echo(f"Wrote {write_cells(cells, out)}: {cells.n_obs:,} cells, {cells.n_vars:,} genes.")

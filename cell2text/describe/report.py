@@ -6,6 +6,7 @@ Depends on `described_file`, which reads the experiment, and on Bokeh for the ma
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ from declining_cell2text import DECLINED_START, EMPTY_CELL_TEXT, TOO_FEW_GENES_S
 MAX_POINTS = 20_000  # cells on the map; more slow a browser down and hide each other
 MAX_GROUPS_SHOWN = 200
 DENSITY_BINS = 160
-DENSITY_PALETTE = [f"#{level:02x}{level:02x}{level:02x}" for level in range(255, 190, -4)]
+DENSITY_PALETTE: list[Any] = [f"#{level:02x}{level:02x}{level:02x}" for level in range(255, 190, -4)]
 STAGES = (
     "Reading descriptions",
     "Placing cells on the map",
@@ -176,20 +177,21 @@ def _cell_map(positions: np.ndarray, everything: np.ndarray | None) -> figure:
     Where points are a sample, the density of all cells lies behind them.
     """
     n, shown = len(positions), positions if everything is None else everything
+    x, y = _padded_range(shown[:, 0]), _padded_range(shown[:, 1])
     columns = {"x": positions[:, 0], "y": positions[:, 1], "colour": [MISSING_COLOUR] * n}
     source = ColumnDataSource(columns, name="cells")
     plot = figure(
         height=560, sizing_mode="stretch_width", tools="pan,wheel_zoom,box_zoom,reset,save,tap",
         active_scroll="wheel_zoom", output_backend="canvas", name="map",
-        x_range=_padded_range(shown[:, 0]), y_range=_padded_range(shown[:, 1]),
+        x_range=x, y_range=y,
     )  # fmt: skip
     if everything is not None:
-        x, y = plot.x_range, plot.y_range
+        (left, right), (bottom, top) = (x.start, x.end), (y.start, y.end)
         counts, _, _ = np.histogram2d(
-            everything[:, 1], everything[:, 0], bins=DENSITY_BINS, range=[(y.start, y.end), (x.start, x.end)]
+            everything[:, 1], everything[:, 0], bins=DENSITY_BINS, range=[(bottom, top), (left, right)]
         )
         plot.image(
-            [np.log1p(counts).astype(np.float32)], x=x.start, y=y.start, dw=x.end - x.start, dh=y.end - y.start,
+            [np.log1p(counts).astype(np.float32)], x=left, y=bottom, dw=right - left, dh=top - bottom,
             palette=DENSITY_PALETTE, name="density",
         )  # fmt: skip
     size = float(np.clip(400 / np.sqrt(n), 3, 10))

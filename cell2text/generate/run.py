@@ -72,7 +72,7 @@ def check_numbers(n: int, seed: int) -> None:
         raise UserError(f"seed={seed!r}: expected an integer of at least 0.")
 
 
-def check_output(out: str | os.PathLike, *, overwrite: bool) -> None:
+def check_new_h5ad(out: str | os.PathLike, *, overwrite: bool) -> None:
     """Raise a `UserError` unless generated cells can be written to a path."""
     if Path(out).suffix != ".h5ad":
         raise UserError(f"out={str(out)!r}: expected a file with the suffix .h5ad.")
