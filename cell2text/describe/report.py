@@ -177,16 +177,15 @@ def _cell_map(positions: np.ndarray, everything: np.ndarray | None) -> figure:
     Where points are a sample, the density of all cells lies behind them.
     """
     n, shown = len(positions), positions if everything is None else everything
-    x, y = _padded_range(shown[:, 0]), _padded_range(shown[:, 1])
+    (left, right), (bottom, top) = _padded_range(shown[:, 0]), _padded_range(shown[:, 1])
     columns = {"x": positions[:, 0], "y": positions[:, 1], "colour": [MISSING_COLOUR] * n}
     source = ColumnDataSource(columns, name="cells")
     plot = figure(
         height=560, sizing_mode="stretch_width", tools="pan,wheel_zoom,box_zoom,reset,save,tap",
         active_scroll="wheel_zoom", output_backend="canvas", name="map",
-        x_range=x, y_range=y,
+        x_range=Range1d(left, right), y_range=Range1d(bottom, top),
     )  # fmt: skip
     if everything is not None:
-        (left, right), (bottom, top) = (x.start, x.end), (y.start, y.end)
         counts, _, _ = np.histogram2d(
             everything[:, 1], everything[:, 0], bins=DENSITY_BINS, range=[(bottom, top), (left, right)]
         )
@@ -204,11 +203,11 @@ def _cell_map(positions: np.ndarray, everything: np.ndarray | None) -> figure:
     return plot
 
 
-def _padded_range(values: np.ndarray) -> Range1d:
+def _padded_range(values: np.ndarray) -> tuple[float, float]:
     """Return a fixed range around all values, so that filtering cells does not move the map."""
     low, high = float(values.min()), float(values.max())
     padding = 0.05 * (high - low) or 1.0
-    return Range1d(start=low - padding, end=high + padding)
+    return low - padding, high + padding
 
 
 def _with_fixed_ids(*parts: str) -> list[str]:
