@@ -183,7 +183,7 @@ def _cell_map(positions: np.ndarray, everything: np.ndarray | None) -> figure:
     plot = figure(
         height=560, sizing_mode="stretch_width", tools="pan,wheel_zoom,box_zoom,reset,save,tap",
         active_scroll="wheel_zoom", output_backend="canvas", name="map",
-        x_range=Range1d(left, right), y_range=Range1d(bottom, top),
+        x_range=Range1d(start=left, end=right), y_range=Range1d(start=bottom, end=top),
     )  # fmt: skip
     if everything is not None:
         counts, _, _ = np.histogram2d(
