@@ -69,7 +69,7 @@ FILES = {
         lambda root: replace(root, "obs/_index", (10**8,), TEXT),
         "100,000,000 names, expected at most 20,000,000",
     ),
-    "fixed names": (lambda root: replace(root, "var/_index", (10**8,), "S20"), "100,000,000 names"),
+    "fixed names": (lambda root: replace(root, "obs/_index", (10**8,), "S20"), "100,000,000 names"),
     "a chunk": (lambda root: replace_matrix(root, (5, 2**30), (1, 2**30 - 1)), "would inflate to 4,294,967,292"),
     "a column": (lambda root: add_column(root, "x", (10**8,), "i2"), "has the shape .100000000,. in a table of 5"),
     "a dense matrix": (lambda root: replace_matrix(root, (5, 2**45)), "a block of X takes"),
