@@ -334,6 +334,7 @@ def index_name(group) -> str:
 def read_column(group, name: str):
     """Read a column of a stored `obs` or `var`; files of anndata 0.7 store categories apart from their codes."""
     element = group[name]
+    _check_rows(group, name, element)
     if "categories" in element.attrs and isinstance(element, h5py.Dataset):
         categories = element.file[element.attrs["categories"]]
         is_string = h5py.check_string_dtype(categories.dtype)
@@ -351,6 +352,20 @@ def read_texts(element, rows: slice = slice(None)) -> np.ndarray:
         return np.asarray(element.asstr()[rows], dtype=object)
     values = np.asarray(element[rows])
     return (np.char.decode(values) if values.dtype.kind == "S" else values).astype(object)
+
+
+def _check_rows(group, name: str, element) -> None:
+    """Raise a `UserError` unless a column has as many values as the index of its data frame."""
+    if "_index" not in group.attrs:
+        return
+    rows = _length(group[index_name(group)])
+    parts = (
+        [element] if hasattr(element, "shape") else [element[part] for part in ("codes", "values") if part in element]
+    )
+    if parts and parts[0].shape != (rows,):
+        raise UserError(
+            f"{group.name}/{name} has the shape {parts[0].shape} in a table of {rows:,} rows. The file is damaged."
+        )
 
 
 def _length(element) -> int:
