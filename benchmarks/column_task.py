@@ -45,7 +45,7 @@ MAX_GENES = 1024  # of configs/default.yaml
 SHARES = "train=0.6,validation=0.1,test=0.3"
 TRAINING = {
     "concept_pretraining_epochs": 0,  # few of the cells have a cell type
-    "projector_learning_rate": 1e-3, "encoder_learning_rate": 1e-3, "num_train_epochs": 6,
+    "projector_learning_rate": 1e-3, "encoder_learning_rate": 1e-3, "num_train_epochs": 2, "eval_strategy": "no",
     "describe_held_out": False,
 }  # fmt: skip
 

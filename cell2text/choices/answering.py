@@ -20,7 +20,7 @@ from cell2text.language.own_tasks import OwnTask, task_with_values, tasks_of
 from cell2text.ontology.graph import load_graph
 from cell2text.ontology.terms import resolve
 from cell2text.questions.likelihood import StatementScorer, as_probability, statement_of
-from cell2text.questions.model_types import BROADER, TEXT, MappedLabel, ModelTypes, nested_labels
+from cell2text.questions.model_types import BROADER, EXACT, SYNONYM, TEXT, MappedLabel, ModelTypes, nested_labels
 from cell2text.questions.scoring import choose_labels, twins
 from statements_cell2text import TYPES
 
@@ -141,7 +141,8 @@ class ChoiceAnswerer:
             return MappedLabel(label, TEXT)
         found = self.types.map_label(label)
         if found.route == TEXT:
-            found = replace(self.types.map_label(f"{label} cell"), label=label)
+            cell = self.types.map_label(f"{label} cell")
+            found = replace(cell, label=label, route=SYNONYM if cell.route == EXACT else cell.route)
         if found.route == TEXT and _NUMBERED.search(label):
             group = self.types.map_label(_NUMBERED.sub("", label))
             found = group if group.route == TEXT else replace(group, label=label, route=BROADER, term_id=None)
