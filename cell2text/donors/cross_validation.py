@@ -66,7 +66,7 @@ def donor_folds(samples: Samples, folds: int | None = None, seed: int = 0) -> np
     Raises
     ------
     UserError
-        If there are more folds than donors of a class, unless each donor is a fold.
+        If there are more folds than donors of a class, unless each donor is a fold, or a fold would train on one class.
 
     Examples
     --------
@@ -85,8 +85,10 @@ def donor_folds(samples: Samples, folds: int | None = None, seed: int = 0) -> np
     one_by_one = folds == n_donors
     splitter = LeaveOneGroupOut() if one_by_one else StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     found = np.zeros(len(samples), dtype=np.int64)
-    for fold, (_, test) in enumerate(splitter.split(found, samples.labels, samples.donors)):
+    for fold, (train, test) in enumerate(splitter.split(found, samples.labels, samples.donors)):
         found[test] = fold
+        if len(set(samples.labels[train])) < 2:
+            raise UserError(f"folds={folds}: a fold would train on one class only. Pass folds={n_donors}.")
     return found
 
 
