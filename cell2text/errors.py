@@ -179,7 +179,7 @@ def _write_fault(error: BaseException | None) -> int | None:
 
 def _words(error: BaseException, number: int) -> str:
     """Return the words of a fault of the operating system, with the file if it is known."""
-    file = getattr(error, "filename", None)
+    file = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy, the second is written
     return os.strerror(number) if file is None else f"{file}: {os.strerror(number)}"
 
 
