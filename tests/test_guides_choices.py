@@ -15,6 +15,7 @@ from cell2text.language.own_tasks import parse_task
 PROJECT = Path(__file__).resolve().parents[1]
 STUDIES = ("breast", "kang_pbmc_sle", "zilionis_nsclc")
 POOLS = {"any": "all three studies", "own": "the cell's study"}
+MEASURED = PROJECT / "benchmarks" / "results" / "column_task.json"
 TARGET = 0.6  # of right choices among ten candidates
 
 
@@ -86,6 +87,7 @@ def test_question_and_answer_of_the_task_are_those_of_the_code():
     assert f'own_tasks={{"{name}": "{declared}"}}' in text
 
 
+@pytest.mark.skipif(not MEASURED.exists(), reason="benchmarks/results/column_task.json is not there")
 def test_the_task_is_compared_with_logistic_regression_as_measured():
     found, text = results("column_task"), guide("own_tasks")
     for name, key in {"Cell2Text": "cell2text", "logistic regression": "logistic_regression"}.items():
@@ -96,11 +98,6 @@ def test_the_task_is_compared_with_logistic_regression_as_measured():
         )
     assert f"| most frequent answer | {percent(found['majority'])} | | |" in text
     prose = " ".join(text.split())
-    shared = found["random_split"]["shared_donors"]
-    random = percent(found["random_split"]["logistic_regression"]["accuracy"])
-    assert (
-        f"{shared['held_out_cells']:,} held-out cells of {shared['donors']} donors" in prose and f"{random} %" in prose
-    )
     assert found["asked"] in text
     assert f"{found['cells']['train']:,} training cells of {found['donors']['train']} donors" in prose
     assert f"{found['cells']['test']:,} test cells of {found['donors']['test']}" in prose
