@@ -250,7 +250,7 @@ def main() -> None:
     args = parser.parse_args()
     generator, sources = CellGenerator.from_pretrained(args.generator), training_cells.load_sources()
     donors = args.test_donors or sources["test_donors"]
-    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    results = {}
     if {"donors", "combinations"} & set(args.parts):
         paths = [training_cells.source_file(args.data, args.atlas, name) for name in sources["train"]]
         studies = [read_study(path, generator.genes, donors) for path in paths if path.parent == args.data]
@@ -261,7 +261,8 @@ def main() -> None:
         results["combinations"] = measure_combinations(CellGenerator.from_pretrained(args.combinations), studies, pairs)
     if "roundtrip" in args.parts:
         results["roundtrip"] = measure_roundtrip(generator)
-    write_atomically(args.out, json.dumps(results, indent=1) + "\n")
+    before = json.loads(args.out.read_text()) if args.out.exists() else {}
+    write_atomically(args.out, json.dumps(before | results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ def generator() -> CellGenerator:
             "type: pancreatic A cell (CL:0000171); tissue: pancreas (UBERON:0001264); disease: normal (PATO:0000461); "
             "sex: female (PATO:0000383)",
         ),
+        (
+            "fibroblast from the sinoatrial node",
+            "type: fibroblast (CL:0000057); tissue: sinoatrial node (UBERON:0002351)",
+        ),
         ("fetal hepatocytes", "type: hepatocyte (CL:0000182); life stage: the fetal stage of prenatal development"),
         (
             "endothelial cell of lymphatic vessel from the skin",

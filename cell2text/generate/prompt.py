@@ -12,8 +12,9 @@ from cell2text.errors import UserError
 from cell2text.language.fields import Claim, Fields
 from cell2text.language.parsing import read_fields
 from cell2text.ontology.graph import load_graph
+from cell2text.ontology.mentions import find_mentions
 from cell2text.ontology.terms import label_of
-from cell2text.questions.type_names import find_cell_types
+from cell2text.questions.type_names import TypeMention, find_cell_types
 from cell2text.questions.words import NEGATIONS, check_text, word_set, words_of
 from grammar_cell2text import SUBJECT, TYPE_VERB
 
@@ -28,6 +29,7 @@ _FILLERS = word_set(
     "disease condition aged stage life"
 )
 _ORIGIN_LINKS = word_set("from in with of")  # words after them name a tissue or a disease
+_PLACE_LINKS, _ARTICLES = word_set("from in"), word_set("a an the")
 _BETWEEN = _FILLERS - _ORIGIN_LINKS
 _SINGULAR = {"women": "woman", "men": "man", "males": "male", "females": "female", "boys": "boy", "girls": "girl"}
 _DESCRIPTION = re.compile(rf"\s*{SUBJECT} {TYPE_VERB} ")
@@ -96,7 +98,7 @@ def read_prompt(text: str) -> Prompt:
         _check(text, claims, fields, [])
         return Prompt(text, **claims)
     words = [_SINGULAR.get(word, word) for word in words_of(text)]
-    mentions = find_cell_types(words)
+    mentions = [mention for mention in find_cell_types(words) if not _is_tissue(words, mention)]
     named = {place for mention in mentions for place in range(mention.start, mention.stop)}
     others = [word for place, word in enumerate(words) if place not in named]
     fields = read_fields(" ".join(others))
@@ -106,6 +108,13 @@ def read_prompt(text: str) -> Prompt:
     _check(text, claims, fields, types)
     prompt = Prompt(text, **claims)
     return replace(prompt, not_used=_not_used(others, prompt))
+
+
+def _is_tissue(words: Sequence[str], mention: TypeMention) -> bool:
+    """Return whether words that can name a type name a tissue here: "from the sinoatrial node"."""
+    before = [word for word in words[: mention.start] if word not in _ARTICLES]
+    name = " ".join(words[mention.start : mention.stop])
+    return bool(before) and before[-1] in _PLACE_LINKS and bool(find_mentions("tissue", name))
 
 
 def _narrowest(terms: Sequence[str]) -> list[str]:
