@@ -96,7 +96,7 @@ def read_prompt(text: str) -> Prompt:
         fields = read_fields(text)
         claims = {name: getattr(fields, name) for name in CONCEPTS}
         _check(text, claims, fields, [])
-        return Prompt(text, **claims)  # type: ignore[arg-type]
+        return Prompt(text, **claims)
     words = [_SINGULAR.get(word, word) for word in words_of(text)]
     mentions = [mention for mention in find_cell_types(words) if not _is_tissue(words, mention)]
     named = {place for mention in mentions for place in range(mention.start, mention.stop)}
@@ -106,7 +106,7 @@ def read_prompt(text: str) -> Prompt:
     claims = {name: getattr(fields, name) for name in CONCEPTS}
     claims["cell_type"] = Claim(label_of(types[0]), types[0]) if types else None
     _check(text, claims, fields, types)
-    prompt = Prompt(text, **claims)  # type: ignore[arg-type]
+    prompt = Prompt(text, **claims)
     return replace(prompt, not_used=_not_used(others, prompt))
 
 
