@@ -166,18 +166,21 @@ def measure_combinations(generator: CellGenerator, studies: list[Study], pairs: 
 
     Baselines are the type's training cells of other tissues.
     """
-    rows, known = [], {study.name: study for study in studies}
+    rows, skipped, known = [], [], {study.name: study for study in studies}
     for name, term in pairs:
         study = known[name]
         others = [other for other in studies if other.tissue() != study.tissue()]
         pool = sp.csr_matrix(sp.vstack([_on(other, study, term) for other in others]))
+        if not pool.shape[0]:
+            skipped.append(f"{label_of(term)}, {name}: no cells of the type in other tissues")
+            continue
         rest = study.train[study.train.obs["cell_type"] != term]
         real = study.train.X[(study.train.obs["cell_type"] == term).to_numpy()]
         rows.append(
             compare_type(generator, study, Space.of(sp.csr_matrix(sp.vstack([rest.X, real]))), term, real, pool)
         )
         print(json.dumps(rows[-1]), flush=True)
-    return {"pairs": rows, "mean": mean_of(rows)}
+    return {"pairs": rows, "skipped": skipped, "mean": mean_of(rows)}
 
 
 def _on(other: Study, study: Study, term: str) -> sp.csr_matrix:

@@ -46,7 +46,7 @@ def _unseen_terms(generator: CellGenerator, condition: Condition) -> Iterator[st
 
 def _unseen_combinations(seen: pd.DataFrame, condition: Condition, types: set[str]) -> Iterator[str]:
     of_type, of_tissue = seen["cell_type"].isin(types), rows_of_tissue(seen, condition.tissue)
-    if of_tissue.any() and not (of_type & of_tissue).any():
+    if condition.tissue and of_tissue.any() and not (of_type & of_tissue).any():
         yield f"This type was never seen in the {label_of(condition.tissue)}; the effects of both are added up."
     ill = seen["disease"] == condition.disease
     if condition.disease and ill.any() and not (of_type & of_tissue & ill).any():

@@ -1,4 +1,4 @@
-"""Train the packaged generator and write it to cell2text/models/generator, in about 15 minutes on one core.
+"""Train the packaged generator and write it to cell2text/models/generator, in minutes on one core.
 
     python recipes/generator/build.py DATA ATLAS
     python recipes/generator/build.py DATA ATLAS --validation --out FOLDER
