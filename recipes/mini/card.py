@@ -22,6 +22,7 @@ FIGURES = {
     "wrong above 0.9": "wrong_above_90",
     "exact": "exact",
 }
+TRAININGS = ("base", "on a GPU", "seed 1", "seed 2")  # recipes of folds.yaml that differ in the seed or the device
 SITUATIONS = {
     "ambient": "ambient RNA at the cells' depth",
     "shuffled": "shuffled genes",
@@ -47,6 +48,7 @@ def render_card(sources: dict) -> str:
         json.loads((RESULTS / f"{name}.json").read_text())
         for name in ("mini", "mini_rows", "mini_cells", "own_pathways", "sex_genes")
     )
+    folds = json.loads((RESULTS / "mini_folds.json").read_text())
     reviews = yaml.safe_load((RECIPES / "reading.yaml").read_text())
     config = json.loads((MINI / "config.json").read_text())
     environment = Environment(
@@ -57,6 +59,7 @@ def render_card(sources: dict) -> str:
         sources=sources,
         results=results,
         rows=rows,
+        trainings=[folds[name]["mean"] for name in TRAININGS if name in folds],
         figures=FIGURES,
         situations=SITUATIONS,
         threshold=config.get("type_threshold", TYPE_THRESHOLD),
