@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by the Hub's client when it is imported
-os.environ.setdefault("NUMBA_OPT", "0")  # numba takes longer to optimise UMAP than UMAP takes for the cells of a test
+os.environ.setdefault("NUMBA_OPT", "1")  # numba takes longer to optimise UMAP than UMAP takes for the cells of a test
 
 import pytest
 
