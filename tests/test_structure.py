@@ -71,17 +71,19 @@ HUB_FILES = {
     },
     "pipeline_cell2text": {"errors_cell2text", "generation_cell2text", "processing_cell2text"},
 }
-FLOOR = {"errors", "files"}
+FLOOR = {"errors", "files", "paths"}
 DATA = FLOOR | {
     "example", "language", "ontology", "options", "pages", "plots", "processes", "provenance", "signatures", "sources",
-    "spreadsheets",
+    "spreadsheets", "yaml_files",
 }  # fmt: skip
 LAYERS = {
     "errors": set(),
     "files": {"errors"},
+    "paths": {"errors"},
+    "yaml_files": {"errors", "paths"},
     "logs": set(),
     "spreadsheets": set(),
-    "options": FLOOR,
+    "options": FLOOR | {"yaml_files"},
     "processes": {"errors"},
     "registration": set(),
     "provenance": FLOOR,
@@ -153,6 +155,7 @@ def test_hub_files_need_no_more_than_the_core(name):
         "os",
         "pathlib",
         "logging",
+        "numbers",
         "pickle",
         "re",
         "shutil",
