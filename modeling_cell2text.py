@@ -107,7 +107,7 @@ class Cell2TextPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        folder = Path(args[0] if args else kwargs.get("pretrained_model_name_or_path") or "")
+        folder = Path((args[0] if args else kwargs.get("pretrained_model_name_or_path")) or "")
         if kwargs.get("state_dict") is None and (folder / "config.json").is_file():
             given = kwargs.get("config")
             config = given if isinstance(given, Cell2TextConfig) else cls.config_class.from_pretrained(folder)
