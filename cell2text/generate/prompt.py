@@ -128,19 +128,21 @@ def _check(text: str, claims: dict[str, Claim | None], fields: Fields, types: Se
     understood = describe_claims(claims)
     if claims["cell_type"] is None or claims["cell_type"].term_id is None:
         raise UserError(
-            f"text={text!r} names no cell type of the Cell Ontology. Understood: {understood}. Name one type, such as "
+            f"The text {text!r} names no cell type of the Cell Ontology. Understood: {understood}. Name one type, such as "
             "'CD8-positive T cell from the lung of a patient with COVID-19'."
         )
     if len(types) > 1:
         names = ", ".join(map(label_of, types))
-        raise UserError(f"text={text!r} names {len(types)} cell types: {names}. Generate each type in its own call.")
+        raise UserError(
+            f"The text {text!r} names {len(types)} cell types: {names}. Generate each type in its own call."
+        )
     if fields.contradictions:
         raise UserError(
-            f"text={text!r} contradicts itself in: {', '.join(fields.contradictions)}. Understood: {understood}."
+            f"The text {text!r} contradicts itself in: {', '.join(fields.contradictions)}. Understood: {understood}."
         )
     if NEGATIONS & set(words_of(text)):
         raise UserError(
-            f"text={text!r} negates something, which cannot be generated. Understood: {understood}. State only what "
+            f"The text {text!r} negates something, which cannot be generated. Understood: {understood}. State only what "
             "the cells are."
         )
 
@@ -152,7 +154,7 @@ def _not_used(words: Sequence[str], prompt: Prompt) -> tuple[str, ...]:
         before = [word for word in words[:place] if word not in _BETWEEN]
         if before and before[-1] in _ORIGIN_LINKS:
             raise UserError(
-                f"text={prompt.text!r}: {words[place]!r} is not part of a tissue or disease that the ontologies name. "
+                f"The text {prompt.text!r}: {words[place]!r} is not part of a tissue or disease that the ontologies name. "
                 f"Understood: {prompt.understood()}. Name a term of UBERON or MONDO, or omit it."
             )
     return tuple(dict.fromkeys(words[place] for place in unused))
