@@ -8,6 +8,7 @@ import pytest
 from datasets import load_dataset
 
 from cell2text.language.tasks import default_instruction, task_instructions
+from cell2text.options import flags_of_options
 from cell2text.preparation.config import PrepareConfig
 
 from .conftest import run_cli
@@ -71,7 +72,7 @@ def test_prompts_of_the_guide_are_real():
 
 
 def test_flags_of_the_guide_exist():
-    fields = set(PrepareConfig.__dataclass_fields__)
-    others = {"out", "config", "workers", "dask_scheduler", "push_to_hub", "test_cells", "validation_cells", "dataset"}
-    for flag in re.findall(r"--([a-z][a-z-]+)", GUIDE):
-        assert flag.replace("-", "_") in fields | others, flag
+    others = {"out", "config", "workers", "dask-scheduler", "push-to-hub", "test-cells", "validation-cells", "dataset"}
+    flags = {*flags_of_options(PrepareConfig).values(), *(f"--{name}" for name in others)}
+    for flag in re.findall(r"--[a-z][a-z-]+", GUIDE):
+        assert flag in flags, flag

@@ -128,8 +128,8 @@ def _check(text: str, claims: dict[str, Claim | None], fields: Fields, types: Se
     understood = describe_claims(claims)
     if claims["cell_type"] is None or claims["cell_type"].term_id is None:
         raise UserError(
-            f"The text {text!r} names no cell type of the Cell Ontology. Understood: {understood}. Name one type, such as "
-            "'CD8-positive T cell from the lung of a patient with COVID-19'."
+            f"The text {text!r} names no cell type of the Cell Ontology. Understood: {understood}. Name one type, such "
+            "as 'CD8-positive T cell from the lung of a patient with COVID-19'."
         )
     if len(types) > 1:
         names = ", ".join(map(label_of, types))
@@ -142,8 +142,8 @@ def _check(text: str, claims: dict[str, Claim | None], fields: Fields, types: Se
         )
     if NEGATIONS & set(words_of(text)):
         raise UserError(
-            f"The text {text!r} negates something, which cannot be generated. Understood: {understood}. State only what "
-            "the cells are."
+            f"The text {text!r} negates something, which cannot be generated. Understood: {understood}. State only "
+            "what the cells are."
         )
 
 
@@ -154,8 +154,8 @@ def _not_used(words: Sequence[str], prompt: Prompt) -> tuple[str, ...]:
         before = [word for word in words[:place] if word not in _BETWEEN]
         if before and before[-1] in _ORIGIN_LINKS:
             raise UserError(
-                f"The text {prompt.text!r}: {words[place]!r} is not part of a tissue or disease that the ontologies name. "
-                f"Understood: {prompt.understood()}. Name a term of UBERON or MONDO, or omit it."
+                f"The text {prompt.text!r}: {words[place]!r} is not part of a tissue or disease that the ontologies "
+                f"name. Understood: {prompt.understood()}. Name a term of UBERON or MONDO, or omit it."
             )
     return tuple(dict.fromkeys(words[place] for place in unused))
 
