@@ -150,6 +150,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="small sizes on CPU, writes nothing")
     toy = parser.parse_args().toy
+    if toy:
+        torch.compiler.set_stance("force_eager")  # generating code for a CPU takes a minute and tests nothing here
     if not toy and not torch.cuda.is_available():
         print(
             "gpu.py found no GPU. Run it on a GPU machine, or pass --toy to test the script on CPU.",

@@ -163,8 +163,7 @@ class ConceptPretrainingArguments(_Arguments):
 
     gene_embeddings: Literal["random", "svd", "svd_sets", "vectors"] = _option(
         "random",
-        "`svd`: co-expression, kept fixed; `svd_sets`: also membership in gene_sets; `vectors`: those of gene_vectors, "
-        "trained further. For a new encoder.",
+        "For a new encoder. `svd`: co-expression, fixed; `svd_sets`: also gene_sets; `vectors`: gene_vectors, trained.",
     )
     gene_vectors: str | None = _option(
         None, "Npz file with `genes`, Ensembl ids or symbols, and `vectors`, one row per gene. Default: none."
