@@ -217,6 +217,16 @@ def test_the_speed_of_description_is_quoted_with_its_verdicts(benchmarks):
     assert f"in {first['type_probability']} and {second['type_probability']} cells" in text
 
 
+def test_other_tools_are_quoted(benchmarks):
+    page = section(benchmarks, "Speed beside other tools")
+    for name, found in results("alternatives")["systems"].items():
+        rate = found["cells_per_cpu_second"]
+        assert row(page, f"{name} |")[2:] == [
+            f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}",
+            f"{found['peak_MiB']:,.0f}",
+        ]
+
+
 def test_gpu_figures_are_quoted():
     found = results("gpu")
     page, measured = section((GUIDES / "benchmarks.md").read_text(), "On a GPU"), found["measured"]
