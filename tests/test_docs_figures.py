@@ -217,6 +217,19 @@ def test_the_speed_of_description_is_quoted_with_its_verdicts(benchmarks):
     assert f"in {first['type_probability']} and {second['type_probability']} cells" in text
 
 
+def test_bars_of_processes_and_larger_models_are_quoted(benchmarks):
+    found, page = results("speed"), section(benchmarks, "Speed of description")
+    processes = found["processes"]
+    for start, ratio in (
+        ("Decoding", found["language_model"]["ratio"]),
+        ("Wall time of one process", processes["ratio"]),
+    ):
+        assert row(page, start)[1:] == ["1.8", f"{ratio:.1f}", "yes" if ratio >= 1.8 else "**no**"]
+    seconds = processes["wall_seconds"]
+    stated = f"describe {processes['cells']:,} cells in {seconds['2']:.1f} s instead of {seconds['1']:.1f} s"
+    assert stated in prose(page) and processes["same_bytes"]
+
+
 def test_other_tools_are_quoted(benchmarks):
     page = section(benchmarks, "Speed beside other tools")
     for name, found in results("alternatives")["systems"].items():
