@@ -230,6 +230,14 @@ def test_bars_of_processes_and_larger_models_are_quoted(benchmarks):
     assert stated in prose(page) and processes["same_bytes"]
 
 
+def test_the_speed_of_the_report_is_quoted(benchmarks):
+    found, page = results("report"), section(benchmarks, "Speed of the report page")
+    assert f"{found['cells']:,} described cells" in page
+    for start, name in (("with a map", "own_map"), ("without one", "umap_of_embeddings")):
+        seconds = found[name]["wall_seconds"]
+        assert row(page, start)[1:] == ["60", f"{seconds:.0f}", "yes" if seconds <= 60 else "**no**"]
+
+
 def test_other_tools_are_quoted(benchmarks):
     page = section(benchmarks, "Speed beside other tools")
     for name, found in results("alternatives")["systems"].items():
