@@ -279,6 +279,16 @@ def test_scale_follows_from_the_measured_rates():
         assert row(page, f"{machines} |")[1] == f"{1e8 / min(rates) / 16 / machines / 3600:.2g}"
 
 
+def test_scale_on_gpus_follows_from_the_measured_rate():
+    page, rate = (
+        prose((GUIDES / "scale.md").read_text()),
+        results("gpu")["measured"]["described_cells_per_second_compiled_steps"],
+    )
+    hours = 1e8 / rate / 3600
+    assert f"describes {rate:.1f} cells per second on one H100" in page
+    assert f"take {hours:.0f} hours on one GPU, {hours / 8:.0f} on 8 and {hours / 64:.1f} on 64" in page
+
+
 def test_interruptions_are_quoted_and_leave_nothing(benchmarks):
     found = results("interruptions")
     names = {
@@ -428,6 +438,10 @@ def test_recipes_that_were_tried_are_quoted(packaged_model):
     page = section(packaged_model, "What was tried")
     for name, found in results("mini_folds").items():
         assert row(page, f"{name} |")[1:] == [found["description"], *shares(found["mean"])]
+    trainings = [results("mini_folds")[name]["mean"] for name in ("base", "on a GPU", "seed 1", "seed 2")]
+    true, ece = ([percent(one[name]) for one in trainings] for name in ("named_true", "ece"))
+    stated = f"{min(true)} to {max(true)} % of the named types are true, and the ECE is {min(ece, key=float)} to {max(ece, key=float)} %"
+    assert stated in prose(page) and sum(float(value) > 10 for value in ece) == 2
 
 
 def test_targets_of_the_packaged_model_are_quoted_with_their_verdicts(packaged_model):

@@ -102,8 +102,8 @@ def calibration_reward(text: str, label: str | None, *, graph: OntologyGraph | N
 
     A type with the stated probability :math:`p` earns :math:`o^2 - (p - o)^2 = 2po - p^2`, where :math:`o` is 1 if the
     type is true of the cell and 0 otherwise: what its Brier score improves on stating nothing, which is :math:`p = 0`.
-    The named type is stated without a probability, which counts as 1. Each type is weighted by the information content
-    that it adds: the named type by its own, the likely subtype by what it has more. The weights do not depend on the
+    The named type is stated without a probability, which counts as 1. The weight of the named type is its
+    information content, and that of the likely subtype is the additional information content. Weights do not depend on the
     label, so that the expected reward is highest if the stated probability is the true one.
 
     Parameters

@@ -22,7 +22,7 @@ from cell2text.signatures.gene_sets import read_gmt
 N_DIMENSIONS = 256
 MIN_GENES_PER_TERM = 5
 BATCH_SIZE = 64
-MAX_WORDS = 80  # of a summary; MiniLM reads 256 tokens, and what tells genes apart comes first
+MAX_WORDS = 80  # of a summary, whose first sentences are the most specific
 
 
 def write_vectors(name: str, atlas: Path, work: Path, device: str) -> Path:
