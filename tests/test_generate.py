@@ -130,7 +130,7 @@ def test_a_broad_type_is_a_mixture_of_seen_types_below_it(generator):
     found, notes = plan(generator, "T cell from the blood")
     shares = found.table["cell_type"].value_counts(normalize=True)
     assert set(shares.index) == {CD4, CD8} and shares[CD8] == pytest.approx(0.75, abs=0.1)
-    assert "types below it are used" in notes[0]
+    assert "it uses types below it (2)" in notes[0]
 
 
 def test_types_without_cells_borrow_from_related_cells_and_say_so(generator):

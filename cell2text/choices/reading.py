@@ -75,7 +75,10 @@ def read_questions(
     questions = [_question_of(row, number, path) for number, row in enumerate(rows, start=1)]
     repeated = [name for name, n in Counter(question.question_id for question in questions).items() if n > 1]
     if repeated:
-        raise UserError(f"{path}: {len(repeated):,} question ids occur more than once (first: {repeated[0]!r}).")
+        raise UserError(
+            f"{path}: {len(repeated):,} question ids occur more than once (first: {repeated[0]!r}). "
+            "Give each question its own `id`, or remove the ids."
+        )
     return questions
 
 
@@ -107,7 +110,10 @@ def _read_lines(path: Path, text: str) -> list:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}, is not JSON ({error.msg}): {line[:60]!r}.") from error
+            raise UserError(
+                f"{path}, line {number}, is not JSON ({error.msg}): {line[:60]!r}. Expected a JSON "
+                "list, or one JSON object per line."
+            ) from error
     return rows
 
 

@@ -64,7 +64,8 @@ def read_labelled_cells(path: str | os.PathLike, options: DescribeOptions) -> La
     labels = {kind: cleaned[column] for kind, column in LABEL_COLUMNS.items() if column in cleaned}
     if not labels:
         raise UserError(
-            f"cells='{path}' has no column {' or '.join(LABEL_COLUMNS.values())} in obs; it has {list(columns)}."
+            f"cells='{path}' has no column {' or '.join(LABEL_COLUMNS.values())} in obs; it has {list(columns)}. "
+            "Add one of them with the right answers."
         )
     return LabelledCells(str(path), names, labels, cleaned.get("donor_id"))
 
@@ -89,23 +90,24 @@ def questions_from_templates(
         If the templates ask for labels that the file lacks.
     """
     kinds = [template_kind(str(template["instruction"])) for template in templates]
-    column = DRUG_RESPONSE if DRUG_RESPONSE in kinds else CELL_TYPE
-    labels = cells.labels.get(column)
-    if labels is None:
+    labels_of = [DRUG_RESPONSE if kind == DRUG_RESPONSE else CELL_TYPE for kind in kinds]
+    for missing in sorted(set(labels_of) - set(cells.labels)):
         raise UserError(
-            f"The templates ask for {column}, but {cells.name} has no column {LABEL_COLUMNS[column]} in obs."
+            f"The templates ask for {missing}, but {cells.name} has no column {LABEL_COLUMNS[missing]} in obs. Add the "
+            "column, or remove these templates."
         )
-    candidates = tuple(sorted({label for label in labels if label is not None}))
-    drawn = (hashed_uniform(seed, "template", "", np.arange(len(labels))) * len(templates)).astype(int)
+    candidates = {name: tuple(sorted({one for one in cells.labels[name] if one is not None})) for name in labels_of}
+    drawn = (hashed_uniform(seed, "template", "", np.arange(len(cells.cells))) * len(templates)).astype(int)
     return [
         ChoiceQuestion(
-            question_id=name, kind=kinds[place], candidates=() if kinds[place] == GENERATION else candidates,
-            answer=label, cell=None if kinds[place] == GENERATION else name,
+            question_id=name, kind=kinds[place],
+            candidates=() if kinds[place] == GENERATION else candidates[labels_of[place]], answer=label,
+            cell=None if kinds[place] == GENERATION else name,
             donor=cells.donors[row] if cells.donors else None,
             lists_candidates="{choices}" in str(templates[place]["instruction"]),
         )
-        for row, (name, label, place) in enumerate(zip(cells.cells, labels, drawn))
-        if label is not None
+        for row, (name, place) in enumerate(zip(cells.cells, drawn))
+        if (label := cells.labels[labels_of[place]][row]) is not None
     ]  # fmt: skip
 
 

@@ -168,6 +168,7 @@ def _evaluate_questions(
     chosen = DescribeOptions(**options)
     for path in (questions, *([] if cells is None else [cells])):
         check_input(path)
+    check_output(out, folder=True, parents=True)
     check_model_folder(model)
     from cell2text.choices.run import evaluate_choices, summary_lines
 

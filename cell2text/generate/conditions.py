@@ -31,14 +31,14 @@ class Condition:
 
 
 def condition_of(prompt: Prompt) -> Condition:
-    """Return a prompt as the generator's terms; the disease of healthy donors is empty."""
+    """Return a prompt as the generator's terms."""
     term = {
         name: claim.term_id or "" for name in ("cell_type", "tissue", "disease") if (claim := getattr(prompt, name))
     }
     return Condition(
         term["cell_type"],
         term.get("tissue", ""),
-        "" if term.get("disease") == HEALTHY else term.get("disease", ""),
+        term.get("disease", ""),
         prompt.sex.label if prompt.sex else "",
         FETAL if prompt.life_stage and prompt.life_stage.label == FETAL_STAGE else "",
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from cell2text.generate.conditions import Condition, rows_of_tissue, terms_above
+from cell2text.generate.conditions import HEALTHY, Condition, rows_of_tissue, terms_above
 from cell2text.generate.generator import CellGenerator
 from cell2text.generate.prompt import Prompt
 from cell2text.ontology.terms import label_of
@@ -25,7 +25,10 @@ def unseen_notes(generator: CellGenerator, prompt: Prompt, condition: Condition,
     types = set(table["cell_type"].unique())
     notes = [*_unseen_terms(generator, condition), *_unseen_combinations(generator.seen, condition, types)]
     if prompt.life_stage and not condition.stage:
-        notes.append(f"The life stage ({prompt.life_stage.label}) has no effect: only fetal cells are told apart.")
+        notes.append(
+            f"The life stage ({prompt.life_stage.label}) has no effect: the generator only distinguishes fetal "
+            "from other cells."
+        )
     if table["borrowed"].any():
         assays = sorted({generator.config["styles"][name]["assay"] for name in table["style"]})
         notes.append(
@@ -38,7 +41,7 @@ def unseen_notes(generator: CellGenerator, prompt: Prompt, condition: Condition,
 def _unseen_terms(generator: CellGenerator, condition: Condition) -> Iterator[str]:
     nodes = set(generator.config["nodes"])
     for field, ontology, term in (("tissue", "UBERON", condition.tissue), ("disease", "MONDO", condition.disease)):
-        if term and term not in set(generator.seen[field]):
+        if term and term != HEALTHY and term not in set(generator.seen[field]):
             lent = next((above for above in terms_above(ontology, term) if above in nodes), None)
             used = f"; it is generated as {label_of(lent)}" if lent else " and ignores it"
             yield f"The generator never saw the {field} {label_of(term)}{used}."
@@ -49,6 +52,6 @@ def _unseen_combinations(seen: pd.DataFrame, condition: Condition, types: set[st
     if condition.tissue and of_tissue.any() and not (of_type & of_tissue).any():
         yield f"This type was never seen in the {label_of(condition.tissue)}; the effects of both are added up."
     ill = seen["disease"] == condition.disease
-    if condition.disease and ill.any() and not (of_type & of_tissue & ill).any():
+    if condition.disease not in ("", HEALTHY) and ill.any() and not (of_type & of_tissue & ill).any():
         place = " and tissue" if condition.tissue else ""
         yield f"This type{place} was never seen in {label_of(condition.disease)}; the effects are added up."

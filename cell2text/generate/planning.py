@@ -6,7 +6,7 @@ A text may ask for a broad type, an unseen one, or a combination that no trainin
 import numpy as np
 import pandas as pd
 
-from cell2text.generate.conditions import Condition, condition_of, rows_of_tissue, terms_above
+from cell2text.generate.conditions import HEALTHY, Condition, condition_of, rows_of_tissue, terms_above
 from cell2text.generate.generator import CellGenerator, CellPlan
 from cell2text.generate.notes import unseen_notes
 from cell2text.generate.prompt import Prompt
@@ -49,7 +49,8 @@ def _choose_types(seen: pd.DataFrame, condition: Condition) -> tuple[dict[str, f
             if asked not in weights:
                 names = ", ".join(map(label_of, weights.sort_values(ascending=False).index[:5]))
                 notes = [
-                    f"Cells labelled {label_of(asked)} were not seen; {len(weights)} types below it are used: {names}."
+                    f"The generator saw no cells labelled {label_of(asked)}; it uses types below it "
+                    f"({len(weights)}): {names}."
                 ]
             return weights.to_dict(), notes
     nearest = next((term for term in terms_above("CL", asked)[1:] if term in _all_above(seen)), None)
@@ -70,7 +71,7 @@ def _with_styles(
         cells = cells[cells["sex"].isin([condition.sex, ""])]
     own = cells[(cells["cell_type"] == cell_type) & rows_of_tissue(cells, condition.tissue)]
     if condition.disease:
-        own = own[own["disease"] == condition.disease]
+        own = own[own["disease"].isin({condition.disease, ""} if condition.disease == HEALTHY else {condition.disease})]
     lending = own if len(own) else _lending(cells, cell_type, generator)
     weights = lending["cells"].to_numpy() * lending.get("weight", pd.Series(1.0, index=lending.index)).to_numpy()
     drawn = lending.iloc[rng.choice(len(lending), size=len(rows), p=weights / weights.sum())]

@@ -138,7 +138,8 @@ def _check(text: str, claims: dict[str, Claim | None], fields: Fields, types: Se
         )
     if fields.contradictions:
         raise UserError(
-            f"The text {text!r} contradicts itself in: {', '.join(fields.contradictions)}. Understood: {understood}."
+            f"The text {text!r} contradicts itself in: {', '.join(fields.contradictions)}. Understood: {understood}. "
+            "State one value for each."
         )
     if NEGATIONS & set(words_of(text)):
         raise UserError(

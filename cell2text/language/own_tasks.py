@@ -96,9 +96,8 @@ def parse_task(name: str, text: str, question: str | None = None) -> OwnTask:
             f"own_tasks={name}={text}: expected NAME=COLUMN:VALUE,VALUE with 2 to {MAX_VALUES} different values, such "
             "as drug_response=response:sensitive,resistant."
         )
-    task = OwnTask(name, tuple(values), "", column.strip())
-    asked = f"What is the {task.label} of this cell: {', '.join(values[:-1])} or {values[-1]}?"
-    return OwnTask(name, task.values, (question or asked).strip(), task.column)
+    asked = f"What is the {name.replace('_', ' ')} of this cell: {', '.join(values[:-1])} or {values[-1]}?"
+    return OwnTask(name, tuple(values), (question or asked).strip(), column.strip())
 
 
 def parse_tasks(own_tasks: Mapping[str, str], questions: Mapping[str, str] | None = None) -> dict[str, OwnTask]:

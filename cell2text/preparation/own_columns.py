@@ -43,7 +43,8 @@ def read_own_columns(reader, tasks: Mapping[str, OwnTask]) -> tuple[dict[str, pd
     for name, task in tasks.items():
         if task.column not in present:
             raise reader.container.error(
-                f"has no column {task.column!r} in obs, which the task {name} asks for; it has {present}."
+                f"has no column {task.column!r} in obs, which the task {name} asks for; it has {present}. "
+                "Add the column, or name one of these."
             )
         values = reader.read_obs([task.column])[task.column]
         labels = [str(value) if str(value) in task.values else clean_label(value) for value in values.cat.categories]
@@ -56,7 +57,7 @@ def read_own_columns(reader, tasks: Mapping[str, OwnTask]) -> tuple[dict[str, pd
             shown = ", ".join(repr(value) for value, _ in outside.most_common(5))
             raise reader.container.error(
                 f"has no cell with one of the values {', '.join(task.values)} in the column {task.column!r}, which the "
-                f"task {name} asks for; it has {shown}."
+                f"task {name} asks for; it has {shown}. List the values as the column spells them."
             )
         answers = np.array([label if label in task.values else None for label in [*labels, None]], dtype=object)
         columns[name] = pd.Series(
@@ -120,9 +121,9 @@ def describe_leakage(report: Mapping) -> str:
     if not parts:
         return ""
     return (
-        f"Held-out cells come from donors that also train ({'; '.join(parts)}), so accuracy on them overstates that "
-        "for new donors. Pass split='donor', with columns={'donor_id': 'COLUMN'} to name the column of donors or cell "
-        "lines."
+        f"Some held-out cells come from donors that are also in the training split ({'; '.join(parts)}), so "
+        "accuracy on them overestimates accuracy on new donors. Pass split='donor', with columns={'donor_id': "
+        "'COLUMN'} to name the column of donors or cell lines."
     )
 
 

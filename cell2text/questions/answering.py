@@ -91,6 +91,11 @@ class QuestionAnswerer:
             raise UserError("There are no cells to ask about: select at least one.")
         text = check_text("question", question)
         own = task_asked(text, tasks_of(self.model.config))
+        if own is not None and second is not None:
+            raise UserError(
+                f"compare_to cannot be used with {text!r}, the question of the task {own.name!r}. Ask it "
+                "about each cell or group in turn."
+            )
         asked = understand(text, self._pathway_names, n_cells=n, has_second=second is not None)
         if own is not None:
             asked = replace(asked, task=tasks.OWN)
