@@ -1,4 +1,4 @@
-"""Train a Cell2Text model further by rewards that labels, ontology and counts verify, with TRL's GRPOTrainer.
+"""Continue training with rewards that are computed from labels, the ontology and counts, with TRL's GRPOTrainer.
 
     accelerate launch train_grpo.py                                           # from the model of the default run
     accelerate launch train_grpo.py --config configs/NAME.yaml [--key value]  # any other run

@@ -223,7 +223,7 @@ def _words(term: str, origin: pd.Series, variant: int) -> str:
 
 
 def measure_roundtrip(generator: CellGenerator) -> dict:
-    """Describe generated cells with the packaged model, and count prompts most of whose cells are named truly."""
+    """Describe generated cells with the packaged model; return the share of prompts whose cells mostly get the type."""
     from cell2text import tl
 
     prompts = prompts_of(generator)

@@ -104,7 +104,7 @@ def assigned(costs: np.ndarray) -> float:
 
 
 def auroc(one: np.ndarray, two: np.ndarray, seed: int) -> float:
-    """Return the cross-validated AUROC of a random forest that tells two sets of cells apart."""
+    """Return the cross-validated AUROC of a random forest trained to distinguish two sets of cells."""
     labels = np.repeat([0, 1], [len(one), len(two)])
     forest = RandomForestClassifier(N_TREES, min_samples_leaf=2, random_state=seed, n_jobs=1)
     order = np.random.default_rng(seed).permutation(len(labels))

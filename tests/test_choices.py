@@ -13,6 +13,7 @@ from cell2text.choices.question import CELL_TYPE, DRUG_RESPONSE, GENERATION, PER
 from cell2text.choices.reading import read_questions
 from cell2text.choices.run import evaluate_choices
 from cell2text.choices.scores import score_choices
+from cell2text.choices.templates import LabelledCells, questions_from_templates
 from cell2text.choices.wording import candidates_in, genes_in
 from cell2text.errors import UserError
 
@@ -250,6 +251,25 @@ def test_instructcell_templates_ask_about_the_cells_of_a_file(write, tmp_path, l
     named = [{"question": "Which cell type?", "options": ["T cell", "alpha cell"], "answer": "T cell", "cell_id": "x"}]
     with pytest.raises(UserError, match="Pass its file"):
         evaluate_choices(write(named), model=loaded, **options)
+
+
+def test_templates_of_both_kinds_ask_with_the_answers_of_their_own_kind():
+    cells = LabelledCells(
+        "f", [f"c{i}" for i in range(40)], {CELL_TYPE: ["B", "T"] * 20, DRUG_RESPONSE: ["yes", "no"] * 20}, None
+    )
+    templates = [{"instruction": "What is {input}?"}, {"instruction": "Does {input} respond to {drug}?"}]
+    questions = questions_from_templates(templates, cells)
+    found = {(one.kind, one.candidates, one.answer) for one in questions}
+    assert found == {
+        (CELL_TYPE, ("B", "T"), "B"), (CELL_TYPE, ("B", "T"), "T"),
+        (DRUG_RESPONSE, ("no", "yes"), "yes"), (DRUG_RESPONSE, ("no", "yes"), "no"),
+    }  # fmt: skip
+
+
+def test_the_command_checks_its_output_before_a_model_loads(write, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert run_cli("evaluate", write([beta_question()]), "--format", "cellverse", "--out", tmp_path / "out") == 2
+    assert "--out" in capsys.readouterr().err and (tmp_path / "out").read_text() == "a file"
 
 
 def test_drug_templates_need_a_column_of_responses(write, tmp_path):

@@ -243,6 +243,10 @@ def test_the_command_writes_tables_and_a_copy(experiment, tiny, tmp_path, capsys
     assert json.loads((tmp_path / "donors.metrics.json").read_text())["metrics"]["positive"] == "y"
     assert run_cli("donors", path, "--model", folder, "--out", out) == 2
     assert "Pass --overwrite" in capsys.readouterr().err
+    (tmp_path / "new.cells.csv").write_text("precious")
+    assert run_cli("donors", path, "--model", folder, "--out", tmp_path / "new.csv") == 2
+    assert "new.cells.csv, which exists" in capsys.readouterr().err
+    assert (tmp_path / "new.cells.csv").read_text() == "precious" and not (tmp_path / "new.csv").exists()
     assert run_cli("donors", path, "--model", folder, "--mean", "--out", tmp_path / "copy.h5ad") == 0
     assert "cell2text_donors" in ad.read_h5ad(tmp_path / "copy.h5ad").uns
     assert run_cli("donors", path, "--model", folder, "--target", "age", "--out", tmp_path / "no.csv") == 2

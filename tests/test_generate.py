@@ -126,6 +126,14 @@ def test_a_seen_type_takes_study_and_donors_of_its_own_cells(generator):
     assert set(found.table["donor"]) == {"one a"} and not found.table["borrowed"].any() and notes == []
 
 
+def test_healthy_donors_lend_to_healthy_cells_and_the_cells_say_so(generator):
+    mixed = make_generator()
+    mixed.seen = pd.concat([mixed.seen, mixed.seen.assign(disease=COVID, donor="ill")], ignore_index=True)
+    found, notes = plan(mixed, "CD8 T cell from the blood of a healthy donor")
+    assert set(found.table["disease"]) == {HEALTHY} and set(found.table["donor"]) == {"one a"}
+    assert not any("never" in note for note in notes)
+
+
 def test_a_broad_type_is_a_mixture_of_seen_types_below_it(generator):
     found, notes = plan(generator, "T cell from the blood")
     shares = found.table["cell_type"].value_counts(normalize=True)

@@ -250,7 +250,7 @@ def test_the_packaged_model_can_start_a_run_and_says_what_the_run_changes(tmp_pa
         before = made.model.lm_head.weight.detach().clone()
         trainer.train()
     assert not torch.equal(before, made.model.lm_head.weight)
-    assert "changes how the language model writes alone" in caplog.text
+    assert "changes only how the language model writes" in caplog.text
 
 
 def test_the_configuration_runs_on_a_model_of_your_own(start, rows_folder, tmp_path):

@@ -53,6 +53,9 @@ def test_the_target_is_met_with_ten_candidates():
     unseen = results("choices")["parts"]["unseen"]["any"]
     for found in unseen.values():
         assert found["expression"]["candidates"] == 10 and found["expression"]["total"]["accuracy"] >= TARGET
+    kang = unseen["all genes"]["expression"]["studies"]["kang_pbmc_sle"]
+    assert kang["accuracy"] < TARGET and f"{percent(kang['accuracy'])} % are right" in guide("choices")
+    assert kang["accuracy"] < kang["probability"]
 
 
 def test_the_exponent_is_the_best_one_on_validation_questions():

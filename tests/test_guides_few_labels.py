@@ -30,5 +30,9 @@ def test_figures_are_those_of_the_benchmark():
             (line,) = (line for line in table.splitlines() if line.startswith(f"| {name} |"))
             figures = [[f"{100 * value:.1f}" for value in by_number[n][metric]] for n in ("1", "5", "10", "50")]
             assert line.strip("| ").split(" | ")[1:] == [f"{mean} ({low} to {high})" for mean, low, high in figures]
+    labelled = json.loads(RESULTS.read_text())["studies"]["breast"]["labelled"]
+    assert labelled["10"] == labelled["50"] == 10 * json.loads(RESULTS.read_text())["studies"]["breast"]["types"]
+    others = [by_number["1"]["macro_f1"][0] for name, by_number in found.items() if not name.startswith("Cell2Text")]
+    assert max(others) < 0.45
     best = found["Cell2Text, logistic regression"]["1"]["macro_f1"][0]
     assert f"a macro-F1 of {100 * best:.1f} %" in GUIDE

@@ -48,8 +48,19 @@ def test_classifiers_are_quoted():
 
 def test_the_round_trip_is_quoted():
     found = RESULTS["roundtrip"]
-    stated = f"{found['prompts']} prompts over {found['types']} cell types, {100 * found['share']:.0f} %"
+    stated = f"each of {found['prompts']} prompts covering {found['types']} cell types. For {100 * found['share']:.0f} % of the prompts"
     assert stated in PROSE
+
+
+def test_the_prose_quotes_the_results():
+    mean = RESULTS["donors"]["mean"]
+    generated, training, profile = (mean[name] for name in LABELS)
+    assert f"{100 * generated['zeros_real']:.1f} % of the values of real cells" in PROSE
+    assert f"{generated['auroc']:.3f} against {training['auroc']:.3f} on components" in PROSE
+    nearer = ("mmd", "wasserstein_1", "wasserstein_2", "auroc", "auroc_genes")
+    assert all(generated[name] < profile[name] for name in nearer)
+    classifiers = [found for found in RESULTS["donors"]["classifiers"].values() if found]
+    assert all(found["generated"] >= 0.99 * found["real"] for found in classifiers)
 
 
 @pytest.mark.parametrize("text", re.findall(r'generate\("([^"]+)"', GUIDE) + re.findall(r'generate "([^"]+)"', GUIDE))

@@ -207,6 +207,8 @@ def test_a_trained_model_answers_its_task(prepared, cells, tmp_path, capsys):
     answer = tl.ask(adata[:1].copy(), "What is its drug response?", loaded)
     assert answer.task == "own_task" and answer.values[0].kind == "drug_response"
     assert tl.ask(adata[:4].copy(), QUESTION, loaded).text.startswith("Drug response: ")
+    with pytest.raises(UserError, match="compare_to cannot be used with"):
+        tl.ask(adata[:1].copy(), QUESTION, loaded, compare_to=str(adata.obs_names[0]))
     questions = [
         {"question": "How does it respond to the drug?", "options": ["Resistant", "Sensitive"], "answer": "Sensitive",
          "cell_id": str(adata.obs_names[0])},

@@ -61,6 +61,7 @@ COMMANDS = (
     ["ask", "@", "What is it?"], ["score", "@", "B cell"], ["score", "cells.h5ad", "B cell", "--out", "@"],
     ["search", "@", "B cells"], ["search", "cells.h5ad", "B cells", "--out", "@"], ["export", "@", "--out", "x.json"],
     ["export", "cells.h5ad", "--out", "@"], ["push", "@", "a/b"], ["app", "@"], ["app", "--model", "@"],
+    ["donors", "@"], ["donors", "cells.h5ad", "--out", "@"], ["generate", "B cell", "--out", "@"],
 )  # fmt: skip
 
 

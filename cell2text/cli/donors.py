@@ -1,5 +1,6 @@
 """The command `cell2text donors`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from cell2text.cli.describing import Overwrite
 from cell2text.cli.questioning import READING, Device, Model
 from cell2text.describe.options import DescribeOptions
 from cell2text.donors.options import DonorOptions
+from cell2text.errors import UserError
 from cell2text.paths import check_input, check_output
 
 
@@ -44,13 +46,26 @@ def donors(
 
     check_model_folder(model)
     from cell2text.donors.run import donors as predict
-    from cell2text.donors.run import summary_text, write_donors
+    from cell2text.donors.run import output_paths, summary_text, write_donors
     from cell2text.questions.run import check_scores_output
 
     check_scores_output(source, out, overwrite=overwrite)
+    for path in output_paths(out)[1:]:
+        _check_beside(path, out, source, overwrite=overwrite)
     prediction, cells, params = predict(source, model, options=chosen, reading=reading, device=device)
     typer.echo(prediction.samples.drop(columns="log_odds").round(3).to_string(index=False))
     typer.echo(prediction.concepts.head(SHOWN_CONCEPTS).round(3).to_string(index=False))
     typer.echo(summary_text(prediction.metrics, chosen.target))
     for path in write_donors(source, out, prediction, cells, params):
         typer.echo(f"Wrote {path}.")
+
+
+def _check_beside(path: Path, out: str, source: str, *, overwrite: bool) -> None:
+    """Raise unless a file beside the output can be written, and is neither the input nor there already."""
+    check_output(path)
+    if path.resolve() == Path(source).resolve():
+        raise UserError(f"out={out!r} would also write {path}, which is the input. Choose another path.")
+    if path.exists() and not overwrite:
+        raise UserError(
+            f"out={out!r} would also write {path}, which exists. Pass overwrite=True, or choose another path."
+        )

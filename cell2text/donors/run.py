@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 ATTENTION, CONTRIBUTION = "attention", "contribution"
 CELL = "cell"
+BESIDE = ("concepts", "cells")  # tables beside that of the samples
 FEW_DONORS = 10
 
 
@@ -154,6 +155,14 @@ def add_donors(
     }  # fmt: skip
 
 
+def output_paths(out: str | os.PathLike) -> list[Path]:
+    """Return the paths that :func:`write_donors` writes, `out` first."""
+    path = Path(out)
+    if path.suffix not in TABLES:
+        return [path]
+    return [path, *(path.with_suffix(f".{table}{path.suffix}") for table in BESIDE), path.with_suffix(".metrics.json")]
+
+
 def write_donors(
     source: str | os.PathLike, out: str | os.PathLike, prediction: DonorPrediction, cells: pd.DataFrame,
     params: Mapping[str, str], key: str = "cell2text_donors",
@@ -176,20 +185,16 @@ def write_donors(
     -------
     The paths written.
     """
-    path = Path(out)
-    if path.suffix not in TABLES:
+    path, *beside = output_paths(out)
+    if not beside:
         adata = load_anndata(find_source(str(source)))
         add_donors(adata, prediction, cells, params, key)
         with atomic_path(path) as partial:
             adata.write_h5ad(partial)
         return [path]
-    tables = {
-        path: prediction.samples, path.with_suffix(f".concepts{path.suffix}"): prediction.concepts,
-        path.with_suffix(f".cells{path.suffix}"): cells.rename_axis(CELL).reset_index(),
-    }  # fmt: skip
-    for place, table in tables.items():
+    *tables, metrics = (path, *beside)
+    for place, table in zip(tables, (prediction.samples, prediction.concepts, cells.rename_axis(CELL).reset_index())):
         write_groups(table, place)
-    metrics = path.with_suffix(".metrics.json")
     with atomic_path(metrics) as partial:
         partial.write_text(json.dumps({"metrics": prediction.metrics, "params": dict(params)}, indent=1) + "\n")
     return [*tables, metrics]

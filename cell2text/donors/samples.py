@@ -62,7 +62,9 @@ def check_columns(columns: Sequence[str], options: DonorOptions) -> None:
     for parameter in PARAMETERS:
         name = getattr(options, parameter)
         if name is not None and name not in columns:
-            raise UserKeyError(f"{parameter}={name!r}: obs has no such column, it has {sorted(map(str, columns))}.")
+            raise UserKeyError(
+                f"{parameter}={name!r}: obs has no such column. Pass one of {sorted(map(str, columns))}."
+            )
 
 
 def columns_of(options: DonorOptions) -> list[str]:

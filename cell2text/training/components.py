@@ -118,13 +118,18 @@ def _check_config(folder: Path, option: str) -> None:
     """Raise a `UserError` unless a folder holds the configuration of a model."""
     config = folder / "config.json"
     if not config.is_file():
-        raise UserError(f"{option}={folder} is a folder without config.json: it holds no model.")
+        raise UserError(
+            f"{option}={folder} is a folder without config.json. Expected a folder that save_pretrained or a "
+            "training script wrote."
+        )
     try:
         known = bool(json.loads(config.read_text(encoding="utf-8")).get("model_type"))
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{option}={folder}: config.json is not a configuration ({first_line(error)}).") from error
     if not known:
-        raise UserError(f"{option}={folder}: config.json does not name its model_type, so it is no model.")
+        raise UserError(
+            f"{option}={folder}: config.json has no model_type. Expected a model that transformers can load."
+        )
 
 
 def _is_cell2text(path: str, revision: str | None) -> bool:

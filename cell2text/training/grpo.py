@@ -108,7 +108,7 @@ def _load_model(start: str, model_args: ModelConfig) -> tuple[Cell2TextForCondit
     if model.config.concepts.hierarchical:
         logger.warning(
             "The concepts of this model decide the cell type, the likely subtype and the pathways that `describe` "
-            "states, and texts do not train concepts. This run changes how the language model writes alone."
+            "states, and texts do not train concepts. This run changes only how the language model writes."
         )
     return model, Cell2TextProcessor.from_pretrained(start, revision=model_args.model_revision)
 

@@ -103,8 +103,8 @@ def calibration_reward(text: str, label: str | None, *, graph: OntologyGraph | N
     A type with the stated probability :math:`p` earns :math:`o^2 - (p - o)^2 = 2po - p^2`, where :math:`o` is 1 if the
     type is true of the cell and 0 otherwise. This is the improvement of its Brier score over :math:`p = 0`, which
     states nothing. The named type is stated without a probability, which counts as 1. The weight of the named type is
-    its information content, and that of the likely subtype is the additional information content. Weights do not depend on
-    the label, so that the expected reward is highest if the stated probability is the true one.
+    its information content, and that of the likely subtype is the additional information content. Weights do not
+    depend on the label, so that the expected reward is highest if the stated probability is the true one.
 
     Parameters
     ----------

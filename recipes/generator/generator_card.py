@@ -91,5 +91,7 @@ def _results() -> str:
         row = mean[name]
         figures = [f"{row[key]:.3f}" for key in ("mmd", "wasserstein_1", "wasserstein_2", "auroc")]
         lines.append(f"| {label} | {' | '.join(figures)} |")
-    described = f"Of {trip['prompts']} prompts over {trip['types']} types, {100 * trip['share']:.0f} % give cells most"
-    return "\n".join([*lines, "", f"{described} of which the packaged model describes with the type."])
+    prompts = f"{100 * trip['share']:.0f} % of {trip['prompts']} prompts covering {trip['types']} cell types"
+    described = f"For {prompts}, the packaged model gives"
+    rest = "more than half of the generated cells the requested type, or a type above or below it in the Cell Ontology."
+    return "\n".join([*lines, "", described, rest])
