@@ -304,6 +304,8 @@ def test_interruptions_are_quoted_and_leave_nothing(benchmarks):
         assert row(benchmarks, start)[1:] == expected and left in ("", "0")
         for one in filter(None, counts.values()):
             assert one["equal"] == one["times"]
+    room = found["disk"]["train"]
+    assert f"disk ran full in {room['full']} of the {room['times']} training runs" in prose(benchmarks)
     for one in found.get("disk", {}).values():
         assert not one["partial_output"] and one["said_in_one_line"] == one["full"]
     assert found["crowd"]["describe"]["told_who"] == found["crowd"]["describe"]["one_finished"] == 20

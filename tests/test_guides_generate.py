@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from cell2text.generate.prompt import read_prompt
+from cell2text.models import GENERATOR
 
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -50,6 +53,14 @@ def test_the_round_trip_is_quoted():
     found = RESULTS["roundtrip"]
     stated = f"each of {found['prompts']} prompts covering {found['types']} cell types. For {100 * found['share']:.0f} % of the prompts"
     assert stated in PROSE
+
+
+def test_the_card_is_the_one_that_the_recipe_writes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(PROJECT / "recipes" / "generator")
+    for name in ("seen.tsv", "config.json", "model.safetensors"):
+        shutil.copyfile(GENERATOR / name, tmp_path / name)
+    import_module("generator_card").write_card(tmp_path)
+    assert (tmp_path / "README.md").read_text() == (GENERATOR / "README.md").read_text()
 
 
 def test_the_prose_quotes_the_results():
