@@ -19,6 +19,7 @@ try:
         TYPE_VERB,
         active_pathways,
         compared_types,
+        pathway_words,
         subtype_sentence,
         with_article,
     )
@@ -34,6 +35,7 @@ except ImportError:
         TYPE_VERB,
         active_pathways,
         compared_types,
+        pathway_words,
         subtype_sentence,
         with_article,
     )
@@ -97,10 +99,42 @@ class StatedType:
         rest = _NEXT_SENTENCE.search(text)
         head, tail = (text[: rest.start()], text[rest.start() :]) if rest else (text, "")
         head = head.partition(SUBTYPE_START)[0]
-        begin = f"{TYPE_START}{with_article(self.named)}"
-        if not head.startswith((f"{begin}:", f"{begin}.")):
-            head = f"{begin}."
+        if not self._is_named_in(head):
+            head = f"{TYPE_START}{with_article(self.named)}."
         return head + self.subtype_sentence + self._with_pathways(self._with_sex(tail))
+
+    def accepts(self, text: str, type_names: set[str], pathways: tuple[str, ...]) -> bool:
+        """Return whether a text that was written from other pathways becomes a text about this cell by `correct`.
+
+        Args:
+            text (`str`): A text from a statement that differs from this one in its pathways only.
+            type_names (`set[str]`): All names of types of the model.
+            pathways (`tuple[str, ...]`): Pathways of that statement.
+
+        Returns:
+            `bool`: True if the text names this type, and pathways only in the sentence that `correct` rewrites.
+
+        Examples:
+
+        ```python
+        >>> stated = StatedType("T cell", pathways=("HALLMARK_HYPOXIA",))
+        >>> text = "This cell is a T cell. Its most active pathway is apoptosis."
+        >>> stated.accepts(text, set(), ("HALLMARK_APOPTOSIS",))
+        True
+        >>> stated.accepts("Apoptosis is active.", set(), ("HALLMARK_APOPTOSIS",))
+        False
+
+        ```
+        """
+        if not self.pathways or (text == self.named and text in type_names):
+            return True
+        before, found, _ = text.partition(PATHWAYS_START)
+        named = any(pathway_words(name) in before for name in pathways)
+        return bool(found) and self._is_named_in(text) and not named
+
+    def _is_named_in(self, text: str) -> bool:
+        begin = f"{TYPE_START}{with_article(self.named)}"
+        return text.startswith((f"{begin}:", f"{begin}."))
 
     def _with_sex(self, tail: str) -> str:
         """Return the sentences on origin and pathways with this sex."""

@@ -1,8 +1,8 @@
 """Generate texts for many cells from one prompt; used by the pipeline, `cell2text describe` and `cell2text.tl`.
 
 The language model of a model with hierarchical cell types reads nothing but a statement about each cell. Cells whose
-statements differ at most in the probability of the subtype share a text, which is decoded once; the probability is
-written into it.
+statements differ at most in the probability of the subtype and in the names of the pathways share a text, which is
+decoded once; probability and pathways are written into it.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ except ImportError:
     from errors_cell2text import UserError
 
 try:
-    from .statements_cell2text import CellStatements
+    from .statements_cell2text import N_PATHWAYS, NONE_REPLACED, PATHWAYS, CellStatements, Placeholders
 except ImportError:
-    from statements_cell2text import CellStatements
+    from statements_cell2text import N_PATHWAYS, NONE_REPLACED, PATHWAYS, CellStatements, Placeholders
 
 
 DEFAULTS = {"do_sample": False, "max_new_tokens": 160}
@@ -38,6 +38,7 @@ GENES_AT_ONCE = 131_072
 GENES_AT_ONCE_ON_CPU = 8_192  # larger batches overflow the CPU caches
 TEXTS_AT_ONCE = 32
 SHARED_PERCENT = 60  # the probability of a subtype that the language model reads, in a text that cells share
+SHARED_STATEMENTS = 2  # pairs of pathways that are tried in a shared text, before those of the cell
 KNOWN_TEXTS = 16_384  # texts of statements that are kept for later batches
 
 
@@ -179,6 +180,8 @@ class CellTextGenerator:
             self.decoder = decoder(model, self.prompt, int(placeholders[0]), self.options)
         self._known: dict[bytes, tuple[str, float]] = {}
         self.type_names = set(model.config.concept_groups.get("cell_type", ()))
+        self.pathway_names = model.config.concept_groups.get(PATHWAYS, ())
+        self._placeholders = [*self._shared_statements(), NONE_REPLACED]
 
     @property
     def shares_texts(self) -> bool:
@@ -232,20 +235,36 @@ class CellTextGenerator:
     def _write(self, cells: CellFeatures, stated: list[tuple], generated: GeneratedTexts) -> list[tuple[str, float]]:
         """Return the text of each prompt with its probability, and add the computed steps to `generated`.
 
-        The digits of a subtype's probability are no part of what cells share: `_correct` writes them. Should a model
-        write them elsewhere, its text is decoded again from the cell's own digits.
+        The digits of a subtype's probability and the names of pathways are no part of what cells share: `_correct`
+        writes them. A text that has them elsewhere, or names another type, is decoded again from the next statement.
         """
         if not self.shares_texts:
             return self._decode(cells.features, cells.mask, generated)
-        shared = self._decode_statements(self.statements.encode(cells.concepts, SHARED_PERCENT), generated)
-        texts = [(self._correct(text, types), probability) for (text, probability), types in zip(shared, stated)]
-        digits = f"0.{SHARED_PERCENT}"
-        own = [row for row, (text, _) in enumerate(texts) if digits in _without_subtypes(text, stated[row])]
-        if own:
-            again = self._decode_statements(self.statements.encode(cells.concepts[own]), generated)
-            for row, (text, probability) in zip(own, again):
+        texts: list[tuple[str, float]] = [("", 0.0)] * len(stated)
+        rows = list(range(len(stated)))
+        for placeholders in self._placeholders:
+            decoded = self._decode_statements(self.statements.encode(cells.concepts[rows], placeholders), generated)
+            for row, (text, probability) in zip(rows, decoded):
                 texts[row] = self._correct(text, stated[row]), probability
+            rows = [
+                row for row, (text, _) in zip(rows, decoded)
+                if not self._is_corrected(text, texts[row][0], stated[row], placeholders)
+            ]  # fmt: skip
+            if not rows:
+                break
         return texts
+
+    def _shared_statements(self) -> list[Placeholders]:
+        """Return what replaces parts of statements, so that cells share texts; the first that suits a text is used.
+
+        Pathways that are active in many training cells, by the bias of their head, come first: the language model has
+        read them most often. A comparison keeps the pathways that it names.
+        """
+        if not self.shares_texts or self.n_cells > 1 or len(self.pathway_names) < N_PATHWAYS:
+            return [Placeholders(SHARED_PERCENT)]
+        order = self.model.model.projector.heads[PATHWAYS].bias.argsort(descending=True, stable=True).tolist()
+        pairs = [tuple(order[first : first + N_PATHWAYS]) for first in range(0, len(order) - 1, N_PATHWAYS)]
+        return [Placeholders(SHARED_PERCENT, pair) for pair in pairs[:SHARED_STATEMENTS]]
 
     def _decode_statements(self, encoded: torch.Tensor, generated: GeneratedTexts) -> list[tuple[str, float]]:
         """Return the text of each encoded statement with its probability; equal statements are decoded once."""
@@ -266,6 +285,17 @@ class CellTextGenerator:
         if len(stated) == 1:
             return stated[0].correct(text, self.type_names)
         return correct_comparison(text, *stated) if len(stated) == 2 else text
+
+    def _is_corrected(
+        self, decoded: str, text: str, stated: tuple[StatedType, ...], placeholders: Placeholders
+    ) -> bool:
+        """Return whether a text, once corrected, holds nothing that stems from placeholders."""
+        if placeholders.percent is not None and f"0.{placeholders.percent}" in _without_subtypes(text, stated):
+            return False
+        if placeholders.pathways is None:
+            return True
+        shared = tuple(self.pathway_names[column] for column in placeholders.pathways)
+        return stated[0].accepts(decoded, self.type_names, shared)
 
     def _check_overrides(self, concept_overrides: np.ndarray | None, n_prompts: int) -> None:
         """Raise `UserError` unless there are overrides for each cell of each prompt, or none at all."""

@@ -304,7 +304,8 @@ class Cell2TextProcessor(ProcessorMixin):
 
     def count_genes(self, cell) -> int:
         """Return the number of genes of a ranked cell, without special tokens."""
-        return int((~np.isin(np.asarray(cell, dtype=np.int64), self.gene_vocabulary.frame_token_ids)).sum())
+        ids = np.asarray(cell, dtype=np.int64)  # `np.isin` takes several times as long for a few tokens
+        return ids.size - sum(int((ids == token).sum()) for token in self.gene_vocabulary.frame_token_ids)
 
     def reason_not_described(self, cell) -> str | None:
         """Return the text of a ranked cell that cannot be described, which states why; `None` for any other cell.

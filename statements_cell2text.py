@@ -9,6 +9,7 @@ a text of the language model.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 
@@ -45,6 +46,21 @@ N_PATHWAYS = 2
 TWO_TYPES_AMONG = 10  # most probable types among which those of two cells are found
 # Texts state the probability of a subtype with two digits; each value is a code of its own.
 SUBTYPE_PROBABILITIES = tuple(f"{percent / 100:.2f}" for percent in range(20, 100))
+
+
+class Placeholders(NamedTuple):
+    """What replaces parts of a statement that a text need not be decoded for, as they are written into it afterwards.
+
+    Args:
+        percent (`int`, *optional*): Replaces the probability of every subtype, from 20 to 99.
+        pathways (`tuple[int, ...]`, *optional*): Columns of the pathways that replace as many active ones.
+    """
+
+    percent: int | None = None
+    pathways: tuple[int, ...] | None = None
+
+
+NONE_REPLACED = Placeholders()
 
 
 @dataclass
@@ -238,18 +254,18 @@ class CellStatements:
         """Whether the language model reads statements, as that of a model with hierarchical cell types does."""
         return self.hierarchy is not None
 
-    def encode(self, concepts: torch.Tensor, percent: int | None = None) -> torch.Tensor:
+    def encode(self, concepts: torch.Tensor, placeholders: Placeholders = NONE_REPLACED) -> torch.Tensor:
         """Encode what the language model reads about the cells of each prompt.
 
         Args:
             concepts (`torch.FloatTensor` of shape `(n_prompts, n_cells, n_concepts)`):
                 Concept probabilities of the cells of each prompt, float32 on the CPU.
-            percent (`int`, *optional*): See [`StatementEncoder`].
+            placeholders ([`Placeholders`]): Replacements of probabilities and pathways; none by default.
 
         Returns:
             `torch.FloatTensor` of shape `(n_prompts, n_cells, n_columns)`: 0, 0.5 or 1.
         """
-        return self._encoder(concepts.flatten(0, 1), percent).unflatten(0, concepts.shape[:2])
+        return self._encoder(concepts.flatten(0, 1), placeholders).unflatten(0, concepts.shape[:2])
 
     def __call__(self, concepts: torch.Tensor) -> list[tuple["StatedType | str", ...]]:
         """Return the statement or the reason of each cell.
@@ -347,11 +363,8 @@ class StatementEncoder:
         )
         self._device: object = torch.device("cpu")
 
-    def __call__(self, concepts: torch.Tensor, percent: int | None = None) -> torch.Tensor:
-        """Return statements of shape `(n_cells, n_columns)` for probabilities of shape `(n_cells, n_concepts)`.
-
-        `percent`, from 20 to 99, replaces the probability of every subtype.
-        """
+    def __call__(self, concepts: torch.Tensor, placeholders: Placeholders = NONE_REPLACED) -> torch.Tensor:
+        """Return statements of shape `(n_cells, n_columns)` for probabilities of shape `(n_cells, n_concepts)`."""
         if self._device != concepts.device:
             for hierarchy in self.hierarchies.values():
                 hierarchy.to(concepts.device)
@@ -360,11 +373,16 @@ class StatementEncoder:
         for group, values in self.names.split(concepts.float()).items():
             if group in self.hierarchies:
                 decision = self.hierarchies[group].decide(values, self.threshold)
-                parts += self._encode_types(decision, values.shape[-1], percent)
+                parts += self._encode_types(decision, values.shape[-1], placeholders.percent)
             elif group in self.names.multiclass:
                 parts.append(one_hot(values.argmax(-1), values.shape[-1]))
             else:
-                parts.append(_leading(values))
+                leading = _leading(values)
+                if group == PATHWAYS and placeholders.pathways is not None:
+                    weights = leading.sort(dim=-1, descending=True).values[:, : len(placeholders.pathways)]
+                    leading = torch.zeros_like(leading)
+                    leading[:, placeholders.pathways] = weights
+                parts.append(leading)
         return torch.cat(parts, dim=-1).to(concepts.dtype)
 
     def _encode_types(self, decision: TypeDecision, n_names: int, percent: int | None) -> list[torch.Tensor]:
@@ -391,6 +409,7 @@ def _leading(values: torch.Tensor) -> torch.Tensor:
 
 __all__ = [
     "CellStatements",
+    "Placeholders",
     "StatementEncoder",
     "TypeDecision",
     "TypeHierarchy",

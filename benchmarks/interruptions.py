@@ -119,6 +119,7 @@ def start(call: Callable[[], None], log: Path) -> int:
     code = 1
     try:
         os.setsid()  # its children can be found
+        sys.modules["__main__"].__file__ = None  # workers of `prepare` need not import this script
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)

@@ -6,8 +6,10 @@ import torch
 from transformers import DynamicCache
 
 import cell2text
+from cell2text.language.parsing import read_fields
 from decoding_cell2text import CompiledDecoder, DraftTable, InPlaceLayer
-from generation_cell2text import CellTextGenerator, encode_cells
+from generation_cell2text import SHARED_STATEMENTS, CellTextGenerator, encode_cells
+from statements_cell2text import NONE_REPLACED
 
 from .tiny import make_adata, make_model, make_processor
 
@@ -178,18 +180,45 @@ def test_cells_share_texts_and_keep_the_digits_and_the_order_of_their_own(packag
     assert generator([[cell] for cell in cells]).steps == 0  # all texts are known
 
 
-def test_digits_outside_of_the_sentence_on_subtypes_are_those_of_the_cell(packaged, monkeypatch):
+@pytest.mark.parametrize(
+    ("shared", "own"),
+    [
+        ("A likelihood of 0.60.", "A likelihood of 0.47."),
+        ("Apoptosis is active.", "Hypoxia is active."),
+        ("This cell is a nobody. Its most active pathway is apoptosis.", "This cell is a nobody."),
+    ],
+)
+def test_a_text_that_placeholders_shape_is_decoded_from_the_cells_own_statement(packaged, monkeypatch, shared, own):
     model, processor, cells = packaged
     generator = CellTextGenerator(model, processor)
-    decoded = []
+    statements = []
 
     def decode(encoded, generated):
-        decoded.append(len(encoded))
-        return [("A likelihood of 0.60." if len(decoded) == 1 else "A likelihood of 0.47.", 1.0)] * len(encoded)
+        statements.append(encoded)
+        return [(shared if len(statements) <= SHARED_STATEMENTS else own, 1.0)] * len(encoded)
 
     monkeypatch.setattr(generator, "_decode_statements", decode)
-    described = [text for text in generator([[cell] for cell in cells]).texts if text.startswith("A likelihood")]
-    assert set(described) == {"A likelihood of 0.47."} and decoded == [len(described)] * 2
+    described = generator([[cell] for cell in cells])
+    written = described.confidence == 1.0
+    concepts = generator.model.config.concepts.join(
+        {group: torch.as_tensor(values[written]) for group, values in described.concepts.items()}
+    )
+    assert torch.equal(statements[-1], generator.statements.encode(concepts[:, None]))
+    assert len(statements) == SHARED_STATEMENTS + 1
+    if not own.startswith("This cell"):
+        assert {described.texts[row] for row in np.flatnonzero(written)} == {own}
+
+
+def test_shared_texts_say_what_texts_of_the_cells_own_statements_say(packaged, monkeypatch):
+    model, processor, cells = packaged
+    prompts = [[cell] for cell in cells]
+    shared = CellTextGenerator(model, processor)
+    texts = shared(prompts).texts
+    alone = CellTextGenerator(model, processor)
+    monkeypatch.setattr(alone, "_placeholders", [NONE_REPLACED])
+    assert [read_fields(text) for text in texts] == [read_fields(text) for text in alone(prompts).texts]
+    assert len(shared._known) < len(alone._known)
+    assert len({read_fields(text).pathways for text in texts}) > len(shared._known) / 2
 
 
 def test_cells_of_a_table_are_summarised_without_states_of_genes(packaged):
