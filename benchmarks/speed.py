@@ -7,7 +7,8 @@
 count processor seconds of the whole process: those of a part of the cells are subtracted from those of more cells, so
 that imports and loading count in neither. `processes` compares the wall time of one and two processes. `encoder` is the
 stage from ranked genes to concepts, `language_model` the decoding of 48 tokens by a randomly initialised model of the
-shape of SmolLM2-135M at batch size 32. Figures are medians; ratios are of runs in turn on the same machine.
+shape of SmolLM2-135M at batch size 32, `bf16` the same in bfloat16. `padding` is the share of padding in the batches of
+an encoder with attention. Figures are medians; ratios are of runs in turn on the same machine.
 """
 
 import argparse
@@ -26,13 +27,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+import cell2text
 from cell2text.files import write_atomically
+from generation_cell2text import GENES_AT_ONCE_ON_CPU
 
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results" / "speed.json"
+SHARD_CELLS = 1_024  # cells that are sorted together
 PARTS = (256, 2_304)  # cells whose seconds are compared
-CELLS_OF_PROCESSES = 12_288
+CELLS_OF_PROCESSES = (4_096, 61_440)
 DESCRIBE = """
 import sys, torch
 torch.set_num_threads(1)
@@ -73,6 +77,9 @@ language_model = LlamaConfig(vocab_size=49_152, hidden_size=576, intermediate_si
 model = Cell2TextForConditionalGeneration.from_components(encoder, language_model, processor).eval()
 cells = processor.rank_encode(anndata.read_h5ad(sys.argv[1])[:64].copy(), allow_fractional=True)
 prompts = [[cell] for cell in cells if processor.reason_not_described(cell) is None][:32]
+if sys.argv[2:] == ["bf16"]:
+    model.get_decoder().to(torch.bfloat16)
+    model.get_output_embeddings().to(torch.bfloat16)
 generator = CellTextGenerator(model, processor, max_new_tokens=48, min_new_tokens=48)
 started = time.process_time()
 generator(prompts)
@@ -149,31 +156,61 @@ def describing(mode: str, trees: dict[str, Path], source: Path, folder: Path, re
 
 
 def processes(tree: Path, source: Path, folder: Path, repetitions: int) -> dict:
-    """Measure the wall time of one and two processes of the present commit."""
+    """Measure the wall time of one and two processes of the present commit, whole and without start and end."""
     adata = ad.read_h5ad(source)
-    rows = np.arange(CELLS_OF_PROCESSES) % adata.n_obs
-    path = folder / "many.h5ad"
-    many = ad.AnnData(adata.X[rows], var=adata.var, obs=pd.DataFrame(index=[f"cell{i}" for i in range(len(rows))]))
-    many.write_h5ad(path)
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    paths = {}
+    for n_cells in CELLS_OF_PROCESSES:
+        rows, paths[n_cells] = np.arange(n_cells) % adata.n_obs, folder / f"many_{n_cells}.h5ad"
+        many = ad.AnnData(adata.X[rows], var=adata.var, obs=pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)]))
+        many.write_h5ad(paths[n_cells])
+    seconds: dict[int, list[dict[int, float]]] = {1: [], 2: []}
     for _ in range(repetitions):
-        for number in seconds:
+        for number, found in seconds.items():
             code = DESCRIBE.replace('device="cpu"', f'device="cpu", processes={number}')
-            seconds[number].append(process(code, tree, path, folder / f"{number}.csv", "text")["wall"])
+            found.append(
+                {n: process(code, tree, path, folder / f"{number}.csv", "text")["wall"] for n, path in paths.items()}
+            )
+    few, many_cells = CELLS_OF_PROCESSES
+    steady = {number: [one[many_cells] - one[few] for one in found] for number, found in seconds.items()}
+    whole = {number: [one[many_cells] for one in found] for number, found in seconds.items()}
     return {
-        "cells": len(rows),
-        "wall_seconds": {str(number): median(found) for number, found in seconds.items()},
-        "ratio": median(one / two for one, two in zip(*seconds.values())),
+        "cells": many_cells,
+        "less_cells": few,
+        "wall_seconds": {str(number): median(found) for number, found in whole.items()},
+        "whole_ratio": median(one / two for one, two in zip(*whole.values())),
+        "ratio": median(one / two for one, two in zip(*steady.values())),
         "same_bytes": (folder / "1.csv").read_bytes() == (folder / "2.csv").read_bytes(),
     }
 
 
-def stage(code: str, trees: dict[str, Path], source: Path, repetitions: int) -> dict:
-    """Compare the seconds that a script prints for both trees."""
+def padding(source: Path) -> dict:
+    """Return the share of padding in sorted batches of 8,192 gene tokens, and in batches in the order of the file."""
+    _, processor = cell2text.load(device="cpu")
+    cells = processor.rank_encode(ad.read_h5ad(source), allow_fractional=True)
+    lengths = np.array([len(cell) for cell in cells if len(cell)])
+
+    def share(found: np.ndarray) -> float:
+        padded, start = 0, 0
+        while start < len(found):
+            size = max(1, GENES_AT_ONCE_ON_CPU // int(found[start : start + SHARD_CELLS].max()))
+            padded += int(found[start : start + size].max()) * len(found[start : start + size])
+            start += size
+        return 1 - int(found.sum()) / padded
+
+    shards = [np.sort(lengths[start : start + SHARD_CELLS]) for start in range(0, len(lengths), SHARD_CELLS)]
+    return {
+        "sorted": float(np.average([share(shard) for shard in shards], weights=[shard.sum() for shard in shards])),
+        "unsorted": share(lengths),
+    }
+
+
+def stage(code: str, trees: dict[str, Path], source: Path, repetitions: int, *now: str) -> dict:
+    """Compare the seconds that a script prints for both trees; `now` are further arguments for the present one."""
     seconds: dict[str, list[float]] = {name: [] for name in trees}
     for _ in range(repetitions):
         for name, tree in trees.items():
-            seconds[name].append(float(process(code, tree, source)["printed"]))
+            more = now if name == "now" else ()
+            seconds[name].append(float(process(code, tree, source, *more)["printed"]))
     return {
         "seconds": {name: median(found) for name, found in seconds.items()},
         "ratio": median(before / now for before, now in zip(*seconds.values())),
@@ -185,7 +222,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="h5ad files of raw counts")
     parser.add_argument("--before", required=True, help="commit to compare with")
     parser.add_argument("--repetitions", type=int, default=3)
-    names = ("encoder", "language_model", "processes", "describe", "fields")
+    names = ("encoder", "language_model", "bf16", "padding", "processes", "describe", "fields")
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -197,6 +234,8 @@ def main() -> None:
         measures = {
             "encoder": lambda: stage(ENCODE, trees, parts_of(first, folder)[1], args.repetitions),
             "language_model": lambda: stage(DECODE, trees, first, args.repetitions),
+            "bf16": lambda: stage(DECODE, trees, first, args.repetitions, "bf16"),
+            "padding": lambda: {file.stem: padding(file) for file in args.files},
             "processes": lambda: processes(trees["now"], first, folder, args.repetitions),
             "describe": lambda: {
                 file.stem: describing("text", trees, file.resolve(), folder, args.repetitions) for file in args.files

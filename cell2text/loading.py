@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    model: str | os.PathLike | None = None, device: str | None = None
+    model: str | os.PathLike | None = None, device: str | None = None, *, bf16: bool = False
 ) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor"]:
     """Load a Cell2Text model and its processor, ready to describe cells.
 
@@ -32,6 +32,9 @@ def load(
         Folder or Hub id; the packaged model, which needs no network, if omitted.
     device
         Device, such as `"cuda:1"`; the GPU of this process if there is one, otherwise the CPU.
+    bf16
+        Run the language model in bfloat16, which processors and GPUs with such instructions multiply about twice as
+        fast. Types and probabilities stay the same; the wording of a text can change.
 
     Returns
     -------
@@ -52,16 +55,26 @@ def load(
     >>> processor.num_cell_tokens == model.config.num_cell_tokens
     True
     """
-    return load_model(None if model is None else os.fspath(model), device or default_device())
+    return load_model(None if model is None else os.fspath(model), device or default_device(), bf16=bf16)
 
 
-def load_or_reuse(model) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor", str]:
-    """Return model, processor and name for a name, the packaged model for None, or a pair that is loaded already."""
+def load_or_reuse(
+    model, *, bf16: bool = False
+) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor", str]:
+    """Return model, processor and name for a name, the packaged model for None, or a pair that is loaded already.
+
+    Raises
+    ------
+    UserError
+        If `bf16` is set for a pair that is loaded already.
+    """
     if isinstance(model, tuple):
+        if bf16:
+            raise UserError("bf16 has no effect on a model that is loaded. Load it with cell2text.load(bf16=True).")
         loaded, processor = model
         return loaded, processor, str(loaded.config._name_or_path)
     name = None if model is None else str(model)
-    return (*load_model(name, default_device()), model_name(name))
+    return (*load_model(name, default_device(), bf16=bf16), model_name(name))
 
 
 def default_device() -> str:
@@ -125,7 +138,9 @@ def _check_content(name: str, folder: Path) -> None:
         raise UserError(f"model={name!r} has no weights. Expected model.safetensors.")
 
 
-def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor"]:
+def load_model(
+    name: str | None, device: str, *, bf16: bool = False
+) -> tuple["Cell2TextForConditionalGeneration", "Cell2TextProcessor"]:
     """Load a model onto a device; see :func:`load`."""
     check_model_folder(name)
     from transformers import AutoModel, AutoProcessor
@@ -150,6 +165,11 @@ def load_model(name: str | None, device: str) -> tuple["Cell2TextForConditionalG
             f"expects {processor.num_cell_tokens}. Save both from the same training run."
         )
     _check_prompt(model, processor, source)
+    if bf16:
+        import torch
+
+        model.get_decoder().to(torch.bfloat16)
+        model.get_output_embeddings().to(torch.bfloat16)
     try:
         return model.to(target).eval(), processor
     except (RuntimeError, AssertionError) as error:  # no driver, no such GPU

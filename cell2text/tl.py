@@ -42,7 +42,8 @@ def describe(
     compare_to: str | None = None, key_added: str = "cell2text", batch_size: int | None = None,
     max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
     allow_fractional: bool = False, species: str = "human", pathways: str | None = None, sex: str | None = None,
-    evidence: int | None = None, evidence_in_text: bool = False, compile: bool = False, seed: int = 0,
+    evidence: int | None = None, evidence_in_text: bool = False, compile: bool = False, bf16: bool = False,
+    seed: int = 0,
     copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Describe every cell.
@@ -90,6 +91,9 @@ def describe(
         Also name these genes in sentences at the end of each text.
     compile
         Compile the decoding step, which pays off for a large language model on a GPU.
+    bf16
+        Run the language model in bfloat16; see :func:`cell2text.load`, to which it is passed. An error for a `model`
+        that is loaded already.
     seed
         Random seed for sampling cells within a group.
     copy
@@ -153,7 +157,7 @@ def describe(
         prompt=prompt, compare_to=compare_to, layer=layer, gene_key=gene_key, allow_fractional=allow_fractional,
         batch_size=batch_size, max_new_tokens=max_new_tokens, groupby=groupby, cells_per_group=cells_per_group,
         species=species, pathways=pathways, sex=sex, evidence=evidence, evidence_in_text=evidence_in_text,
-        compile=compile, seed=seed,
+        compile=compile, bf16=bf16, seed=seed,
     )  # fmt: skip
     source = _open(adata, options, copy=copy)
     described = adata.uns.get(key_added)
@@ -161,7 +165,7 @@ def describe(
         raise UserError(
             f"obs[{key_added!r}] exists, and cell2text did not write it. Remove it, or pass another name as key_added=."
         )
-    loaded, processor, name = load_or_reuse(model)
+    loaded, processor, name = load_or_reuse(model, bf16=bf16)
     cells = CellReader(source, processor, options, loaded.config.concepts)
     for note in cells.reading()["notes"]:
         logger.warning(note)

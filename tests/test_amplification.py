@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import warnings
 import zlib
 from pathlib import Path
 
@@ -140,6 +141,30 @@ def test_zarr_arrays_that_declare_too_much_are_refused(cells, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("place", "shape", "chunks", "message"),
+    [
+        ("X", (5, 2**29), (5, 2**29), "would inflate"),
+        ("obs/x", (2**45,), (1000,), "shape .* in a table of 5 rows"),
+    ],
+)
+def test_zarr_stores_that_declare_too_much_are_not_read(cells, tmp_path, place, shape, chunks, message):
+    write_zarr(cells, tmp_path / "cells.zarr")
+    root = zarr.open_group(tmp_path / "cells.zarr", mode="r+", use_consolidated=False)
+    if place == "X":
+        del root["X"]
+    else:
+        root["obs"].attrs["column-order"] = [*root["obs"].attrs["column-order"], "x"]
+    root.create_array(place, shape=shape, chunks=chunks, dtype="f8").attrs.update(
+        {"encoding-type": "array", "encoding-version": "0.2.0"}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(tmp_path / "cells.zarr")
+    with pytest.raises(UserError, match=message):
+        describe_counts(tmp_path / "cells.zarr")
+
+
+@pytest.mark.parametrize(
     ("version", "codec"), [(2, "GZip"), (2, "Zlib"), (2, "Zstd"), (3, "GzipCodec"), (3, "ZstdCodec")]
 )
 def test_zarr_chunks_that_inflate_to_more_than_they_declare_are_damaged(tmp_path, version, codec, monkeypatch):
@@ -156,6 +181,39 @@ def test_zarr_chunks_that_inflate_to_more_than_they_declare_are_damaged(tmp_path
     shutil.copyfile(tmp_path / "large" / chunk, tmp_path / "small" / chunk)
     with pytest.raises(UserError, match="small.*a chunk inflates to more than its 1,000 bytes"):
         check_element(zarr.open_array(str(tmp_path / "small"), mode="r"))
+
+
+@pytest.mark.parametrize("codec", ["GzipCodec", "ZstdCodec"])
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_chunks_in_shards_that_inflate_to_more_than_they_declare_are_damaged(tmp_path, codec, location, monkeypatch):
+    monkeypatch.setattr(inflation, "UNCHECKED_BYTES", 1 << 20)
+    compressor = getattr(zarr.codecs, codec)()
+    for name, size in (("small", 1000), ("large", 4 << 20)):
+        array = zarr.create_array(
+            str(tmp_path / name), shape=(4 * size,), chunks=(size,), dtype="u1", compressors=compressor, fill_value=1,
+            shards={"shape": (4 * size,), "index_location": location},
+        )  # fmt: skip
+        array[size:] = 0  # the first chunk is not stored
+        check_element(array)
+    shutil.copyfile(tmp_path / "large" / "c" / "0", tmp_path / "small" / "c" / "0")
+    with pytest.raises(UserError, match="small.*a chunk inflates to more than its 1,000 bytes"):
+        check_element(zarr.open_array(str(tmp_path / "small"), mode="r"))
+    for content in (b"", b"\0" * 40, b"\xfe" * 80):
+        (tmp_path / "small" / "c" / "0").write_bytes(content)
+        check_element(zarr.open_array(str(tmp_path / "small"), mode="r"))  # whoever reads it finds the damage
+
+
+def test_shards_that_cannot_be_checked_are_refused(tmp_path):
+    codecs = zarr.codecs
+    inner = codecs.ShardingCodec(chunk_shape=(10,), codecs=[codecs.BytesCodec(), codecs.GzipCodec()])
+    compressed = codecs.ShardingCodec(chunk_shape=(10,), index_codecs=[codecs.BytesCodec(), codecs.GzipCodec()])
+    for number, serializer in enumerate((codecs.ShardingCodec(chunk_shape=(100,), codecs=[inner]), compressed)):
+        array = zarr.create_array(
+            str(tmp_path / str(number)), shape=1000, chunks=100 * (10 if number == 0 else 1), dtype="u1",
+            serializer=serializer, compressors=None,
+        )  # fmt: skip
+        with pytest.raises(UserError, match=f"{number}: shards within shards, compressed shards and compressed ind"):
+            check_element(array)
 
 
 def test_compressed_texts_are_read_within_ceilings(tmp_path, monkeypatch):

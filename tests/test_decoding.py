@@ -6,6 +6,7 @@ import torch
 from transformers import DynamicCache
 
 import cell2text
+from cell2text.errors import UserError
 from cell2text.language.parsing import read_fields
 from decoding_cell2text import CompiledDecoder, DraftTable, InPlaceLayer
 from generation_cell2text import SHARED_STATEMENTS, CellTextGenerator, encode_cells
@@ -244,3 +245,20 @@ def test_the_table_follows_the_weights_and_other_encoders_have_none():
         model.model.cell_encoder.embeddings.LayerNorm.bias.mul_(2)
     torch.testing.assert_close(model.summarise_cells(**batch).means, 2 * before, atol=1e-5, rtol=1e-4)
     assert not model.train().looks_genes_up and not make_model(processor=make_processor()).looks_genes_up
+
+
+def test_bfloat16_changes_no_type_and_no_probability():
+    plain, small = (cell2text.example_cells(unseen=True)[:40].copy() for _ in range(2))
+    cell2text.tl.describe(plain)
+    cell2text.tl.describe(small, bf16=True)
+    columns = [name for name in plain.obs if name.startswith("cell2text_")]
+    assert plain.obs[columns].equals(small.obs[columns])
+    model, _ = cell2text.load(bf16=True)
+    assert {weight.dtype for weight in model.get_decoder().parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in model.model.projector.parameters()} == {torch.float32}
+
+
+def test_bfloat16_is_refused_for_a_model_that_is_loaded(packaged):
+    model, processor, _ = packaged
+    with pytest.raises(UserError, match=r"Load it with cell2text\.load\(bf16=True\)"):
+        cell2text.tl.describe(cell2text.example_cells(unseen=True)[:2].copy(), (model, processor), bf16=True)

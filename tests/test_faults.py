@@ -106,6 +106,18 @@ def test_a_scheduler_that_accepts_and_says_nothing_is_refused(monkeypatch):
             executor._connect_to_dask(address)
 
 
+def test_a_scheduler_without_workers_is_refused(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from cell2text.preparation import executor
+
+    monkeypatch.setattr(executor, "DASK_WORKERS_SECONDS", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(UserError, match="has no worker after 0.5 seconds.*Start one first: dask worker"),
+    ):
+        executor._connect_to_dask(cluster.scheduler_address)
+
+
 def test_cells_are_found_by_name_and_type_without_a_search(monkeypatch):
     types = pd.Categorical(["B cell", "T cell", None, "T cell"])
     cells = pd.DataFrame({"cell_type": types}, index=["a1", "a2", "b", "b"])

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from cell2text.cli import app
 from cell2text.errors import UserError
 from cell2text.options import Options, option
 from cell2text.paths import check_arguments, check_folder, check_input, check_output
@@ -63,6 +64,11 @@ COMMANDS = (
     ["export", "cells.h5ad", "--out", "@"], ["push", "@", "a/b"], ["app", "@"], ["app", "--model", "@"],
     ["donors", "@"], ["donors", "cells.h5ad", "--out", "@"], ["generate", "B cell", "--out", "@"],
 )  # fmt: skip
+
+
+def test_every_command_that_takes_a_path_is_tried():
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert commands == {arguments[0] for arguments in COMMANDS}
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

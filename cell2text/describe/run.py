@@ -118,7 +118,7 @@ def describe_file(
         if not opened.n_cells:
             raise UserError(f"{source} holds no cells.")
         opened.check_output(out, overwrite=overwrite)
-        loaded, processor = load_model(model, device or default_device())
+        loaded, processor = load_model(model, device or default_device(), bf16=options.bf16)
         cells = opened.reader(processor, options, loaded.config.concepts)
         for note in cells.reading()["notes"]:
             logger.warning(f"{found.name}: {note}")

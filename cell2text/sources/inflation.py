@@ -4,11 +4,15 @@ HDF5 and the codecs of zarr inflate a chunk to its end before they compare its s
 """
 
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
+
+from cell2text.errors import UserError
 
 
 MAX_INFLATION = 1_032  # of deflate, which gzip and zlib use
@@ -18,6 +22,9 @@ HEAD_BYTES = 18
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 METADATA = {"zarr.json", ".zarray", ".zattrs"}
+INDEX_CODECS = (["bytes"], ["bytes", "crc32c"])  # of the index of a shard
+CHECKSUM_BYTES = 4
+NO_CHUNK = 2**64 - 1  # offset and size of an empty chunk in the index of a shard
 _ZSTD_SIZE_BYTES = (1, 2, 4, 8)  # of the size in the header of a frame, by its flag
 _ANY_HEADER_BITS = 47  # zlib detects the headers of gzip and zlib
 
@@ -31,13 +38,19 @@ def inflates_beyond(array, declared: int) -> bool:
         Array of an open h5ad file or zarr store. Stores that are not folders of this machine are not checked.
     declared
         Bytes of a chunk, by the header of the array.
+
+    Raises
+    ------
+    UserError
+        If the array is stored in shards that cannot be checked.
     """
     if isinstance(array, h5py.Dataset):
         return array.compression == "gzip" and _hdf5_inflates(array, declared)
     root = getattr(array.store_path.store, "root", None)
     if not isinstance(root, Path):
         return False
-    return any(_file_inflates(path, declared) for path in _chunk_files(root / array.path))
+    shards = _shards_of(array)
+    return any(_file_inflates(path, declared, shards) for path in _chunk_files(root / array.path))
 
 
 def _hdf5_inflates(dataset: h5py.Dataset, declared: int) -> bool:
@@ -53,12 +66,47 @@ def _chunk_files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if name not in METADATA)
 
 
-def _file_inflates(path: Path, declared: int) -> bool:
-    """Return whether a file is a chunk that gzip, zlib, Zstandard or Blosc inflates to more than it declares."""
+def _shards_of(array) -> tuple[int, bool, int] | None:
+    """Return number of chunks, whether the index is at the end, and its bytes, for an array in shards; else None."""
+    if getattr(array, "shards", None) is None:
+        return None
+    codecs = [codec.to_dict() for codec in array.metadata.codecs]
+    shards = codecs[-1].get("configuration", {})
+    index = [codec["name"] for codec in shards.get("index_codecs", ())]
+    nested = any(codec["name"] == "sharding_indexed" for codec in shards.get("codecs", ()))
+    if codecs[-1]["name"] != "sharding_indexed" or nested or index not in INDEX_CODECS:
+        raise UserError(
+            f"{array.store_path}: shards within shards, compressed shards and compressed indices are not read. Store "
+            "the array in chunks, or in shards as zarr creates them."
+        )
+    n_chunks = 1
+    for shard, chunk in zip(array.shards, array.chunks):
+        n_chunks *= -(-shard // chunk)
+    at_end = str(shards.get("index_location", "end")).endswith("end")
+    return n_chunks, at_end, 16 * n_chunks + CHECKSUM_BYTES * (len(index) - 1)
+
+
+def _file_inflates(path: Path, declared: int, shards: tuple[int, bool, int] | None) -> bool:
+    """Return whether a chunk in a file inflates to more than it declares."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES)
-        if head.startswith((GZIP, *ZLIB)):
-            return _may_inflate(path.stat().st_size, declared) and _deflated_exceeds(head + file.read(), declared)
+        if shards is None:
+            return _chunk_inflates(file, 0, size, declared)
+        n_chunks, at_end, index_bytes = shards
+        if size < index_bytes:  # whoever reads the shard says so
+            return False
+        file.seek(size - index_bytes if at_end else 0)
+        places = struct.unpack(f"<{2 * n_chunks}Q", file.read(16 * n_chunks))
+        stored = {place for place in zip(places[::2], places[1::2]) if NO_CHUNK not in place and sum(place) <= size}
+        return any(_chunk_inflates(file, *place, declared) for place in sorted(stored))
+
+
+def _chunk_inflates(file: BinaryIO, start: int, size: int, declared: int) -> bool:
+    """Return whether a chunk that gzip, zlib, Zstandard or Blosc compressed inflates to more than it declares."""
+    file.seek(start)
+    head = file.read(min(size, HEAD_BYTES))
+    if head.startswith((GZIP, *ZLIB)):
+        return _may_inflate(size, declared) and _deflated_exceeds(head + file.read(size - len(head)), declared)
     stated = _zstd_size(head) if head.startswith(ZSTD) else 0
     return stated > max(UNCHECKED_BYTES, declared)
 
