@@ -25,7 +25,6 @@ from preparation import interleaved
 from synthetic import synthetic_adata
 
 from cell2text.describe import DescribeOptions, describe_file
-from cell2text.describe.inputs import rank_adata
 from cell2text.example import example_cells
 from cell2text.files import write_atomically
 from cell2text.inference.generation import BatchedTextGenerator
@@ -53,8 +52,7 @@ def batches(model_name: str) -> dict:
     model, processor = load_model(model_name, "cpu")
     adata = example_cells()
     chosen = np.random.default_rng(0).choice(adata.n_obs, N_CELLS, replace=False)
-    options = DescribeOptions(allow_fractional=True)
-    cells = rank_adata(adata[chosen].copy(), processor, options).cells
+    cells = processor.rank_encode(adata[chosen].copy(), allow_fractional=True)
     texts, steps = {}, {}
 
     def describe(name: str, size: int, order) -> None:

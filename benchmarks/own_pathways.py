@@ -21,9 +21,9 @@ import cell2text
 from cell2text.describe.inputs import CellReader
 from cell2text.describe.options import DescribeOptions
 from cell2text.files import write_atomically
-from cell2text.language.writing import pathway_words
 from cell2text.signatures.gene_sets import hallmark_gene_sets
 from cell2text.signatures.pathways import PathwayScorer, top_pathways
+from grammar_cell2text import pathway_words
 from source_cell2text import AnnDataContainer, CellSource
 
 

@@ -270,6 +270,16 @@ def test_gpu_figures_are_quoted():
     assert f"{percent(measured['share_of_equal_texts'])} % are the same" in prose(page)
 
 
+def test_the_run_of_a_million_cells_is_quoted():
+    found, text = results("million"), prose((GUIDES / "scale.md").read_text())
+    assert f"described {found['cells']:,} synthetic cells with {found['genes']:,} genes on two CPU cores" in text
+    assert f"in {found['wall_seconds']:.0f} seconds: {found['cells_per_second']:,} cells per second" in text
+    assert f"took at most {found['peak_MiB']:,} MiB" in text and found["cores"] == 2
+    assert f"{found['described_alone']:,} of the cells, described in a file of their own" in text
+    assert found["equal_alone"] == found["described_alone"]
+    assert 0 < found["killed"]["shards"] < found["killed"]["of_shards"]
+
+
 def test_scale_follows_from_the_measured_rates():
     page = (GUIDES / "scale.md").read_text()
     runs = [one for mode in ("describe", "fields") for one in results("speed")[mode].values()]
@@ -481,10 +491,18 @@ def test_thresholds_of_named_types_are_quoted(packaged_model):
         unseen, donors = found["unseen"], found["donors"]
         figures = [unseen[key] for key in ("named_share", "named_true", "named_depth")]
         figures += [donors[key] for key in ("named_true", "exact", "exact_of_cells")]
-        start = "none, the end" if threshold == "specific" else threshold
+        start = {"specific": "none, the end", "specific_real": "none, only labels"}.get(threshold, threshold)
         assert row(page, f"{start}")[1:] == list(map(percent, figures))
-    specific = results("type_threshold")["type_threshold"]["specific"]["donors"]
-    assert specific["exact_of_cells"] < 0.948
+    exact = [
+        found["donors"]["exact_of_cells"]
+        for found in map(results("type_threshold")["type_threshold"].get, ("0.6", "specific", "specific_real"))
+    ]
+    assert f"{percent(exact[2])} instead of {percent(exact[1])} % of all cells are exact" in prose(page)
+    lost = [after - before for before, after in zip(exact, [*exact[1:], 0.948])]
+    costs = f"the threshold costs {percent(lost[0])} and the types of simulated cells {percent(lost[1])}; the other"
+    assert f"of the {percent(0.948 - exact[0])} points to the target, {costs} {percent(lost[2])} are lost" in prose(
+        page
+    )
 
 
 def verdict(met: bool) -> str:

@@ -223,3 +223,26 @@ def test_every_citation_of_the_readme_exists():
     readme = (PROJECT / "README.md").read_text()
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme):
         assert (PROJECT / target).exists(), target
+
+
+SCRIPTS = [path for folder in ("benchmarks", "recipes", "docs") for path in sorted((PROJECT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_what_scripts_import_from_the_project_exists(script):
+    for node in ast.walk(ast.parse(script.read_text())):
+        if not isinstance(node, ast.ImportFrom) or node.level:
+            continue
+        file = next((path for path in _files_of(str(node.module)) if path.exists()), None)
+        if file is None or file.name == "__init__.py":
+            continue
+        tree = ast.parse(file.read_text())
+        defined = {name.id for name in ast.walk(tree) if isinstance(name, ast.Name)}
+        defined |= {one.name for one in tree.body if hasattr(one, "name")}
+        missing = {alias.name for alias in node.names} - defined
+        assert not missing, f"{file.relative_to(PROJECT)} does not define {sorted(missing)}"
+
+
+def _files_of(module: str) -> list[Path]:
+    path = PROJECT / module.replace(".", "/")
+    return [path.with_suffix(".py"), path / "__init__.py"]
