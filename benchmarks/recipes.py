@@ -24,6 +24,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 RECIPES: dict[str, dict] = {
     "default": {},
+    "12 epochs": {"num_train_epochs": 12},
     "6 epochs": {"num_train_epochs": 6},
     "random gene embeddings that train": {"gene_embeddings": "random"},
     "no warm start": {"concept_pretraining_epochs": 0, "encoder_learning_rate": 1e-3, "projector_learning_rate": 1e-3},
