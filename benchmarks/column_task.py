@@ -25,6 +25,7 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 from datasets import load_dataset
+from generation_metrics import log_normalised
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -115,9 +116,7 @@ def answer_with_model(args: argparse.Namespace, model: Path, cells: ad.AnnData, 
 
 def logistic_regression(cells: ad.AnnData, train_rows: np.ndarray, truth: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Return the probability of the second value for the test cells."""
-    counts = sp.csr_matrix(cells.X, dtype=np.float64)
-    scaled = sp.diags(1e4 / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)) @ counts
-    features = sp.csr_matrix(scaled).log1p()
+    features = log_normalised(sp.csr_matrix(cells.X, dtype=np.float64))
     model = make_pipeline(MaxAbsScaler(), LogisticRegression(C=1.0, max_iter=1000))
     model.fit(features[train_rows], truth == VALUES[1])
     return model.predict_proba(features[test])[:, 1]

@@ -20,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -36,7 +37,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results" / "speed.json"
 SHARD_CELLS = 1_024  # cells that are sorted together
 PARTS = (256, 2_304)  # cells whose seconds are compared
-CELLS_OF_PROCESSES = (4_096, 61_440)
+CELLS_OF_PROCESSES = (12_288, 122_880)
 DESCRIBE = """
 import sys, torch
 torch.set_num_threads(1)
@@ -171,6 +172,7 @@ def processes(tree: Path, source: Path, folder: Path, repetitions: int) -> dict:
                 {n: process(code, tree, path, folder / f"{number}.csv", "text")["wall"] for n, path in paths.items()}
             )
     few, many_cells = CELLS_OF_PROCESSES
+    at_once = [two_at_once(tree, paths, folder) for _ in range(repetitions)]
     steady = {number: [one[many_cells] - one[few] for one in found] for number, found in seconds.items()}
     whole = {number: [one[many_cells] for one in found] for number, found in seconds.items()}
     return {
@@ -179,8 +181,21 @@ def processes(tree: Path, source: Path, folder: Path, repetitions: int) -> dict:
         "wall_seconds": {str(number): median(found) for number, found in whole.items()},
         "whole_ratio": median(one / two for one, two in zip(*whole.values())),
         "ratio": median(one / two for one, two in zip(*steady.values())),
+        "independent_ratio": median(2 * one / both for one, both in zip(steady[1], at_once)),
         "same_bytes": (folder / "1.csv").read_bytes() == (folder / "2.csv").read_bytes(),
     }
+
+
+def two_at_once(tree: Path, paths: dict[int, Path], folder: Path) -> float:
+    """Return the wall time of two independent runs of one process each, without start and end of a run."""
+    code, walls = DESCRIBE.replace('device="cpu"', 'device="cpu", processes=1'), []
+    for path in paths.values():
+        started = time.monotonic()
+        with ThreadPoolExecutor(2) as threads:
+            for name in ("a", "b"):
+                threads.submit(process, code, tree, path, folder / f"{name}.csv", "text")
+        walls.append(time.monotonic() - started)
+    return walls[1] - walls[0]
 
 
 def padding(source: Path) -> dict:

@@ -276,6 +276,8 @@ def test_the_run_of_a_million_cells_is_quoted():
     assert f"in {found['wall_seconds']:.0f} seconds: {found['cells_per_second']:,} cells per second" in text
     assert f"took at most {found['peak_MiB']:,} MiB" in text and found["cores"] == 2
     assert f"{found['described_alone']:,} of the cells, described in a file of their own" in text
+    readme = prose((PROJECT / "README.md").read_text())
+    assert f"A million synthetic cells took {found['wall_seconds']:.0f} seconds on two CPU cores" in readme
     assert found["equal_alone"] == found["described_alone"]
     assert 0 < found["killed"]["shards"] < found["killed"]["of_shards"]
 

@@ -6,6 +6,8 @@ import logging
 import anndata as ad
 import numpy as np
 import pytest
+from datasets import load_dataset
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from cell2text import tl
 from cell2text.choices.answering import NO_TASK
@@ -197,12 +199,29 @@ def test_models_of_concepts_cannot_learn_own_tasks(prepared):
         add_own_tasks(SimpleNamespace(config=SimpleNamespace(projector_type="concepts")), rows)
 
 
+def check_scores(scores, folder, model, processor):
+    """Compare the scores of the held-out cells with those that scikit-learn finds for the answers of the model."""
+    rows = load_dataset(str(folder))
+    held_out = rows["test"].filter(lambda row: row["drug_response"] is not None)
+    (task,) = tasks_of(model.config)
+    probabilities = OwnTaskScorer(model, processor, task)([cells[0] for cells in held_out["cells"]])
+    answers, truth = np.array(task.values)[probabilities.argmax(axis=1)], np.array(held_out["drug_response"])
+    trained = [answer for answer in rows["train"]["drug_response"] if answer is not None]
+    majority = max(sorted(set(trained)), key=trained.count)
+    assert scores["n"] == len(truth) > 0
+    assert scores["accuracy"] == pytest.approx(accuracy_score(truth, answers), abs=1e-4)
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, answers), abs=1e-4)
+    assert scores["majority"] == pytest.approx(np.mean(truth == majority), abs=1e-4)
+    low, high = scores["intervals"]["accuracy"]
+    assert low <= scores["accuracy"] <= high
+
+
 def test_a_trained_model_answers_its_task(prepared, cells, tmp_path, capsys):
     folder, _ = prepared
     run(tmp_path, dataset=[str(folder)], max_steps=2, projector_type="pooled", baselines=["none"], max_genes=None)
     scores = json.loads((tmp_path / "out" / OWN_TASKS_FILE).read_text())
-    assert set(scores["drug_response"]) >= {"n", "accuracy", "balanced_accuracy", "majority", "intervals"}
     loaded = load(tmp_path / "out", device="cpu")
+    check_scores(scores["drug_response"], folder, *loaded)
     adata = ad.read_h5ad(cells)
     answer = tl.ask(adata[:1].copy(), "What is its drug response?", loaded)
     assert answer.task == "own_task" and answer.values[0].kind == "drug_response"

@@ -192,10 +192,18 @@ def _write_jsonl(out: Path, shards: Sequence[Path], added: dict, plain_csv: bool
 def _write_csv(out: Path, shards: Sequence[Path], added: dict, plain_csv: bool) -> None:
     names = [name for name in output_names(pq.read_schema(shards[0])) if name != EMBEDDING]
     with open(out, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        for row in _rows(shards):
-            writer.writerow(row if plain_csv else {name: harmless(value) for name, value in row.items()})
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for table in read_shards(shards):
+            columns = (table[name] for name in names)
+            writer.writerows(zip(*(_csv_values(column, plain_csv=plain_csv) for column in columns)))
+
+
+def _csv_values(column: pa.ChunkedArray, *, plain_csv: bool) -> list:
+    """Return the values of a column; of texts, those that a spreadsheet takes for no formula unless `plain_csv`."""
+    if plain_csv or not pa.types.is_string(column.type):
+        return column.to_pylist()
+    return [harmless(value) for value in column.to_pylist()]
 
 
 def _write_parquet(out: Path, shards: Sequence[Path], added: dict, plain_csv: bool) -> None:
