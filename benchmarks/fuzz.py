@@ -49,7 +49,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "fuzz.json"
 SECONDS_PER_INPUT = 60
 INPUTS_PER_CHILD = 100
 MAX_EXAMPLES = 10
-N_FILES = 10  # kinds of files, which share the inputs
+N_FILES = 11  # kinds of files, which share the inputs
 EXTREME = (-1, -(2**31), 2**31 - 1, 2**62, 0, float("nan"), float("inf"), -float("inf"), 1e308)
 HOSTILE_TEXTS = (
     "[" * 50_000, '{"a":' * 20_000, "\0", "\ud800", "9" * 5_000, "=cmd()", "<script>alert(1)</script>",
@@ -67,13 +67,29 @@ def write_h5ad(folder: Path) -> Path:
     return folder / "cells.h5ad"
 
 
-def write_zarr(folder: Path) -> Path:
+def write_zarr(folder: Path, version: int = 2) -> Path:
     small = ad.read_h5ad(write_h5ad(folder))
     (folder / "cells.h5ad").unlink()
-    with warnings.catch_warnings():
+    with ad.settings.override(zarr_write_format=version), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         small.write_zarr(folder / "cells.zarr")
     return folder / "cells.zarr"
+
+
+def write_shards(folder: Path) -> Path:
+    """Write a zarr store whose dense counts lie in two shards of compressed chunks."""
+    path = write_zarr(folder, version=3)
+    counts = ad.read_h5ad(write_h5ad(folder)).X.toarray()
+    (folder / "cells.h5ad").unlink()
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    del root["X"]
+    array = root.create_array("X", shape=counts.shape, chunks=(1, 100), shards=(3, 300), dtype=counts.dtype)
+    array[:] = counts
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(path)
+    return path
 
 
 def write_10x(folder: Path) -> Path:
@@ -162,6 +178,7 @@ def read_config(path: Path) -> None:
 KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "h5ad": (write_h5ad, read_cells),
     "zarr": (write_zarr, read_cells),
+    "zarr in shards": (write_shards, read_cells),
     "10x": (write_10x, read_cells),
     "csv": (write_csv, read_cells),
     "gene lists": (write_gene_lists, read_cells),
@@ -419,7 +436,7 @@ def fuzz(kind: str, n_inputs: int, seed: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--inputs", type=int, default=10_000, help="number of inputs of ten kinds of files, and of all sparse arrays"
+        "--inputs", type=int, default=10_000, help="number of inputs of eleven kinds of files, and of all sparse arrays"
     )
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS), help="defaults to all")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the mutations")
