@@ -112,7 +112,8 @@ class StatedType:
             pathways (`tuple[str, ...]`): Pathways of that statement.
 
         Returns:
-            `bool`: True if the text names this type, and pathways only in the sentence that `correct` rewrites.
+            `bool`: True if the text names this type, and pathways only in the sentence that `correct` rewrites; also
+                for the bare name of this type, and for a statement without pathways.
 
         Examples:
 
@@ -129,7 +130,7 @@ class StatedType:
         if not self.pathways or (text == self.named and text in type_names):
             return True
         before, found, _ = text.partition(PATHWAYS_START)
-        named = any(pathway_words(name) in before for name in pathways)
+        named = any(pathway_words(name).casefold() in before.casefold() for name in pathways)
         return bool(found) and self._is_named_in(text) and not named
 
     def _is_named_in(self, text: str) -> bool:

@@ -51,8 +51,8 @@ class GeneratedTexts:
             [`~Cell2TextProcessor.reason_not_described`].
         embeddings: Mean of the encoder's states at the projected layer over the genes of the prompt's first cell,
             float32, shape (n, cell_hidden); zeros for a cell without counts.
-        confidence: Probability of the generated text, the product of its tokens' probabilities, float32, shape (n,);
-            NaN for a cell that cannot be described and for texts that are not decoded greedily.
+        confidence: Probability of the decoded text, before its correction: the product of its tokens' probabilities,
+            float32, shape (n,); NaN for a cell that cannot be described and for texts that are not decoded greedily.
         steps: Computed decoding steps, counted per row.
         useful: Number of steps that produced a token of a text.
         concepts: Concept probabilities of the prompt's first cell, by group, float32, shape (n, n_names); NaN for a
@@ -185,7 +185,7 @@ class CellTextGenerator:
 
     @property
     def shares_texts(self) -> bool:
-        """Whether cells with equal statements get one text that is decoded once."""
+        """Whether cells with equal statements, up to placeholders, get one text that is decoded once."""
         return self.decoder is not None and self.statements.decides
 
     def __call__(self, prompts: list[list], concept_overrides: np.ndarray | None = None) -> GeneratedTexts:
@@ -235,8 +235,8 @@ class CellTextGenerator:
     def _write(self, cells: CellFeatures, stated: list[tuple], generated: GeneratedTexts) -> list[tuple[str, float]]:
         """Return the text of each prompt with its probability, and add the computed steps to `generated`.
 
-        The digits of a subtype's probability and the names of pathways are no part of what cells share: `_correct`
-        writes them. A text that has them elsewhere, or names another type, is decoded again from the next statement.
+        The digits of a subtype's probability and the names of pathways are not shared: `_correct` writes them. A text
+        that has them elsewhere, or names another type, is decoded again from the next statement.
         """
         if not self.shares_texts:
             return self._decode(cells.features, cells.mask, generated)
@@ -257,12 +257,12 @@ class CellTextGenerator:
     def _shared_statements(self) -> list[Placeholders]:
         """Return what replaces parts of statements, so that cells share texts; the first that suits a text is used.
 
-        Pathways that are active in many training cells, by the bias of their head, come first: the language model has
-        read them most often. A comparison keeps the pathways that it names.
+        Pathways that are active in many training cells come first: the language model has read them most often. A
+        comparison keeps the pathways that it names. It is assumed that other sentences do not depend on the pathways.
         """
         if not self.shares_texts or self.n_cells > 1 or len(self.pathway_names) < N_PATHWAYS:
             return [Placeholders(SHARED_PERCENT)]
-        order = self.model.model.projector.heads[PATHWAYS].bias.argsort(descending=True, stable=True).tolist()
+        order = self.model.order_of_concepts(PATHWAYS)
         pairs = [tuple(order[first : first + N_PATHWAYS]) for first in range(0, len(order) - 1, N_PATHWAYS)]
         return [Placeholders(SHARED_PERCENT, pair) for pair in pairs[:SHARED_STATEMENTS]]
 
@@ -289,7 +289,7 @@ class CellTextGenerator:
     def _is_corrected(
         self, decoded: str, text: str, stated: tuple[StatedType, ...], placeholders: Placeholders
     ) -> bool:
-        """Return whether a text, once corrected, holds nothing that stems from placeholders."""
+        """Return whether a text, once corrected, contains no placeholder value."""
         if placeholders.percent is not None and f"0.{placeholders.percent}" in _without_subtypes(text, stated):
             return False
         if placeholders.pathways is None:

@@ -349,6 +349,13 @@ class Cell2TextForConditionalGeneration(Cell2TextPreTrainedModel, GenerationMixi
         """See [`Cell2TextModel.encode_concepts`]."""
         return self.model.encode_concepts(**names)
 
+    def order_of_concepts(self, group: str) -> list[int]:
+        """Return the columns of a concept group, those first that are active in most training cells.
+
+        The order is that of the biases of the group's head, of a `concepts` projector.
+        """
+        return self.model.projector.heads[group].bias.argsort(descending=True, stable=True).tolist()
+
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Apply the language model's head to states of shape `(..., text_hidden)`."""
         logits = self.lm_head(hidden_states)

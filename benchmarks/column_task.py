@@ -7,7 +7,7 @@ lupus patients, half of it stimulated with interferon beta for six hours (Kang e
 the two a cell is. The steps are those of a user:
 
 1. `cell2text prepare --task treatment=treatment:none,IFN-beta 6h`, split by donor.
-2. `train_sft.py` with `configs/default.yaml`: a small model from scratch.
+2. `train_sft.py` with `configs/default.yaml` and the changes in `TRAINING`: a small model from scratch.
 3. `cell2text evaluate --format instructcell` and `cell2text ask` on the cells of the test donors.
 
 Logistic regression learns log1p-normalised counts of all genes from the same training cells. Nothing is chosen on the
@@ -73,7 +73,7 @@ def prepare(args: argparse.Namespace) -> Path:
 
 
 def train(args: argparse.Namespace, prepared: Path) -> tuple[Path, float]:
-    """Fine-tune with the default recipe, and return the folder of the model and the seconds it took."""
+    """Train a small model from scratch, and return the folder of the model and the seconds it took."""
     model = args.work / "model"
     done = model / "seconds.txt"
     if not done.exists():

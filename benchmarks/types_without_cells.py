@@ -3,13 +3,13 @@
     PYTHONPATH=. python benchmarks/types_without_cells.py DATA ATLAS WORK   # results/types_without_cells.json
 
 DATA, ATLAS and WORK are the folders of `recipes/mini/build.py`, whose rows are used. A fifth of the types that have
-cells, a definition and markers of their own is left out with all their cells. Encoder and concepts are trained with the
-packaged recipe on the other types. The cells of the types left out are then named among these types:
+cells, a definition and markers of their own is left out with all their cells and doublets. Encoder and concepts are
+trained with the packaged recipe on the other types. The cells of the types left out are then named among these types:
 
 definitions: a network maps the cell's embedding to the sentence embedding of its type's definition; it is trained
     contrastively on the other types (each cell against the definitions of all of them)
 names: the same with the names of the types instead of the definitions
-markers: share of the first markers of a type among the cell's genes, weighted by rank
+markers: share of the first markers of a type among the cell's genes, weighted by rank, less its mean over these cells
 ontology: similarity in the Cell Ontology to the types that the trained model finds probable
 
 The options of the network are chosen on a tenth of the other types, which are left out of its training in turn.
@@ -127,6 +127,8 @@ def score_markers(cells: list, types: list[str], tokens: list[str]) -> np.ndarra
     markers = [
         np.array([places[gene] for gene in marker_genes(term).genes if gene in places][:N_MARKERS]) for term in types
     ]
+    if not all(map(len, markers)):
+        raise SystemExit("A type has no marker in the vocabulary.")
     scores = np.zeros((len(cells), len(types)))
     for row, cell in enumerate(cells):
         weights = np.zeros(len(tokens))
@@ -163,7 +165,8 @@ def measure(args: argparse.Namespace) -> dict:
     rows = load_dataset(str(folder), split="train")
     terms = np.array([term or "" for term in column_values(rows, "cell_type_ontology_term_id")])
     types = choose_types(terms, rng)
-    learned = rows.select(np.flatnonzero(~np.isin(terms, types)))
+    second = np.array([resolve("cell_type", name).term_id for name in column_values(rows, "second_cell_type")])
+    learned = rows.select(np.flatnonzero(~np.isin(terms, types) & ~np.isin(second, types)))
     model, processor = folds.train_types(folder, learned, args.work / "types_without_cells", {})
     seen_types = {str(term) for term in set(terms) if term and term_definition(term)} - set(types)
     parts = {}

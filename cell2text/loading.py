@@ -34,7 +34,8 @@ def load(
         Device, such as `"cuda:1"`; the GPU of this process if there is one, otherwise the CPU.
     bf16
         Run the language model in bfloat16, which processors and GPUs with such instructions multiply about twice as
-        fast. Types and probabilities stay the same; the wording of a text can change.
+        fast. Concept probabilities stay the same, and so do types of models with hierarchical types; all else that
+        the language model writes or scores can change.
 
     Returns
     -------

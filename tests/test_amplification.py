@@ -1,5 +1,6 @@
 """Small files and configurations that ask for much memory or time are refused, and a ceiling can be raised."""
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -7,9 +8,12 @@ import warnings
 import zlib
 from pathlib import Path
 
+import anndata as ad
+import google_crc32c
 import h5py
 import numcodecs
 import numpy as np
+import pyarrow as pa
 import pytest
 import zarr
 
@@ -22,7 +26,7 @@ from cell2text.errors import UserError
 from cell2text.evaluation.predictions import check_rows
 from cell2text.models import MINI
 from cell2text.sources import amounts, inflation
-from cell2text.sources.amounts import check_element
+from cell2text.sources.amounts import check_element, read_element
 from cell2text.sources.containers import load_anndata
 from cell2text.sources.discovery import find_source
 from cell2text.yaml_files import read_yaml
@@ -198,21 +202,91 @@ def test_chunks_in_shards_that_inflate_to_more_than_they_declare_are_damaged(tmp
     shutil.copyfile(tmp_path / "large" / "c" / "0", tmp_path / "small" / "c" / "0")
     with pytest.raises(UserError, match="small.*a chunk inflates to more than its 1,000 bytes"):
         check_element(zarr.open_array(str(tmp_path / "small"), mode="r"))
-    for content in (b"", b"\0" * 40, b"\xfe" * 80):
+    for content in (b"", b"\0" * 40):  # reading them reports the damage
         (tmp_path / "small" / "c" / "0").write_bytes(content)
-        check_element(zarr.open_array(str(tmp_path / "small"), mode="r"))  # whoever reads it finds the damage
+        check_element(zarr.open_array(str(tmp_path / "small"), mode="r"))
 
 
-def test_shards_that_cannot_be_checked_are_refused(tmp_path):
+def write_shard(folder, chunks, places):
+    """Write an array of two chunks of 1,000 bytes in a shard whose index is made of the given places."""
+    array = zarr.create_array(
+        str(folder), shape=(2000,), chunks=(1000,), shards=(2000,), dtype="u1", compressors=zarr.codecs.GzipCodec()
+    )
+    array[:] = 1
+    index = np.array(places, dtype="<u8").tobytes()
+    checksum = google_crc32c.value(index).to_bytes(4, "little")
+    (folder / "c" / "0").write_bytes(b"".join(chunks) + index + checksum)
+    return zarr.open_array(str(folder), mode="r")
+
+
+def test_places_in_shards_are_read_as_zarr_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(inflation, "UNCHECKED_BYTES", 1 << 20)
+    bomb, none = gzip.compress(b"\0" * (4 << 20)), (2**64 - 1, 2**64 - 1)
+    for number, place in enumerate(((0, len(bomb)), (0, 2**40), (0, 2**64 - 1))):  # clipped at the end of the file
+        array = write_shard(tmp_path / str(number), [bomb], [place, none])
+        with pytest.raises(UserError, match="a chunk inflates to more than its 1,000 bytes"):
+            check_element(array)
+    small = gzip.compress(b"\1" * 1000)
+    check_element(write_shard(tmp_path / "beyond", [small], [(0, len(small)), (2**40, 5)]))
+    with pytest.raises(UserError, match="overlap"):
+        check_element(write_shard(tmp_path / "overlap", [small], [(0, len(small)), (1, len(small) - 1)]))
+    whole = write_shard(tmp_path / "whole", [small, small], [(0, len(small)), (len(small), len(small))])
+    check_element(whole)
+    assert (whole[:] == 1).all()
+
+
+def zarr_codecs():
+    """Codecs of arrays that cannot be checked, as options of `zarr.create_array`."""
     codecs = zarr.codecs
     inner = codecs.ShardingCodec(chunk_shape=(10,), codecs=[codecs.BytesCodec(), codecs.GzipCodec()])
     compressed = codecs.ShardingCodec(chunk_shape=(10,), index_codecs=[codecs.BytesCodec(), codecs.GzipCodec()])
-    for number, serializer in enumerate((codecs.ShardingCodec(chunk_shape=(100,), codecs=[inner]), compressed)):
-        array = zarr.create_array(
-            str(tmp_path / str(number)), shape=1000, chunks=100 * (10 if number == 0 else 1), dtype="u1",
-            serializer=serializer, compressors=None,
-        )  # fmt: skip
-        with pytest.raises(UserError, match=f"{number}: shards within shards, compressed shards and compressed ind"):
+    big = codecs.ShardingCodec(chunk_shape=(10,), index_codecs=[codecs.BytesCodec(endian="big"), codecs.Crc32cCodec()])
+    plain = codecs.ShardingCodec(chunk_shape=(10,))
+    return {
+        "shards in shards": {"serializer": codecs.ShardingCodec(chunk_shape=(100,), codecs=[inner])},
+        "compressed index": {"serializer": compressed},
+        "big-endian index": {"serializer": big},
+        "compressed shards": {"serializer": plain, "compressors": codecs.GzipCodec()},
+        "two compressors": {"compressors": [codecs.GzipCodec(), codecs.ZstdCodec()]},
+        "bz2": {"zarr_format": 2, "compressors": numcodecs.BZ2()},
+        "lzma": {"zarr_format": 2, "compressors": numcodecs.LZMA()},
+        "lz4": {"zarr_format": 2, "compressors": numcodecs.LZ4()},
+        "compressor as a filter": {"zarr_format": 2, "filters": [numcodecs.Zlib()], "compressors": numcodecs.Zlib()},
+    }
+
+
+@pytest.mark.parametrize("name", zarr_codecs())
+def test_codecs_that_cannot_be_checked_are_refused(tmp_path, name):
+    options = {"compressors": None, **zarr_codecs()[name]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        array = zarr.create_array(str(tmp_path / "x"), shape=(1000,), chunks=(100,), dtype="u1", **options)
+    with pytest.raises(UserError, match=f"{tmp_path}/x.* is stored with .*, which is not read"):
+        check_element(array)
+
+
+@pytest.mark.parametrize("compressor", [None, numcodecs.Blosc(), numcodecs.Zstd(), numcodecs.GZip(), numcodecs.Zlib()])
+def test_long_texts_in_compressed_chunks_are_read(tmp_path, compressor, monkeypatch):
+    monkeypatch.setattr(inflation, "UNCHECKED_BYTES", 1 << 20)
+    names = np.array(["x" * 50 + str(i) for i in range(10_000)], dtype=object)
+    with ad.settings.override(zarr_write_format=2):
+        root = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=2)
+        ad.io.write_elem(root, "names", names, dataset_kwargs={"compressor": compressor, "chunks": (10_000,)})
+    assert read_element(root["names"])[-1] == names[-1]
+
+
+def test_frames_that_state_no_size_are_inflated_to_be_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(inflation, "UNCHECKED_BYTES", 1 << 20)
+    array = zarr.create_array(
+        str(tmp_path / "x"), shape=(9,), chunks=(9,), dtype="u1", compressors=zarr.codecs.ZstdCodec()
+    )
+    array[:] = 1
+    for size, refused in ((4 << 20, True), (1000, False)):
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(b"\0" * size)
+        (tmp_path / "x" / "c" / "0").write_bytes(sink.getvalue().to_pybytes())
+        with pytest.raises(UserError, match="inflates to more") if refused else contextlib.nullcontext():
             check_element(array)
 
 

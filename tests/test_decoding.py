@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
 import cell2text
@@ -10,6 +11,7 @@ from cell2text.errors import UserError
 from cell2text.language.parsing import read_fields
 from decoding_cell2text import CompiledDecoder, DraftTable, InPlaceLayer
 from generation_cell2text import SHARED_STATEMENTS, CellTextGenerator, encode_cells
+from grammar_cell2text import pathway_words, with_article
 from statements_cell2text import NONE_REPLACED
 
 from .tiny import make_adata, make_model, make_processor
@@ -181,33 +183,49 @@ def test_cells_share_texts_and_keep_the_digits_and_the_order_of_their_own(packag
     assert generator([[cell] for cell in cells]).steps == 0  # all texts are known
 
 
+ACTIVE = "Its most active pathways are apoptosis and hypoxia."
+
+
 @pytest.mark.parametrize(
-    ("shared", "own"),
+    ("text", "shared"),
     [
-        ("A likelihood of 0.60.", "A likelihood of 0.47."),
-        ("Apoptosis is active.", "Hypoxia is active."),
-        ("This cell is a nobody. Its most active pathway is apoptosis.", "This cell is a nobody."),
+        ("This cell is {}. " + ACTIVE, True),
+        ("This cell is {}. Its likelihood is 0.60. " + ACTIVE, False),
+        ("This cell is {}. It is short of oxygen, {placeholder}. " + ACTIVE, False),
+        ("This cell is {}.", False),
+        ("This cell is a nobody. " + ACTIVE, False),
+        ("It has {placeholder}.", False),
     ],
 )
-def test_a_text_that_placeholders_shape_is_decoded_from_the_cells_own_statement(packaged, monkeypatch, shared, own):
+def test_a_text_that_placeholders_shape_is_decoded_from_the_cells_own_statement(packaged, monkeypatch, text, shared):
     model, processor, cells = packaged
-    generator = CellTextGenerator(model, processor)
-    statements = []
+    generator, statements = CellTextGenerator(model, processor), []
+    firsts = [placeholders.pathways[0] for placeholders in generator._placeholders[:-1]]
+    placeholder = " and ".join(pathway_words(generator.pathway_names[first]).title() for first in firsts)
+    names = model.config.concept_groups["cell_type"]
 
     def decode(encoded, generated):
         statements.append(encoded)
-        return [(shared if len(statements) <= SHARED_STATEMENTS else own, 1.0)] * len(encoded)
+        named = [names[row.argmax()] for row in encoded[:, 0, : len(names)]]
+        return [(text.format(with_article(name), placeholder=placeholder), 1.0) for name in named]
 
     monkeypatch.setattr(generator, "_decode_statements", decode)
     described = generator([[cell] for cell in cells])
-    written = described.confidence == 1.0
-    concepts = generator.model.config.concepts.join(
-        {group: torch.as_tensor(values[written]) for group, values in described.concepts.items()}
-    )
-    assert torch.equal(statements[-1], generator.statements.encode(concepts[:, None]))
-    assert len(statements) == SHARED_STATEMENTS + 1
-    if not own.startswith("This cell"):
-        assert {described.texts[row] for row in np.flatnonzero(written)} == {own}
+    assert len(statements) == (1 if shared else SHARED_STATEMENTS + 1)
+    if not shared:
+        written = described.confidence == 1.0
+        concepts = generator.model.config.concepts.join(
+            {group: torch.as_tensor(values[written]) for group, values in described.concepts.items()}
+        )
+        assert torch.equal(statements[-1], generator.statements.encode(concepts[:, None]))
+
+
+def test_a_model_with_adapters_shares_texts(packaged):
+    _, processor, cells = packaged
+    model, _ = cell2text.load()
+    texts = CellTextGenerator(model, processor)([[cell] for cell in cells]).texts
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    assert CellTextGenerator(adapted, processor)([[cell] for cell in cells]).texts == texts
 
 
 def test_shared_texts_say_what_texts_of_the_cells_own_statements_say(packaged, monkeypatch):

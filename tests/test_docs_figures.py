@@ -277,7 +277,7 @@ def test_the_run_of_a_million_cells_is_quoted():
     assert f"took at most {found['peak_MiB']:,} MiB" in text and found["cores"] == 2
     assert f"{found['described_alone']:,} of the cells, described in a file of their own" in text
     readme = prose((PROJECT / "README.md").read_text())
-    assert f"A million synthetic cells took {found['wall_seconds']:.0f} seconds on two CPU cores" in readme
+    assert f"took {found['wall_seconds']:.0f} seconds for a million synthetic cells on two CPU cores" in readme
     assert found["equal_alone"] == found["described_alone"]
     assert 0 < found["killed"]["shards"] < found["killed"]["of_shards"]
 
@@ -286,7 +286,8 @@ def test_scale_follows_from_the_measured_rates():
     page = (GUIDES / "scale.md").read_text()
     runs = [one for mode in ("describe", "fields") for one in results("speed")[mode].values()]
     rates = [one["cells_per_cpu_second"]["now"] for one in runs]
-    assert f"describes {min(rates):.0f} to {max(rates):.0f} cells per CPU second" in prose(page)
+    assert f"describes {min(rates):,.0f} to {max(rates):,.0f} cells per CPU second" in prose(page)
+    assert f"100 machines would describe their cells in {1e8 / min(rates) / 1600:.0f} seconds" in prose(page)
     for machines in (1, 10, 100):
         assert row(page, f"{machines} |")[1] == f"{1e8 / min(rates) / 16 / machines / 3600:.2g}"
 
@@ -501,10 +502,9 @@ def test_thresholds_of_named_types_are_quoted(packaged_model):
     ]
     assert f"{percent(exact[2])} instead of {percent(exact[1])} % of all cells are exact" in prose(page)
     lost = [after - before for before, after in zip(exact, [*exact[1:], 0.948])]
-    costs = f"the threshold costs {percent(lost[0])} and the types of simulated cells {percent(lost[1])}; the other"
-    assert f"of the {percent(0.948 - exact[0])} points to the target, {costs} {percent(lost[2])} are lost" in prose(
-        page
-    )
+    costs = f"double profiles cost {percent(lost[0])}, and the choice among more types {percent(lost[1])}; the other"
+    assert f"of the {percent(0.948 - exact[0])} points to the target, the threshold and" in prose(page)
+    assert f"{costs} {percent(lost[2])} are unexplained" in prose(page)
 
 
 def verdict(met: bool) -> str:

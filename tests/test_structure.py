@@ -233,16 +233,29 @@ def test_what_scripts_import_from_the_project_exists(script):
     for node in ast.walk(ast.parse(script.read_text())):
         if not isinstance(node, ast.ImportFrom) or node.level:
             continue
-        file = next((path for path in _files_of(str(node.module)) if path.exists()), None)
-        if file is None or file.name == "__init__.py":
+        module = str(node.module).replace(".", "/")
+        folders = (PROJECT, script.parent, PROJECT / "recipes" / "mini")
+        file = next((path for folder in folders if (path := folder / f"{module}.py").exists()), None)
+        if file is None:
             continue
-        tree = ast.parse(file.read_text())
-        defined = {name.id for name in ast.walk(tree) if isinstance(name, ast.Name)}
-        defined |= {one.name for one in tree.body if hasattr(one, "name")}
-        missing = {alias.name for alias in node.names} - defined
+        missing = {alias.name for alias in node.names} - _defined_in(file)
         assert not missing, f"{file.relative_to(PROJECT)} does not define {sorted(missing)}"
 
 
-def _files_of(module: str) -> list[Path]:
-    path = PROJECT / module.replace(".", "/")
-    return [path.with_suffix(".py"), path / "__init__.py"]
+def _defined_in(file: Path) -> set[str]:
+    """Return what a module defines or imports outside of its functions and classes."""
+    found: set[str] = set()
+    waiting = list(ast.parse(file.read_text()).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+        else:
+            waiting += [
+                child for child in ast.iter_child_nodes(node) if isinstance(child, (ast.stmt, ast.excepthandler))
+            ]
+    return found

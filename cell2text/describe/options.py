@@ -61,8 +61,8 @@ class DescribeOptions(Options):
     bf16: bool = option(
         False,
         help="Run the language model in bfloat16: about twice as fast on processors and GPUs with such instructions, "
-        "for language models of some hundred million parameters and more. Types and probabilities stay the same; the "
-        "wording of a text can change.",
+        "for language models of some hundred million parameters and more. Concept probabilities stay the same, and so "
+        "do types of models with hierarchical types; all else in a text can change.",
     )
     fields_only: bool = option(
         False, flag="--fields", help="Write the fields read from the texts, and leave out the texts."

@@ -200,7 +200,7 @@ def _write_csv(out: Path, shards: Sequence[Path], added: dict, plain_csv: bool) 
 
 
 def _csv_values(column: pa.ChunkedArray, *, plain_csv: bool) -> list:
-    """Return the values of a column; of texts, those that a spreadsheet takes for no formula unless `plain_csv`."""
+    """Return the values of a column, with an apostrophe before texts that a spreadsheet would run as a formula."""
     if plain_csv or not pa.types.is_string(column.type):
         return column.to_pylist()
     return [harmless(value) for value in column.to_pylist()]
