@@ -165,7 +165,9 @@ def _one_line(text: str) -> str:
 
 def _write_fault(error: BaseException | None) -> int | None:
     """Return the number of the fault that stopped a write, of an error or of what caused it; None for other errors."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error can be its own cause
+        seen.add(id(error))
         stated = _STATED_NUMBER.search(str(error))
         number = getattr(error, "errno", None) or (stated and int(next(filter(None, stated.groups()))))
         if number in DISK_FULL or number == errno.EFBIG:

@@ -15,6 +15,9 @@ from cell2text.describe.described_file import Described
 from cell2text.errors import UserError, exit_code, guard, message_of
 from cell2text.files import write_atomically
 
+from .conftest import run_cli
+from .tiny import make_adata
+
 
 class SafetensorError(Exception):
     """Stands for the class of the same name, which only Rust code raises with such a message."""
@@ -86,6 +89,27 @@ def test_messages_are_one_line_of_bounded_length_without_control_characters(caps
     printed = capsys.readouterr().err
     assert printed.startswith("cell2text: the column 'a [2Jb c d' xx") and printed.count("\n") == 1
     assert len(printed) < 4_100
+
+
+def test_an_error_that_is_its_own_cause_is_printed(capsys):
+    def fail():
+        error = UserError("no cells")
+        raise error from error
+
+    assert guard("cell2text", fail, flags={}) == 2
+    assert capsys.readouterr().err == "cell2text: no cells\n"
+
+
+@pytest.mark.parametrize(("command", "out"), [("describe", "out.csv"), ("prepare", "out"), ("report", "out.html")])
+@pytest.mark.parametrize("missing", ["obs", "var"])
+def test_hdf5_files_that_are_no_anndata_are_refused_in_one_line(command, out, missing, tmp_path, capsys):
+    path = tmp_path / "cells.h5ad"
+    make_adata(5).write_h5ad(path)
+    with h5py.File(path, "r+") as root:
+        del root[missing]
+    assert run_cli(command, path, "--out", tmp_path / out) == 2
+    line = capsys.readouterr().err.splitlines()[-1].rpartition("\r")[-1]  # after the progress
+    assert line.startswith("cell2text: ") and "cells" in line
 
 
 def test_a_scheduler_that_accepts_and_says_nothing_is_refused(monkeypatch):

@@ -174,9 +174,12 @@ class StoredAnnData:
                 raise self.error(f"is not an AnnData: it lacks {missing} and has {sorted(self.root)}.")
             self.n_cells = 0 if self.is_legacy else _length(self._index("obs"))
             check_names(self.n_cells, "obs")
+        except BadFileError:
+            self.close()
+            raise
         except UserError as error:
             self.close()
-            raise error if isinstance(error, BadFileError) else self.error(str(error)) from error
+            raise self.error(str(error)) from error
         except OPENING_ERRORS as error:
             self.close()
             raise self.error(f"is not a readable AnnData ({first_line(error)}).") from error
