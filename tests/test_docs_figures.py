@@ -221,13 +221,20 @@ def test_bars_of_processes_and_larger_models_are_quoted(benchmarks):
     found, page = results("speed"), section(benchmarks, "Speed of description")
     processes = found["processes"]
     for start, ratio in (
-        ("Decoding", found["language_model"]["ratio"]),
+        ("Decoding, ", found["language_model"]["ratio"]),
+        ("Decoding with `--bf16`", found["bf16"]["ratio"]),
         ("Wall time of one process", processes["ratio"]),
     ):
         assert row(page, start)[1:] == ["1.8", f"{ratio:.1f}", "yes" if ratio >= 1.8 else "**no**"]
-    seconds = processes["wall_seconds"]
+    seconds, text = processes["wall_seconds"], prose(page)
     stated = f"describe {processes['cells']:,} cells in {seconds['2']:.1f} s instead of {seconds['1']:.1f} s"
-    assert stated in prose(page) and processes["same_bytes"]
+    assert stated in text and processes["same_bytes"]
+    assert f"Two independent runs at the same time reach {processes['independent_ratio']:.2f}" in text
+    padding = list(found["padding"].values())
+    kang, pbmc = (percent(one["sorted"]) for one in padding)
+    assert f"padding is {kang} % of the gene tokens in kang_pbmc_sle and {pbmc} % in pbmc3k" in text
+    kang, pbmc = (percent(one["unsorted"]) for one in padding)
+    assert f"({kang} and {pbmc} % in the order of the files)" in text
 
 
 def test_the_speed_of_the_report_is_quoted(benchmarks):
@@ -447,6 +454,17 @@ def test_pathways_of_the_packaged_model_are_quoted(packaged_model):
     page = prose(section(packaged_model, "Pathways and sex"))
     assert f"the cell's two highest Hallmark sets in {percent(own)} % of the texts" in page
     assert f"own prediction of pathways it is {percent(predicted)} %" in page
+
+
+def test_types_without_cells_are_quoted(packaged_model):
+    found, page = results("types_without_cells"), section(packaged_model, "Types without cells")
+    starts = {"markers": "known markers", "definitions": "definitions", "names": "names of", "ontology": "similarity"}
+    for name, start in starts.items():
+        assert row(page, start)[1:] == [percent(found["systems"][name]["accuracy"])]
+    assert row(page, "chance")[1:] == [percent(found["chance"])]
+    n_types = found["types_left_out"] + found["types_seen"]
+    assert f"{found['types_left_out']} of {n_types} types were left out" in prose(page)
+    assert f"their {found['cells']:,} cells were then named" in prose(page)
 
 
 def test_recipes_that_were_tried_are_quoted(packaged_model):
