@@ -456,6 +456,14 @@ def test_pathways_of_the_packaged_model_are_quoted(packaged_model):
     assert f"own prediction of pathways it is {percent(predicted)} %" in page
 
 
+def test_what_simulated_cells_are_worth_is_quoted(packaged_model):
+    found, text = results("mini_folds")["no simulated cells"], prose(section(packaged_model, "What was tried"))
+    true = found["studies"]["heart_san: real"]["named_true"]
+    assert f"in heart_san, whose organ is left out, {percent(true)} % of the named types are true" in text
+    unnamed = [name for name, one in found["studies"].items() if one.get("named_share") == 0 and name.endswith("real")]
+    assert unnamed == ["retina: real"] and "No cell of the retina gets a type" in text
+
+
 def test_types_without_cells_are_quoted(packaged_model):
     found, page = results("types_without_cells"), section(packaged_model, "Types without cells")
     starts = {"markers": "known markers", "definitions": "definitions", "names": "names of", "ontology": "similarity"}

@@ -74,7 +74,7 @@ HUB_FILES = {
 FLOOR = {"errors", "files", "paths"}
 DATA = FLOOR | {
     "example", "language", "ontology", "options", "pages", "plots", "processes", "provenance", "signatures", "sources",
-    "spreadsheets", "yaml_files",
+    "prepared_rows", "spreadsheets", "yaml_files",
 }  # fmt: skip
 LAYERS = {
     "errors": set(),
@@ -82,6 +82,7 @@ LAYERS = {
     "paths": {"errors"},
     "yaml_files": {"errors", "paths"},
     "logs": set(),
+    "prepared_rows": set(),
     "spreadsheets": set(),
     "options": FLOOR | {"yaml_files"},
     "processes": {"errors"},

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
@@ -15,6 +14,7 @@ from cell2text.evaluation.predictions import label_rows
 from cell2text.language.writing import describe_row
 from cell2text.ontology.definitions import term_definition
 from cell2text.paths import check_folder
+from cell2text.prepared_rows import load_splits
 
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def load_baseline_data(
     UserError
         If the data set has no training split or lacks a column, or a predicted cell is not held out.
     """
-    from datasets import concatenate_datasets, load_dataset, load_from_disk
+    from datasets import concatenate_datasets
 
     check_folder(dataset)
-    splits = load_from_disk(dataset) if Path(dataset, "dataset_dict.json").exists() else load_dataset(dataset)
+    splits = load_splits(dataset)
     if "train" not in splits or len(splits) < 2:
         raise UserError(f"{dataset} has the splits {sorted(splits)}. Expected train and at least one more.")
     train = splits["train"]

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict
 
 from cell2text.errors import UserError
 from cell2text.example import example_cells_path
 from cell2text.paths import check_folder
 from cell2text.preparation.run import prepare
+from cell2text.prepared_rows import load_splits
 from cell2text.training.arguments import Cell2TextArguments, DataArguments, EncoderArguments, ReinforcementArguments
 from cell2text.training.row_columns import arrow_column, column_values
 from prompts_cell2text import SYSTEM_PROMPT
@@ -80,8 +81,7 @@ def load_rows(args: DataArguments, output_dir: str, *, prepares: bool = True) ->
     if len(files) > 1:
         raise UserError(f"dataset mixes files of counts and data sets: {args.dataset}. Pass files, or one data set.")
     check_folder(files[0])
-    saved = Path(files[0], "dataset_dict.json").exists()
-    dataset = load_from_disk(files[0]) if saved else load_dataset(files[0])
+    dataset = load_splits(files[0])
     vocabulary = Path(files[0], "vocabulary")
     return _select_splits(dataset, args, vocabulary if vocabulary.is_dir() else None, [])
 
@@ -107,7 +107,7 @@ def _prepare_rows(files: list[str], args: DataArguments, output_dir: Path, prepa
             system_prompt=SYSTEM_PROMPT if args.system_prompt is None else args.system_prompt,
             seed=args.split_seed,
         )
-    dataset = load_dataset(str(folder), cache_dir=str(output_dir / "data_cache"))
+    dataset = load_splits(str(folder), str(output_dir / "data_cache"))
     return _select_splits(dataset, args, folder / "vocabulary", files)
 
 

@@ -145,7 +145,10 @@ def regress(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], bounds: list
 
 
 def cross_fit(parts: list[dict], ceiling: list | None = None) -> dict:
-    """Calibrate each fold on the others, and score the types that its cells are named."""
+    """Calibrate each fold on the others, and score the types that its cells are named.
+
+    Means are over studies; a figure of named cells is missing for a study without any.
+    """
     folds, studies = [Fold(part) for part in parts], {}
     for index, fold in enumerate(folds):
         calibration = fit(folds[:index] + folds[index + 1 :]) | ({"ceiling": ceiling} if ceiling else {})
@@ -158,13 +161,14 @@ def cross_fit(parts: list[dict], ceiling: list | None = None) -> dict:
             for name, figures in studies.items()
             if name.endswith(": real") and (name.removesuffix(": real") in CELL_LINES) == lines
         ]
-        return {key: round(float(np.mean([figures[key] for figures in chosen])), 4) for key in keys}
+        known = {key: [figures[key] for figures in chosen if figures[key] is not None] for key in keys}
+        return {key: round(float(np.mean(values)), 4) for key, values in known.items()}
 
     calibration = fit(folds) | ({"ceiling": ceiling} if ceiling else {})
     return {"calibration": calibration, "mean": mean(False), "mean_of_cell_lines": mean(True), "studies": studies}
 
 
-def score(fold: Fold, calibration: dict | None, threshold: float = TYPE_THRESHOLD) -> dict[str, dict[str, float]]:
+def score(fold: Fold, calibration: dict | None, threshold: float = TYPE_THRESHOLD) -> dict[str, dict]:
     """Return the figures of every study and kind of cells that has enough labelled cells."""
     terms, probabilities = fold.named(calibration, threshold)
     part, found = fold.part, {}
@@ -173,7 +177,9 @@ def score(fold: Fold, calibration: dict | None, threshold: float = TYPE_THRESHOL
         rows = np.flatnonzero(of_study & (part["actual_profile"] == ONE_CELL) & (part["term"] != ""))
         if len(rows) >= MIN_CELLS:
             figures = named_type_metrics([terms[i] for i in rows], part["term"][rows].tolist(), probabilities[rows])
-            found[f"{study}: {kind}"] = {"cells": len(rows)} | {k: round(v, 4) for k, v in figures.items()}
+            found[f"{study}: {kind}"] = {"cells": len(rows)} | {
+                name: None if np.isnan(value) else round(value, 4) for name, value in figures.items()
+            }
     for profile in ("ambient RNA", "two cells", "no cell"):
         rows = np.flatnonzero(part["actual_profile"] == profile)
         if len(rows):
