@@ -51,7 +51,7 @@ def named_types(adata: ad.AnnData, model, processor, among: list[str] | None = N
     """Return the term that each cell is named, None for none; the most specific one of the types `among`, if given."""
     names, ranked = model.config.concept_groups, processor.rank_encode(adata, allow_fractional=True)
     hierarchy = TypeHierarchy(model.config.concepts, TYPES, model.config.uninformative_types)
-    one_cell, found = names[PROFILE_GROUP].index(ONE_CELL), []
+    found: list[str | None] = []
     for start in range(0, len(ranked), BATCH_SIZE):
         cells = processor.pad_cells([[cell] for cell in ranked[start : start + BATCH_SIZE]], return_tensors="pt")
         with torch.inference_mode():
@@ -63,6 +63,7 @@ def named_types(adata: ad.AnnData, model, processor, among: list[str] | None = N
             found += [cell[0][0] if cell else None for cell in likely]
             continue
         named = hierarchy.decide(concepts[TYPES], model.config.type_threshold).named
+        one_cell = names[PROFILE_GROUP].index(ONE_CELL)
         named = torch.where(concepts[PROFILE_GROUP].argmax(-1) == one_cell, named, none)
         found += [names[TYPES][column] if column >= 0 else None for column in named.tolist()]
     return [resolve("cell_type", name).term_id if name else None for name in found]
