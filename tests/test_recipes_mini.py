@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from safetensors import safe_open
 
 import cell2text
@@ -28,6 +28,7 @@ from cell2text.training.held_out import LABEL_COLUMNS, predict_rows
 from declining_cell2text import DECLINED_START, EMPTY_CELL_TEXT, is_description
 
 from .conftest import run_cli
+from .preparation_runs import prepare_studies
 
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -335,3 +336,21 @@ def test_thinned_copies_keep_labels_and_a_part_of_the_counts(recipe):
     assert thinned.obs["cell_type"].tolist() == original.obs["cell_type"].astype(str).tolist()
     kept = np.asarray(thinned.X.sum(axis=1)).ravel() / np.asarray(original.X.sum(axis=1)).ravel()
     assert (kept < 0.6).all() and (kept > 0).all()
+
+
+def test_the_types_of_a_fold_depend_on_the_seed_alone(recipe, studies, tmp_path):
+    folds, folder = recipe("folds"), tmp_path / "rows"
+    prepare_studies(studies, folder)
+    rows = load_dataset(str(folder), split="train")
+    changes = {
+        "encoder_hidden_size": 16, "encoder_heads": 2, "projector_hidden_size": 16, "decoder_hidden_size": 16,
+        "decoder_layers": 1, "decoder_heads": 2, "decoder_vocab_size": 400, "concept_pretraining_epochs": 1, "max_genes": 32,
+        "max_steps": 2,
+    }  # fmt: skip
+    weights = []
+    for number in range(2):
+        torch.manual_seed(number)
+        np.random.seed(number)
+        model, _ = folds.train_types(folder, rows, tmp_path / str(number), changes)
+        weights.append(model.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

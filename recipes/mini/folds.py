@@ -18,6 +18,7 @@ import yaml
 from data import kind_of
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from stages import build_once
+from transformers import set_seed
 from trl import ModelConfig
 
 from cell2text.files import write_atomically
@@ -136,6 +137,7 @@ def train_types(folder: Path, learned: Dataset, out: Path, changes: dict):
     if not {"simulated"} < {kind_of(assay) for assay in column_values(learned, "assay")}:
         args.simulated_share = None
     rows = TrainingRows(learned, learned.select(range(1)), folder / "vocabulary", [])
+    set_seed(training_args.seed)
     model, processor = load_components(args, model_args, rows)
     weights = training_weights(args, learned)
     initialise(SFTRun(args, training_args, model_args, None, rows, model, processor, weights, False))
