@@ -531,6 +531,13 @@ def test_thresholds_of_named_types_are_quoted(packaged_model):
     costs = f"double profiles cost {percent(lost[0])}, and the choice among more types {percent(lost[1])}; the other"
     assert f"of the {percent(0.948 - exact[0])} points to the target, the threshold and" in prose(page)
     assert f"{costs} {percent(lost[2])} are unexplained" in prose(page)
+    trained, cells = results("exact_types")["trainings"], results("exact_types")["cells"]
+    first, second = (
+        " and ".join(percent(one["specific"]["exact_of_cells"]) for one in trained[name])
+        for name in ("all rows", "no simulated cells")
+    )
+    assert f"two trainings with them name {first} % of these {cells:,} cells exactly" in prose(page)
+    assert f"two without them {second} %" in prose(page)
 
 
 def verdict(met: bool) -> str:
