@@ -18,7 +18,8 @@ DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles`
    recipes/gene_tables/. cell2text/models/mini/gene_aliases.tsv
 8. card: write the model card from these files. cell2text/models/mini/README.md
 
-An interrupted build resumes: results in --work are reused while their settings are the same.
+An interrupted build resumes: results in --work are reused while their settings are the same. A build that starts with an
+empty --work writes the wall time of its steps to benchmarks/results/mini_seconds.json.
 """
 
 import argparse
@@ -27,6 +28,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,12 +45,14 @@ from stages import build_once
 
 from cell2text.files import atomic_path, write_atomically
 from cell2text.models import MINI
+from cell2text.processes import available_cores
 from cell2text.sources.gene_tables import aliases_for
 from cell2text.training.concept_pretraining import CONCEPT_PRETRAINING_FILE
 from declining_cell2text import TYPE_THRESHOLD
 from vocabulary_cell2text import GeneVocabulary
 
 
+SECONDS = scoring.RESULTS / "mini_seconds.json"
 STEPS = ("rows", "folds", "baselines", "train", "test", "read", "names", "card")
 
 
@@ -115,25 +120,35 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the step folds trains")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    fresh = not any(args.work.iterdir())
     sources = yaml.safe_load((folds.RECIPES / "sources.yaml").read_text())
-    if {"rows", "folds", "baselines", "train"} & set(args.steps):
-        rows = data.prepare_rows(args, sources)
-    if "rows" in args.steps:
-        data.summarise_rows(args, rows)
-    if "folds" in args.steps:
-        folds.compare(args, rows)
-    if "baselines" in args.steps:
-        baselines.compare(args, rows)
-    if "train" in args.steps:
-        package(train(args, rows), args.recipes[0])
-    if "test" in args.steps:
-        scoring.test(args, sources)
-    if "read" in args.steps:
-        scoring.read(args, sources)
-    if "names" in args.steps:
-        name_genes()
-    if "card" in args.steps:
-        card.write_card(sources)
+
+    def rows() -> Path:
+        return data.prepare_rows(args, sources)
+
+    run: dict[str, Callable[[], object]] = {
+        "rows": lambda: data.summarise_rows(args, rows()),
+        "folds": lambda: folds.compare(args, rows()),
+        "baselines": lambda: baselines.compare(args, rows()),
+        "train": lambda: package(train(args, rows()), args.recipes[0]),
+        "test": lambda: scoring.test(args, sources),
+        "read": lambda: scoring.read(args, sources),
+        "names": name_genes,
+        "card": lambda: card.write_card(sources),
+    }
+    for step in (step for step in STEPS if step in args.steps):
+        started = time.monotonic()
+        run[step]()
+        if fresh:
+            note_seconds(step, time.monotonic() - started)
+
+
+def note_seconds(step: str, seconds: float) -> None:
+    """Write the wall time of a step to benchmarks/results/mini_seconds.json."""
+    found = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+    found |= {"cores": available_cores(), step: round(seconds)}
+    write_atomically(SECONDS, json.dumps(found, indent=1) + "\n")
+    print(f"{step}: {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
