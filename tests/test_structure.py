@@ -1,6 +1,7 @@
 """The arrows between modules, and what must not stand in the project."""
 
 import ast
+import json
 import re
 import subprocess
 import tomllib
@@ -260,3 +261,14 @@ def _defined_in(file: Path) -> set[str]:
                 child for child in ast.iter_child_nodes(node) if isinstance(child, (ast.stmt, ast.excepthandler))
             ]
     return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem
+)
+def test_results_are_json(path):
+    json.loads(path.read_text(), parse_constant=_no_constant)

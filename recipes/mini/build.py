@@ -18,8 +18,8 @@ DATA is the folder of the reference h5ad files, ATLAS the folder with `profiles`
    recipes/gene_tables/. cell2text/models/mini/gene_aliases.tsv
 8. card: write the model card from these files. cell2text/models/mini/README.md
 
-An interrupted build resumes: results in --work are reused while their settings are the same. A build that starts with an
-empty --work writes the wall time of its steps to benchmarks/results/mini_seconds.json.
+An interrupted build resumes: results in --work are reused while their settings are the same. A build that starts with
+an empty --work writes the wall time of its steps to benchmarks/results/mini_seconds.json.
 """
 
 import argparse
