@@ -7,7 +7,8 @@
 count processor seconds of the whole process: those of a part of the cells are subtracted from those of more cells, so
 that imports and loading count in neither. `processes` compares the wall time of one and two processes. `encoder` is the
 stage from ranked genes to concepts, `language_model` the decoding of 48 tokens by a randomly initialised model of the
-shape of SmolLM2-135M at batch size 32, `bf16` the same in bfloat16. `padding` is the share of padding in the batches of
+shape of SmolLM2-135M at batch size 32, `bf16` the same in bfloat16. `bf16_texts` counts the cells of the packaged
+model whose text or fields differ in bfloat16. `padding` is the share of padding in the batches of
 an encoder with attention. Figures are medians; ratios are of runs in turn on the same machine.
 """
 
@@ -199,6 +200,15 @@ def two_at_once(tree: Path, paths: dict[int, Path], folder: Path) -> float:
     return walls[1] - walls[0]
 
 
+def texts_in_bf16(source: Path, folder: Path) -> dict:
+    """Describe all cells of a file in float32 and in bfloat16, and count those that differ by column."""
+    code = DESCRIBE.replace('fields_only=fields == "fields"', 'bf16=fields == "bf16"')
+    for mode in ("float32", "bf16"):
+        process(code, PROJECT, source, folder / f"{mode}.csv", mode)
+    plain, small = (pd.read_csv(folder / f"{mode}.csv").fillna("") for mode in ("float32", "bf16"))
+    return {"cells": len(plain)} | {name: int((plain[name] != small[name]).sum()) for name in plain}
+
+
 def padding(source: Path) -> dict:
     """Return the share of padding in sorted batches of 8,192 gene tokens, and in batches in the order of the file."""
     _, processor = cell2text.load(device="cpu")
@@ -238,7 +248,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="h5ad files of raw counts")
     parser.add_argument("--before", required=True, help="commit to compare with")
     parser.add_argument("--repetitions", type=int, default=3)
-    names = ("encoder", "language_model", "bf16", "padding", "processes", "describe", "fields")
+    names = ("encoder", "language_model", "bf16", "bf16_texts", "padding", "processes", "describe", "fields")
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -251,6 +261,7 @@ def main() -> None:
             "encoder": lambda: stage(ENCODE, trees, parts_of(first, folder)[1], args.repetitions),
             "language_model": lambda: stage(DECODE, trees, first, args.repetitions),
             "bf16": lambda: stage(DECODE, trees, first, args.repetitions, "bf16"),
+            "bf16_texts": lambda: {file.stem: texts_in_bf16(file.resolve(), folder) for file in args.files},
             "padding": lambda: {file.stem: padding(file) for file in args.files},
             "processes": lambda: processes(trees["now"], first, folder, args.repetitions),
             "describe": lambda: {

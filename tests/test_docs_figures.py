@@ -230,6 +230,9 @@ def test_bars_of_processes_and_larger_models_are_quoted(benchmarks):
     stated = f"describe {processes['cells']:,} cells in {seconds['2']:.1f} s instead of {seconds['1']:.1f} s"
     assert stated in text and processes["same_bytes"]
     assert f"Two independent runs at the same time reach {processes['independent_ratio']:.2f}" in text
+    cells = sum(one.pop("cells") for one in found["bf16_texts"].values())
+    assert not any(value for one in found["bf16_texts"].values() for value in one.values())
+    assert f"no text and no field changes in bfloat16 for the {cells:,} cells of both files" in text
     padding = list(found["padding"].values())
     kang, pbmc = (percent(one["sorted"]) for one in padding)
     assert f"padding is {kang} % of the gene tokens in kang_pbmc_sle and {pbmc} % in pbmc3k" in text
