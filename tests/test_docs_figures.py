@@ -467,6 +467,13 @@ def test_what_simulated_cells_are_worth_is_quoted(packaged_model):
     assert unnamed == ["retina: real"] and "No cell of the retina gets a type" in text
 
 
+def test_the_time_of_a_rebuild_is_quoted(packaged_model):
+    found = results("mini_seconds")
+    assert found.pop("cores") == 2
+    for step, seconds in found.items():
+        assert row(section(packaged_model, "Rebuild"), f"{step} |")[1:] == [str(seconds)]
+
+
 def test_types_without_cells_are_quoted(packaged_model):
     found, page = results("types_without_cells"), section(packaged_model, "Types without cells")
     starts = {"markers": "known markers", "definitions": "definitions", "names": "names of", "ontology": "similarity"}
