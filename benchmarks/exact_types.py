@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 from datasets import load_dataset
 from type_threshold import SPECIFIC, SPECIFIC_REAL, mean_of, named_types, real_types, score
+from types_without_cells import parse_folders
 
 from cell2text.files import write_atomically
 from statements_cell2text import TYPES
@@ -56,13 +57,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of the reference h5ad files")
-    parser.add_argument("atlas", type=Path, help="folder with mean profiles and further cells")
-    parser.add_argument("work", type=Path, help="work folder of recipes/mini/build.py")
-    args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    write_atomically(RESULTS, json.dumps(measure(args), indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps(measure(parse_folders(__doc__)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -196,14 +196,19 @@ def measure(args: argparse.Namespace) -> dict:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_folders(description: str | None) -> argparse.Namespace:
+    """Parse the folders of `recipes/mini/build.py` from the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the reference h5ad files")
     parser.add_argument("atlas", type=Path, help="folder with mean profiles and further cells")
     parser.add_argument("work", type=Path, help="work folder of recipes/mini/build.py")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    results = measure(args)
+    return args
+
+
+def main() -> None:
+    results = measure(parse_folders(__doc__))
     print(json.dumps(results, indent=1))
     write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
 

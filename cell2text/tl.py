@@ -43,8 +43,7 @@ def describe(
     max_new_tokens: int = 160, groupby: str | None = None, cells_per_group: int | None = None,
     allow_fractional: bool = False, species: str = "human", pathways: str | None = None, sex: str | None = None,
     evidence: int | None = None, evidence_in_text: bool = False, compile: bool = False, bf16: bool = False,
-    seed: int = 0,
-    copy: bool = False,
+    seed: int = 0, copy: bool = False,
 ) -> AnnData | None:  # fmt: skip
     """Describe every cell.
 
